@@ -1,0 +1,71 @@
+"""Every key that a run writes, relative to its folder `<destination>/<name>`. Pure."""
+
+MANIFEST = "manifest.yaml"
+RESOLVED = "resolved.json"
+ENVIRONMENT = "environment.json"
+IMAGES = "data/images.jsonl"
+COMPARISON = "report/comparison.json"
+CURVES = "report/curves.png"
+SUCCESS = "_SUCCESS"
+VARIANTS = "variants"
+COMMIT_NAME = "COMMIT.json"
+CACHE = ".cache"
+
+KOHYA_SUFFIX = ".safetensors"
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+STATE_NAME = "state.safetensors"
+
+
+def unit_status(unit: str) -> str:
+    """Where a unit (`prepare`, `pack-0`, `report`) says how far it is."""
+    return f"units/{unit}/status.json"
+
+
+def captions(caption_set: str) -> str:
+    """The captions of one strategy."""
+    return f"data/captions/{caption_set}.jsonl"
+
+
+def thumbnail(image_id: str) -> str:
+    """A small picture for the report."""
+    return f"data/thumbnails/{image_id}.webp"
+
+
+def member(variant: str, seed: int) -> str:
+    """The folder of one adapter: a variant trained with one seed."""
+    return f"{VARIANTS}/{variant}/seed-{seed}"
+
+
+def metrics(variant: str, seed: int) -> str:
+    """A row a step."""
+    return f"{member(variant, seed)}/metrics.jsonl"
+
+
+def validation(variant: str, seed: int) -> str:
+    """A row an evaluation."""
+    return f"{member(variant, seed)}/validation.jsonl"
+
+
+def validation_losses(variant: str, seed: int, step: int) -> str:
+    """The losses behind one row of `validation.jsonl`, shape [caption_set, image, timestep]."""
+    return f"{member(variant, seed)}/validation/step-{step:06d}.safetensors"
+
+
+def checkpoint(variant: str, seed: int, step: int) -> str:
+    """The folder of one checkpoint."""
+    return f"{member(variant, seed)}/checkpoints/step-{step:06d}"
+
+
+def sample(variant: str, seed: int, step: int, prompt: int, sample_seed: int) -> str:
+    """One generated image; `prompt` counts from 0 in the manifest's list."""
+    return f"{member(variant, seed)}/samples/step-{step:06d}/prompt-{prompt:02d}-seed-{sample_seed}.png"
+
+
+def best(variant: str, seed: int) -> str:
+    """Which checkpoint has the lowest validation loss, and why it was chosen."""
+    return f"{member(variant, seed)}/best.json"
+
+
+def final(variant: str, seed: int) -> str:
+    """The last checkpoint."""
+    return f"{member(variant, seed)}/final.json"

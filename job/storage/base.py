@@ -1,0 +1,59 @@
+"""The port that every kind of storage implements. URIs are plain strings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object as a listing or a head request shows it."""
+
+    uri: str
+    size: int  # bytes
+    etag: str  # changes when the content does; opaque
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What was transferred."""
+
+    size: int  # bytes
+    sha256: str  # hexadecimal
+
+
+class Storage(Protocol):
+    """The least that the job needs of a store.
+
+    Raises `JobError`: 42 where access, bucket or object is wrong and no retry can help,
+    50 where retries are exhausted, 44 where the local disk is full.
+    """
+
+    def read(self, uri: str) -> bytes | None:
+        """The whole of a small object; None when there is none."""
+        ...
+
+    def write(self, uri: str, data: bytes) -> Digest:
+        """Create or replace a small object atomically."""
+        ...
+
+    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
+        """Stream to a temporary file beside `path`, check size and digest, rename. 42 when there is no object."""
+        ...
+
+    def upload(self, path: Path, uri: str) -> Digest:
+        """Stream a file into an object; the store verifies what it received."""
+        ...
+
+    def head(self, uri: str) -> ObjectInfo | None:
+        """The object, or None when there is none."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object under `prefix/`, in the order of their URIs, a page at a time."""
+        ...
+
+    def delete(self, uri: str) -> None:
+        """Remove the object; it may be absent."""
+        ...

@@ -1,0 +1,87 @@
+"""Caption strategies: where the text of an image comes from and how it is cleaned."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lora_engine.config.base import Config
+
+Text = Annotated[str, Field(max_length=2000)]
+
+
+class CleaningConfig(Config):
+    """Rules applied in this order; each can be switched off."""
+
+    lowercase: bool = Field(default=True)
+    artefact_words: bool = Field(default=True, description="Words that BLIP invents: arafed, araffe, ...")
+    invented_writing: bool = Field(default=True, description='Clauses such as `with the words "..." on it`.')
+    repeated_words: bool = Field(default=True, description="`bald bald bald` becomes `bald`.")
+    duplicates: bool = Field(default=True, description="A comma-separated phrase that stands twice is kept once.")
+    stop_words: bool = Field(default=False, description="Remove a, the, of, ...: a strategy of its own.")
+
+
+class _Captions(Config):
+    caption_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of training samples that see the empty prompt instead."
+    )
+
+
+class ConstantCaptions(_Captions):
+    """One text for every image."""
+
+    strategy: Literal["constant"]
+    text: Text
+
+
+class _WithHints(_Captions):
+    style_hints: Text = Field(default="", description="Added to every caption; never what is cut at 77 tokens.")
+    hints_position: Literal["first", "last"] = "last"
+    cleaning: CleaningConfig = CleaningConfig()
+
+
+class BlipCaptions(_WithHints):
+    """The captioner's description of the image."""
+
+    strategy: Literal["blip"]
+
+
+class ExistingCaptions(_WithHints):
+    """The text that came with the image: a sidecar `.txt` or a `metadata.jsonl`."""
+
+    strategy: Literal["existing"]
+    cleaning: CleaningConfig = CleaningConfig(
+        lowercase=False, artefact_words=False, invented_writing=False, repeated_words=False, duplicates=False
+    )
+    missing: Text | None = Field(
+        default=None, description="Caption of an image that has none; without it such an image is an error."
+    )
+
+
+PlainCaptions = Annotated[ConstantCaptions | BlipCaptions | ExistingCaptions, Field(discriminator="strategy")]
+
+
+class MixPart(Config):
+    """One source in a mix."""
+
+    weight: float = Field(default=1.0, gt=0)
+    captions: PlainCaptions
+
+
+class MixCaptions(_Captions):
+    """A source chosen per image and epoch, in proportion to the weights."""
+
+    strategy: Literal["mix"]
+    parts: tuple[MixPart, ...] = Field(min_length=2, max_length=16)
+
+
+CaptionsConfig = Annotated[
+    ConstantCaptions | BlipCaptions | ExistingCaptions | MixCaptions, Field(discriminator="strategy")
+]
+
+
+def plain_parts(config: CaptionsConfig) -> tuple[tuple[float, PlainCaptions], ...]:
+    """The weighted sources of a strategy: one for a plain strategy, several for a mix. Weights sum to 1."""
+    if isinstance(config, MixCaptions):
+        total = sum(part.weight for part in config.parts)
+        return tuple((part.weight / total, part.captions) for part in config.parts)
+    return ((1.0, config),)

@@ -1,0 +1,36 @@
+"""Where the frozen models come from."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lora_engine.config.base import Config
+
+Source = Annotated[str, Field(min_length=1, max_length=1024)]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+class BaseModelConfig(Config):
+    """The Stable Diffusion model that stays frozen."""
+
+    source: Source = Field(
+        description="A folder in diffusers layout, s3://..., hf://owner/name, or one .safetensors checkpoint."
+    )
+    revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
+    components: Source = Field(
+        default="hf://stable-diffusion-v1-5/stable-diffusion-v1-5",
+        description="Where the configuration and tokenizer of a single .safetensors file come from; "
+        "weights in it are not read.",
+    )
+
+
+class CaptionerConfig(Config):
+    """The image-to-text model and how it generates."""
+
+    source: Source = Field(description="A folder, s3://..., or hf://owner/name.")
+    revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
+    prompt: str = Field(default="", max_length=500, description="Text that the caption continues; empty for none.")
+    beams: int = Field(default=1, ge=1, le=16, description="1 is greedy search.")
+    max_new_tokens: int = Field(default=40, ge=1, le=200)
+    batch_size: int = Field(default=8, ge=1, le=256)
+    precision: Precision = "auto"

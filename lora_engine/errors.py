@@ -1,0 +1,26 @@
+"""What can go wrong for a reason that the user can mend. Each error says what, where and what to do."""
+
+
+class EngineError(Exception):
+    """A failure with a cause and a remedy, each one sentence for a person."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause} {remedy}")
+        self.cause = cause
+        self.remedy = remedy
+
+
+class DataError(EngineError):
+    """The images or their captions cannot be used."""
+
+
+class ModelError(EngineError):
+    """The base model or the captioner cannot be used."""
+
+
+class ResourceError(EngineError):
+    """The machine lacks memory, disk or the device that was asked for."""
+
+
+class DivergedError(EngineError):
+    """Training produced non-finite numbers more often than its budget allows."""

@@ -1,0 +1,81 @@
+"""Frozen records that stages hand to each other and write as JSON lines. Torch-free."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of the dataset as it came."""
+
+    key: str  # its name within the source, with forward slashes
+    path: str  # where its bytes lie on this machine
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One row of `data/images.jsonl`: a file that was met, and what became of it."""
+
+    id: str  # SHA-256 of the file's bytes, hexadecimal
+    source: str  # the file's key
+    size_bytes: int
+    width: int | None = None  # of the decoded image after EXIF orientation, in pixels
+    height: int | None = None
+    group: str | None = None  # smallest id among its near-duplicates; None when it is not used
+    split: Split | None = None  # None when it is not used
+    duplicate_of: str | None = None  # key of the file with the same bytes that is used instead
+    ignored: bool = False  # a file that systems leave behind; not counted as rejected
+    rejected: str | None = None  # why it cannot be used
+
+    @property
+    def used(self) -> bool:
+        """Whether the image is trained on or scored."""
+        return self.split is not None
+
+
+@dataclass(frozen=True)
+class CaptionRecord:
+    """One row of `data/captions/<set>.jsonl`. A mix has several texts, every other strategy one."""
+
+    id: str  # of the image
+    texts: tuple[str, ...]
+    raw: tuple[str | None, ...]  # before cleaning and hints; None where the strategy has no source text
+    tokens: tuple[int, ...]  # of the whole caption, start and end tokens included
+    truncated: tuple[bool, ...]  # whether words were cut to fit the text encoder
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One row of `metrics.jsonl`: one optimizer update of one adapter."""
+
+    step: int  # 1 is the first update
+    loss: float | None  # mean squared error over the update's images; None when it was not finite
+    learning_rate: float
+    grad_norm: float | None  # before clipping; None when it was not finite
+    images_per_second: float  # of the whole pack, averaged since the last logged step
+    skipped: bool  # a gradient of the pack was not finite, so no adapter was updated
+    order_sha256: str  # of the image ids, timesteps and noise that this update saw
+    timesteps_sha256: str
+    noise_sha256: str
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """One row of `validation.jsonl`: an adapter scored on the held-out images at one step."""
+
+    step: int  # 0 is the untouched base model
+    loss: float  # primary: mean over all caption sets, the same sets for every adapter
+    timesteps: int  # strata per image
+    images: int
+    caption_sets: dict[str, float]  # mean loss under each set's captions; "" is the empty prompt
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of a checkpoint as its `COMMIT.json` lists it."""
+
+    path: str  # relative to the checkpoint
+    size: int  # bytes
+    sha256: str
