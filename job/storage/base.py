@@ -27,7 +27,8 @@ class Storage(Protocol):
     """The least that the job needs of a store.
 
     Raises `JobError`: 42 where access, bucket or object is wrong and no retry can help,
-    50 where retries are exhausted, 44 where the local disk is full.
+    50 where retries are exhausted or what arrived is damaged, 44 where the local disk is full,
+    40 where a URI names no place at all. Several threads may use one storage.
     """
 
     def read(self, uri: str) -> bytes | None:
@@ -51,7 +52,7 @@ class Storage(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object under `prefix/`, in the order of their URIs, a page at a time."""
+        """Every object under `prefix/`, in the order of their URIs by code point; nothing where there is none."""
         ...
 
     def delete(self, uri: str) -> None:

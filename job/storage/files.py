@@ -1,0 +1,137 @@
+"""Local files that are written atomically, hashed on the way, and checked."""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from job.errors import ExitCode, JobError
+from job.storage.base import Digest
+
+CHUNK_BYTES = 256 * 1024
+_PART_NAME = re.compile(r"\.part-[0-9a-f]{16}$")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+
+
+class DamagedObjectError(JobError):
+    """What arrived is not what was stored."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            ExitCode.STORAGE_RETRIES,
+            cause,
+            "Start the job again; if it happens again the object is damaged: store it anew.",
+        )
+
+
+class HashingWriter:
+    """Passes bytes on to a file and keeps their size and SHA-256."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size = 0  # bytes so far
+
+    def write(self, chunk: bytes) -> None:
+        """Append to the file."""
+        self._file.write(chunk)
+        self._hash.update(chunk)
+        self.size += len(chunk)
+
+    def digest(self) -> Digest:
+        """Of everything that was written."""
+        return Digest(self.size, self._hash.hexdigest())
+
+
+@contextmanager
+def atomic_file(path: Path, *, durable: bool) -> Iterator[HashingWriter]:
+    """A file that appears at `path` whole, when the block ends without an error, or not at all.
+
+    It is written beside `path` under a name for which `is_part` holds. `durable` waits until it would survive
+    a power failure. Raises `JobError` as `local_error` does.
+    """
+    part = path.with_name(f"{path.name}.part-{secrets.token_hex(8)}")
+    with local_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("xb") as file:
+                yield HashingWriter(file)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        if durable:
+            _sync_folder(path.parent)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is one that `atomic_file` had not finished."""
+    return _PART_NAME.search(name) is not None
+
+
+def copy_into(path: Path, writer: HashingWriter) -> Digest:
+    """Append a file's bytes."""
+    with local_errors(path):
+        file = path.open("rb")
+    with file:
+        while chunk := file.read(CHUNK_BYTES):
+            writer.write(chunk)
+    return writer.digest()
+
+
+def digest_of(path: Path) -> Digest:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return Digest(file.tell(), sha256)
+
+
+def require_digest(uri: str, actual: Digest, expect: Digest | None) -> Digest:
+    """`actual`, or DamagedObjectError when it is not what was expected."""
+    if expect is not None and actual != expect:
+        raise DamagedObjectError(
+            f"{uri} should be {expect.size} bytes with SHA-256 {expect.sha256} "
+            f"but is {actual.size} bytes with SHA-256 {actual.sha256}."
+        )
+    return actual
+
+
+def missing_object(uri: str) -> JobError:
+    """The error for an object that has to be there."""
+    return JobError(ExitCode.STORAGE_ACCESS, f"There is no object {uri}.", "Correct the name or store the object.")
+
+
+@contextmanager
+def local_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about `path` into a JobError."""
+    try:
+        yield
+    except OSError as error:
+        raise local_error(error, path) from error
+
+
+def local_error(error: OSError, path: Path) -> JobError:
+    """44 where the disk is full, 50 where a network file system fails in passing, 42 for everything else."""
+    cause = f"{path} cannot be used: {error.strerror or type(error).__name__}."
+    if error.errno in _NO_SPACE:
+        return JobError(ExitCode.RESOURCES, cause, "Free disk space, or put the folder on a larger disk.")
+    if error.errno in _PASSING:
+        return JobError(ExitCode.STORAGE_RETRIES, cause, "Check the disk or its network and start the job again.")
+    return JobError(ExitCode.STORAGE_ACCESS, cause, "Correct the path, or let this user read and write there.")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,88 @@
+"""A run's folder, its files named by the keys of `job.layout`."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.errors import ExitCode, JobError
+from job.storage.base import Digest, ObjectInfo, Storage
+from job.storage.uris import as_folder, join
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`Storage` below one root. Errors are those of `Storage`; 47 for a key that leads out of the folder."""
+
+    storage: Storage
+    root: str  # URI
+
+    def uri(self, key: str) -> str:
+        """Where the object of that key lies."""
+        return join(self.root, key)
+
+    def read(self, key: str) -> bytes | None:
+        """The whole of a small object; None when there is none."""
+        return self.storage.read(self.uri(key))
+
+    def write(self, key: str, data: bytes) -> Digest:
+        """Create or replace a small object atomically."""
+        return self.storage.write(self.uri(key), data)
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """What the object says; None when there is none. 46 when it is not a JSON object."""
+        data = self.read(key)
+        return None if data is None else self._parse(key, data)
+
+    def write_json(self, key: str, value: Mapping[str, Any]) -> Digest:
+        """Equal values give equal bytes. ValueError for a number that is not finite."""
+        return self.write(key, f"{_dump(value, indent=2)}\n".encode())
+
+    def read_jsonl(self, key: str) -> list[dict[str, Any]] | None:
+        """The rows; None when there is no object. 46 when a line is not a JSON object."""
+        data = self.read(key)
+        return None if data is None else [self._parse(key, line) for line in data.splitlines() if line]
+
+    def write_jsonl(self, key: str, rows: Iterable[Mapping[str, Any]]) -> Digest:
+        """A line a row, as `write_json`."""
+        return self.write(key, "".join(f"{_dump(row)}\n" for row in rows).encode())
+
+    def download(self, key: str, path: Path, expect: Digest | None = None) -> Digest:
+        """See `Storage.download`."""
+        return self.storage.download(self.uri(key), path, expect)
+
+    def upload(self, path: Path, key: str) -> Digest:
+        """See `Storage.upload`."""
+        return self.storage.upload(path, self.uri(key))
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        return self.storage.head(self.uri(key)) is not None
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, ObjectInfo]]:
+        """Every object below the folder `prefix`, with its key, in the order of the keys."""
+        start = len(as_folder(self.root))
+        for info in self.storage.list(self.uri(prefix) if prefix else self.root):
+            yield info.uri[start:], info
+
+    def delete(self, key: str) -> None:
+        """Remove the object; it may be absent."""
+        self.storage.delete(self.uri(key))
+
+    def _parse(self, key: str, data: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(data)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise JobError(
+                ExitCode.CONFLICT,
+                f"{self.uri(key)} does not hold the JSON that a run writes there.",
+                "Something else wrote it: remove it, or give the run another name.",
+            )
+        return value
+
+
+def _dump(value: Mapping[str, Any], indent: int | None = None) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, indent=indent)

@@ -1,0 +1,212 @@
+"""Storage in a bucket of AWS S3 or of a store that speaks its protocol."""
+
+import hashlib
+import io
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import urllib3.exceptions
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+
+from job.storage.base import Digest, ObjectInfo
+from job.storage.files import (
+    CHUNK_BYTES,
+    DamagedObjectError,
+    HashingWriter,
+    atomic_file,
+    digest_of,
+    local_errors,
+    missing_object,
+    require_digest,
+)
+from job.storage.s3_client import make_client
+from job.storage.s3_errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors
+from job.storage.settings import S3Settings
+from job.storage.uris import as_folder, bucket_and_key
+
+_SHA256_KEY = "sha256"  # of the object's metadata
+_PART_UPLOADS = 4  # at once, of one file
+
+Answer = dict[str, Any]  # of a request, as boto3 gives it
+
+
+class S3Storage:
+    """`s3://bucket/key`. Safe to use from several threads.
+
+    What it stores carries its SHA-256 as metadata, and what it fetches is held against that.
+    """
+
+    def __init__(self, settings: S3Settings) -> None:
+        with s3_errors("the store", public_endpoint(settings.endpoint_url or "https://s3.amazonaws.com")):
+            self._client = make_client(settings)
+        self._settings = settings
+        self._endpoint = public_endpoint(self._client.meta.endpoint_url)
+        self._transfer = TransferConfig(
+            multipart_threshold=settings.part_bytes,
+            multipart_chunksize=settings.part_bytes,
+            max_concurrency=_PART_UPLOADS,
+            preferred_transfer_client="classic",
+        )
+        self._buckets_seen: set[str] = set()
+
+    def read(self, uri: str) -> bytes | None:
+        """See `Storage`."""
+        try:
+            return self._read(uri)
+        except DamagedObjectError:
+            return self._read(uri)
+
+    def write(self, uri: str, data: bytes) -> Digest:
+        """See `Storage`."""
+        bucket, key = bucket_and_key(uri)
+        digest = Digest(len(data), hashlib.sha256(data).hexdigest())
+        with self._errors(uri):
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, Metadata={_SHA256_KEY: digest.sha256})
+        return digest
+
+    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
+        """See `Storage`. A body that breaks off is taken up where it broke; a damaged one is fetched once more."""
+        try:
+            return self._download(uri, path, expect)
+        except DamagedObjectError:
+            return self._download(uri, path, expect)
+
+    def upload(self, path: Path, uri: str) -> Digest:
+        """See `Storage`."""
+        bucket, key = bucket_and_key(uri)
+        with local_errors(path):
+            digest = digest_of(path)
+            with path.open("rb") as file, self._errors(uri):
+                extra = {"Metadata": {_SHA256_KEY: digest.sha256}}
+                self._client.upload_fileobj(file, bucket, key, ExtraArgs=extra, Config=self._transfer)
+        stored = self.head(uri)
+        if stored is None or stored.size != digest.size:
+            found = "nothing" if stored is None else f"{stored.size} bytes"
+            raise DamagedObjectError(f"{uri} should hold the {digest.size} bytes of {path} but holds {found}.")
+        return digest
+
+    def head(self, uri: str) -> ObjectInfo | None:
+        """See `Storage`."""
+        bucket, key = bucket_and_key(uri)
+        if not key:
+            return None
+        with self._errors(uri):
+            try:
+                answer = self._client.head_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if code_of(error) not in NO_OBJECT:
+                    raise
+                self._require_bucket(bucket)
+                return None
+        return ObjectInfo(uri, answer["ContentLength"], answer["ETag"].strip('"'))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Storage`. Names that end in a slash, which consoles store for empty folders, are left out."""
+        yield from sorted(self._pages(prefix), key=lambda info: info.uri)  # stores differ: some go folder by folder
+
+    def delete(self, uri: str) -> None:
+        """See `Storage`."""
+        bucket, key = bucket_and_key(uri)
+        with self._errors(uri):
+            try:
+                self._client.delete_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if code_of(error) not in NO_OBJECT:
+                    raise
+
+    def _errors(self, uri: str) -> AbstractContextManager[None]:
+        return s3_errors(uri, self._endpoint)
+
+    def _require_bucket(self, bucket: str) -> None:
+        """A HEAD request's 404 does not tell a missing bucket from a missing object."""
+        if bucket in self._buckets_seen:
+            return
+        try:
+            self._client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if code_of(error) in NO_OBJECT:
+                error.response["Error"]["Code"] = "NoSuchBucket"
+            raise
+        self._buckets_seen.add(bucket)
+
+    def _pages(self, prefix: str) -> Iterator[ObjectInfo]:
+        bucket, key = bucket_and_key(prefix)
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=as_folder(key) if key else ""
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):
+                        yield ObjectInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+
+    def _read(self, uri: str) -> bytes | None:
+        buffer = io.BytesIO()
+        found = self._fetch(uri, HashingWriter(buffer), None)
+        return None if found is None else buffer.getvalue()
+
+    def _download(self, uri: str, path: Path, expect: Digest | None) -> Digest:
+        with atomic_file(path, durable=False) as writer:
+            digest = self._fetch(uri, writer, expect)
+            if digest is None:
+                raise missing_object(uri)
+        return digest
+
+    def _fetch(self, uri: str, writer: HashingWriter, expect: Digest | None) -> Digest | None:
+        """Write the object's bytes and check them; None when there is no object."""
+        with self._errors(uri):
+            answer = self._get(uri)
+            if answer is None:
+                return None
+            self._write_body(uri, answer, writer)
+        digest = writer.digest()
+        promised = Digest(answer["ContentLength"], _stored_sha256(answer) or digest.sha256)
+        require_digest(uri, digest, promised)
+        return require_digest(uri, digest, expect)
+
+    def _get(self, uri: str, **conditions: str) -> Answer | None:
+        bucket, key = bucket_and_key(uri)
+        try:
+            return self._client.get_object(Bucket=bucket, Key=key, **conditions) if key else None
+        except ClientError as error:
+            if code_of(error) in CHANGED:
+                raise DamagedObjectError(f"{uri} was replaced while it was read.") from error
+            if code_of(error) not in NO_OBJECT:
+                raise
+            return None
+
+    def _write_body(self, uri: str, answer: Answer, writer: HashingWriter) -> None:
+        """Copy the body of a GET; where it breaks off, ask for the rest. boto3 retries requests but not bodies."""
+        size, body, drops = answer["ContentLength"], answer["Body"], 0
+        while True:
+            start = writer.size
+            try:
+                for chunk in body.iter_chunks(CHUNK_BYTES):
+                    writer.write(chunk)
+                return
+            except FlexibleChecksumError as error:
+                raise DamagedObjectError(f"{uri} arrived with another checksum than the store's.") from error
+            except (BotoCoreError, urllib3.exceptions.HTTPError):
+                drops = 1 if writer.size > start else drops + 1
+                if writer.size >= size:
+                    return
+                if drops >= self._settings.attempts:
+                    raise
+            finally:
+                body.close()
+            time.sleep(0.1 * 2**drops)
+            rest = self._get(uri, Range=f"bytes={writer.size}-", IfMatch=answer["ETag"])
+            if rest is None:
+                raise DamagedObjectError(f"{uri} was removed while it was read.")
+            body = rest["Body"]
+
+
+def _stored_sha256(answer: Answer) -> str | None:
+    """The digest that an object's metadata holds; other programs may keep something else under that name."""
+    value = answer["Metadata"].get(_SHA256_KEY, "")
+    return value if re.fullmatch(r"[0-9a-f]{64}", value) else None

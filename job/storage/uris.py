@@ -1,0 +1,59 @@
+"""URIs of objects and folders: a path, `file:///path`, `s3://bucket/key`; names are never percent-encoded. Pure."""
+
+import re
+from pathlib import Path
+
+from job.errors import ExitCode, JobError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def scheme_of(uri: str) -> str:
+    """`s3`, `file`, ...; `file` for a plain path."""
+    match = _SCHEME.match(uri)
+    return match[1] if match else "file"
+
+
+def is_remote(uri: str) -> bool:
+    """Whether the bytes have to cross a network."""
+    return scheme_of(uri) != "file"
+
+
+def name_of(uri: str) -> str:
+    """The last segment."""
+    return uri.rstrip("/").rpartition("/")[2]
+
+
+def join(uri: str, *parts: str) -> str:
+    """`parts`, relative names that may hold slashes, under a folder. 47 for a name that would lead out of it."""
+    segments = [segment for part in parts for segment in part.split("/")]
+    if any(segment in {"", ".", ".."} or "\0" in segment for segment in segments):
+        raise JobError(
+            ExitCode.UNSAFE,
+            f"The name {'/'.join(parts)!r} is not one of a file within {uri}.",
+            "Find out who wrote that name; no part of it may be empty, '.' or '..'.",
+        )
+    return as_folder(uri) + "/".join(segments)
+
+
+def as_folder(uri: str) -> str:
+    """The URI with a slash at its end, so that names can follow."""
+    return uri if uri.endswith("/") else f"{uri}/"
+
+
+def local_path(uri: str) -> Path:
+    """The path behind a plain path or a `file:` URI. 40 when the URI names another host or nothing."""
+    path = re.sub(r"^file://(localhost(?=/))?", "", uri)
+    if not path or (path != uri and not path.startswith("/")):
+        raise JobError(
+            ExitCode.MANIFEST, f"{uri!r} names no local path.", "Write a path, or file:// and an absolute path."
+        )
+    return Path(path)
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """The parts of `s3://bucket/key`; the key is empty for the bucket itself. 40 when there is no bucket."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise JobError(ExitCode.MANIFEST, f"{uri!r} names no bucket.", "Write s3://bucket/prefix.")
+    return bucket, key

@@ -1,0 +1,167 @@
+"""LoRA layers that hold one or many adapters, and train the many in one pass.
+
+PEFT owns configuration, injection, naming, initialisation and the state dict. What is ours is one layer class whose
+forward gives each active adapter its own share of the batch: with K active adapters, rows [k*B, (k+1)*B) of the batch
+pass through adapter k. The layers of the frozen base see one batch of K*B.
+
+Shape legend: K adapters, B images per adapter, N tokens, I and O features in and out, R rank.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear as PeftLinear
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from lora_engine.config.training import LoraConfig
+from lora_engine.errors import ModelError
+
+Adapter = dict[str, Tensor]  # parameter name without the adapter's own, to fp32 master weights
+
+
+class PackedLinear(PeftLinear):  # type: ignore[misc]
+    """A linear layer with K active adapters, each on its own K-th of the batch."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Base output plus each adapter's update of its own rows. [K*B, N, I] -> [K*B, N, O]."""
+        base = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return base  # type: ignore[no-any-return]
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        down_KIR = torch.stack([self.lora_A[name].weight for name in names]).to(x.dtype).transpose(1, 2)
+        up_KRO = torch.stack([self.lora_B[name].weight * self.scaling[name] for name in names])
+        up_KRO = up_KRO.to(x.dtype).transpose(1, 2)
+        rows = x.reshape(len(names), -1, x.shape[-1])
+        update = torch.bmm(torch.bmm(rows, down_KIR), up_KRO)
+        return base + update.view_as(base)  # type: ignore[no-any-return]
+
+
+def _peft_config(config: LoraConfig) -> peft.LoraConfig:
+    result = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules), init_lora_weights=True
+    )
+    result._register_custom_module({nn.Linear: PackedLinear})
+    return result
+
+
+def matching_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
+    """The layers that `target_modules` names, in the model's order, by the rule PEFT applies.
+
+    Raises:
+        ModelError: a target names no layer, or one that is not linear.
+    """
+    found: dict[str, nn.Module] = {}
+    for wanted in config.target_modules:
+        matches = {n: m for n, m in model.named_modules() if n == wanted or n.endswith(f".{wanted}")}
+        if not matches:
+            linear = sorted({_leaf(n) for n, m in model.named_modules() if isinstance(m, nn.Linear)})
+            raise ModelError(
+                f"lora.target_modules names {wanted!r}, but the UNet has no such layer.",
+                f"Choose among {', '.join(linear)}.",
+            )
+        wrong = {name: module for name, module in matches.items() if not isinstance(module, nn.Linear)}
+        if wrong:
+            name, module = next(iter(wrong.items()))
+            raise ModelError(
+                f"lora.target_modules names {wanted!r}, but {name} is a {type(module).__name__}.",
+                "Adapters go into linear layers only: name those.",
+            )
+        found |= matches
+    return {name: module for name, module in model.named_modules() if name in found}
+
+
+def _leaf(name: str) -> str:
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() and len(parts) > 1 else parts[-1]
+
+
+def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraConfig) -> None:
+    """Freeze `model` and give it an adapter for every (name, seed), all active in this order.
+
+    Adapters stay in fp32 whatever the base's dtype (in fp64 over an fp64 base). Adapters of equal seeds start from
+    equal weights: down from PEFT's Kaiming-uniform draw, up from zero, so that the model is the base model.
+
+    Raises:
+        ModelError: see `matching_modules`.
+    """
+    matching_modules(model, config)
+    model.requires_grad_(requires_grad=False)
+    for name, seed in adapters:
+        peft.inject_adapter_in_model(_peft_config(config), model, adapter_name=name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for layer in _layers(model):
+                _initialise(layer, name)
+    activate(model, [name for name, _ in adapters])
+
+
+def _initialise(layer: PackedLinear, name: str) -> None:
+    wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
+    device = layer.get_base_layer().weight.device
+    for part in (layer.lora_A[name], layer.lora_B[name]):
+        part.weight.data = torch.empty_like(part.weight, dtype=torch.float32, device="cpu")
+    layer.reset_lora_parameters(name, init_lora_weights=True)
+    for part in (layer.lora_A[name], layer.lora_B[name]):
+        part.weight.data = part.weight.data.to(device, wide)
+
+
+def _layers(model: nn.Module) -> list[PackedLinear]:
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+
+
+def activate(model: nn.Module, names: Sequence[str]) -> None:
+    """Make these the adapters that share the batch, in this order; none means the base model."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.enable_adapters(enabled=bool(names))
+            if names:
+                module.set_adapter(list(names))
+
+
+def parameters(model: nn.Module, name: str) -> Adapter:
+    """The trainable parameters of one adapter, live, in the model's order.
+
+    Keys are those of PEFT's state dict, e.g. `down_blocks.0...to_q.lora_A.weight`.
+    """
+    result = {}
+    for layer_name, layer in model.named_modules():
+        if isinstance(layer, PackedLinear):
+            result[f"{layer_name}.lora_A.weight"] = layer.lora_A[name].weight
+            result[f"{layer_name}.lora_B.weight"] = layer.lora_B[name].weight
+    return result
+
+
+def export(model: nn.Module, name: str) -> Adapter:
+    """A copy of one adapter on the CPU, keys as PEFT writes them."""
+    state = get_peft_model_state_dict(model, adapter_name=name)
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+
+
+def load(model: nn.Module, name: str, adapter: Adapter) -> None:
+    """Put saved weights back into an injected adapter.
+
+    Raises:
+        ValueError: the keys or shapes are not those of this adapter.
+    """
+    live = parameters(model, name)
+    if live.keys() != adapter.keys():
+        raise ValueError(f"adapter {name!r} has {len(live)} tensors, the saved one {len(adapter)} or other names")
+    with torch.no_grad():
+        for key, tensor in live.items():
+            if tensor.shape != adapter[key].shape:
+                raise ValueError(f"{key} is {tuple(tensor.shape)}, saved as {tuple(adapter[key].shape)}")
+            tensor.copy_(adapter[key])
+
+
+def weights_sha256(adapter: Adapter) -> str:
+    """One hash over names and fp32 values of an adapter, in the order of the names."""
+    digest = hashlib.sha256()
+    for key in sorted(adapter):
+        digest.update(key.encode())
+        digest.update(adapter[key].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()

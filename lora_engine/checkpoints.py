@@ -1,0 +1,125 @@
+"""The files of one trained adapter: kohya's format, diffusers' format, and the state to continue from."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lora_engine.adapters import Adapter
+from lora_engine.config.training import LoraConfig
+from lora_engine.diffusion import PredictionType
+from lora_engine.records import FileEntry
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What the metadata of the files says of an adapter. Programs that load LoRAs show it to people."""
+
+    name: str
+    base_model: str
+    resolution: int
+    images: int
+    prediction_type: PredictionType
+    trained_at: str  # ISO 8601, UTC
+    started_at: float  # seconds since 1970
+    tag_frequency: dict[str, int]  # of the captions
+    trigger_phrase: str
+
+
+def kohya_state_dict(adapter: Adapter, config: LoraConfig) -> dict[str, Tensor]:
+    """The adapter under kohya's names: down [R, I], up [O, R] and a scalar alpha for each module.
+
+    A reader computes the update of a weight as up @ down * alpha / rank.
+    """
+    result: dict[str, Tensor] = {}
+    for key, tensor in adapter.items():
+        module, part, _ = key.rsplit(".", 2)
+        name = f"lora_unet_{module.replace('.', '_')}"
+        result[f"{name}.lora_{'down' if part == 'lora_A' else 'up'}.weight"] = tensor
+        result[f"{name}.alpha"] = torch.tensor(float(config.alpha))
+    return result
+
+
+def _kohya_metadata(state: dict[str, Tensor], config: LoraConfig, card: AdapterCard) -> dict[str, str]:
+    side = str(card.resolution)
+    return {
+        "ss_v2": "False",
+        "ss_base_model_version": "sd_v1",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(config.rank),
+        "ss_network_alpha": str(config.alpha),
+        "ss_output_name": card.name,
+        "ss_sd_model_name": card.base_model,
+        "ss_resolution": f"({side}, {side})",
+        "ss_num_train_images": str(card.images),
+        "ss_tag_frequency": json.dumps({card.name: card.tag_frequency}),
+        "ss_training_started_at": str(card.started_at),
+        "sshs_model_hash": _tensors_sha256(state),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/StableDiffusion",
+        "modelspec.title": card.name,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.prediction_type": "v" if card.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.date": card.trained_at,
+        "modelspec.trigger_phrase": card.trigger_phrase,
+    }
+
+
+def _tensors_sha256(state: dict[str, Tensor]) -> str:
+    """SHA-256 of what follows the header of a safetensors file with these tensors."""
+    from safetensors.torch import save
+
+    data = save(state)
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+
+
+def write_checkpoint(
+    folder: Path, adapter: Adapter, state: dict[str, Tensor], config: LoraConfig, card: AdapterCard
+) -> tuple[FileEntry, ...]:
+    """Write the three files of a checkpoint into an existing folder and list them, in the order of their names."""
+    from diffusers import StableDiffusionPipeline
+
+    weights = {key: value.float() for key, value in adapter.items()}
+    kohya = kohya_state_dict(weights, config)
+    save_file(kohya, folder / f"{card.name}.safetensors", _kohya_metadata(kohya, config, card))
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=weights,
+        unet_lora_adapter_metadata={
+            "r": config.rank,
+            "lora_alpha": config.alpha,
+            "target_modules": sorted({key.rsplit(".", 2)[0] for key in weights}),
+        },
+    )
+    save_file(state, folder / "state.safetensors")
+    return tuple(_entry(path) for path in sorted(folder.iterdir()))
+
+
+def _entry(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        return FileEntry(path.name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A `state.safetensors` as `PackTrainer.restore` takes it.
+
+    Raises:
+        ValueError: the file is not a safetensors file.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})

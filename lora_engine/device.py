@@ -1,0 +1,44 @@
+"""Where the engine computes and in which precision. Both are decided once and frozen with the run."""
+
+from typing import Literal
+
+import torch
+
+from lora_engine.config.models import Precision
+from lora_engine.errors import ResourceError
+
+Resolved = Literal["bf16", "fp16", "fp32"]
+
+DTYPES: dict[Resolved, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def find_device() -> torch.device:
+    """The first GPU, or the CPU where there is none."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def resolve_precision(requested: Precision, device: torch.device) -> Resolved:
+    """Decide `auto`, and refuse what the device cannot do.
+
+    `auto` is bf16 where the device computes it natively, else fp16 on a GPU and fp32 on a CPU.
+
+    Raises:
+        ResourceError: fp16 on a CPU, which has no fp16 convolutions worth the name.
+    """
+    if requested == "fp16" and device.type == "cpu":
+        raise ResourceError(
+            "training.precision is fp16, but there is no GPU here.", "Use precision: auto, bf16 or fp32."
+        )
+    if requested != "auto":
+        return requested
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for `environment.json`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"

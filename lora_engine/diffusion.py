@@ -1,0 +1,60 @@
+"""The forward process and what the UNet learns. Pure functions of tensors.
+
+Shape legend: B images in a batch, C latent channels, H and W latent height and width, T training timesteps.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """What the base model's scheduler says about noise.
+
+    `alphas_cumprod_T` is the product of (1 - beta) up to each timestep, float64 in (0, 1].
+    """
+
+    alphas_cumprod_T: Tensor  # noqa: N815 - the suffix names the shape
+    prediction_type: PredictionType
+
+    @property
+    def timesteps(self) -> int:
+        """How many timesteps training knows."""
+        return self.alphas_cumprod_T.shape[0]
+
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "NoiseSchedule":
+        """The same schedule where and how the training computes."""
+        return NoiseSchedule(self.alphas_cumprod_T.to(device, dtype), self.prediction_type)
+
+
+def _coefficients(schedule: NoiseSchedule, timesteps_B: Tensor) -> tuple[Tensor, Tensor]:
+    alpha_B = schedule.alphas_cumprod_T[timesteps_B]
+    return alpha_B.sqrt().view(-1, 1, 1, 1), (1 - alpha_B).sqrt().view(-1, 1, 1, 1)
+
+
+def add_noise(schedule: NoiseSchedule, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise (Ho et al., arXiv 2006.11239, equation 4). [B, C, H, W]."""
+    signal, sigma = _coefficients(schedule, timesteps_B)
+    return signal * latents_BCHW + sigma * noise_BCHW
+
+
+def target(schedule: NoiseSchedule, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+    """What the UNet should predict: the noise, or v = sqrt(abar) noise - sqrt(1 - abar) x_0. [B, C, H, W].
+
+    Source of v: Salimans and Ho, arXiv 2202.00512, section 4.
+    """
+    if schedule.prediction_type == "epsilon":
+        return noise_BCHW
+    signal, sigma = _coefficients(schedule, timesteps_B)
+    return signal * noise_BCHW - sigma * latents_BCHW
+
+
+def loss_per_image(prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+    """Mean squared error of every image over its latent values, in at least float32. [B]."""
+    wide = torch.promote_types(prediction_BCHW.dtype, torch.float32)
+    return (prediction_BCHW.to(wide) - target_BCHW.to(wide)).square().mean(dim=(1, 2, 3))

@@ -1,0 +1,69 @@
+"""Turns images into latents and captions into text embeddings, once, before training starts."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lora_engine.errors import ModelError
+
+_Item = TypeVar("_Item")
+
+
+def encode_latents(
+    vae: Any, images: Sequence[tuple[str, Path]], batch_size: int, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Posterior mean and standard deviation of each image, scaled as the UNet expects them.
+
+    Args:
+        images: id and file of square RGB images, all of one size.
+
+    Yields:
+        id and float32 tensor [2, C, H/8, W/8] on the CPU: mean, then standard deviation.
+
+    Raises:
+        ModelError: the VAE gave a value that is not finite.
+    """
+    vae.to(device)
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    for batch in _in_batches(images, batch_size):
+        pixels = torch.from_numpy(np.stack([_read(path) for _, path in batch])).to(device, torch.float32)
+        with torch.inference_mode():
+            posterior = vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+            scaled = torch.stack([posterior.mean - shift, posterior.std], dim=1) * vae.config.scaling_factor
+        for (image_id, _), moments in zip(batch, scaled.float().cpu(), strict=True):
+            if not moments.isfinite().all():
+                raise ModelError(
+                    f"The VAE's latents of image {image_id} are not finite.",
+                    "Check the VAE's weights; they must not overflow in fp32.",
+                )
+            yield image_id, moments.clone()
+
+
+def encode_texts(
+    tokenizer: Any, text_encoder: Any, texts: Sequence[str], batch_size: int, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """The text encoder's last hidden state for each text, [77, D] in the encoder's dtype, on the CPU."""
+    text_encoder.to(device)
+    for batch in _in_batches(texts, batch_size):
+        tokens = tokenizer(
+            list(batch), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            hidden = text_encoder(tokens.input_ids.to(device))[0].cpu()
+        for text, embedding in zip(batch, hidden, strict=True):
+            yield text, embedding.clone()
+
+
+def _read(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    with Image.open(path, formats=["PNG"]) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

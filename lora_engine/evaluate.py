@@ -1,0 +1,120 @@
+"""Validation loss with little noise: the same noise and stratified timesteps for every adapter and step.
+
+Shape legend: K adapters (1 for the base model), E caption sets, N held-out images, T timesteps an image,
+C latent channels, H and W latent size, M text embeddings of L tokens and D features.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lora_engine import adapters, diffusion, randomness
+
+
+@dataclass(frozen=True)
+class ValidationData:
+    """The held-out images, on the training device."""
+
+    image_ids: tuple[str, ...]
+    latents_NCHW: Tensor  # noqa: N815 - the posterior's mean, scaled for the UNet
+    embeddings_MLD: Tensor  # noqa: N815 - in the base's dtype
+    caption_rows: Mapping[str, randomness.Ints]  # caption set -> row of the embeddings for each image, [N]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which (image, timestep) pairs are scored."""
+
+    timesteps_NT: randomness.Ints  # noqa: N815
+    strata_NT: randomness.Ints  # noqa: N815 - of the final grid; with the image's id they name the noise
+
+
+def final_grid(image_ids: Sequence[str], final_strata: int, train_timesteps: int) -> Grid:
+    """Every stratum of every image: what step 0 and the last step are scored on."""
+    timesteps = [randomness.validation_timesteps(i, final_strata, train_timesteps) for i in image_ids]
+    return Grid(np.stack(timesteps), np.tile(np.arange(final_strata), (len(image_ids), 1)))
+
+
+def curve_grid(image_ids: Sequence[str], strata: int, final_strata: int, train_timesteps: int) -> Grid:
+    """The part of the final grid that every other evaluation is scored on."""
+    full = final_grid(image_ids, final_strata, train_timesteps)
+    columns = np.stack([randomness.curve_columns(i, strata, final_strata) for i in image_ids])
+    return Grid(np.take_along_axis(full.timesteps_NT, columns, axis=1), columns)
+
+
+class Scoring:
+    """Scores adapters on a grid under every caption set: iterate to do the work, then read `losses`.
+
+    No names score the base model itself.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        names: Sequence[str],
+        data: ValidationData,
+        caption_sets: Sequence[str],
+        grid: Grid,
+        schedule: diffusion.NoiseSchedule,
+        batch_size: int,
+    ) -> None:
+        self._unet = unet
+        self._names = tuple(names)
+        self._data = data
+        self._sets = tuple(caption_sets)
+        self._grid = grid
+        self._schedule = schedule.to(data.latents_NCHW.device, data.latents_NCHW.dtype)
+        self._batch_size = batch_size
+        self._losses = torch.zeros(
+            (max(1, len(names)), len(self._sets), grid.timesteps_NT.size),
+            dtype=torch.promote_types(data.latents_NCHW.dtype, torch.float32),
+            device=data.latents_NCHW.device,
+        )
+
+    @property
+    def pairs(self) -> int:
+        """How many (image, timestep) pairs there are."""
+        return self._grid.timesteps_NT.size
+
+    def __iter__(self) -> Iterator[int]:
+        """Score batch after batch, yielding how many pairs were done."""
+        adapters.activate(self._unet, self._names)
+        for start in range(0, self.pairs, self._batch_size):
+            pairs = np.arange(start, min(start + self._batch_size, self.pairs))
+            with torch.inference_mode():
+                self._score(pairs)
+            yield len(pairs)
+
+    @property
+    def losses(self) -> npt.NDArray[np.float32]:
+        """Mean squared errors, float32 [K, E, N, T]."""
+        shape = (*self._losses.shape[:2], *self._grid.timesteps_NT.shape)
+        return self._losses.float().cpu().numpy().reshape(shape)
+
+    def _score(self, pairs: randomness.Ints) -> None:
+        device, dtype = self._data.latents_NCHW.device, self._data.latents_NCHW.dtype
+        images = pairs // self._grid.timesteps_NT.shape[1]
+        strata = self._grid.strata_NT.reshape(-1)[pairs]
+        shape = tuple(self._data.latents_NCHW.shape[1:])
+        drawn = [
+            randomness.validation_noise(self._data.image_ids[i], int(j), shape)
+            for i, j in zip(images, strata, strict=True)
+        ]
+        noise = torch.from_numpy(np.stack(drawn)).to(device, dtype)
+        timesteps = torch.from_numpy(self._grid.timesteps_NT.reshape(-1)[pairs]).to(device)
+        latents = self._data.latents_NCHW[torch.from_numpy(images).to(device)]
+        noisy = diffusion.add_noise(self._schedule, latents, noise, timesteps)
+        target = diffusion.target(self._schedule, latents, noise, timesteps)
+        copies = self._losses.shape[0]
+        for at, name in enumerate(self._sets):
+            rows = torch.from_numpy(self._data.caption_rows[name][images]).to(device)
+            text = self._data.embeddings_MLD[rows]
+            prediction = self._unet(
+                noisy.to(text.dtype).repeat(copies, 1, 1, 1), timesteps.repeat(copies), text.repeat(copies, 1, 1)
+            ).sample
+            losses = diffusion.loss_per_image(prediction, target.repeat(copies, 1, 1, 1))
+            self._losses[:, at, pairs[0] : pairs[-1] + 1] = losses.view(copies, -1)

@@ -1,0 +1,49 @@
+"""Loss scaling for fp16, without waiting for the device.
+
+Small gradients vanish in fp16, so the loss is multiplied by a large factor before the backward pass and the gradients
+are divided by it after (Micikevicius et al., arXiv 1710.03740, section 3.2). The factor halves when a gradient
+overflows and doubles after many updates without.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_FIRST_FACTOR = 2.0**12
+_GROWTH_INTERVAL = 500  # updates
+
+
+class LossScale:
+    """The factor and how many updates it has lasted. Disabled, it is 1 and costs nothing."""
+
+    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._factor = torch.tensor(_FIRST_FACTOR if enabled else 1.0, device=device)
+        self._lasted = torch.tensor(0, device=device)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to call `backward` on."""
+        return loss * self._factor if self._enabled else loss
+
+    def unscale(self, gradients: Sequence[Tensor]) -> None:
+        """Divide the gradients in place."""
+        if self._enabled:
+            torch._foreach_div_(list(gradients), self._factor)
+
+    def update(self, finite: Tensor) -> None:
+        """Learn from one update; `finite` is a boolean scalar on the device."""
+        if self._enabled:
+            lasted = torch.where(finite, self._lasted + 1, 0)
+            grown = torch.where(lasted == _GROWTH_INTERVAL, self._factor * 2, self._factor)
+            self._factor = torch.where(finite, grown, self._factor / 2)
+            self._lasted = torch.where(lasted == _GROWTH_INTERVAL, 0, lasted)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {"factor": self._factor, "lasted": self._lasted}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint."""
+        self._factor = state["factor"].to(self._factor.device)
+        self._lasted = state["lasted"].to(self._lasted.device)

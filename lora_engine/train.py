@@ -1,0 +1,314 @@
+"""The training loop: a pack of adapters, one frozen UNet, one pass over all of them.
+
+Shape legend: K members of the pack, S distinct seeds among them, B images per micro-batch and member, A micro-batches
+(so A*B images a step), C latent channels, H and W latent size, M text embeddings of L tokens and D features,
+N training images, P texts of an image.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lora_engine import adapters, diffusion, randomness
+from lora_engine.config.training import TrainingConfig
+from lora_engine.errors import DivergedError
+from lora_engine.precision import LossScale
+from lora_engine.records import StepRecord
+from lora_engine.schedule import learning_rate
+
+_FLUSH_STEPS = 10  # numbers stay on the device for so many steps ...
+_FLUSH_SECONDS = 1.0  # ... or so long, since reading one waits for the device
+
+EMPTY_PROMPT_ROW = 0  # of the embeddings
+
+
+@dataclass(frozen=True)
+class PackMember:
+    """One adapter of a pack: a name, its seed and what its captions look up."""
+
+    name: str
+    seed: int
+    caption_rows_NP: randomness.Ints  # noqa: N815 - rows of the embeddings, int64
+    caption_weights: tuple[float, ...]  # of the P texts, summing to 1
+    caption_dropout: float
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the loop reads, on the training device; nothing else is read until it ends."""
+
+    image_ids: tuple[str, ...]
+    latent_mean_NCHW: Tensor  # noqa: N815 - of the VAE's posterior, scaled for the UNet
+    latent_std_NCHW: Tensor  # noqa: N815
+    embeddings_MLD: Tensor  # noqa: N815 - in the base's dtype; row 0 is the empty prompt
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """All that chance decides about one update. Arrays lead with the distinct seeds."""
+
+    indices: randomness.Ints  # [S, A*B]
+    epochs: randomness.Ints  # [S, A*B]
+    timesteps: randomness.Ints  # [S, A*B]
+    noise: randomness.Floats  # [S, A*B, C, H, W]
+    posterior: randomness.Floats  # [S, A*B, C, H, W]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One update's numbers, still on the device."""
+
+    step: int
+    losses_K: Tensor  # noqa: N815
+    norms_K: Tensor  # noqa: N815
+    finite: Tensor
+    hashes: tuple[tuple[str, str, str], ...]  # order, timesteps, noise of each distinct seed
+
+
+class PackTrainer:
+    """Trains the adapters that `adapters.inject` put into `unet`, all in lockstep.
+
+    The gradient of an adapter depends on its own rows alone, and the loss is the sum of the members' means, so every
+    member trains exactly as it would by itself.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        members: Sequence[PackMember],
+        data: TrainingData,
+        schedule: diffusion.NoiseSchedule,
+        config: TrainingConfig,
+        *,
+        half_precision: bool = False,
+    ) -> None:
+        self.step = 0  # updates done
+        self.skipped = 0  # updates refused because a gradient was not finite
+        self._unet = unet
+        self._members = tuple(members)
+        self._data = data
+        self._config = config
+        self._device = data.latent_mean_NCHW.device
+        self._schedule = schedule.to(self._device, data.latent_mean_NCHW.dtype)
+        self._seeds = tuple(dict.fromkeys(member.seed for member in members))
+        self._seed_of_member = torch.tensor([self._seeds.index(m.seed) for m in members], device=self._device)
+        self._parameters = {m.name: adapters.parameters(unet, m.name) for m in members}
+        self._scale = LossScale(self._device, enabled=half_precision)
+        self._optimizer = self._build_optimizer()
+        adapters.activate(unet, [member.name for member in members])
+
+    def run(self, last_step: int, stop: Callable[[], bool]) -> Iterator[tuple[StepRecord, ...]]:
+        """Update up to and including `last_step`, or until `stop` says so, yielding a record a member for every step.
+
+        Raises:
+            DivergedError: more updates were refused than the configuration allows.
+        """
+        pending: list[_Measured] = []
+        since = time.monotonic()
+        while self.step < last_step and not stop():
+            pending.append(self._update(self._draw(self.step + 1)))
+            self.step += 1
+            if len(pending) >= _FLUSH_STEPS or time.monotonic() - since >= _FLUSH_SECONDS:
+                yield from self._flush(pending, since)
+                pending, since = [], time.monotonic()
+        yield from self._flush(pending, since)
+
+    def _draw(self, step: int) -> _Draw:
+        images = self._config.images_per_step
+        shape = (images, *self._data.latent_mean_NCHW.shape[1:])
+        positions = [
+            randomness.sample_positions(s, step, images, len(self._data.image_ids)) for s in self._seeds
+        ]
+        return _Draw(
+            indices=np.stack([indices for indices, _ in positions]),
+            epochs=np.stack([epochs for _, epochs in positions]),
+            timesteps=np.stack(
+                [randomness.training_timesteps(s, step, images, self._schedule.timesteps) for s in self._seeds]
+            ),
+            noise=np.stack([randomness.training_noise(s, step, shape) for s in self._seeds]),
+            posterior=np.stack([randomness.posterior_noise(s, step, shape) for s in self._seeds]),
+        )
+
+    def _update(self, draw: _Draw) -> _Measured:
+        step, size = self.step + 1, self._config.batch_size
+        self._optimizer.param_groups[0]["lr"] = learning_rate(self._config, step)
+        self._optimizer.zero_grad(set_to_none=True)
+        rows_KA = self._to_device(self._caption_rows(draw, step))  # noqa: N806
+        inputs = [self._to_device(a) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)]
+        losses_K = torch.zeros(len(self._members), device=self._device, dtype=self._schedule.alphas_cumprod_T.dtype)  # noqa: N806
+        for start in range(0, self._config.images_per_step, size):
+            part = slice(start, start + size)
+            losses_K += self._backward(*(tensor[:, part] for tensor in inputs), rows_KA[:, part])
+        norms_K, finite = self._unscale_and_clip()  # noqa: N806
+        self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self._optimizer.step()
+        self._scale.update(finite)
+        return _Measured(step, losses_K, norms_K, finite & losses_K.isfinite().all(), self._hashes(draw))
+
+    def _backward(
+        self, indices: Tensor, timesteps: Tensor, noise: Tensor, posterior: Tensor, rows_KB: Tensor  # noqa: N803
+    ) -> Tensor:
+        """Add a micro-batch's gradients; returns its share of each member's loss. [K]."""
+        mean, std = self._data.latent_mean_NCHW, self._data.latent_std_NCHW
+        shape = (-1, *mean.shape[1:])
+        latents = mean[indices] + std[indices] * posterior.to(mean.dtype)
+        flat, noise, steps = latents.view(shape), noise.to(mean.dtype).reshape(shape), timesteps.reshape(-1)
+        noisy = diffusion.add_noise(self._schedule, flat, noise, steps)
+        target = diffusion.target(self._schedule, flat, noise, steps)
+
+        def per_member(per_seed: Tensor) -> Tensor:
+            grouped = per_seed.view(len(self._seeds), -1, *per_seed.shape[1:])
+            return grouped[self._seed_of_member].flatten(0, 1)
+
+        text = self._data.embeddings_MLD[rows_KB.flatten()]
+        prediction = self._unet(per_member(noisy).to(text.dtype), per_member(steps), text).sample
+        losses = diffusion.loss_per_image(prediction, per_member(target))
+        losses_K = losses.view(len(self._members), -1).mean(dim=1) / self._config.gradient_accumulation  # noqa: N806
+        self._scale.scaled(losses_K.sum()).backward()
+        return losses_K.detach()
+
+    def _caption_rows(self, draw: _Draw, step: int) -> randomness.Ints:
+        """Which embedding each sample of each member is conditioned on. [K, A*B]."""
+        return np.stack([self._member_rows(member, draw, step) for member in self._members])
+
+    def _member_rows(self, member: PackMember, draw: _Draw, step: int) -> randomness.Ints:
+        at = self._seeds.index(member.seed)
+        indices, epochs = draw.indices[at], draw.epochs[at]
+        part = np.zeros(len(indices), dtype=np.int64)
+        if len(member.caption_weights) > 1:
+            uniform = [
+                randomness.caption_uniform(member.seed, int(e), self._data.image_ids[i])
+                for i, e in zip(indices, epochs, strict=True)
+            ]
+            part = choose_parts(member.caption_weights, np.array(uniform))
+        rows = member.caption_rows_NP[indices, part]
+        dropped = randomness.dropout_uniform(member.seed, step, len(rows)) < member.caption_dropout
+        return np.where(dropped, EMPTY_PROMPT_ROW, rows)
+
+    def _unscale_and_clip(self) -> tuple[Tensor, Tensor]:
+        """Gradient norms before clipping [K], and whether all of them are finite. Nothing waits for the device."""
+        norms = []
+        for parameters in self._parameters.values():
+            weights = list(parameters.values())
+            gradients = [w.grad for w in weights if w.grad is not None]
+            self._scale.unscale(gradients)
+            norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+            if self._config.max_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(weights, self._config.max_grad_norm, norm, foreach=True)
+            norms.append(norm)
+        stacked = torch.stack(norms)
+        return stacked, stacked.isfinite().all()
+
+    def _build_optimizer(self) -> torch.optim.AdamW:
+        config = self._config.optimizer
+        weights = [weight for parameters in self._parameters.values() for weight in parameters.values()]
+        # The fused kernel is the one that refuses an update on the device (`found_inf`).
+        optimizer = torch.optim.AdamW(
+            weights,
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        for weight in weights:
+            optimizer.state[weight] = {
+                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+        return optimizer
+
+    def _to_device(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+    def _hashes(self, draw: _Draw) -> tuple[tuple[str, str, str], ...]:
+        """What each seed's members saw, so that a reader can check that it was the same for all of them."""
+        return tuple(
+            (
+                _sha256("\n".join(self._data.image_ids[i] for i in draw.indices[at]).encode()),
+                _sha256(draw.timesteps[at].tobytes()),
+                _sha256(draw.noise[at].tobytes() + draw.posterior[at].tobytes()),
+            )
+            for at in range(len(self._seeds))
+        )
+
+    def _flush(self, pending: list[_Measured], since: float) -> Iterator[tuple[StepRecord, ...]]:
+        if not pending:
+            return
+        host = torch.stack([torch.stack((m.losses_K, m.norms_K, m.finite.expand_as(m.norms_K))) for m in pending])
+        values = host.double().cpu().numpy()
+        images = len(pending) * self._config.images_per_step * len(self._members)
+        rate = images / max(time.monotonic() - since, 1e-9)
+        for measured, (losses, norms, finite) in zip(pending, values, strict=True):
+            skipped = not finite[0]
+            self.skipped += skipped
+            yield tuple(
+                StepRecord(
+                    step=measured.step,
+                    loss=_finite(losses[k]),
+                    learning_rate=learning_rate(self._config, measured.step),
+                    grad_norm=_finite(norms[k]),
+                    images_per_second=rate,
+                    skipped=skipped,
+                    order_sha256=measured.hashes[self._seeds.index(member.seed)][0],
+                    timesteps_sha256=measured.hashes[self._seeds.index(member.seed)][1],
+                    noise_sha256=measured.hashes[self._seeds.index(member.seed)][2],
+                )
+                for k, member in enumerate(self._members)
+            )
+        if self.skipped > self._config.max_skipped_steps:
+            raise DivergedError(
+                f"{self.skipped} updates up to step {self.step} had gradients that were not finite.",
+                "Lower training.optimizer.learning_rate or use precision: bf16 or fp32; "
+                "the last checkpoint is still good.",
+            )
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """All that continuing one member needs, on the CPU: weights, optimizer moments, counters."""
+        saved = {"step": torch.tensor(self.step), "skipped": torch.tensor(self.skipped)}
+        saved |= {f"loss_scale.{key}": value for key, value in self._scale.state().items()}
+        for key, weight in self._parameters[name].items():
+            saved[f"adapter.{key}"] = weight.detach()
+            saved |= {f"optimizer.{part}.{key}": value for part, value in self._optimizer.state[weight].items()}
+        return {key: value.to("cpu", copy=True).contiguous() for key, value in saved.items()}
+
+    def restore(self, states: dict[str, dict[str, Tensor]]) -> None:
+        """Continue from what `state` gave for every member, all at the same step."""
+        steps = {int(state["step"]) for state in states.values()}
+        if states.keys() != self._parameters.keys() or len(steps) != 1:
+            raise ValueError(f"a pack of {sorted(self._parameters)} cannot continue from {sorted(states)} at {steps}")
+        for name, state in states.items():
+            adapters.load(self._unet, name, _part(state, "adapter."))
+            for key, weight in self._parameters[name].items():
+                for part, value in self._optimizer.state[weight].items():
+                    value.copy_(state[f"optimizer.{part}.{key}"])
+            self._scale.load(_part(state, "loss_scale."))
+            self.skipped = int(state["skipped"])
+        self.step = steps.pop()
+
+
+def choose_parts(weights: Sequence[float], uniform: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> randomness.Ints:
+    """Which of the weighted texts each uniform draw in [0, 1) falls on. int64, shape of `uniform`."""
+    edges = np.cumsum(weights)[:-1]
+    return np.searchsorted(edges, uniform, side="right").astype(np.int64)
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,41 @@
+"""What tests of several packages share."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from s3_server import Keys, S3Server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 store, started when the first test asks for it."""
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(s3_server: S3Server) -> str:
+    """A bucket that the tests of a session share: use a folder of your own in it."""
+    return s3_server.make_bucket()
+
+
+@pytest.fixture
+def use_keys(monkeypatch: pytest.MonkeyPatch) -> Callable[[Keys], None]:
+    """Make the environment hold these credentials and nothing else that the AWS chain reads."""
+
+    def use(keys: Keys) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in keys.environment().items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+@pytest.fixture
+def s3_admin(s3_server: S3Server, use_keys: Callable[[Keys], None]) -> S3Server:
+    """The store, with credentials in the environment that may do everything."""
+    use_keys(s3_server.admin)
+    return s3_server

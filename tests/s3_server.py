@@ -1,0 +1,148 @@
+"""A real S3 store for tests: SeaweedFS on 127.0.0.1, its data in a temporary folder."""
+
+import json
+import random
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+PORTS = range(20000, 22500, 5)  # below the ports that systems hand out, with the +10000 that each opens for gRPC
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Credentials of one identity."""
+
+    access_key: str
+    secret_key: str
+
+    def environment(self) -> dict[str, str]:
+        """What the AWS chain reads, and nothing from this machine beside it."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+ADMIN = Keys("A", "S")
+READ_ONLY = Keys("R", "S2")
+
+
+class S3Server:
+    """Starts with the object; `stop` kills it."""
+
+    admin = ADMIN
+    read_only = READ_ONLY
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="s3-server-"))
+        self._process, port = self._start()
+        self.port = port
+        self.endpoint_url = f"http://127.0.0.1:{port}"
+
+    def client(self, keys: Keys = ADMIN) -> Any:
+        """A plain boto3 client, for what a test arranges or looks at beside the code under test."""
+        return _client(self.port, keys)
+
+    def make_bucket(self) -> str:
+        """Create a bucket and return its name."""
+        name = f"bucket-{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def stop(self) -> None:
+        """Kill the server and remove its data."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
+        config = self._folder / "identities.json"
+        config.write_text(json.dumps({"identities": [_identity(ADMIN, "Admin"), _identity(READ_ONLY)]}))
+        for attempt in range(5):
+            base = _free_ports()
+            with (self._folder / "log").open("wb") as log:
+                process = subprocess.Popen(
+                    _command(self._folder / f"data-{attempt}", config, base),
+                    cwd=self._folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            if _answers(process, base):
+                return process, base
+            process.kill()
+            process.wait()
+        raise RuntimeError(f"the S3 server does not start: {(self._folder / 'log').read_text()[-2000:]}")
+
+
+def _identity(keys: Keys, *more: str) -> dict[str, Any]:
+    actions = ["Read", "List"] if not more else [*more, "Read", "List", "Tagging", "Write"]
+    credentials = [{"accessKey": keys.access_key, "secretKey": keys.secret_key}]
+    return {"name": keys.access_key, "credentials": credentials, "actions": actions}
+
+
+def _command(data: Path, config: Path, base: int) -> list[str]:
+    data.mkdir()
+    weed = Path(sysconfig.get_path("scripts")) / "weed"
+    return [
+        *(str(weed), "-logtostderr=true", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *("-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+        *("-s3.autoCreateBucket=false", f"-s3.config={config}", f"-s3.port={base}", f"-master.port={base + 1}"),
+        *(f"-volume.port={base + 2}", f"-filer.port={base + 3}", f"-admin.port={base + 4}"),
+    ]
+
+
+def _free_ports() -> int:
+    """The first of five ports in a row that are free, as are the five 10000 above them."""
+    while True:
+        base = random.choice(PORTS)
+        if all(_is_free(base + offset + grpc) for offset in range(5) for grpc in (0, 10000)):
+            return base
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether the store takes its first object before the time is over."""
+    client = _client(port, ADMIN)
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            client.create_bucket(Bucket="first")
+            client.put_object(Bucket="first", Key="object", Body=b"")
+        except (BotoCoreError, ClientError):
+            time.sleep(0.1)
+        else:
+            return True
+    return False
+
+
+def _client(port: int, keys: Keys) -> Any:
+    return boto3.Session(keys.access_key, keys.secret_key, region_name="us-east-1").client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+    )
