@@ -8,6 +8,7 @@ Shape legend: K adapters, B images per adapter, N tokens, I and O features in an
 """
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,7 +93,10 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
     matching_modules(model, config)
     model.requires_grad_(requires_grad=False)
     for name, seed in adapters:
-        peft.inject_adapter_in_model(_peft_config(config), model, adapter_name=name)
+        with warnings.catch_warnings():
+            # PEFT asks whether more than one adapter is meant; it is
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            peft.inject_adapter_in_model(_peft_config(config), model, adapter_name=name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for layer in _layers(model):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from s3_server import Keys, S3Server
+from tests.s3_server import Keys, S3Server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,159 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from lora_engine import adapters
+from lora_engine.config.training import AdamWConfig, CosineSchedule, LoraConfig, TrainingConfig
+from lora_engine.diffusion import PredictionType
+from lora_engine.errors import DivergedError, ModelError
+from lora_engine.records import StepRecord
+from lora_engine.train import PackMember, PackTrainer
+from tests.lora_engine.tiny import tiny_data, tiny_member, tiny_schedule, tiny_unet
+
+LORA = LoraConfig(rank=3, alpha=5.0)
+CONFIG = TrainingConfig(
+    steps=6,
+    batch_size=2,
+    gradient_accumulation=2,
+    optimizer=AdamWConfig(learning_rate=3e-3),
+    schedule=CosineSchedule(name="cosine", warmup_steps=2),
+    max_grad_norm=0.5,
+)
+MEMBERS = (tiny_member("a", 5, 1), tiny_member("b", 5, 2, dropout=0.4), tiny_member("c", 0, 3))
+
+
+def trainer(
+    members: tuple[PackMember, ...], config: TrainingConfig = CONFIG, prediction: PredictionType = "epsilon"
+) -> tuple[PackTrainer, UNet2DConditionModel]:
+    unet = tiny_unet()
+    adapters.inject(unet, [(m.name, m.seed) for m in members], LORA)
+    return PackTrainer(unet, members, tiny_data(), tiny_schedule(prediction), config), unet
+
+
+def run(made: PackTrainer, last: int = 6) -> list[tuple[StepRecord, ...]]:
+    return list(made.run(last, lambda: False))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_pack_trains_as_its_members_do_alone(prediction: PredictionType) -> None:
+    packed, packed_unet = trainer(MEMBERS, prediction=prediction)
+    packed_records = run(packed)
+    for k, member in enumerate(MEMBERS):
+        single, single_unet = trainer((member,), prediction=prediction)
+        single_records = run(single)
+        for key, weight in adapters.export(single_unet, member.name).items():
+            torch.testing.assert_close(adapters.export(packed_unet, member.name)[key], weight, rtol=0, atol=1e-10)
+        for together, alone in zip(packed_records, single_records, strict=True):
+            assert together[k].loss == pytest.approx(alone[0].loss, abs=1e-10)
+            assert together[k].grad_norm == pytest.approx(alone[0].grad_norm, abs=1e-10)
+
+
+def test_packed_gradients_are_those_of_separate_training() -> None:
+    packed, packed_unet = trainer(MEMBERS)
+    run(packed, 1)
+    for member in MEMBERS:
+        single, single_unet = trainer((member,))
+        run(single, 1)
+        pairs = zip(
+            adapters.parameters(packed_unet, member.name).values(),
+            adapters.parameters(single_unet, member.name).values(),
+            strict=True,
+        )
+        compared = 0
+        for together, alone in pairs:
+            torch.testing.assert_close(together.grad, alone.grad, rtol=0, atol=1e-12)
+            compared += int(alone.grad.abs().max() > 0)
+        assert compared > 0
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    config = CONFIG.model_copy(update={"max_grad_norm": None})
+    member = tiny_member("a", 5, 1)
+
+    def loss_and_gradient(shift: float) -> tuple[float, float]:
+        made, unet = trainer((member,), config)
+        weight = next(p for key, p in adapters.parameters(unet, "a").items() if "lora_B" in key)
+        with torch.no_grad():
+            weight[0, 0] += shift
+        (record,) = run(made, 1)[0]
+        assert record.loss is not None
+        return record.loss, float(weight.grad[0, 0])
+
+    # the optimizer moves the weight after the gradient was taken, so .grad is the one at the shifted point
+    h = 1e-5
+    numeric = (loss_and_gradient(h)[0] - loss_and_gradient(-h)[0]) / (2 * h)
+    assert numeric == pytest.approx(loss_and_gradient(0.0)[1], rel=1e-5)
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
+    folded, folded_unet = trainer(MEMBERS, CONFIG.model_copy(update={"batch_size": 4, "gradient_accumulation": 1}))
+    split, split_unet = trainer(MEMBERS)
+    run(folded)
+    run(split)
+    for key, weight in adapters.export(split_unet, "a").items():
+        torch.testing.assert_close(adapters.export(folded_unet, "a")[key], weight, rtol=0, atol=1e-10)
+
+
+def test_resuming_continues_as_if_nothing_happened() -> None:
+    straight, straight_unet = trainer(MEMBERS)
+    run(straight)
+    first, _ = trainer(MEMBERS)
+    run(first, 2)
+    states = {m.name: first.state(m.name) for m in MEMBERS}
+    second, second_unet = trainer(MEMBERS)
+    second.restore(states)
+    records = run(second)
+    assert [r[0].step for r in records] == [3, 4, 5, 6]
+    for m in MEMBERS:
+        ours, theirs = adapters.export(second_unet, m.name), adapters.export(straight_unet, m.name)
+        assert adapters.weights_sha256(ours) == adapters.weights_sha256(theirs)
+
+
+def test_members_of_one_seed_start_equal_and_see_the_same() -> None:
+    made, unet = trainer(MEMBERS)
+    start = {m.name: adapters.weights_sha256(adapters.export(unet, m.name)) for m in MEMBERS}
+    assert start["a"] == start["b"] != start["c"]
+    for a, b, c in run(made):
+        assert (a.order_sha256, a.timesteps_sha256, a.noise_sha256) == (b.order_sha256, b.timesteps_sha256, b.noise_sha256)
+        assert a.noise_sha256 != c.noise_sha256
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_too_many_end_the_run() -> None:
+    made, unet = trainer(MEMBERS, CONFIG.model_copy(update={"max_skipped_steps": 2}))
+    before = adapters.export(unet, "b")
+    weight = next(iter(adapters.parameters(unet, "a").values()))
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    made._data = dataclasses.replace(made._data)
+    records = run(made, 2)
+    assert all(record.skipped for record in records[0])
+    assert records[0][0].loss is None
+    for key, value in adapters.export(unet, "b").items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    with pytest.raises(DivergedError, match="not finite"):
+        run(made, 6)
+
+
+def test_stop_ends_between_updates() -> None:
+    made, _ = trainer(MEMBERS)
+    answers = iter([False, False, True])
+    records = list(made.run(6, lambda: next(answers)))
+    assert [r[0].step for r in records] == [1, 2]
+    assert made.step == 2
+
+
+def test_dropout_replaces_captions_by_the_empty_prompt_at_its_rate() -> None:
+    made, _ = trainer((tiny_member("a", 3, 2, dropout=0.25),), CONFIG.model_copy(update={"batch_size": 500}))
+    rows = np.concatenate([made._caption_rows(made._draw(step), step)[0] for step in range(1, 5)])
+    assert set(rows) == {0, 2}
+    assert (rows == 0).mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_targets_that_cannot_be_adapted_are_named() -> None:
+    with pytest.raises(ModelError, match=r"no such layer.*to_q"):
+        adapters.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=("to_qq",)))
+    with pytest.raises(ModelError, match="Conv2d"):
+        adapters.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=("conv1",)))

@@ -1,0 +1,40 @@
+"""A UNet small enough for float64 and finite differences, and data for it."""
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from lora_engine.diffusion import NoiseSchedule, PredictionType
+from lora_engine.train import PackMember, TrainingData
+
+
+def tiny_unet(dtype: torch.dtype = torch.float64) -> UNet2DConditionModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=12,
+            attention_head_dim=4,
+            norm_num_groups=4,
+        ).to(dtype)
+
+
+def tiny_schedule(prediction_type: PredictionType = "epsilon") -> NoiseSchedule:
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
+
+
+def tiny_data(images: int = 7, texts: int = 6, dtype: torch.dtype = torch.float64) -> TrainingData:
+    generator = torch.Generator().manual_seed(1)
+    ids = tuple(f"{i + 1:064x}" for i in range(images))
+    mean = torch.randn(images, 4, 8, 8, generator=generator, dtype=dtype)
+    std = torch.rand(images, 4, 8, 8, generator=generator, dtype=dtype) * 0.1
+    return TrainingData(ids, mean, std, torch.randn(texts, 5, 12, generator=generator, dtype=dtype))
+
+
+def tiny_member(name: str, seed: int, text: int, images: int = 7, dropout: float = 0.0) -> PackMember:
+    return PackMember(name, seed, np.full((images, 1), text), (1.0,), dropout)
