@@ -1,0 +1,45 @@
+"""What every stage is given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from job import layout
+from job.manifest import Manifest
+from job.preemption import StopFlag
+from job.progress import Progress
+from job.storage import S3Settings, open_storage
+from job.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt at one run."""
+
+    manifest: Manifest
+    run: RunFolder
+    cache: RunFolder
+    workdir: Path  # scratch of this machine; may vanish between attempts
+    progress: Progress
+    stop: StopFlag
+
+    def cache_folder(self, kind: str, key: str) -> RunFolder:
+        """Where values of one kind under one key are kept."""
+        return RunFolder(self.cache.storage, self.cache.uri(f"{kind}/{key}"))
+
+
+def open_run(manifest: Manifest) -> RunFolder:
+    """The folder of the manifest's run."""
+    settings = manifest.output_storage()
+    storage = open_storage(manifest.output.destination, settings)
+    folder = RunFolder(storage, manifest.output.destination)
+    return RunFolder(storage, folder.uri(manifest.name))
+
+
+def open_cache(manifest: Manifest) -> RunFolder:
+    """The cache that all runs of a destination share."""
+    settings: S3Settings = manifest.output_storage()
+    root = manifest.output.cache
+    if root is None:
+        destination = manifest.output.destination
+        root = RunFolder(open_storage(destination, settings), destination).uri(layout.CACHE)
+    return RunFolder(open_storage(root, settings), root)

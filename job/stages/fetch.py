@@ -1,0 +1,116 @@
+"""Brings the dataset and the models to this machine."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from job.context import Job
+from job.errors import ExitCode, JobError
+from job.storage import ObjectInfo, S3Settings, is_remote, name_of, open_storage
+from job.storage.transfer import download_all
+from job.storage.uris import as_folder, local_path
+from lora_engine.data.sources import extract_archive, is_archive, list_files
+from lora_engine.records import SourceFile
+
+
+def fetch_dataset(job: Job) -> list[SourceFile]:
+    """Every file of the dataset, in the order of the keys: a folder's, a prefix's or an archive's members."""
+    source, settings = job.manifest.dataset.source, job.manifest.dataset_storage()
+    folder = job.workdir / "dataset"
+    if not is_remote(source):
+        path = local_path(source)
+        if path.is_dir():
+            return list(list_files(path))
+        _require(path, "dataset.source", ExitCode.DATA)
+        return sorted(extract_archive(path, folder), key=lambda file: file.key)
+    if is_archive(source):
+        archive = folder / name_of(source)
+        with job.progress.stage("fetch", total=1, unit="archives") as stage:
+            open_storage(source, settings).download(source, archive)
+            stage.advance(1)
+        return sorted(extract_archive(archive, folder / "members"), key=lambda file: file.key)
+    return _fetch_prefix(job, source, settings, folder, lambda key: True)
+
+
+def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """A local folder with the model's files (or the one `.safetensors` file), `what` being the manifest's key.
+
+    Raises:
+        JobError: 43 when it is not there, 42 or 50 when it cannot be reached.
+    """
+    if source.startswith("hf://"):
+        return _fetch_hub(what, source.removeprefix("hf://"), revision, patterns)
+    if not is_remote(source):
+        path = local_path(source)
+        _require(path, what, ExitCode.MODEL)
+        return path
+    folder = job.workdir / "models" / hashlib.sha256(source.encode()).hexdigest()[:16]
+    if source.endswith(".safetensors"):
+        path = folder / name_of(source)
+        if not path.exists():
+            open_storage(source, job.manifest.model_storage()).download(source, path)
+        return path
+
+    def wanted(key: str) -> bool:
+        return any(fnmatch(key, pattern) for pattern in patterns)
+
+    if not _fetch_prefix(job, source, job.manifest.model_storage(), folder, wanted):
+        raise JobError(ExitCode.MODEL, f"{what}: there is no model at {source}.", f"Correct {what}.")
+    return folder
+
+
+def _fetch_prefix(
+    job: Job, source: str, settings: S3Settings, folder: Path, wanted: Callable[[str], bool]
+) -> list[SourceFile]:
+    storage, start = open_storage(source, settings), len(as_folder(source))
+    found: list[tuple[ObjectInfo, SourceFile]] = []
+    for info in storage.list(source):
+        key = info.uri[start:]
+        if key and not key.endswith("/") and wanted(key):
+            found.append((info, SourceFile(key, str(folder / _local_name(key)))))
+    missing = [(info, Path(file.path)) for info, file in found if not _is_here(Path(file.path), info.size)]
+    with job.progress.stage("fetch", total=len(found), unit="files") as stage:
+        stage.advance(len(found) - len(missing))
+        for _ in download_all(storage, missing):
+            stage.advance(1)
+            job.stop.check()
+    return sorted((file for _, file in found), key=lambda file: file.key)
+
+
+def _local_name(key: str) -> str:
+    """A name that is safe on any file system and keeps a model's layout readable to its loader."""
+    path = PurePosixPath(key)
+    if all(part not in ("", ".", "..") and len(part.encode()) < 200 and "\\" not in part for part in key.split("/")):
+        return str(path)
+    return hashlib.sha256(key.encode()).hexdigest() + path.suffix[:10]
+
+
+def _is_here(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except LocalEntryNotFoundError as error:
+        raise JobError(
+            ExitCode.STORAGE_RETRIES,
+            f"{what}: the model hub cannot be reached, and hf://{repository} is not in the local cache.",
+            "Check the network, or copy the model to a folder or bucket and name that.",
+        ) from error
+    except (HfHubHTTPError, ValueError) as error:
+        raise JobError(
+            ExitCode.MODEL,
+            f"{what}: hf://{repository} at revision {revision or 'main'} cannot be downloaded "
+            f"({type(error).__name__}).",
+            "Check the name and the revision; a gated model needs HF_TOKEN in the environment.",
+        ) from error
+
+
+def _require(path: Path, what: str, code: ExitCode) -> None:
+    if not path.exists():
+        raise JobError(code, f"{what}: there is nothing at {path}.", f"Correct {what}; the path is taken from {Path.cwd()}.")

@@ -1,0 +1,68 @@
+"""Turns files into square images, decides which are held out, and says what became of every file."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from job import layout
+from job.context import Job
+from job.storage.transfer import upload_all
+from lora_engine.data.preprocess import PreparedImage, preprocess_images
+from lora_engine.data.sidecars import is_sidecar
+from lora_engine.data.split import assign
+from lora_engine.records import ImageRecord, SourceFile
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run."""
+
+    records: tuple[ImageRecord, ...]  # a row for every file met
+    paths: dict[str, Path]  # id to square image, of those that are used
+
+    @property
+    def train(self) -> tuple[ImageRecord, ...]:
+        """Those trained on, in the order of their ids."""
+        return self._of("train")
+
+    @property
+    def validation(self) -> tuple[ImageRecord, ...]:
+        """Those held out, in the order of their ids."""
+        return self._of("validation")
+
+    @property
+    def used(self) -> tuple[ImageRecord, ...]:
+        """Both, in the order of their ids."""
+        return tuple(sorted((r for r in self.records if r.used), key=lambda r: r.id))
+
+    def _of(self, split: str) -> tuple[ImageRecord, ...]:
+        return tuple(record for record in self.used if record.split == split)
+
+
+def preprocess(job: Job, files: Sequence[SourceFile]) -> Images:
+    """Prepare every image; writes `data/images.jsonl` and the thumbnails of those that are used.
+
+    Raises:
+        DataError: too few or too many unusable images.
+    """
+    config = job.manifest.preprocess
+    pictures = [file for file in files if not is_sidecar(file, files)]
+    prepared: list[PreparedImage] = []
+    with job.progress.stage("preprocess", total=len(pictures), unit="images") as stage:
+        for image in preprocess_images(pictures, config, job.workdir / "prepared"):
+            prepared.append(image)
+            stage.advance(1)
+            job.stop.check()
+    records = assign(prepared, config, job.manifest.dataset.split)
+    job.run.write_jsonl(layout.IMAGES, (asdict(record) for record in records))
+    used = {record.id for record in records if record.used}
+    paths = {image.id: image.path for image in prepared if image.id in used and image.path is not None}
+    _publish_thumbnails(job, {i.id: i.thumbnail for i in prepared if i.id in used and i.thumbnail is not None})
+    return Images(records, paths)
+
+
+def _publish_thumbnails(job: Job, thumbnails: dict[str, Path]) -> None:
+    stored = {key for key, _ in job.run.list("data/thumbnails")}
+    missing = [(path, layout.thumbnail(i)) for i, path in thumbnails.items() if layout.thumbnail(i) not in stored]
+    for _ in upload_all(job.run.storage, [(path, job.run.uri(key)) for path, key in missing]):
+        job.stop.check()
