@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,7 +29,6 @@ class AdapterCard:
     resolution: int
     images: int
     prediction_type: PredictionType
-    trained_at: str  # ISO 8601, UTC
     started_at: float  # seconds since 1970
     tag_frequency: dict[str, int]  # of the captions
     trigger_phrase: str
@@ -67,7 +69,7 @@ def _kohya_metadata(state: dict[str, Tensor], config: LoraConfig, card: AdapterC
         "modelspec.title": card.name,
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.prediction_type": "v" if card.prediction_type == "v_prediction" else "epsilon",
-        "modelspec.date": card.trained_at,
+        "modelspec.date": datetime.fromtimestamp(card.started_at, UTC).isoformat(timespec="seconds"),
         "modelspec.trigger_phrase": card.trigger_phrase,
     }
 
@@ -107,6 +109,12 @@ def _entry(path: Path) -> FileEntry:
         return FileEntry(path.name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
+def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
+    """How often each comma-separated tag stands in the captions, as programs that load LoRAs show it."""
+    tags = (tag.strip() for caption in captions for tag in caption.split(","))
+    return dict(Counter(tag for tag in tags if tag).most_common())
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """A `state.safetensors` as `PackTrainer.restore` takes it.
 
@@ -117,9 +125,3 @@ def read_state(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})

@@ -67,6 +67,7 @@ class ValidationRecord:
 
     step: int  # 0 is the untouched base model
     loss: float  # primary: mean over all caption sets, the same sets for every adapter
+    curve_loss: float  # the same over the curve's timesteps alone, which every evaluation shares
     timesteps: int  # strata per image
     images: int
     caption_sets: dict[str, float]  # mean loss under each set's captions; "" is the empty prompt

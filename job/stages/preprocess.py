@@ -1,42 +1,17 @@
 """Turns files into square images, decides which are held out, and says what became of every file."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from job import layout
 from job.context import Job
+from job.handover import Images
 from job.storage.transfer import upload_all
 from lora_engine.data.preprocess import PreparedImage, preprocess_images
 from lora_engine.data.sidecars import is_sidecar
 from lora_engine.data.split import assign
-from lora_engine.records import ImageRecord, SourceFile
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of a run."""
-
-    records: tuple[ImageRecord, ...]  # a row for every file met
-    paths: dict[str, Path]  # id to square image, of those that are used
-
-    @property
-    def train(self) -> tuple[ImageRecord, ...]:
-        """Those trained on, in the order of their ids."""
-        return self._of("train")
-
-    @property
-    def validation(self) -> tuple[ImageRecord, ...]:
-        """Those held out, in the order of their ids."""
-        return self._of("validation")
-
-    @property
-    def used(self) -> tuple[ImageRecord, ...]:
-        """Both, in the order of their ids."""
-        return tuple(sorted((r for r in self.records if r.used), key=lambda r: r.id))
-
-    def _of(self, split: str) -> tuple[ImageRecord, ...]:
-        return tuple(record for record in self.used if record.split == split)
+from lora_engine.records import SourceFile
 
 
 def preprocess(job: Job, files: Sequence[SourceFile]) -> Images:

@@ -1,0 +1,34 @@
+"""What stages hand to each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_engine.records import CaptionRecord, ImageRecord
+
+Captions = dict[str, tuple[CaptionRecord, ...]]  # caption set to a record an image, in the order of the ids
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run."""
+
+    records: tuple[ImageRecord, ...]  # a row for every file met
+    paths: dict[str, Path]  # id to square image, of those that are used
+
+    @property
+    def train(self) -> tuple[ImageRecord, ...]:
+        """Those trained on, in the order of their ids."""
+        return self._of("train")
+
+    @property
+    def validation(self) -> tuple[ImageRecord, ...]:
+        """Those held out, in the order of their ids."""
+        return self._of("validation")
+
+    @property
+    def used(self) -> tuple[ImageRecord, ...]:
+        """Both, in the order of their ids."""
+        return tuple(sorted((r for r in self.records if r.used), key=lambda r: r.id))
+
+    def _of(self, split: str) -> tuple[ImageRecord, ...]:
+        return tuple(record for record in self.used if record.split == split)

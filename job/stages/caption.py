@@ -1,0 +1,75 @@
+"""Gives every image its captions under every strategy of the manifest."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from job import layout
+from job.cache import text_cache
+from job.context import Job
+from job.handover import Captions, Images
+from job.variants import caption_sets
+from lora_engine.captions.lint import lint
+from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
+from lora_engine.captions.vision import captioner_key, load_captioner
+from lora_engine.data.sidecars import read_sidecars
+from lora_engine.device import find_device
+from lora_engine.model_files import model_sha256
+from lora_engine.records import SourceFile
+
+
+def caption(
+    job: Job, images: Images, files: Sequence[SourceFile], captioner: Path | None, tokenizer: Any
+) -> Captions:
+    """Write `data/captions/<set>.jsonl` for every caption set, and say what a reader of captions would object to.
+
+    Raises:
+        DataError: an image lacks the caption that its strategy needs.
+    """
+    sets = caption_sets(job.manifest)
+    generated: Mapping[str, str] = {}
+    if needs_captioner(sets.values()) and captioner is not None:
+        generated = _generate(job, images, captioner)
+    existing = read_sidecars(files) if needs_sidecars(sets.values()) else {}
+
+    def count_tokens(text: str) -> int:
+        return len(tokenizer(text).input_ids)
+
+    result: Captions = {}
+    for name, config in sets.items():
+        result[name] = tuple(
+            caption_record(
+                record.id,
+                config,
+                generated=generated.get(record.id),
+                existing=existing.get(record.source),
+                count_tokens=count_tokens,
+            )
+            for record in images.used
+        )
+        job.run.write_jsonl(layout.captions(name), (asdict(record) for record in result[name]))
+        for warning in lint(result[name]).warnings:
+            job.progress.warn(f"captions {name}: {warning}")
+    return result
+
+
+def _generate(job: Job, images: Images, folder: Path) -> dict[str, str]:
+    config = job.manifest.captioner
+    assert config is not None, "the manifest's validation asks for a captioner where one is needed"
+    device = find_device()
+    key = captioner_key(model_sha256(folder), config, job.manifest.preprocess.model_dump_json())
+
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, str]]:
+        captioner = load_captioner(folder, config, device)
+        for image_id, text in captioner.caption((image_id, images.paths[image_id]) for image_id in missing):
+            yield image_id, text
+            job.stop.check()
+
+    result: dict[str, str] = {}
+    ids = [record.id for record in images.used]
+    with job.progress.stage("caption", total=len(ids), unit="images") as stage:
+        for image_id, text in text_cache(job.cache_folder("captions", key)).values(ids, compute):
+            result[image_id] = text
+            stage.advance(1)
+    return result

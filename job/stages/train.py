@@ -1,0 +1,233 @@
+"""Trains one pack: evaluate, commit, go on from where an earlier attempt stopped."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import save
+
+from job import commit, layout
+from job.context import Job
+from job.handover import Captions
+from job.variants import Member, Pack, ResolvedVariant
+from lora_engine import adapters, base_model, checkpoints, evaluate, validation
+from lora_engine.config.captions import plain_parts
+from lora_engine.device import DTYPES, Resolved
+from lora_engine.diffusion import NoiseSchedule
+from lora_engine.encoded import EMPTY_PROMPT, Encoded
+from lora_engine.records import StepRecord, ValidationRecord
+from lora_engine.train import PackMember, PackTrainer
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all packs of a run share."""
+
+    variants: dict[str, ResolvedVariant]
+    set_of_variant: dict[str, str]
+    captions: Captions
+    encoded: Encoded
+    model: Path
+    base_name: str
+    manifest_sha256: str
+    started_at: float  # of the run's first attempt, seconds since 1970
+
+
+class PackRun:
+    """One pack on its way from the base model to its final checkpoints."""
+
+    def __init__(self, job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved) -> None:
+        self._job, self._study, self._pack = job, study, pack
+        self._schedule: NoiseSchedule = base_model.load_noise_schedule(study.model)
+        self.unet = base_model.load_unet(study.model, DTYPES[precision])
+        adapters.inject(self.unet, [(adapter_name(m), m.seed) for m in pack.members], pack.lora)
+        self.unet.to(device)
+        torch.use_deterministic_algorithms(pack.training.deterministic)
+        self._initial = {m: adapters.weights_sha256(adapters.export(self.unet, adapter_name(m))) for m in pack.members}
+        self._data = study.encoded.training_data(device, DTYPES[precision])
+        self._trainer = PackTrainer(
+            self.unet,
+            [self._pack_member(member) for member in pack.members],
+            self._data,
+            self._schedule,
+            pack.training,
+            half_precision=precision == "fp16",
+        )
+        self._metrics: dict[Member, list[dict[str, Any]]] = {member: [] for member in pack.members}
+        self._scores: dict[Member, list[ValidationRecord]] = {member: [] for member in pack.members}
+
+    def run(self) -> None:
+        """Train to the last step, with an evaluation and a checkpoint every `evaluation.every` steps.
+
+        Raises:
+            JobError: 51 or 55 when asked to stop, after committing.
+            DivergedError: too many updates were not finite.
+        """
+        self._resume()
+        steps, every = self._pack.training.steps, self._job.manifest.evaluation.every
+        if not any(record.step == 0 for records in self._scores.values() for record in records):
+            self._evaluate(0)
+        with self._job.progress.stage("train", total=steps, unit="steps") as stage:
+            stage.advance(self._trainer.step)
+            while self._trainer.step < steps:
+                until = min(steps, (self._trainer.step // every + 1) * every)
+                for records in self._trainer.run(until, self._job.stop):
+                    self._keep(records)
+                    stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+                if self._trainer.step == until:
+                    self._evaluate(until)
+                self._commit()
+                self._job.stop.check()
+        self._conclude()
+
+    def _keep(self, records: Sequence[StepRecord]) -> None:
+        for member, record in zip(self._pack.members, records, strict=True):
+            self._metrics[member].append(asdict(record))
+
+    def _pack_member(self, member: Member) -> PackMember:
+        encoded, captions = self._study.encoded, self._study.captions
+        config = self._study.variants[member.variant].captions
+        return PackMember(
+            adapter_name(member),
+            member.seed,
+            encoded.caption_rows(captions, self._study.set_of_variant[member.variant], encoded.train_ids),
+            tuple(weight for weight, _ in plain_parts(config)),
+            config.caption_dropout,
+        )
+
+    # evaluation
+
+    @cached_property
+    def _validation_data(self) -> evaluate.ValidationData:
+        weights = {
+            self._study.set_of_variant[name]: [weight for weight, _ in plain_parts(variant.captions)]
+            for name, variant in self._study.variants.items()
+        }
+        return self._study.encoded.validation_data(self._study.captions, weights, self._data)
+
+    def _evaluate(self, step: int) -> None:
+        config, ids = self._job.manifest.evaluation, self._validation_data.image_ids
+        whole = step in (0, self._pack.training.steps)
+        sets = (*self._study.captions, *([EMPTY_PROMPT] if whole else []))
+        strata = (config.final_timesteps, self._schedule.timesteps)
+        grid = evaluate.final_grid(ids, *strata) if whole else evaluate.curve_grid(ids, config.timesteps, *strata)
+        names = [] if step == 0 else [adapter_name(member) for member in self._pack.members]
+        scoring = evaluate.Scoring(
+            self.unet, names, self._validation_data, sets, grid, self._schedule, config.batch_size
+        )
+        with self._job.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
+            for done in scoring:
+                stage.advance(done)
+                self._job.stop.check()
+        adapters.activate(self.unet, [adapter_name(member) for member in self._pack.members])
+        for k, member in enumerate(self._pack.members):
+            losses = scoring.losses[0 if step == 0 else k]
+            columns = evaluate.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
+            self._scores[member].append(validation.summarise(step, losses, sets, columns))
+            facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
+            tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
+            self._job.run.write(layout.validation_losses(member.variant, member.seed, step), save(tensors, facts))
+
+    # checkpoints
+
+    def _write_logs(self, member: Member) -> None:
+        run, where = self._job.run, (member.variant, member.seed)
+        run.write_jsonl(layout.metrics(*where), self._metrics[member])
+        run.write_jsonl(layout.validation(*where), (asdict(record) for record in self._scores[member]))
+
+    def _commit(self) -> None:
+        for member in self._pack.members:
+            self._write_logs(member)
+        for member in self._pack.members:
+            self._commit_member(member)
+
+    def _commit_member(self, member: Member) -> None:
+        step, weights = self._trainer.step, adapters.export(self.unet, adapter_name(member))
+        earlier = [s for s in commit.committed_steps(self._job.run, member.variant, member.seed) if s < step]
+        with tempfile.TemporaryDirectory(dir=self._job.workdir) as scratch:
+            folder = Path(scratch)
+            state = self._trainer.state(adapter_name(member))
+            files = checkpoints.write_checkpoint(folder, weights, state, self._pack.lora, self._card(member))
+            facts = {
+                "parent": earlier[-1] if earlier else None,
+                "manifest_sha256": self._study.manifest_sha256,
+                "weights_sha256": adapters.weights_sha256(weights),
+                "initial_weights_sha256": self._initial[member],
+            }
+            commit.publish(self._job.run, folder, member.variant, member.seed, step, files, facts)
+
+    def _card(self, member: Member) -> checkpoints.AdapterCard:
+        caption_set = self._study.captions[self._study.set_of_variant[member.variant]]
+        train = set(self._study.encoded.train_ids)
+        texts = [record.texts[0] for record in caption_set if record.id in train]
+        return checkpoints.AdapterCard(
+            name=member.variant,
+            base_model=self._study.base_name,
+            resolution=self._job.manifest.preprocess.resolution,
+            images=len(train),
+            prediction_type=self._schedule.prediction_type,
+            started_at=self._study.started_at,
+            tag_frequency=checkpoints.tag_frequency(texts),
+            trigger_phrase=texts[0] if len(set(texts)) == 1 else "",
+        )
+
+    def _resume(self) -> None:
+        """Go back to the newest step that all members committed; later commits of single members are removed."""
+        run, members = self._job.run, self._pack.members
+        steps = {m: set(commit.committed_steps(run, m.variant, m.seed)) for m in members}
+        common = max(set.intersection(*steps.values()), default=0)
+        for member in members:
+            for step in sorted(steps[member], reverse=True):
+                if step > common:
+                    commit.remove(run, member.variant, member.seed, step)
+            rows = run.read_jsonl(layout.metrics(member.variant, member.seed)) or []
+            self._metrics[member] = [row for row in rows if row["step"] <= common]
+            scores = run.read_jsonl(layout.validation(member.variant, member.seed)) or []
+            self._scores[member] = [validation.from_row(row) for row in scores if row["step"] <= common]
+        if common == 0:
+            return
+        states = {}
+        with tempfile.TemporaryDirectory(dir=self._job.workdir) as scratch:
+            for member in members:
+                found = commit.read_commit(run, member.variant, member.seed, common)
+                path = Path(scratch) / f"{adapter_name(member)}.safetensors"
+                commit.fetch_file(run, found, layout.STATE_NAME, path)
+                states[adapter_name(member)] = checkpoints.read_state(path)
+        self._trainer.restore(states)
+        self._job.progress.say("resumed", pack=self._pack.index, step=common)
+
+    def _conclude(self) -> None:
+        """Say which checkpoint is the last and which the best."""
+        for member in self._pack.members:
+            where = (member.variant, member.seed)
+            choice = validation.choose_best(self._scores[member])
+            last = self._scores[member][-1]
+            self._job.run.write_json(layout.best(*where), self._pointer(member, choice.step, choice.loss) | asdict(choice))
+            self._job.run.write_json(layout.final(*where), self._pointer(member, last.step, last.loss))
+
+    def _pointer(self, member: Member, step: int, loss: float) -> dict[str, Any]:
+        files = commit.read_commit(self._job.run, member.variant, member.seed, step)["files"]
+        kohya = next(f for f in files if f["path"] == f"{member.variant}{layout.KOHYA_SUFFIX}")
+        return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}
+
+
+def adapter_name(member: Member) -> str:
+    """What PEFT calls the adapter."""
+    return f"{member.variant}-seed-{member.seed}"
+
+
+def is_finished(job: Job, pack: Pack) -> bool:
+    """Whether an earlier attempt trained all of the pack."""
+    steps = pack.training.steps
+    finals = (job.run.read_json(layout.final(m.variant, m.seed)) for m in pack.members)
+    return all(final is not None and final["step"] == steps for final in finals)
+
+
+def _mean_loss(records: Sequence[StepRecord]) -> float | None:
+    losses = [record.loss for record in records if record.loss is not None]
+    return sum(losses) / len(losses) if losses else None

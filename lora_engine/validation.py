@@ -1,0 +1,71 @@
+"""Validation losses in one number, and the checkpoint with the lowest. Torch-free.
+
+Shape legend: E caption sets, N held-out images, T timesteps an image, C timesteps an image on the curve.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_engine.records import ValidationRecord
+
+_TIE = 1e-4  # relative: closer losses are not told apart
+
+RULE = f"lowest curve loss; of losses within {_TIE:g} of the lowest, relatively, the earliest step"
+
+
+@dataclass(frozen=True)
+class Best:
+    """Which step has the lowest loss on the curve, and why."""
+
+    step: int
+    loss: float  # on the curve's timesteps
+    rule: str
+    reason: str
+
+
+def summarise(
+    step: int,
+    losses_ENT: npt.NDArray[np.float32],  # noqa: N803
+    caption_sets: Sequence[str],
+    curve_columns_NC: npt.NDArray[np.int64] | None,  # noqa: N803
+) -> ValidationRecord:
+    """One row of `validation.jsonl`.
+
+    The primary loss is the mean over the caption sets (not the empty prompt, which is named ""), images and timesteps.
+    `curve_columns_NC` picks the curve's timesteps out of a final grid; None where the grid is the curve's own.
+    """
+    wide = losses_ENT.astype(np.float64)
+    primary = wide[[at for at, name in enumerate(caption_sets) if name]]
+    on_curve = primary
+    if curve_columns_NC is not None:
+        on_curve = np.take_along_axis(primary, curve_columns_NC[np.newaxis].repeat(len(primary), axis=0), axis=2)
+    return ValidationRecord(
+        step=step,
+        loss=float(primary.mean()),
+        curve_loss=float(on_curve.mean()),
+        timesteps=losses_ENT.shape[2],
+        images=losses_ENT.shape[1],
+        caption_sets={name: float(wide[at].mean()) for at, name in enumerate(caption_sets)},
+    )
+
+
+def from_row(row: Mapping[str, Any]) -> ValidationRecord:
+    """A row of `validation.jsonl` as a record."""
+    return ValidationRecord(**row)
+
+
+def choose_best(records: Sequence[ValidationRecord]) -> Best:
+    """The best of the evaluations that have a checkpoint, that is all but step 0."""
+    candidates = [record for record in records if record.step > 0]
+    lowest = min(record.curve_loss for record in candidates)
+    tied = [record for record in candidates if record.curve_loss <= lowest * (1 + _TIE)]
+    best = min(tied, key=lambda record: record.step)
+    reason = f"its loss {best.curve_loss:.6f} is the lowest of {len(candidates)} evaluations"
+    if len(tied) > 1:
+        steps = ", ".join(str(record.step) for record in tied)
+        reason = f"steps {steps} are within {_TIE:g} of the lowest loss {lowest:.6f}, and it is the earliest of them"
+    return Best(best.step, best.curve_loss, RULE, reason)
