@@ -45,10 +45,10 @@ class PackRun:
         self._job, self._study, self._pack = job, study, pack
         self._schedule: NoiseSchedule = base_model.load_noise_schedule(study.model)
         self.unet = base_model.load_unet(study.model, DTYPES[precision])
-        adapters.inject(self.unet, [(adapter_name(m), m.seed) for m in pack.members], pack.lora)
+        adapters.inject(self.unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
         self.unet.to(device)
         torch.use_deterministic_algorithms(pack.training.deterministic)
-        self._initial = {m: adapters.weights_sha256(adapters.export(self.unet, adapter_name(m))) for m in pack.members}
+        self._initial = {m: adapters.weights_sha256(adapters.export(self.unet, m.adapter_name)) for m in pack.members}
         self._data = study.encoded.training_data(device, DTYPES[precision])
         self._trainer = PackTrainer(
             self.unet,
@@ -93,7 +93,7 @@ class PackRun:
         encoded, captions = self._study.encoded, self._study.captions
         config = self._study.variants[member.variant].captions
         return PackMember(
-            adapter_name(member),
+            member.adapter_name,
             member.seed,
             encoded.caption_rows(captions, self._study.set_of_variant[member.variant], encoded.train_ids),
             tuple(weight for weight, _ in plain_parts(config)),
@@ -116,7 +116,7 @@ class PackRun:
         sets = (*self._study.captions, *([EMPTY_PROMPT] if whole else []))
         strata = (config.final_timesteps, self._schedule.timesteps)
         grid = evaluate.final_grid(ids, *strata) if whole else evaluate.curve_grid(ids, config.timesteps, *strata)
-        names = [] if step == 0 else [adapter_name(member) for member in self._pack.members]
+        names = [] if step == 0 else [member.adapter_name for member in self._pack.members]
         scoring = evaluate.Scoring(
             self.unet, names, self._validation_data, sets, grid, self._schedule, config.batch_size
         )
@@ -124,7 +124,7 @@ class PackRun:
             for done in scoring:
                 stage.advance(done)
                 self._job.stop.check()
-        adapters.activate(self.unet, [adapter_name(member) for member in self._pack.members])
+        adapters.activate(self.unet, [member.adapter_name for member in self._pack.members])
         for k, member in enumerate(self._pack.members):
             losses = scoring.losses[0 if step == 0 else k]
             columns = evaluate.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
@@ -147,11 +147,11 @@ class PackRun:
             self._commit_member(member)
 
     def _commit_member(self, member: Member) -> None:
-        step, weights = self._trainer.step, adapters.export(self.unet, adapter_name(member))
+        step, weights = self._trainer.step, adapters.export(self.unet, member.adapter_name)
         earlier = [s for s in commit.committed_steps(self._job.run, member.variant, member.seed) if s < step]
         with tempfile.TemporaryDirectory(dir=self._job.workdir) as scratch:
             folder = Path(scratch)
-            state = self._trainer.state(adapter_name(member))
+            state = self._trainer.state(member.adapter_name)
             files = checkpoints.write_checkpoint(folder, weights, state, self._pack.lora, self._card(member))
             facts = {
                 "parent": earlier[-1] if earlier else None,
@@ -195,9 +195,9 @@ class PackRun:
         with tempfile.TemporaryDirectory(dir=self._job.workdir) as scratch:
             for member in members:
                 found = commit.read_commit(run, member.variant, member.seed, common)
-                path = Path(scratch) / f"{adapter_name(member)}.safetensors"
+                path = Path(scratch) / f"{member.adapter_name}.safetensors"
                 commit.fetch_file(run, found, layout.STATE_NAME, path)
-                states[adapter_name(member)] = checkpoints.read_state(path)
+                states[member.adapter_name] = checkpoints.read_state(path)
         self._trainer.restore(states)
         self._job.progress.say("resumed", pack=self._pack.index, step=common)
 
@@ -214,11 +214,6 @@ class PackRun:
         files = commit.read_commit(self._job.run, member.variant, member.seed, step)["files"]
         kohya = next(f for f in files if f["path"] == f"{member.variant}{layout.KOHYA_SUFFIX}")
         return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}
-
-
-def adapter_name(member: Member) -> str:
-    """What PEFT calls the adapter."""
-    return f"{member.variant}-seed-{member.seed}"
 
 
 def is_finished(job: Job, pack: Pack) -> bool:

@@ -1,0 +1,39 @@
+"""One attempt at a run, from the manifest to the exit code's cause."""
+
+import os
+import sys
+from pathlib import Path
+
+from job import settings
+from job.checks import check_access
+from job.context import Job, open_cache, open_run
+from job.errors import ExitCode, JobError
+from job.manifest import Manifest
+from job.preemption import StopFlag
+from job.progress import open_progress
+
+
+def attempt(manifest: Manifest, workdir: Path | None) -> None:
+    """Run all that is left, showing progress on standard error.
+
+    Raises:
+        JobError, EngineError: the attempt ended early; the code says whether to start again.
+    """
+    stop = StopFlag(manifest.limits.attempt_hours)
+    stop.install()
+    scratch = settings.workdir(os.environ, workdir, manifest.name)
+    with open_progress(sys.stderr) as progress:
+        check_access(manifest)
+        from job import pipeline  # torch and the model libraries take seconds to import
+
+        job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop)
+        if pipeline.is_done(job):
+            progress.say("already done", run=job.run.root)
+            return
+        try:
+            pipeline.run(job)
+        except MemoryError as error:
+            raise JobError(
+                ExitCode.RESOURCES, "This machine's memory is full.", "Use a larger machine or a smaller batch_size."
+            ) from error
+        progress.say("done", run=job.run.root, report=job.run.uri("report/comparison.json"))

@@ -1,0 +1,163 @@
+"""The commands: they wire the parts together and turn errors into exit codes, nothing else."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from job.errors import ExitCode, JobError
+from job.manifest import Manifest, load_manifest, manifest_schema
+from lora_engine.errors import DataError, DivergedError, EngineError, ModelError, ResourceError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train one Stable Diffusion LoRA per caption strategy on the same images, and compare them.",
+)
+
+ManifestArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="MANIFEST", help="A file, - for standard input, or s3://...; else $LORA_JOB_MANIFEST."),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. lora.rank=16.")
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder: a path or s3://...")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_ENGINE_CODES: tuple[tuple[type[EngineError], ExitCode], ...] = (
+    (DataError, ExitCode.DATA),
+    (ModelError, ExitCode.MODEL),
+    (ResourceError, ExitCode.RESOURCES),
+    (DivergedError, ExitCode.DIVERGED),
+)
+
+
+@app.command()
+def run(
+    manifest: ManifestArgument = None,
+    sets: SetOption = None,
+    workdir: Annotated[Path | None, typer.Option(help="Scratch folder; kept between attempts it saves work.")] = None,
+) -> None:
+    """Do the job, or what is left of it."""
+    from job.attempt import attempt
+
+    attempt(_load(manifest, sets), workdir)
+
+
+@app.command()
+def validate(
+    manifest: ManifestArgument = None,
+    sets: SetOption = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Check the manifest alone.")] = False,
+) -> None:
+    """Report every error of a manifest; also tries storage, models and device unless --offline."""
+    loaded = _load(manifest, sets)
+    if not offline:
+        from job.checks import check_access
+
+        check_access(loaded)
+    typer.echo(f"{loaded.name}: valid")
+
+
+@app.command()
+def plan(manifest: ManifestArgument = None, sets: SetOption = None, as_json: JsonOption = False) -> None:
+    """Say what a run would do, without doing it."""
+    from job.plan import make_plan, render_plan
+
+    planned = make_plan(_load(manifest, sets))
+    typer.echo(json.dumps(planned.as_dict(), indent=2) if as_json else render_plan(planned))
+
+
+@app.command()
+def schema(
+    report: Annotated[bool, typer.Option("--report", help="The schema of report/comparison.json.")] = False,
+) -> None:
+    """Print the JSON Schema of the manifest."""
+    if report:
+        from job.report.schema import report_schema
+
+        typer.echo(json.dumps(report_schema(), indent=2))
+    else:
+        typer.echo(json.dumps(manifest_schema(), indent=2))
+
+
+@app.command()
+def status(
+    run: RunArgument,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the run ends.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a run stands, from its files alone."""
+    from job.status import show_status
+
+    show_status(_folder(run), follow=follow, as_json=as_json)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Rebuild the report from a run's artifacts."""
+    from job.report.publish import publish_report
+
+    typer.echo(publish_report(_folder(run)))
+
+
+@app.command()
+def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metavar="DEST")]) -> None:
+    """Download a run, checking every SHA-256."""
+    from job.collect import collect as collect_run
+
+    typer.echo(collect_run(_folder(run), destination).describe())
+
+
+def _load(argument: str | None, sets: list[str] | None) -> Manifest:
+    from job.settings import read_manifest
+
+    text, origin = read_manifest(argument, os.environ, sys.stdin.buffer)
+    return load_manifest(text, origin, sets or ())
+
+
+def _folder(uri: str) -> Any:
+    from job.settings import storage_from_environment
+    from job.storage import open_storage
+    from job.storage.run_folder import RunFolder
+
+    return RunFolder(open_storage(uri, storage_from_environment(os.environ)), uri)
+
+
+def main() -> None:
+    """Run a command and exit with its code; the last line says the cause and the remedy."""
+    sys.exit(_guarded(lambda: app(standalone_mode=False), os.environ))
+
+
+def _guarded(command: Callable[[], Any], environ: Mapping[str, str]) -> int:
+    try:
+        result = command()
+    except JobError as error:
+        return _fail(error.code, str(error))
+    except EngineError as error:
+        return _fail(engine_code(error), str(error))
+    except typer.Abort:
+        return _fail(ExitCode.USAGE, "Stopped.")
+    except Exception as error:  # noqa: BLE001 - the edge of the program: a bug, or a usage error of the CLI library
+        if hasattr(error, "format_message"):
+            return _fail(ExitCode.USAGE, f"{error.format_message()} Try `lora-job --help`.")
+        if environ.get("LORA_JOB_DEBUG"):
+            raise
+        return _fail(ExitCode.BUG, f"{type(error).__name__}: {error}. This is a bug; LORA_JOB_DEBUG=1 shows where.")
+    return int(result) if isinstance(result, int) else 0
+
+
+def engine_code(error: EngineError) -> ExitCode:
+    """The exit code of an engine's error."""
+    return next(code for kind, code in _ENGINE_CODES if isinstance(error, kind))
+
+
+def _fail(code: ExitCode, message: str) -> int:
+    typer.echo(f"lora-job: {message}", err=True)
+    return int(code)

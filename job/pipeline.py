@@ -1,0 +1,197 @@
+"""The order of a run: fetch, preprocess, caption, encode, train, sample, report."""
+
+import hashlib
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from job import layout
+from job.context import Job
+from job.environment import environment
+from job.errors import ExitCode, JobError
+from job.handover import Captions, Images
+from job.identity import identity, identity_conflicts
+from job.report.build import build_comparison
+from job.report.curves import draw_curves
+from job.stages.caption import caption
+from job.stages.encode import encode_all
+from job.stages.fetch import fetch_dataset, fetch_model
+from job.stages.preprocess import preprocess
+from job.stages.sample import sample
+from job.stages.train import PackRun, Study, is_finished
+from job.status import unit_of
+from job.variants import Pack, pack_members, resolve_variants, set_of_variant
+from lora_engine import base_model
+from lora_engine.data.split import data_sha256
+from lora_engine.device import Resolved, find_device, resolve_precision
+from lora_engine.model_files import model_sha256
+
+CAPTIONER_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
+
+
+def is_done(job: Job) -> bool:
+    """Whether the run is finished, so that there is nothing to do.
+
+    Raises:
+        JobError: 46 when what is finished is another run of the same name.
+    """
+    stored = job.run.read_json(layout.RESOLVED)
+    if stored is None or not job.run.exists(layout.SUCCESS):
+        return False
+    data, models = stored["data_sha256"], {k: v["sha256"] for k, v in stored["models"].items() if v}
+    _refuse_conflicts(job, stored, identity(job.manifest, data_sha256=data, models=models))
+    return pack_members(job.manifest)[0].training.steps == _stored_steps(stored)
+
+
+def run(job: Job) -> None:
+    """Do all that is not done yet."""
+    device = find_device()
+    with unit_of(job, "prepare"):
+        images, captions, model, resolved = _prepare(job, device)
+    study = _study(job, images, captions, model, resolved, device)
+    for pack in pack_members(job.manifest):
+        with unit_of(job, f"pack-{pack.index}"):
+            _train(job, study, pack, device, resolved["packs"][pack.index]["precision"])
+    with unit_of(job, "report"):
+        report(job)
+
+
+def report(job: Job) -> None:
+    """Write the report and, last of all, `_SUCCESS`."""
+    comparison = build_comparison(job.run)
+    job.run.write_json(layout.COMPARISON, comparison.model_dump(mode="json"))
+    job.run.write(layout.CURVES, draw_curves(comparison))
+    job.run.write(layout.SUCCESS, b"")
+
+
+def _prepare(job: Job, device: torch.device) -> tuple[Images, Captions, Path, dict[str, Any]]:
+    manifest = job.manifest
+    model = _base_folder(job)
+    captioner = None
+    if manifest.captioner is not None:
+        source = manifest.captioner
+        captioner = fetch_model(job, "captioner.source", source.source, source.revision, CAPTIONER_PATTERNS)
+    files = fetch_dataset(job)
+    images = preprocess(job, files)
+    resolved = _resolve(job, images, model, captioner, device)
+    captions = caption(job, images, files, captioner, base_model.load_tokenizer(model))
+    return images, captions, model, resolved
+
+
+def _base_folder(job: Job) -> Path:
+    config = job.manifest.base_model
+    model = fetch_model(job, "base_model.source", config.source, config.revision, base_model.FILE_PATTERNS)
+    if model.is_dir():
+        return model
+    components = fetch_model(
+        job, "base_model.components", config.components, None, base_model.CONFIG_PATTERNS
+    )
+    folder = job.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
+    if not (folder / "model_index.json").exists():
+        base_model.convert_single_file(model, components, folder)
+    return folder
+
+
+def _resolve(job: Job, images: Images, model: Path, captioner: Path | None, device: torch.device) -> dict[str, Any]:
+    """Decide what the manifest leaves open, once: later attempts read the decision.
+
+    Raises:
+        JobError: 46 when the name belongs to a run with another identity.
+    """
+    models = {"base": model_sha256(model)} | ({"captioner": model_sha256(captioner)} if captioner else {})
+    current = identity(job.manifest, data_sha256=data_sha256(images.records), models=models)
+    stored = job.run.read_json(layout.RESOLVED)
+    if stored is not None:
+        _refuse_conflicts(job, stored, current)
+    resolved = _decide(job, models, current, stored, device)
+    job.run.write_json(layout.RESOLVED, resolved)
+    dump = yaml.safe_dump(job.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    job.run.write(layout.MANIFEST, dump.encode())
+    job.run.write_json(layout.ENVIRONMENT, environment(device))
+    return resolved
+
+
+def _decide(
+    job: Job, models: dict[str, str], current: dict[str, Any], stored: dict[str, Any] | None, device: torch.device
+) -> dict[str, Any]:
+    manifest = job.manifest
+    sources = {"base": manifest.base_model, "captioner": manifest.captioner}
+    return {
+        "schema": 1,
+        "started_at": time.time() if stored is None else stored["started_at"],
+        "manifest": manifest.model_dump(mode="json"),
+        "identity": current,
+        "data_sha256": current["data"],
+        "caption_sets": list(dict.fromkeys(set_of_variant(manifest).values())),
+        "set_of_variant": set_of_variant(manifest),
+        "packs": [_decided_pack(pack, stored, device) for pack in pack_members(manifest)],
+        "models": {
+            what: {"source": config.source, "sha256": models[what]} if config is not None and what in models else None
+            for what, config in sources.items()
+        },
+    }
+
+
+def _decided_pack(pack: Pack, stored: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
+    precision: Resolved = resolve_precision(pack.training.precision, device)
+    if stored is not None:
+        precision = resolve_precision(stored["packs"][pack.index]["precision"], device)
+    return {
+        "index": pack.index,
+        "members": [asdict(member) for member in pack.members],
+        "differs": list(pack.differs),
+        "precision": precision,
+    }
+
+
+def _refuse_conflicts(job: Job, stored: dict[str, Any], current: dict[str, Any]) -> None:
+    conflicts = identity_conflicts(stored["identity"], current)
+    if conflicts:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{job.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
+            "Give this one another name: --set name=...",
+        )
+
+
+def _stored_steps(stored: dict[str, Any]) -> int:
+    return int(stored["manifest"]["training"]["steps"])
+
+
+def _study(
+    job: Job, images: Images, captions: Captions, model: Path, resolved: dict[str, Any], device: torch.device
+) -> Study:
+    manifest_sha256 = hashlib.sha256(job.manifest.model_dump_json().encode()).hexdigest()
+    precision = resolved["packs"][0]["precision"]
+    return Study(
+        variants={variant.name: variant for variant in resolve_variants(job.manifest)},
+        set_of_variant=set_of_variant(job.manifest),
+        captions=captions,
+        encoded=encode_all(job, images, captions, model, device, precision),
+        model=model,
+        base_name=job.manifest.base_model.source,
+        manifest_sha256=manifest_sha256,
+        started_at=resolved["started_at"],
+    )
+
+
+def _train(job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved) -> None:
+    if is_finished(job, pack) and _has_samples(job, pack):
+        return
+    pack_run = PackRun(job, study, pack, device, precision)
+    pack_run.run()
+    sample(job, pack, study.model, pack_run.unet, device)
+
+
+def _has_samples(job: Job, pack: Pack) -> bool:
+    config = job.manifest.evaluation.samples
+    return config is None or all(
+        job.run.exists(layout.sample(m.variant, m.seed, pack.training.steps, p, s))
+        for m in pack.members
+        for p in range(len(config.prompts))
+        for s in config.seeds
+    )

@@ -1,0 +1,54 @@
+"""What the environment says: where the manifest is, where scratch lies, how to reach a store without a manifest."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from job.errors import ExitCode, JobError
+from job.storage import S3Settings, is_remote, open_storage
+
+MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"
+WORKDIR_VARIABLE = "LORA_JOB_WORKDIR"
+_LARGEST_READ = 2**20 + 1  # bytes; one more than a manifest may have
+
+
+def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: BinaryIO) -> tuple[bytes, str]:
+    """The manifest's text and a name for messages. `LORA_JOB_MANIFEST` holds a place or the text itself.
+
+    Raises:
+        JobError: 2 when none is named, 40 when there is none there.
+    """
+    place = argument if argument is not None else environ.get(MANIFEST_VARIABLE)
+    if not place:
+        raise JobError(ExitCode.USAGE, "No manifest is named.", f"Name a file, - or s3://..., or set {MANIFEST_VARIABLE}.")
+    if argument is None and "\n" in place:
+        return place.encode(), MANIFEST_VARIABLE
+    if place == "-":
+        return stdin.read(_LARGEST_READ), "<stdin>"
+    if is_remote(place):
+        data = open_storage(place, storage_from_environment(environ)).read(place)
+        if data is None:
+            raise JobError(ExitCode.MANIFEST, f"There is no manifest at {place}.", "Correct the name.")
+        return data, place
+    try:
+        with Path(place).open("rb") as file:
+            return file.read(_LARGEST_READ), place
+    except OSError as error:
+        raise JobError(
+            ExitCode.MANIFEST, f"The manifest {place} cannot be read: {error.strerror}.", "Correct the path."
+        ) from error
+
+
+def storage_from_environment(environ: Mapping[str, str]) -> S3Settings:
+    """How to reach S3 where no manifest says it: AWS's own variables, and path-style names at other endpoints."""
+    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    return S3Settings(endpoint_url=endpoint, addressing_style="path" if endpoint else "auto")
+
+
+def workdir(environ: Mapping[str, str], chosen: Path | None, name: str) -> Path:
+    """Where an attempt keeps its scratch files; made if needed."""
+    base = chosen or Path(environ.get(WORKDIR_VARIABLE) or Path(tempfile.gettempdir()) / "lora-job")
+    folder = base / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

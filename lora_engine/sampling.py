@@ -1,0 +1,51 @@
+"""Generates images from fixed prompts and seeds with one adapter."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from lora_engine import base_model
+from lora_engine.config.training import SamplesConfig
+
+
+def load_pipeline(folder: Path, unet: nn.Module, device: torch.device) -> Any:
+    """The base model's pipeline around a UNet that is already loaded; its other parts in the UNet's dtype."""
+    from diffusers import StableDiffusionPipeline
+
+    dtype = next(unet.parameters()).dtype
+    tokenizer, text_encoder = base_model.load_text_encoder(folder, dtype)
+    pipeline = StableDiffusionPipeline(
+        vae=base_model.load_vae(folder).to(dtype),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=base_model.load_sampler(folder),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def draw_samples(pipeline: Any, config: SamplesConfig, resolution: int) -> Iterator[tuple[int, int, Image.Image]]:
+    """An image for every prompt and seed, with the prompt's place in the list and the seed.
+
+    The starting noise is drawn on the CPU, so it is the same on any device and for every adapter.
+    """
+    for at, prompt in enumerate(config.prompts):
+        for seed in config.seeds:
+            result = pipeline(
+                prompt,
+                negative_prompt=config.negative_prompt,
+                height=resolution,
+                width=resolution,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
+                generator=torch.Generator("cpu").manual_seed(seed),
+            )
+            yield at, seed, result.images[0]
