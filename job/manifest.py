@@ -1,0 +1,233 @@
+"""The manifest: the root model, and reading one with every error at once."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from job.manifest_errors import collect_problems
+from job.manifest_yaml import Document, Path, read_scalar, read_yaml
+from job.problems import ManifestError, Problem, nearest
+from job.storage.settings import S3Settings
+from lora_engine.config.base import Config
+from lora_engine.config.captions import CaptionsConfig, plain_parts
+from lora_engine.config.data import PreprocessConfig, SplitConfig
+from lora_engine.config.models import BaseModelConfig, CaptionerConfig, Source
+from lora_engine.config.training import EvaluationConfig, LoraConfig, TrainingConfig
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+        raise ValueError("1 to 63 lower-case letters, digits and hyphens, a letter or digit at both ends")
+    return value
+
+
+def _variant_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][-_a-z0-9]{0,62}", value):
+        raise ValueError("1 to 63 lower-case letters, digits, hyphens and underscores, a letter or digit first")
+    return value
+
+
+def _no_credentials(value: str) -> str:
+    if re.match(r"[A-Za-z0-9+.-]+://[^/]*@", value):
+        raise ValueError("an address without credentials; they come from the environment")
+    return value
+
+
+Uri = Annotated[Source, AfterValidator(_no_credentials)]
+
+
+class StorageConfig(Config):
+    """How to reach an S3 store. Credentials come from the AWS chain."""
+
+    endpoint_url: Uri | None = Field(default=None, description="Of a store that is not AWS, e.g. http://minio:9000.")
+    region: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+
+
+class DatasetConfig(SplitConfig):
+    """The images, and how many of them are held out."""
+
+    source: Uri = Field(description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...")
+    storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
+
+    @property
+    def split(self) -> SplitConfig:
+        """The part that decides what is held out."""
+        return SplitConfig(validation_fraction=self.validation_fraction, validation_min=self.validation_min)
+
+
+class OutputConfig(Config):
+    """Where results go."""
+
+    destination: Uri = Field(description="A folder or s3://... The run's files go below <destination>/<name>/.")
+    storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
+    cache: Uri | None = Field(default=None, description="Default: <destination>/.cache, shared by all runs.")
+
+
+class LimitsConfig(Config):
+    """When an attempt ends by itself."""
+
+    attempt_hours: float | None = Field(default=None, gt=0, description="Commit and exit 55 after so many hours.")
+    max_hours: float | None = Field(default=None, gt=0, description="Over all attempts: commit and exit 48.")
+    stall_minutes: float | None = Field(default=None, gt=0, description="Exit 54 after so long without progress.")
+
+
+class VariantConfig(Config):
+    """One adapter's captions, and what it does differently."""
+
+    name: Annotated[str, AfterValidator(_variant_name)]
+    captions: CaptionsConfig
+    lora: dict[str, Any] = Field(default={}, description="Keys of `lora` that differ.")
+    training: dict[str, Any] = Field(default={}, description="Keys of `training` that differ.")
+
+
+class Manifest(Config):
+    """One study: the same images, one adapter per variant and seed."""
+
+    apiVersion: Literal["lora-job/v1"]  # noqa: N815 - as Kubernetes spells it
+    name: Annotated[str, AfterValidator(_name)] = Field(
+        description="The run's folder under the destination; the same manifest again resumes it."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+        default=(1337,), min_length=1, max_length=64, description="Every variant is trained once per seed."
+    )
+    storage: StorageConfig = StorageConfig()
+    base_model: BaseModelConfig
+    dataset: DatasetConfig
+    preprocess: PreprocessConfig = PreprocessConfig()
+    captioner: CaptionerConfig | None = None
+    variants: tuple[VariantConfig, ...] = Field(min_length=1, max_length=64)
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    limits: LimitsConfig = LimitsConfig()
+    output: OutputConfig
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Manifest":
+        names = [variant.name for variant in self.variants]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise ValueError(f"variants: two are named {double!r}; each needs a name of its own")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} holds one twice; each seed once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_captioner(self) -> "Manifest":
+        for variant in self.variants:
+            if self.captioner is None and any(part.strategy == "blip" for _, part in plain_parts(variant.captions)):
+                raise ValueError(
+                    f"variants: {variant.name!r} has strategy blip, but there is no captioner; "
+                    "write captioner: {source: ...}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> "Manifest":
+        curve, final = self.evaluation.timesteps, self.evaluation.final_timesteps
+        if final % curve:
+            raise ValueError(
+                f"evaluation: final_timesteps {final} is not a multiple of timesteps {curve}, "
+                "so the curve would not be a part of the final grid"
+            )
+        return self
+
+    def dataset_storage(self) -> S3Settings:
+        """How to reach the dataset."""
+        return self._storage(self.dataset.storage)
+
+    def output_storage(self) -> S3Settings:
+        """How to reach the destination and the cache."""
+        return self._storage(self.output.storage)
+
+    def model_storage(self) -> S3Settings:
+        """How to reach the models."""
+        return self._storage(None)
+
+    def _storage(self, own: StorageConfig | None) -> S3Settings:
+        settings = self.storage.model_dump(exclude_unset=True)
+        if own is not None:
+            settings |= own.model_dump(exclude_unset=True)
+        return S3Settings(**settings)
+
+
+def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> Manifest:
+    """Read a manifest, apply each `key=value` of `sets`, and check all of it, overrides included.
+
+    Raises:
+        ManifestError: with every problem.
+    """
+    document = read_yaml(text.encode() if isinstance(text, str) else text, origin)
+    option_of: dict[Path, str] = {}
+    for option in sets:
+        option_of[_apply(document, option)] = f"--set {option}"
+    problems: list[Problem] = []
+    manifest = _validated(Manifest, document.data, (), document, option_of, problems)
+    from job.variants import merged_overrides
+
+    for path, model, data in merged_overrides(document.data):
+        _validated(model, data, path, document, option_of, problems)
+    if manifest is None or problems:
+        raise ManifestError(dict.fromkeys(problems))
+    return manifest
+
+
+def _validated(
+    model: type[Any], data: Any, path: Path, document: Document, options: dict[Path, str], problems: list[Problem]
+) -> Any:
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems += collect_problems(error, model, path, data, document, options)
+        return None
+
+
+def _apply(document: Document, option: str) -> Path:
+    """Put one `--set` into the data; returns the key's path."""
+    key, equals, value = option.partition("=")
+    origin = f"--set {option}"
+    if not equals or not all(key.split(".")):
+        raise ManifestError([Problem(origin, None, "", repr(option), "key=value, such as lora.rank=16")])
+    parsed = read_scalar(value, origin)
+    node: Any = document.data
+    path: Path = ()
+    parts = key.split(".")
+    for at, part in enumerate(parts):
+        step: str | int = part
+        if isinstance(node, list):
+            step = _index(node, part, origin, key)
+        path = (*path, step)
+        if at == len(parts) - 1:
+            node[step] = parsed
+        else:
+            if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
+                node[part] = {}
+            node = node[step]
+            if not isinstance(node, dict | list):
+                raise ManifestError([Problem(origin, None, key, f"a value at {part}", "a key with keys below it")])
+    return path
+
+
+def _index(items: list[Any], part: str, origin: str, key: str) -> int:
+    names = [str(item.get("name")) if isinstance(item, dict) else "" for item in items]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    allowed = f"a place from 0 to {len(items) - 1} or a name of {', '.join(filter(None, names))}"
+    raise ManifestError([Problem(origin, None, key, repr(part), allowed, nearest(part, names))])
+
+
+def manifest_schema() -> dict[str, Any]:
+    """JSON Schema of the manifest, for editors."""
+    schema = Manifest.model_json_schema()
+    definitions = schema["$defs"]
+    for name, model in (("lora", LoraConfig), ("training", TrainingConfig)):
+        partial = dict(definitions[model.__name__], required=[])
+        definitions[f"{model.__name__}Override"] = partial
+        definitions["VariantConfig"]["properties"][name] = {"$ref": f"#/$defs/{model.__name__}Override"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lora-job manifest"} | schema

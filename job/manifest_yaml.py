@@ -1,0 +1,158 @@
+"""Strict YAML: one document of plain mappings, sequences and YAML 1.2 scalars, and the line that each key stands on."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from job.problems import ManifestError, Problem
+
+MAX_BYTES = 2**20
+_MAX_DEPTH = 32
+
+Path = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's scalars: 1e-4 is a number, `no` and `2024-01-01` are text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
+_Loader.yaml_implicit_resolvers[""] = _Loader.yaml_implicit_resolvers.pop("\0", [])
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data and where its keys stand."""
+
+    data: dict[str, Any]
+    lines: dict[Path, int]
+    origin: str
+
+    def line(self, path: Path) -> int | None:
+        """The line of the key, or of the nearest key above it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path)
+
+
+def dotted(path: Path) -> str:
+    """A key as a user writes it: variants[1].captions.text."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+class _Reader:
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.problems: list[Problem] = []
+        self.lines: dict[Path, int] = {}
+
+    def problem(self, node: yaml.Node | None, path: Path, found: str, allowed: str) -> None:
+        line = None if node is None else node.start_mark.line + 1
+        self.problems.append(Problem(self.origin, line, dotted(path), found, allowed))
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if len(path) > _MAX_DEPTH:
+            self.problem(node, path[:3], "deeper nesting", f"at most {_MAX_DEPTH} levels")
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, at)) for at, item in enumerate(node.value)]
+        return self.scalar(node, path)
+
+    def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problem(key_node, path, "a key that is not text", "keys of plain text")
+                continue
+            key = str(key_node.value)
+            here = (*path, key)
+            if key in result:
+                self.problem(key_node, here, f"the key a second time (first on line {self.lines[here]})", "each key once")
+                continue
+            self.lines[here] = key_node.start_mark.line + 1
+            result[key] = self.value(value_node, here)
+        return result
+
+    def scalar(self, node: yaml.Node, path: Path) -> Any:
+        text, kind = str(node.value), node.tag.rpartition(":")[2]
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        if kind == "int":
+            return int(text, 0 if text[:2] in ("0x", "0o") else 10) if len(text) < 400 else text
+        if kind == "float":
+            number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            if number - number != 0:
+                self.problem(node, path, text, "finite numbers")
+            return number
+        return text
+
+
+def read_yaml(text: bytes, origin: str) -> Document:
+    """Parse a manifest.
+
+    Raises:
+        ManifestError: too large, not UTF-8, not YAML, or YAML that a manifest may not use.
+    """
+    if len(text) > MAX_BYTES:
+        raise ManifestError([Problem(origin, None, "", f"more than {MAX_BYTES} bytes", "files up to 1 MiB")])
+    reader = _Reader(origin)
+    try:
+        decoded = text.decode("utf-8-sig")
+        _refuse_indirection(decoded, reader)
+        nodes = [] if reader.problems else list(yaml.compose_all(decoded, Loader=_Loader))
+    except UnicodeDecodeError as error:
+        line = text[: error.start].count(b"\n") + 1
+        raise ManifestError([Problem(origin, line, "", "bytes that are not UTF-8", "UTF-8 text")]) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        found = error.problem or error.context or "text that is not YAML"
+        raise ManifestError([Problem(origin, line, "", found, "YAML")]) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        found = "nesting without end" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+        raise ManifestError([Problem(origin, None, "", found, "YAML")]) from error
+    data: Any = None
+    if not reader.problems:
+        if len(nodes) != 1 or not isinstance(nodes[0], yaml.MappingNode):
+            reader.problem(nodes[1] if len(nodes) > 1 else None, (), "no single mapping", "one document of keys and values")
+        else:
+            data = reader.value(nodes[0], ())
+    if reader.problems:
+        raise ManifestError(reader.problems)
+    return Document(data, reader.lines, origin)
+
+
+def read_scalar(text: str, origin: str) -> Any:
+    """The value of a `--set`: a YAML scalar or a flow collection."""
+    return read_yaml(f"value: {text}".encode(), origin).data["value"]
+
+
+def _refuse_indirection(text: str, reader: _Reader) -> None:
+    """Anchors, aliases and tags are found in the event stream, before anything could be expanded."""
+    for event in yaml.parse(text, Loader=_Loader):
+        line = event.start_mark.line + 1 if event.start_mark else None
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            reader.problems.append(Problem(reader.origin, line, "", "an anchor or alias", "every value written out"))
+        elif getattr(event, "tag", None):
+            reader.problems.append(Problem(reader.origin, line, "", f"the tag {event.tag}", "untagged values"))
+        if len(reader.problems) >= 20:
+            return

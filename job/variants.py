@@ -1,0 +1,133 @@
+"""From the manifest to what is trained: overrides merged, packs formed, caption sets named."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from job.manifest import Manifest
+from lora_engine.config.captions import CaptionsConfig
+from lora_engine.config.training import LoraConfig, TrainingConfig
+
+_OVERRIDABLE: tuple[tuple[str, type[BaseModel]], ...] = (("lora", LoraConfig), ("training", TrainingConfig))
+
+
+@dataclass(frozen=True)
+class ResolvedVariant:
+    """A variant with its overrides merged in."""
+
+    name: str
+    captions: CaptionsConfig
+    lora: LoraConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True)
+class Member:
+    """One adapter of a run."""
+
+    variant: str
+    seed: int
+
+    @property
+    def adapter_name(self) -> str:
+        """What PEFT calls the adapter."""
+        return f"{self.variant}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Adapters that are trained in lockstep, since all but captions and seed are equal."""
+
+    index: int
+    members: tuple[Member, ...]
+    lora: LoraConfig
+    training: TrainingConfig
+    differs: tuple[str, ...]  # dotted fields in which the pack is not like pack 0
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, key by key; a union whose `name` changes is replaced whole."""
+    result = dict(base)
+    for key, value in over.items():
+        mine = result.get(key)
+        both = isinstance(mine, Mapping) and isinstance(value, Mapping)
+        if both and value.get("name", mine.get("name")) == mine.get("name"):
+            result[key] = merge(mine, value)
+        else:
+            result[key] = value
+    return result
+
+
+def merged_overrides(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], type[BaseModel], Any]]:
+    """Each override of raw manifest data: its path, its model, and the merged mapping to validate."""
+    variants = data.get("variants")
+    for at, variant in enumerate(variants if isinstance(variants, list) else []):
+        for key, model in _OVERRIDABLE:
+            over, base = variant.get(key) if isinstance(variant, Mapping) else None, data.get(key, {})
+            if isinstance(over, Mapping) and over and isinstance(base, Mapping):
+                yield ("variants", at, key), model, merge(base, over)
+
+
+def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
+    """Every variant with its own settings."""
+    lora, training = manifest.lora.model_dump(mode="json"), manifest.training.model_dump(mode="json")
+    return tuple(
+        ResolvedVariant(
+            variant.name,
+            variant.captions,
+            LoraConfig.model_validate(merge(lora, variant.lora), strict=False),
+            TrainingConfig.model_validate(merge(training, variant.training), strict=False),
+        )
+        for variant in manifest.variants
+    )
+
+
+def pack_members(manifest: Manifest) -> tuple[Pack, ...]:
+    """All adapters of the run, those that may train in lockstep together, in the order of the manifest."""
+    groups: dict[str, tuple[ResolvedVariant, list[Member]]] = {}
+    for variant in resolve_variants(manifest):
+        key = variant.lora.model_dump_json() + variant.training.model_dump_json()
+        members = groups.setdefault(key, (variant, []))[1]
+        members += [Member(variant.name, seed) for seed in manifest.seeds]
+    first = next(iter(groups.values()))[0]
+    return tuple(
+        Pack(at, tuple(members), variant.lora, variant.training, _differs(first, variant))
+        for at, (variant, members) in enumerate(groups.values())
+    )
+
+
+def _differs(first: ResolvedVariant, other: ResolvedVariant) -> tuple[str, ...]:
+    result: list[str] = []
+    for key, _ in _OVERRIDABLE:
+        mine, theirs = getattr(first, key).model_dump(mode="json"), getattr(other, key).model_dump(mode="json")
+        result += different_fields(mine, theirs, key)
+    return tuple(result)
+
+
+def different_fields(a: Any, b: Any, path: str) -> list[str]:
+    """Dotted names of the fields in which two JSON values differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        keys = sorted(a.keys() | b.keys())
+        return [f for key in keys for f in different_fields(a.get(key), b.get(key), f"{path}.{key}" if path else key)]
+    return [] if a == b else [path]
+
+
+def caption_sets(manifest: Manifest) -> dict[str, CaptionsConfig]:
+    """Distinct settings of caption texts, each named by the first variant that has it. Dropout changes no text."""
+    result: dict[str, CaptionsConfig] = {}
+    for name, owner in set_of_variant(manifest).items():
+        if name == owner:
+            result[name] = next(variant.captions for variant in manifest.variants if variant.name == name)
+    return result
+
+
+def set_of_variant(manifest: Manifest) -> dict[str, str]:
+    """The caption set of every variant."""
+    owners: dict[str, str] = {}
+    result = {}
+    for variant in manifest.variants:
+        texts = variant.captions.model_dump_json(exclude={"caption_dropout"})
+        result[variant.name] = owners.setdefault(texts, variant.name)
+    return result
