@@ -9,7 +9,7 @@ from job.context import Job
 from job.handover import Images
 from job.storage.transfer import upload_all
 from lora_engine.data.preprocess import PreparedImage, preprocess_images
-from lora_engine.data.sidecars import is_sidecar
+from lora_engine.data.sidecars import split_sidecars
 from lora_engine.data.split import assign
 from lora_engine.records import SourceFile
 
@@ -21,7 +21,7 @@ def preprocess(job: Job, files: Sequence[SourceFile]) -> Images:
         DataError: too few or too many unusable images.
     """
     config = job.manifest.preprocess
-    pictures = [file for file in files if not is_sidecar(file, files)]
+    pictures, _ = split_sidecars(files)
     prepared: list[PreparedImage] = []
     with job.progress.stage("preprocess", total=len(pictures), unit="images") as stage:
         for image in preprocess_images(pictures, config, job.workdir / "prepared"):

@@ -1,0 +1,1 @@
+"""From files to square images with a split. Torch-free: worker processes import it."""
