@@ -41,6 +41,7 @@ def caption(
         result[name] = tuple(
             caption_record(
                 record.id,
+                record.source,
                 config,
                 generated=generated.get(record.id),
                 existing=existing.get(record.source),

@@ -1,0 +1,65 @@
+"""What a reader of a caption set would object to."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from lora_engine.records import CaptionRecord
+
+_LEAKAGE_SHARE = 0.8
+_ENOUGH = 10  # captions, to speak of shares
+
+
+@dataclass(frozen=True)
+class CaptionLint:
+    """Figures of a caption set, and warnings as sentences."""
+
+    images: int
+    captions: int  # more than images where a mix has several
+    unique_ratio: float  # distinct captions over captions
+    words_median: float
+    words_max: int
+    tokens_max: int
+    truncated: int  # captions of which words were cut
+    empty: int
+    most_common: tuple[tuple[str, int], ...]
+    warnings: tuple[str, ...]
+
+
+def lint(records: Sequence[CaptionRecord]) -> CaptionLint:
+    """Count and judge a non-empty caption set."""
+    texts = [text for record in records for text in record.texts]
+    words = [len(text.split()) for text in texts]
+    counts = Counter(texts)
+    truncated = sum(flag for record in records for flag in record.truncated)
+    empty = sum(not text for text in texts)
+    return CaptionLint(
+        images=len(records),
+        captions=len(texts),
+        unique_ratio=len(counts) / len(texts),
+        words_median=float(median(words)),
+        words_max=max(words),
+        tokens_max=max(count for record in records for count in record.tokens),
+        truncated=truncated,
+        empty=empty,
+        most_common=tuple(counts.most_common(5)),
+        warnings=tuple(_warnings(texts, counts, truncated, empty)),
+    )
+
+
+def _warnings(texts: Sequence[str], counts: Counter[str], truncated: int, empty: int) -> list[str]:
+    warnings = []
+    if len(counts) == 1 and len(texts) > 1:
+        warnings.append(f'every caption is "{texts[0]}"')
+    if truncated:
+        warnings.append(f"{truncated} of {len(texts)} captions were cut to fit the text encoder's 77 tokens")
+    if empty:
+        warnings.append(f"{empty} of {len(texts)} captions are empty")
+    if len(counts) > 1 and len(texts) >= _ENOUGH:
+        found = Counter(word for text in texts for word in set(re.findall(r"\w+", text.lower())) if len(word) > 3)
+        common = sorted(word for word, count in found.items() if count >= _LEAKAGE_SHARE * len(texts))
+        if common:
+            warnings.append(f"more than {_LEAKAGE_SHARE:.0%} of the captions say {', '.join(common)}")
+    return warnings

@@ -1,0 +1,75 @@
+"""From a strategy's configuration to the captions of an image."""
+
+from collections.abc import Callable, Iterable
+
+from lora_engine.captions.rules import clean, fit
+from lora_engine.config.captions import (
+    CaptionsConfig,
+    ConstantCaptions,
+    ExistingCaptions,
+    PlainCaptions,
+    plain_parts,
+)
+from lora_engine.errors import DataError
+from lora_engine.records import CaptionRecord
+
+
+def needs_captioner(configs: Iterable[CaptionsConfig]) -> bool:
+    """Whether any strategy asks the captioner."""
+    return any(part.strategy == "blip" for config in configs for _, part in plain_parts(config))
+
+
+def needs_sidecars(configs: Iterable[CaptionsConfig]) -> bool:
+    """Whether any strategy reads captions that came with the images."""
+    return any(part.strategy == "existing" for config in configs for _, part in plain_parts(config))
+
+
+def caption_record(
+    image_id: str,
+    source: str,
+    config: CaptionsConfig,
+    *,
+    generated: str | None,
+    existing: str | None,
+    count_tokens: Callable[[str], int],
+) -> CaptionRecord:
+    """The captions of one image: one text, or several of a mix.
+
+    Args:
+        source: the image's key, for messages.
+        generated: what the captioner said.
+        existing: what came with the image.
+        count_tokens: of a text, start and end included.
+
+    Raises:
+        DataError: the image has no caption where one must exist, or style hints leave it no room.
+    """
+    texts, raws, tokens, truncated = [], [], [], []
+    for _, part in plain_parts(config):
+        raw = _raw(part, source, generated, existing)
+        body, hints, position = part.text if isinstance(part, ConstantCaptions) else raw or "", "", "last"
+        if not isinstance(part, ConstantCaptions):
+            body, hints, position = clean(body, part.cleaning), part.style_hints, part.hints_position
+        try:
+            fitted = fit(body, hints, "first" if position == "first" else "last", count_tokens)
+        except ValueError as error:
+            raise DataError(f"{error}.", "Shorten style_hints.") from error
+        texts.append(fitted.text)
+        raws.append(raw)
+        tokens.append(fitted.tokens)
+        truncated.append(fitted.truncated)
+    return CaptionRecord(image_id, tuple(texts), tuple(raws), tuple(tokens), tuple(truncated))
+
+
+def _raw(part: PlainCaptions, source: str, generated: str | None, existing: str | None) -> str | None:
+    if isinstance(part, ConstantCaptions):
+        return None
+    if isinstance(part, ExistingCaptions):
+        if existing is None and part.missing is None:
+            raise DataError(
+                f"The image {source} has no caption of its own.",
+                "Put a .txt beside it or a line into metadata.jsonl, or set captions.missing.",
+            )
+        return part.missing if existing is None else existing
+    assert generated is not None, "every image is captioned where a strategy needs it"
+    return generated

@@ -1,0 +1,80 @@
+"""Captions images with a transformers image-to-text model: BLIP, or any other by a change of its source."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lora_engine.config.models import CaptionerConfig
+from lora_engine.device import DTYPES, resolve_precision
+from lora_engine.errors import ModelError
+from lora_engine.model_files import require_safetensors
+
+
+class Captioner:
+    """A loaded model. Search is greedy or by beams, never sampled, so a caption is a function of the image."""
+
+    def __init__(self, model: Any, processor: Any, config: CaptionerConfig, device: torch.device) -> None:
+        self._model, self._processor, self._config, self._device = model, processor, config, device
+
+    def caption(self, images: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
+        """Each id with its caption. The last batch is filled up, since a batch's size can change its results."""
+        remaining = iter(images)
+        while batch := list(islice(remaining, self._config.batch_size)):
+            filled = batch + batch[-1:] * (self._config.batch_size - len(batch))
+            texts = self._generate([path for _, path in filled])
+            yield from zip((image_id for image_id, _ in batch), texts, strict=False)
+
+    def _generate(self, paths: list[Path]) -> list[str]:
+        pictures = []
+        for path in paths:
+            with Image.open(path, formats=["PNG"]) as image:
+                pictures.append(image.convert("RGB"))
+        prompt = self._config.prompt
+        text = {"text": [prompt] * len(pictures)} if prompt else {}
+        inputs = self._processor(images=pictures, return_tensors="pt", **text).to(self._device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        with torch.inference_mode():
+            tokens = self._model.generate(
+                **inputs, do_sample=False, num_beams=self._config.beams, max_new_tokens=self._config.max_new_tokens
+            )
+        texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        return [text.strip().removeprefix(prompt.lower()).removeprefix(prompt).strip() for text in texts]
+
+
+def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) -> Captioner:
+    """Load a model folder through transformers' image-to-text classes. No code from the model's repository runs.
+
+    Raises:
+        ModelError: pickled weights, or a model that cannot caption.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    require_safetensors(folder, "captioner.source")
+    dtype = DTYPES[resolve_precision(config.precision if config.precision != "auto" else _default(device), device)]
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=dtype
+        )
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"The captioner in {folder} cannot be loaded: {reason}.",
+            "Use an image-to-text model of the transformers library, such as BLIP.",
+        ) from error
+    return Captioner(model.to(device).eval(), processor, config, device)
+
+
+def _default(device: torch.device) -> Any:
+    return "auto" if device.type == "cuda" else "fp32"
+
+
+def captioner_key(model_sha256: str, config: CaptionerConfig, preprocess: str) -> str:
+    """A name for all that decides an image's caption but the image: model, search settings and preprocessing."""
+    settings = config.model_dump_json(exclude={"source", "revision"})
+    return hashlib.sha256("\n".join((model_sha256, settings, preprocess)).encode()).hexdigest()[:32]
