@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from job.errors import ExitCode, JobError
+from job.errors import ExitCode, JobError, code_of
 from job.manifest import Manifest, load_manifest, manifest_schema
-from lora_engine.errors import DataError, DivergedError, EngineError, ModelError, ResourceError
+from lora_engine.errors import EngineError
 
 app = typer.Typer(
     add_completion=False,
@@ -29,13 +29,6 @@ SetOption = Annotated[
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder: a path or s3://...")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_ENGINE_CODES: tuple[tuple[type[EngineError], ExitCode], ...] = (
-    (DataError, ExitCode.DATA),
-    (ModelError, ExitCode.MODEL),
-    (ResourceError, ExitCode.RESOURCES),
-    (DivergedError, ExitCode.DIVERGED),
-)
 
 
 @app.command()
@@ -138,10 +131,8 @@ def main() -> None:
 def _guarded(command: Callable[[], Any], environ: Mapping[str, str]) -> int:
     try:
         result = command()
-    except JobError as error:
-        return _fail(error.code, str(error))
-    except EngineError as error:
-        return _fail(engine_code(error), str(error))
+    except (JobError, EngineError) as error:
+        return _fail(code_of(error), str(error))
     except typer.Abort:
         return _fail(ExitCode.USAGE, "Stopped.")
     except Exception as error:  # noqa: BLE001 - the edge of the program: a bug, or a usage error of the CLI library
@@ -151,11 +142,6 @@ def _guarded(command: Callable[[], Any], environ: Mapping[str, str]) -> int:
             raise
         return _fail(ExitCode.BUG, f"{type(error).__name__}: {error}. This is a bug; LORA_JOB_DEBUG=1 shows where.")
     return int(result) if isinstance(result, int) else 0
-
-
-def engine_code(error: EngineError) -> ExitCode:
-    """The exit code of an engine's error."""
-    return next(code for kind, code in _ENGINE_CODES if isinstance(error, kind))
 
 
 def _fail(code: ExitCode, message: str) -> int:

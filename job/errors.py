@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from lora_engine.errors import DataError, DivergedError, EngineError, ModelError, ResourceError
+
 
 class ExitCode(IntEnum):
     """What the process tells its scheduler."""
@@ -34,3 +36,18 @@ class JobError(Exception):
         self.code = code
         self.cause = cause
         self.remedy = remedy
+
+
+_ENGINE_CODES: tuple[tuple[type[EngineError], ExitCode], ...] = (
+    (DataError, ExitCode.DATA),
+    (ModelError, ExitCode.MODEL),
+    (ResourceError, ExitCode.RESOURCES),
+    (DivergedError, ExitCode.DIVERGED),
+)
+
+
+def code_of(error: BaseException) -> ExitCode:
+    """The exit code of any error."""
+    if isinstance(error, JobError):
+        return error.code
+    return next((code for kind, code in _ENGINE_CODES if isinstance(error, kind)), ExitCode.BUG)

@@ -23,7 +23,7 @@ from job.stages.fetch import fetch_dataset, fetch_model
 from job.stages.preprocess import preprocess
 from job.stages.sample import sample
 from job.stages.train import PackRun, Study, is_finished
-from job.status import unit_of
+from job.unit import unit_of
 from job.variants import Pack, pack_members, resolve_variants, set_of_variant
 from lora_engine import base_model
 from lora_engine.data.split import data_sha256

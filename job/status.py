@@ -1,0 +1,80 @@
+"""Where a run stands, from its files alone."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from job import layout
+from job.errors import ExitCode, JobError
+from job.storage.run_folder import RunFolder
+
+_POLL_SECONDS = 2.0
+_STALE_SECONDS = 60.0
+
+
+def read_status(run: RunFolder) -> list[dict[str, Any]]:
+    """The status of every unit that has begun, in the order in which they began.
+
+    Raises:
+        JobError: 42 when no run has begun there.
+    """
+    keys = [key for key, _ in run.list("units") if key.endswith("/status.json")]
+    found = [status for key in keys if (status := run.read_json(key)) is not None]
+    if not found:
+        raise JobError(ExitCode.STORAGE_ACCESS, f"There is no run at {run.root}.", "Name a run: <destination>/<name>.")
+    return sorted(found, key=lambda status: str(status["started"]))
+
+
+def follow_status(run: RunFolder) -> Iterator[list[dict[str, Any]]]:
+    """The status again and again, until the run is finished or a unit has failed."""
+    while True:
+        units = read_status(run)
+        yield units
+        if run.exists(layout.SUCCESS) or any(unit["state"] in ("failed", "preempted") for unit in units):
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def show_status(run: RunFolder, *, follow: bool, as_json: bool) -> None:
+    """Print the status once, or at every change until the run ends."""
+    console = Console()
+    shown = None
+    for units in follow_status(run) if follow else [read_status(run)]:
+        text = json.dumps(units, indent=None if follow else 2)
+        if text == shown:
+            continue
+        shown = text
+        if as_json:
+            console.print(Text(text), soft_wrap=True)
+        else:
+            console.print(as_table(units))
+
+
+def as_table(units: list[dict[str, Any]]) -> Table:
+    """A row a unit."""
+    table = Table("unit", "state", "stage", "done", "loss", "images/s", "left", "cause")
+    for unit in units:
+        table.add_row(
+            Text(unit["unit"]),
+            _state(unit),
+            Text(unit.get("stage", "")),
+            f"{unit['step']}/{unit['steps']}" if "steps" in unit else "",
+            f"{unit['loss']:.4f}" if "loss" in unit else "",
+            f"{unit['images_per_second']:.1f}" if "images_per_second" in unit else "",
+            f"{unit['eta_seconds']:.0f} s" if "eta_seconds" in unit and unit["state"] == "running" else "",
+            Text(unit.get("cause", "")),
+        )
+    return table
+
+
+def _state(unit: dict[str, Any]) -> str:
+    age = (datetime.now(UTC) - datetime.fromisoformat(unit["updated"])).total_seconds()
+    if unit["state"] == "running" and age > _STALE_SECONDS:
+        return f"silent for {age:.0f} s"
+    return str(unit["state"])
