@@ -52,9 +52,10 @@ def validate(
     """Report every error of a manifest; also tries storage, models and device unless --offline."""
     loaded = _load(manifest, sets)
     if not offline:
-        from job.checks import check_access
+        from job.checks import check_access, check_device
 
         check_access(loaded)
+        check_device(loaded)
     typer.echo(f"{loaded.name}: valid")
 
 

@@ -15,8 +15,7 @@ from job.environment import environment
 from job.errors import ExitCode, JobError
 from job.handover import Captions, Images
 from job.identity import identity, identity_conflicts
-from job.report.build import build_comparison
-from job.report.curves import draw_curves
+from job.report.publish import publish_report
 from job.stages.caption import caption
 from job.stages.encode import encode_all
 from job.stages.fetch import fetch_dataset, fetch_model
@@ -57,14 +56,7 @@ def run(job: Job) -> None:
         with unit_of(job, f"pack-{pack.index}"):
             _train(job, study, pack, device, resolved["packs"][pack.index]["precision"])
     with unit_of(job, "report"):
-        report(job)
-
-
-def report(job: Job) -> None:
-    """Write the report and, last of all, `_SUCCESS`."""
-    comparison = build_comparison(job.run)
-    job.run.write_json(layout.COMPARISON, comparison.model_dump(mode="json"))
-    job.run.write(layout.CURVES, draw_curves(comparison))
+        publish_report(job.run)
     job.run.write(layout.SUCCESS, b"")
 
 

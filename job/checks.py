@@ -1,0 +1,44 @@
+"""What can be found wrong in seconds, before anything is downloaded or computed."""
+
+from job.errors import ExitCode, JobError
+from job.manifest import Manifest
+from job.storage import S3Settings, is_remote, open_storage
+from job.storage.probe import probe_read, probe_write
+from job.storage.uris import local_path
+
+
+def check_access(manifest: Manifest) -> None:
+    """Try the destination by writing, the sources by reading, and the device.
+
+    Raises:
+        JobError, ResourceError: the first that does not work: 41 data, 42 storage, 43 models, 44 device.
+    """
+    destination = manifest.output.destination
+    probe_write(open_storage(destination, manifest.output_storage()), destination)
+    _check_source("dataset.source", manifest.dataset.source, manifest.dataset_storage(), ExitCode.DATA)
+    models = [("base_model.source", manifest.base_model.source)]
+    if manifest.captioner is not None:
+        models.append(("captioner.source", manifest.captioner.source))
+    for what, source in models:
+        if not source.startswith("hf://"):
+            _check_source(what, source, manifest.model_storage(), ExitCode.MODEL)
+
+
+def check_device(manifest: Manifest) -> None:
+    """Make sure that the device can compute in the precision that is asked for.
+
+    Raises:
+        ResourceError: it cannot.
+    """
+    from job.variants import resolve_variants
+    from lora_engine.device import find_device, resolve_precision
+
+    for variant in resolve_variants(manifest):
+        resolve_precision(variant.training.precision, find_device())
+
+
+def _check_source(what: str, source: str, settings: S3Settings, code: ExitCode) -> None:
+    if is_remote(source):
+        probe_read(open_storage(source, settings), source)
+    elif not local_path(source).exists():
+        raise JobError(code, f"{what}: there is nothing at {source}.", f"Correct {what}.")

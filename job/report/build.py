@@ -1,0 +1,220 @@
+"""Builds the comparison from a run's artifacts alone: equal artifacts give an equal report."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from job import layout
+from job.commit import committed_steps, read_commit
+from job.errors import ExitCode, JobError
+from job.report.losses import final_losses_per_image, recheck
+from job.report.schema import (
+    Checkpoint,
+    Choice,
+    Comparison,
+    DataCounts,
+    Difference,
+    EvaluationPoint,
+    Fairness,
+    MemberReport,
+    PackReport,
+    TrainPoint,
+)
+from job.storage.run_folder import RunFolder
+from lora_engine.captions.lint import lint
+from lora_engine.records import CaptionRecord
+from lora_engine.statistics import paired_difference
+
+_TRAIN_POINTS = 100
+
+
+def build_comparison(run: RunFolder) -> Comparison:
+    """Read a run that has trained all its adapters.
+
+    Raises:
+        JobError: 46 when a file is missing or two files contradict each other.
+    """
+    resolved = _json(run, layout.RESOLVED)
+    images = _rows(run, layout.IMAGES)
+    members = [
+        _member(run, resolved, pack, member["variant"], member["seed"])
+        for pack in resolved["packs"]
+        for member in pack["members"]
+    ]
+    fair = _fair(members)
+    return Comparison(
+        name=resolved["manifest"]["name"],
+        data=_data(images),
+        data_sha256=resolved["data_sha256"],
+        models=resolved["models"],
+        packs=[_pack(pack) for pack in resolved["packs"]],
+        members=members,
+        differences=_differences(run, resolved, members, images),
+        fair=fair,
+        captions={name: _lint(run, name) for name in resolved["caption_sets"]},
+        timing=_timing(run, len(resolved["packs"])),
+        environment=_json(run, layout.ENVIRONMENT),
+        notes=_notes(resolved, fair),
+    )
+
+
+def _json(run: RunFolder, key: str) -> dict[str, Any]:
+    value = run.read_json(key)
+    if value is None:
+        raise _missing(run, key)
+    return value
+
+
+def _rows(run: RunFolder, key: str) -> list[dict[str, Any]]:
+    rows = run.read_jsonl(key)
+    if rows is None:
+        raise _missing(run, key)
+    return rows
+
+
+def _missing(run: RunFolder, key: str) -> JobError:
+    return JobError(
+        ExitCode.CONFLICT, f"{run.uri(key)} is missing, so there is no report.", "Run the manifest again to finish it."
+    )
+
+
+def _data(images: Sequence[dict[str, Any]]) -> DataCounts:
+    used = [row for row in images if row["split"] is not None]
+    return DataCounts(
+        files=len(images),
+        train=sum(row["split"] == "train" for row in used),
+        validation=sum(row["split"] == "validation" for row in used),
+        groups=len({row["group"] for row in used}),
+        duplicates=sum(row["duplicate_of"] is not None for row in images),
+        ignored=sum(row["ignored"] for row in images),
+        rejected=dict(sorted(Counter(row["rejected"] for row in images if row["rejected"]).items())),
+    )
+
+
+def _pack(pack: dict[str, Any]) -> PackReport:
+    return PackReport(
+        index=pack["index"],
+        members=[f"{member['variant']}/seed-{member['seed']}" for member in pack["members"]],
+        precision=pack["precision"],
+        differs=pack["differs"],
+    )
+
+
+def _member(run: RunFolder, resolved: dict[str, Any], pack: dict[str, Any], variant: str, seed: int) -> MemberReport:
+    metrics = _rows(run, layout.metrics(variant, seed))
+    validation = [EvaluationPoint(**_without(row, "images")) for row in _rows(run, layout.validation(variant, seed))]
+    for point in validation:
+        recheck(run, variant, seed, point)
+    commits = [read_commit(run, variant, seed, step) for step in committed_steps(run, variant, seed)]
+    if not commits or not metrics:
+        raise _missing(run, layout.metrics(variant, seed) if commits else layout.checkpoint(variant, seed, 0))
+    rates = [row["images_per_second"] for row in metrics]
+    return MemberReport(
+        variant=variant,
+        seed=seed,
+        pack=pack["index"],
+        caption_set=resolved["set_of_variant"][variant],
+        steps=metrics[-1]["step"],
+        skipped_steps=sum(row["skipped"] for row in metrics),
+        images_per_second=float(np.median(rates)),
+        base_loss=validation[0].loss,
+        final_loss=validation[-1].loss,
+        validation=validation,
+        train=_train_points(metrics),
+        best=Choice(**_json(run, layout.best(variant, seed))),
+        final=Choice(**_json(run, layout.final(variant, seed))),
+        checkpoints=[
+            Checkpoint(step=c["step"], weights_sha256=c["weights_sha256"], files=c["files"]) for c in commits
+        ],
+        fairness=Fairness(
+            initial_weights_sha256=commits[0]["initial_weights_sha256"],
+            order_sha256=_chained(row["order_sha256"] for row in metrics),
+            timesteps_sha256=_chained(row["timesteps_sha256"] for row in metrics),
+            noise_sha256=_chained(row["noise_sha256"] for row in metrics),
+        ),
+    )
+
+
+def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: value for k, value in row.items() if k != key}
+
+
+def _train_points(metrics: Sequence[dict[str, Any]]) -> list[TrainPoint]:
+    size = math.ceil(len(metrics) / _TRAIN_POINTS)
+    points = []
+    for start in range(0, len(metrics), size):
+        window = metrics[start : start + size]
+        losses = [row["loss"] for row in window if row["loss"] is not None]
+        points.append(TrainPoint(step=window[-1]["step"], loss=sum(losses) / len(losses) if losses else None))
+    return points
+
+
+def _chained(hashes: Any) -> str:
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _fair(members: Sequence[MemberReport]) -> dict[str, bool]:
+    proofs: dict[str, set[str]] = {}
+    for member in members:
+        proofs.setdefault(str(member.seed), set()).add(member.fairness.model_dump_json())
+    return {seed: len(found) == 1 for seed, found in proofs.items()}
+
+
+def _differences(
+    run: RunFolder, resolved: dict[str, Any], members: Sequence[MemberReport], images: Sequence[dict[str, Any]]
+) -> list[Difference]:
+    group_of = {row["id"]: row["group"] for row in images if row["split"] == "validation"}
+    losses = {(m.variant, m.seed): final_losses_per_image(run, m.variant, m.seed, m.steps) for m in members}
+    differs = {pack["index"]: pack["differs"] for pack in resolved["packs"]}
+    result = []
+    for a, b in combinations(members, 2):
+        if a.seed != b.seed:
+            continue
+        ids, a_losses = losses[a.variant, a.seed]
+        b_ids, b_losses = losses[b.variant, b.seed]
+        if ids != b_ids:
+            raise JobError(
+                ExitCode.CONFLICT,
+                f"{a.variant} and {b.variant} were scored on different images.",
+                "Start the run again under another name: --set name=...",
+            )
+        found = paired_difference(a_losses, b_losses, np.array([group_of[i] for i in ids]))
+        alike = differs[a.pack] == differs[b.pack]
+        result.append(Difference(a=a.variant, b=b.variant, seed=a.seed, like_for_like=alike, **asdict(found)))
+    return result
+
+
+def _lint(run: RunFolder, name: str) -> dict[str, Any]:
+    return asdict(lint([_caption(row) for row in _rows(run, layout.captions(name))]))
+
+
+def _caption(row: dict[str, Any]) -> CaptionRecord:
+    return CaptionRecord(
+        row["id"], tuple(row["texts"]), tuple(row["raw"]), tuple(row["tokens"]), tuple(row["truncated"])
+    )
+
+
+def _timing(run: RunFolder, packs: int) -> dict[str, dict[str, float]]:
+    units = ["prepare", *(f"pack-{index}" for index in range(packs))]
+    return {unit: (run.read_json(layout.unit_status(unit)) or {}).get("stages", {}) for unit in units}
+
+
+def _notes(resolved: dict[str, Any], fair: dict[str, bool]) -> list[str]:
+    notes = [
+        "Loss is denoising error on held-out images, not picture quality: a lower loss need not look better.",
+        "The primary loss scores every adapter under all caption sets alike; own-caption losses are descriptive.",
+    ]
+    if len(resolved["manifest"]["seeds"]) < 3:
+        notes.append("With fewer than three seeds this speaks of these adapters, not of the caption strategies.")
+    for pack in resolved["packs"]:
+        if pack["differs"]:
+            names = ", ".join(f"{member['variant']}" for member in pack["members"])
+            notes.append(f"Not like for like: {names} also differ in {', '.join(pack['differs'])}.")
+    notes += [f"Seed {seed}: the members did not see the same weights, order or noise." for seed in fair if not fair[seed]]
+    return notes

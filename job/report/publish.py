@@ -1,0 +1,14 @@
+"""Writes the report of a run."""
+
+from job import layout
+from job.report.build import build_comparison
+from job.report.curves import draw_curves
+from job.storage.run_folder import RunFolder
+
+
+def publish_report(run: RunFolder) -> str:
+    """Build the report from the run's artifacts and write it; returns where it is."""
+    comparison = build_comparison(run)
+    run.write_json(layout.COMPARISON, comparison.model_dump(mode="json"))
+    run.write(layout.CURVES, draw_curves(comparison))
+    return run.uri(layout.COMPARISON)
