@@ -10,7 +10,7 @@ from job.context import Job, open_cache, open_run
 from job.errors import ExitCode, JobError
 from job.manifest import Manifest
 from job.preemption import StopFlag
-from job.progress import open_progress
+from job.progress import open_progress, watch_for_stalls
 
 
 def attempt(manifest: Manifest, workdir: Path | None) -> None:
@@ -23,9 +23,13 @@ def attempt(manifest: Manifest, workdir: Path | None) -> None:
     stop.install()
     scratch = settings.workdir(os.environ, workdir, manifest.name)
     with open_progress(sys.stderr) as progress:
+        if manifest.limits.stall_minutes is not None:
+            watch_for_stalls(progress, manifest.limits.stall_minutes)
         check_access(manifest)
         from job import pipeline  # torch and the model libraries take seconds to import
+        from lora_engine.quiet import quiet_libraries
 
+        quiet_libraries()
         job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop)
         if pipeline.is_done(job):
             progress.say("already done", run=job.run.root)

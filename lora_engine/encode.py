@@ -41,7 +41,7 @@ def encode_latents(
                     f"The VAE's latents of image {image_id} are not finite.",
                     "Check the VAE's weights; they must not overflow in fp32.",
                 )
-            yield image_id, moments.clone()
+            yield image_id, moments.clone(memory_format=torch.contiguous_format)
 
 
 def encode_texts(
@@ -56,7 +56,7 @@ def encode_texts(
         with torch.inference_mode():
             hidden = text_encoder(tokens.input_ids.to(device))[0].cpu()
         for text, embedding in zip(batch, hidden, strict=True):
-            yield text, embedding.clone()
+            yield text, embedding.clone(memory_format=torch.contiguous_format)
 
 
 def _read(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
