@@ -136,7 +136,7 @@ def _guarded(command: Callable[[], Any], environ: Mapping[str, str]) -> int:
         return _fail(code_of(error), str(error))
     except typer.Abort:
         return _fail(ExitCode.USAGE, "Stopped.")
-    except Exception as error:  # noqa: BLE001 - the edge of the program: a bug, or a usage error of the CLI library
+    except Exception as error:
         if hasattr(error, "format_message"):
             return _fail(ExitCode.USAGE, f"{error.format_message()} Try `lora-job --help`.")
         if environ.get("LORA_JOB_DEBUG"):

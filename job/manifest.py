@@ -87,7 +87,7 @@ class VariantConfig(Config):
 class Manifest(Config):
     """One study: the same images, one adapter per variant and seed."""
 
-    apiVersion: Literal["lora-job/v1"]  # noqa: N815 - as Kubernetes spells it
+    apiVersion: Literal["lora-job/v1"]  # as Kubernetes spells it
     name: Annotated[str, AfterValidator(_name)] = Field(
         description="The run's folder under the destination; the same manifest again resumes it."
     )
@@ -166,7 +166,7 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
     for option in sets:
         option_of[_apply(document, option)] = f"--set {option}"
     problems: list[Problem] = []
-    manifest = _validated(Manifest, document.data, (), document, option_of, problems)
+    manifest: Manifest | None = _validated(Manifest, document.data, (), document, option_of, problems)
     from job.variants import merged_overrides
 
     for path, model, data in merged_overrides(document.data):

@@ -13,7 +13,12 @@ _MISSING = object()
 
 
 def collect_problems(
-    error: ValidationError, model: type[BaseModel], prefix: Path, data: Any, document: Document, options: dict[Path, str]
+    error: ValidationError,
+    model: type[BaseModel],
+    prefix: Path,
+    data: Any,
+    document: Document,
+    options: dict[Path, str],
 ) -> list[Problem]:
     """One problem for each error of validating `data`, which stands in the document at `prefix`."""
     problems = []
@@ -71,7 +76,11 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
         case "union_tag_not_found":
             return "no " + str(context["discriminator"]).strip("'"), f"a mapping with {context['discriminator']}", None
         case "value_error":
-            return _show(value) if not isinstance(value, dict | list) else "values that do not fit", str(context["error"]), None
+            return (
+                _show(value) if not isinstance(value, dict | list) else "values that do not fit",
+                str(context["error"]),
+                None,
+            )
         case "string_pattern_mismatch":
             return _show(value), f"text like {context['pattern']}", None
     if kind in _TYPES:

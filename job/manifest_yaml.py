@@ -84,7 +84,9 @@ class _Reader:
             key = str(key_node.value)
             here = (*path, key)
             if key in result:
-                self.problem(key_node, here, f"the key a second time (first on line {self.lines[here]})", "each key once")
+                self.problem(
+                    key_node, here, f"the key a second time (first on line {self.lines[here]})", "each key once"
+                )
                 continue
             self.lines[here] = key_node.start_mark.line + 1
             result[key] = self.value(value_node, here)
@@ -124,16 +126,18 @@ def read_yaml(text: bytes, origin: str) -> Document:
         raise ManifestError([Problem(origin, line, "", "bytes that are not UTF-8", "UTF-8 text")]) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
+        at = mark.line + 1 if mark else None
         found = error.problem or error.context or "text that is not YAML"
-        raise ManifestError([Problem(origin, line, "", found, "YAML")]) from error
+        raise ManifestError([Problem(origin, at, "", found, "YAML")]) from error
     except (yaml.YAMLError, RecursionError) as error:
         found = "nesting without end" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
         raise ManifestError([Problem(origin, None, "", found, "YAML")]) from error
     data: Any = None
     if not reader.problems:
         if len(nodes) != 1 or not isinstance(nodes[0], yaml.MappingNode):
-            reader.problem(nodes[1] if len(nodes) > 1 else None, (), "no single mapping", "one document of keys and values")
+            reader.problem(
+                nodes[1] if len(nodes) > 1 else None, (), "no single mapping", "one document of keys and values"
+            )
         else:
             data = reader.value(nodes[0], ())
     if reader.problems:
@@ -152,7 +156,7 @@ def _refuse_indirection(text: str, reader: _Reader) -> None:
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             reader.problems.append(Problem(reader.origin, line, "", "an anchor or alias", "every value written out"))
-        elif getattr(event, "tag", None):
-            reader.problems.append(Problem(reader.origin, line, "", f"the tag {event.tag}", "untagged values"))
+        elif tag := getattr(event, "tag", None):
+            reader.problems.append(Problem(reader.origin, line, "", f"the tag {tag}", "untagged values"))
         if len(reader.problems) >= 20:
             return

@@ -79,9 +79,7 @@ def _base_folder(job: Job) -> Path:
     model = fetch_model(job, "base_model.source", config.source, config.revision, base_model.FILE_PATTERNS)
     if model.is_dir():
         return model
-    components = fetch_model(
-        job, "base_model.components", config.components, None, base_model.CONFIG_PATTERNS
-    )
+    components = fetch_model(job, "base_model.components", config.components, None, base_model.CONFIG_PATTERNS)
     folder = job.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
     if not (folder / "model_index.json").exists():
         base_model.convert_single_file(model, components, folder)

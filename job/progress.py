@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: live bars on a terminal, JSON lines elsewhere. And what stands in status.json."""
+"""What a person sees while a run goes on: live bars on a terminal, JSON lines elsewhere."""
 
 import faulthandler
 import json
@@ -74,7 +74,7 @@ class Progress:
         self._last_line = 0.0
         self._depth = 0
         self.seconds: dict[str, float] = {}  # of each stage, in this attempt
-        self.observer: Callable[[Stage], None] = lambda stage: None
+        self.observer: Callable[[Stage], None] = lambda _: None
         self.alive = time.monotonic()  # when something last advanced
 
     @contextmanager

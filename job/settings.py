@@ -21,7 +21,9 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: Binar
     """
     place = argument if argument is not None else environ.get(MANIFEST_VARIABLE)
     if not place:
-        raise JobError(ExitCode.USAGE, "No manifest is named.", f"Name a file, - or s3://..., or set {MANIFEST_VARIABLE}.")
+        raise JobError(
+            ExitCode.USAGE, "No manifest is named.", f"Name a file, - or s3://..., or set {MANIFEST_VARIABLE}."
+        )
     if argument is None and "\n" in place:
         return place.encode(), MANIFEST_VARIABLE
     if place == "-":

@@ -52,12 +52,19 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         mine = result.get(key)
-        both = isinstance(mine, Mapping) and isinstance(value, Mapping)
-        if both and value.get("name", mine.get("name")) == mine.get("name"):
+        if (
+            isinstance(mine, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("name", mine.get("name")) == mine.get("name")
+        ):
             result[key] = merge(mine, value)
         else:
             result[key] = value
     return result
+
+
+def _same_kind(mine: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return bool(value.get("name", mine.get("name")) == mine.get("name"))
 
 
 def merged_overrides(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], type[BaseModel], Any]]:
@@ -65,7 +72,8 @@ def merged_overrides(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int,
     variants = data.get("variants")
     for at, variant in enumerate(variants if isinstance(variants, list) else []):
         for key, model in _OVERRIDABLE:
-            over, base = variant.get(key) if isinstance(variant, Mapping) else None, data.get(key, {})
+            over = variant.get(key) if isinstance(variant, Mapping) else None
+            base: Any = data.get(key, {})
             if isinstance(over, Mapping) and over and isinstance(base, Mapping):
                 yield ("variants", at, key), model, merge(base, over)
 

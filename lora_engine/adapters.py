@@ -14,8 +14,8 @@ from typing import Any
 
 import peft
 import torch
-from peft.tuners.lora import LoraLayer
 from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 

@@ -19,7 +19,7 @@ class NoiseSchedule:
     `alphas_cumprod_T` is the product of (1 - beta) up to each timestep, float64 in (0, 1].
     """
 
-    alphas_cumprod_T: Tensor  # noqa: N815 - the suffix names the shape
+    alphas_cumprod_T: Tensor  # the suffix names the shape
     prediction_type: PredictionType
 
     @property

@@ -51,7 +51,11 @@ def encode_texts(
     text_encoder.to(device)
     for batch in _in_batches(texts, batch_size):
         tokens = tokenizer(
-            list(batch), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            list(batch),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
         with torch.inference_mode():
             hidden = text_encoder(tokens.input_ids.to(device))[0].cpu()

@@ -24,7 +24,7 @@ class Encoded:
     train_ids: tuple[str, ...]
     validation_ids: tuple[str, ...]
     moments: Mapping[str, Tensor]  # image id to [2, C, H, W]
-    embeddings_MLD: Tensor  # noqa: N815 - row 0 is the empty prompt
+    embeddings_MLD: Tensor  # row 0 is the empty prompt
     row_of_text: Mapping[str, int]
 
     def training_data(self, device: torch.device, dtype: torch.dtype) -> TrainingData:
@@ -32,14 +32,14 @@ class Encoded:
         moments = torch.stack([self.moments[i] for i in self.train_ids]).to(device)
         return TrainingData(self.train_ids, moments[:, 0], moments[:, 1], self.embeddings_MLD.to(device, dtype))
 
-    def validation_data(self, captions: _Captions, weights: Mapping[str, Sequence[float]], data: TrainingData) -> ValidationData:
+    def validation_data(
+        self, captions: _Captions, weights: Mapping[str, Sequence[float]], data: TrainingData
+    ) -> ValidationData:
         """The held-out images beside `data`, whose embeddings they share; each set shows one text an image."""
         latents = torch.stack([self.moments[i][0] for i in self.validation_ids])
         rows = {name: self._shown(captions, name, weights[name]) for name in captions}
         rows[EMPTY_PROMPT] = np.full(len(self.validation_ids), EMPTY_PROMPT_ROW)
-        return ValidationData(
-            self.validation_ids, latents.to(data.latent_mean_NCHW.device), data.embeddings_MLD, rows
-        )
+        return ValidationData(self.validation_ids, latents.to(data.latent_mean_NCHW.device), data.embeddings_MLD, rows)
 
     def caption_rows(self, captions: _Captions, name: str, ids: Sequence[str]) -> Ints:
         """Rows of the embeddings of each image's texts, int64 [N, P]."""

@@ -20,8 +20,8 @@ class ValidationData:
     """The held-out images, on the training device."""
 
     image_ids: tuple[str, ...]
-    latents_NCHW: Tensor  # noqa: N815 - the posterior's mean, scaled for the UNet
-    embeddings_MLD: Tensor  # noqa: N815 - in the base's dtype
+    latents_NCHW: Tensor  # the posterior's mean, scaled for the UNet
+    embeddings_MLD: Tensor  # in the base's dtype
     caption_rows: Mapping[str, randomness.Ints]  # caption set -> row of the embeddings for each image, [N]
 
 
@@ -29,8 +29,8 @@ class ValidationData:
 class Grid:
     """Which (image, timestep) pairs are scored."""
 
-    timesteps_NT: randomness.Ints  # noqa: N815
-    strata_NT: randomness.Ints  # noqa: N815 - of the final grid; with the image's id they name the noise
+    timesteps_NT: randomness.Ints
+    strata_NT: randomness.Ints  # of the final grid; with the image's id they name the noise
 
 
 def final_grid(image_ids: Sequence[str], final_strata: int, train_timesteps: int) -> Grid:

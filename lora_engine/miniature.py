@@ -130,9 +130,7 @@ def make_blip(folder: Path, seed: int = 0) -> None:
         "pad_token_id": 0,
         "max_position_embeddings": 64,
     }
-    config = BlipConfig(
-        text_config=text, vision_config=size | {"image_size": 64, "patch_size": 16}, projection_dim=32
-    )
+    config = BlipConfig(text_config=text, vision_config=size | {"image_size": 64, "patch_size": 16}, projection_dim=32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BlipForConditionalGeneration(config).eval()

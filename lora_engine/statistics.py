@@ -48,7 +48,7 @@ def paired_difference(
         return PairedDifference(mean, mean, mean, CONFIDENCE, len(a), n, "all groups differ by the same amount")
 
     def ratio(s: npt.NDArray[np.float64], c: npt.NDArray[np.float64], axis: int = -1) -> npt.NDArray[np.float64]:
-        return np.sum(s, axis=axis) / np.sum(c, axis=axis)
+        return np.asarray(np.sum(s, axis=axis) / np.sum(c, axis=axis))
 
     result = stats.bootstrap(
         (sums, counts),

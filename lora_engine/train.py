@@ -33,7 +33,7 @@ class PackMember:
 
     name: str
     seed: int
-    caption_rows_NP: randomness.Ints  # noqa: N815 - rows of the embeddings, int64
+    caption_rows_NP: randomness.Ints  # rows of the embeddings, int64
     caption_weights: tuple[float, ...]  # of the P texts, summing to 1
     caption_dropout: float
 
@@ -43,9 +43,9 @@ class TrainingData:
     """What the loop reads, on the training device; nothing else is read until it ends."""
 
     image_ids: tuple[str, ...]
-    latent_mean_NCHW: Tensor  # noqa: N815 - of the VAE's posterior, scaled for the UNet
-    latent_std_NCHW: Tensor  # noqa: N815
-    embeddings_MLD: Tensor  # noqa: N815 - in the base's dtype; row 0 is the empty prompt
+    latent_mean_NCHW: Tensor  # of the VAE's posterior, scaled for the UNet
+    latent_std_NCHW: Tensor
+    embeddings_MLD: Tensor  # in the base's dtype; row 0 is the empty prompt
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class _Measured:
     """One update's numbers, still on the device."""
 
     step: int
-    losses_K: Tensor  # noqa: N815
-    norms_K: Tensor  # noqa: N815
+    losses_K: Tensor
+    norms_K: Tensor
     finite: Tensor
     hashes: tuple[tuple[str, str, str], ...]  # order, timesteps, noise of each distinct seed
 
@@ -121,9 +121,7 @@ class PackTrainer:
     def _draw(self, step: int) -> _Draw:
         images = self._config.images_per_step
         shape = (images, *self._data.latent_mean_NCHW.shape[1:])
-        positions = [
-            randomness.sample_positions(s, step, images, len(self._data.image_ids)) for s in self._seeds
-        ]
+        positions = [randomness.sample_positions(s, step, images, len(self._data.image_ids)) for s in self._seeds]
         return _Draw(
             indices=np.stack([indices for indices, _ in positions]),
             epochs=np.stack([epochs for _, epochs in positions]),
@@ -138,20 +136,26 @@ class PackTrainer:
         step, size = self.step + 1, self._config.batch_size
         self._optimizer.param_groups[0]["lr"] = learning_rate(self._config, step)
         self._optimizer.zero_grad(set_to_none=True)
-        rows_KA = self._to_device(self._caption_rows(draw, step))  # noqa: N806
+        rows_KA = self._to_device(self._caption_rows(draw, step))
         inputs = [self._to_device(a) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)]
-        losses_K = torch.zeros(len(self._members), device=self._device, dtype=self._schedule.alphas_cumprod_T.dtype)  # noqa: N806
+        losses_K = torch.zeros(len(self._members), device=self._device, dtype=self._schedule.alphas_cumprod_T.dtype)
         for start in range(0, self._config.images_per_step, size):
             part = slice(start, start + size)
-            losses_K += self._backward(*(tensor[:, part] for tensor in inputs), rows_KA[:, part])
-        norms_K, finite = self._unscale_and_clip()  # noqa: N806
+            indices, timesteps, noise, posterior = (tensor[:, part] for tensor in inputs)
+            losses_K += self._backward(indices, timesteps, noise, posterior, rows_KA[:, part])
+        norms_K, finite = self._unscale_and_clip()
         self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self._optimizer.step()
         self._scale.update(finite)
         return _Measured(step, losses_K, norms_K, finite & losses_K.isfinite().all(), self._hashes(draw))
 
     def _backward(
-        self, indices: Tensor, timesteps: Tensor, noise: Tensor, posterior: Tensor, rows_KB: Tensor  # noqa: N803
+        self,
+        indices: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        posterior: Tensor,
+        rows_KB: Tensor,
     ) -> Tensor:
         """Add a micro-batch's gradients; returns its share of each member's loss. [K]."""
         mean, std = self._data.latent_mean_NCHW, self._data.latent_std_NCHW
@@ -168,8 +172,8 @@ class PackTrainer:
         text = self._data.embeddings_MLD[rows_KB.flatten()]
         prediction = self._unet(per_member(noisy).to(text.dtype), per_member(steps), text).sample
         losses = diffusion.loss_per_image(prediction, per_member(target))
-        losses_K = losses.view(len(self._members), -1).mean(dim=1) / self._config.gradient_accumulation  # noqa: N806
-        self._scale.scaled(losses_K.sum()).backward()
+        losses_K = losses.view(len(self._members), -1).mean(dim=1) / self._config.gradient_accumulation
+        torch.autograd.backward(self._scale.scaled(losses_K.sum()))
         return losses_K.detach()
 
     def _caption_rows(self, draw: _Draw, step: int) -> randomness.Ints:

@@ -29,9 +29,9 @@ class Best:
 
 def summarise(
     step: int,
-    losses_ENT: npt.NDArray[np.float32],  # noqa: N803
+    losses_ENT: npt.NDArray[np.float32],
     caption_sets: Sequence[str],
-    curve_columns_NC: npt.NDArray[np.int64] | None,  # noqa: N803
+    curve_columns_NC: npt.NDArray[np.int64] | None,
 ) -> ValidationRecord:
     """One row of `validation.jsonl`.
 

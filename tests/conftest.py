@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from tests.s3_server import Keys, S3Server
 
 

@@ -1,0 +1,1 @@
+"""The comparison of a run: its schema, how it is built, and its picture."""

@@ -129,9 +129,7 @@ def _member(run: RunFolder, resolved: dict[str, Any], pack: dict[str, Any], vari
         train=_train_points(metrics),
         best=Choice(**_json(run, layout.best(variant, seed))),
         final=Choice(**_json(run, layout.final(variant, seed))),
-        checkpoints=[
-            Checkpoint(step=c["step"], weights_sha256=c["weights_sha256"], files=c["files"]) for c in commits
-        ],
+        checkpoints=[Checkpoint(step=c["step"], weights_sha256=c["weights_sha256"], files=c["files"]) for c in commits],
         fairness=Fairness(
             initial_weights_sha256=commits[0]["initial_weights_sha256"],
             order_sha256=_chained(row["order_sha256"] for row in metrics),
@@ -216,5 +214,7 @@ def _notes(resolved: dict[str, Any], fair: dict[str, bool]) -> list[str]:
         if pack["differs"]:
             names = ", ".join(f"{member['variant']}" for member in pack["members"])
             notes.append(f"Not like for like: {names} also differ in {', '.join(pack['differs'])}.")
-    notes += [f"Seed {seed}: the members did not see the same weights, order or noise." for seed in fair if not fair[seed]]
+    notes += [
+        f"Seed {seed}: the members did not see the same weights, order or noise." for seed in fair if not fair[seed]
+    ]
     return notes

@@ -1,0 +1,1 @@
+"""One file a stage; `job.pipeline` knows their order."""

@@ -19,9 +19,7 @@ from lora_engine.model_files import model_sha256
 from lora_engine.records import SourceFile
 
 
-def caption(
-    job: Job, images: Images, files: Sequence[SourceFile], captioner: Path | None, tokenizer: Any
-) -> Captions:
+def caption(job: Job, images: Images, files: Sequence[SourceFile], captioner: Path | None, tokenizer: Any) -> Captions:
     """Write `data/captions/<set>.jsonl` for every caption set, and say what a reader of captions would object to.
 
     Raises:

@@ -24,10 +24,15 @@ _TEXT_BATCH = 32
 _Compute = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
 
-def encode_all(job: Job, images: Images, captions: Captions, model: Path, device: torch.device, precision: Resolved) -> Encoded:
+def encode_all(
+    job: Job, images: Images, captions: Captions, model: Path, device: torch.device, precision: Resolved
+) -> Encoded:
     """Latents of every image and embeddings of every text, from the cache where it has them."""
     moments = _latents(job, images, model, device)
-    texts = [EMPTY_PROMPT, *sorted({t for records in captions.values() for r in records for t in r.texts} - {EMPTY_PROMPT})]
+    texts = [
+        EMPTY_PROMPT,
+        *sorted({t for records in captions.values() for r in records for t in r.texts} - {EMPTY_PROMPT}),
+    ]
     embeddings = _embeddings(job, texts, model, device, precision)
     gc.collect()
     if device.type == "cuda":

@@ -30,7 +30,7 @@ def fetch_dataset(job: Job) -> list[SourceFile]:
             open_storage(source, settings).download(source, archive)
             stage.advance(1)
         return sorted(extract_archive(archive, folder / "members"), key=lambda file: file.key)
-    return _fetch_prefix(job, source, settings, folder, lambda key: True)
+    return _fetch_prefix(job, source, settings, folder, lambda _: True)
 
 
 def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -113,4 +113,6 @@ def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Seque
 
 def _require(path: Path, what: str, code: ExitCode) -> None:
     if not path.exists():
-        raise JobError(code, f"{what}: there is nothing at {path}.", f"Correct {what}; the path is taken from {Path.cwd()}.")
+        raise JobError(
+            code, f"{what}: there is nothing at {path}.", f"Correct {what}; the path is taken from {Path.cwd()}."
+        )

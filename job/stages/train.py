@@ -207,7 +207,9 @@ class PackRun:
             where = (member.variant, member.seed)
             choice = validation.choose_best(self._scores[member])
             last = self._scores[member][-1]
-            self._job.run.write_json(layout.best(*where), self._pointer(member, choice.step, choice.loss) | asdict(choice))
+            self._job.run.write_json(
+                layout.best(*where), self._pointer(member, choice.step, choice.loss) | asdict(choice)
+            )
             self._job.run.write_json(layout.final(*where), self._pointer(member, last.step, last.loss))
 
     def _pointer(self, member: Member, step: int, loss: float) -> dict[str, Any]:

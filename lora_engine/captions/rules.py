@@ -27,7 +27,7 @@ _STOP_WORDS = frozenset(
 
 
 def clean(text: str, config: CleaningConfig) -> str:
-    """The text with every rule that is switched on applied until it changes nothing more, so twice is as good as once."""
+    """The text after every rule that is switched on, again and again until nothing changes: twice is as good as once."""
     cleaned = _normalise(text)
     rules = _rules(config)
     for _ in range(len(text) + 1):  # every pass but the last shortens the text
@@ -82,9 +82,7 @@ class Fitted:
     truncated: bool  # words of the caption were cut
 
 
-def fit(
-    caption: str, hints: str, position: Literal["first", "last"], count_tokens: Callable[[str], int]
-) -> Fitted:
+def fit(caption: str, hints: str, position: Literal["first", "last"], count_tokens: Callable[[str], int]) -> Fitted:
     """Join caption and style hints; where both exceed 77 tokens, words at the caption's end are cut, never the hints.
 
     Raises:

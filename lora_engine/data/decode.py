@@ -43,7 +43,7 @@ def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
             raise RejectedImageError(f"more than {config.max_pixels} pixels") from error
         except RejectedImageError:
             raise
-        except Exception as error:  # noqa: BLE001 - decoders fail in many ways on damaged files
+        except Exception as error:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise RejectedImageError(f"cannot be decoded: {reason}") from error
 

@@ -14,7 +14,8 @@ METADATA = "metadata.jsonl"
 def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
     """Files that should be images, and files that hold captions."""
     stems = {str(PurePosixPath(f.key).with_suffix("")) for f in files if not f.key.lower().endswith(".txt")}
-    pictures, sidecars = [], []
+    pictures: list[SourceFile] = []
+    sidecars: list[SourceFile] = []
     for file in files:
         path = PurePosixPath(file.key)
         is_text = path.suffix.lower() == ".txt" and str(path.with_suffix("")) in stems

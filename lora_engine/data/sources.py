@@ -127,4 +127,3 @@ def is_leftover(key: str) -> bool:
         or parts[-1].lower() in ("thumbs.db", "desktop.ini")
         or any(part == "__MACOSX" or part.startswith(".") for part in parts[:-1])
     )
-

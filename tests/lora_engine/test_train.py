@@ -117,7 +117,11 @@ def test_members_of_one_seed_start_equal_and_see_the_same() -> None:
     start = {m.name: adapters.weights_sha256(adapters.export(unet, m.name)) for m in MEMBERS}
     assert start["a"] == start["b"] != start["c"]
     for a, b, c in run(made):
-        assert (a.order_sha256, a.timesteps_sha256, a.noise_sha256) == (b.order_sha256, b.timesteps_sha256, b.noise_sha256)
+        assert (a.order_sha256, a.timesteps_sha256, a.noise_sha256) == (
+            b.order_sha256,
+            b.timesteps_sha256,
+            b.noise_sha256,
+        )
         assert a.noise_sha256 != c.noise_sha256
 
 

@@ -1,0 +1,147 @@
+"""What a run would do and need, computed from the manifest and, where it can be read cheaply, the dataset's listing."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from job.manifest import Manifest
+from job.storage import is_remote, open_storage
+from job.storage.uris import local_path
+from job.variants import Pack, caption_sets, pack_members
+from lora_engine.data.sources import is_archive, list_files
+from lora_engine.records import SourceFile
+
+_MANY_EPOCHS = 100
+_FLOPS_384 = 877e9  # forward and input gradients of one 384x384 image through SD 1.5's UNet
+_FLOPS_512 = 1718e9
+_DEVICES = {"T4": 18e12, "A10G": 35e12, "H100": 300e12}  # FLOP/s that half-precision training reaches, roughly
+_STATE_BYTES = 3 * 4  # fp32 weight and two moments; the two exported files hold 2 * 4 more
+_PARAMETERS_PER_RANK = 199_296  # of SD 1.5's attention: 1,594,368 at rank 8
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """One pack's work."""
+
+    members: tuple[str, ...]
+    steps: int
+    images_per_step: int  # of each member
+    epochs: float | None  # None where the images cannot be counted without a download
+    checkpoints: int  # of each member
+    differs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would happen."""
+
+    name: str
+    images: int | None  # files that look like images; None where they cannot be counted without a download
+    validation_images: int | None  # roughly
+    caption_sets: tuple[str, ...]
+    packs: tuple[PackPlan, ...]
+    files: int
+    checkpoint_bytes: int  # for SD 1.5
+    training_hours: dict[str, float]  # device to hours, for SD 1.5, training alone
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def make_plan(manifest: Manifest) -> Plan:
+    """Count what a run does. Reads the dataset's listing, nothing else.
+
+    Raises:
+        JobError: the dataset's storage cannot be listed.
+    """
+    images = _count_images(manifest)
+    held_out = None if images is None else _held_out(manifest, images)
+    packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in pack_members(manifest))
+    members = sum(len(pack.members) * pack.checkpoints for pack in packs)
+    samples = manifest.evaluation.samples
+    drawn = 0 if samples is None else len(samples.prompts) * len(samples.seeds)
+    per_member = sum(len(pack.members) * (2 * pack.checkpoints + 6 + drawn) for pack in packs)
+    warnings = [
+        f"{', '.join(p.members)}: {p.epochs:.0f} epochs over the training images invite memorisation"
+        for p in packs
+        if p.epochs is not None and p.epochs > _MANY_EPOCHS
+    ]
+    return Plan(
+        name=manifest.name,
+        images=images,
+        validation_images=held_out,
+        caption_sets=tuple(caption_sets(manifest)),
+        packs=packs,
+        files=4 * members + per_member + (images or 0) + len(caption_sets(manifest)) + 8,
+        checkpoint_bytes=members * manifest.lora.rank * _PARAMETERS_PER_RANK * (_STATE_BYTES + 2 * 4),
+        training_hours=_hours(manifest, packs),
+        warnings=tuple(warnings),
+    )
+
+
+def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int | None) -> PackPlan:
+    training = pack.training
+    train = None if images is None or held_out is None else max(1, images - held_out)
+    return PackPlan(
+        members=tuple(f"{member.variant}/seed-{member.seed}" for member in pack.members),
+        steps=training.steps,
+        images_per_step=training.images_per_step,
+        epochs=None if train is None else training.steps * training.images_per_step / train,
+        checkpoints=math.ceil(training.steps / manifest.evaluation.every),
+        differs=pack.differs,
+    )
+
+
+def _held_out(manifest: Manifest, images: int) -> int:
+    config = manifest.dataset
+    return max(round(images * config.validation_fraction), min(config.validation_min, images // 4))
+
+
+def _count_images(manifest: Manifest) -> int | None:
+    source = manifest.dataset.source
+    if is_archive(source):
+        return None
+    if is_remote(source):
+        listed = open_storage(source, manifest.dataset_storage()).list(source)
+        return sum(_looks_like_image(SourceFile(info.uri, "")) for info in listed)
+    return sum(_looks_like_image(file) for file in list_files(local_path(source)))
+
+
+def _looks_like_image(file: SourceFile) -> bool:
+    return file.key.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+
+
+def _hours(manifest: Manifest, packs: tuple[PackPlan, ...]) -> dict[str, float]:
+    side = manifest.preprocess.resolution
+    flops = (_FLOPS_512 if side >= 512 else _FLOPS_384) * side**2 / (512 if side >= 512 else 384) ** 2
+    work = sum(len(pack.members) * pack.steps * pack.images_per_step for pack in packs) * flops
+    return {device: round(work / rate / 3600, 2) for device, rate in _DEVICES.items()}
+
+
+def render_plan(plan: Plan) -> str:
+    """The plan as text."""
+    unknown = "unknown until downloaded"
+    lines = [
+        f"run               {plan.name}",
+        f"images            {unknown if plan.images is None else plan.images}",
+        f"held out          {unknown if plan.validation_images is None else f'about {plan.validation_images}'}",
+        f"caption sets      {', '.join(plan.caption_sets)}",
+    ]
+    for at, pack in enumerate(plan.packs):
+        epochs = "" if pack.epochs is None else f", {pack.epochs:.1f} epochs"
+        differs = f"; differs in {', '.join(pack.differs)}" if pack.differs else ""
+        lines.append(f"pack {at}            {', '.join(pack.members)}")
+        lines.append(
+            f"                  {pack.steps} steps x {pack.images_per_step} images{epochs}, "
+            f"{pack.checkpoints} checkpoints each{differs}"
+        )
+    hours = ", ".join(f"{device} {hours:g} h" for device, hours in plan.training_hours.items())
+    lines += [
+        f"files             about {plan.files}",
+        f"checkpoints       about {plan.checkpoint_bytes / 2**20:.0f} MiB (SD 1.5)",
+        f"training alone    {hours} (SD 1.5, estimated)",
+        *(f"warning           {warning}" for warning in plan.warnings),
+    ]
+    return "\n".join(lines)
