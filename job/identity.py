@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from job.manifest import Manifest
-from job.variants import different_fields, resolve_variants
+from job.overrides import different_fields
+from job.variants import resolve_variants
 
 
 def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str]) -> dict[str, Any]:

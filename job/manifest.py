@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from job.manifest_errors import collect_problems
 from job.manifest_yaml import Document, Path, read_scalar, read_yaml
+from job.overrides import merged_overrides
 from job.problems import ManifestError, Problem, nearest
 from job.storage.settings import S3Settings
 from lora_engine.config.base import Config
@@ -167,8 +168,6 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
         option_of[_apply(document, option)] = f"--set {option}"
     problems: list[Problem] = []
     manifest: Manifest | None = _validated(Manifest, document.data, (), document, option_of, problems)
-    from job.variants import merged_overrides
-
     for path, model, data in merged_overrides(document.data):
         _validated(model, data, path, document, option_of, problems)
     if manifest is None or problems:

@@ -1,16 +1,11 @@
 """From the manifest to what is trained: overrides merged, packs formed, caption sets named."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import BaseModel
 
 from job.manifest import Manifest
+from job.overrides import OVERRIDABLE, different_fields, merge
 from lora_engine.config.captions import CaptionsConfig
 from lora_engine.config.training import LoraConfig, TrainingConfig
-
-_OVERRIDABLE: tuple[tuple[str, type[BaseModel]], ...] = (("lora", LoraConfig), ("training", TrainingConfig))
 
 
 @dataclass(frozen=True)
@@ -47,37 +42,6 @@ class Pack:
     differs: tuple[str, ...]  # dotted fields in which the pack is not like pack 0
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, key by key; a union whose `name` changes is replaced whole."""
-    result = dict(base)
-    for key, value in over.items():
-        mine = result.get(key)
-        if (
-            isinstance(mine, Mapping)
-            and isinstance(value, Mapping)
-            and value.get("name", mine.get("name")) == mine.get("name")
-        ):
-            result[key] = merge(mine, value)
-        else:
-            result[key] = value
-    return result
-
-
-def _same_kind(mine: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    return bool(value.get("name", mine.get("name")) == mine.get("name"))
-
-
-def merged_overrides(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], type[BaseModel], Any]]:
-    """Each override of raw manifest data: its path, its model, and the merged mapping to validate."""
-    variants = data.get("variants")
-    for at, variant in enumerate(variants if isinstance(variants, list) else []):
-        for key, model in _OVERRIDABLE:
-            over = variant.get(key) if isinstance(variant, Mapping) else None
-            base: Any = data.get(key, {})
-            if isinstance(over, Mapping) and over and isinstance(base, Mapping):
-                yield ("variants", at, key), model, merge(base, over)
-
-
 def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
     """Every variant with its own settings."""
     lora, training = manifest.lora.model_dump(mode="json"), manifest.training.model_dump(mode="json")
@@ -108,18 +72,10 @@ def pack_members(manifest: Manifest) -> tuple[Pack, ...]:
 
 def _differs(first: ResolvedVariant, other: ResolvedVariant) -> tuple[str, ...]:
     result: list[str] = []
-    for key, _ in _OVERRIDABLE:
+    for key, _ in OVERRIDABLE:
         mine, theirs = getattr(first, key).model_dump(mode="json"), getattr(other, key).model_dump(mode="json")
         result += different_fields(mine, theirs, key)
     return tuple(result)
-
-
-def different_fields(a: Any, b: Any, path: str) -> list[str]:
-    """Dotted names of the fields in which two JSON values differ."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        keys = sorted(a.keys() | b.keys())
-        return [f for key in keys for f in different_fields(a.get(key), b.get(key), f"{path}.{key}" if path else key)]
-    return [] if a == b else [path]
 
 
 def caption_sets(manifest: Manifest) -> dict[str, CaptionsConfig]:

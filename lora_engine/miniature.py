@@ -5,6 +5,7 @@ They draw and say nothing sensible; they let the whole job run without a model h
 
 import json
 import string
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,28 @@ _WORDS = (
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How large a pipeline is. The defaults are a miniature; `SD_15` is the real thing."""
+
+    unet: tuple[int, int, int, int] = (32, 64, 64, 64)
+    vae: tuple[int, int, int, int] = (16, 16, 32, 32)
+    vae_norm_groups: int = 8
+    vae_layers: int = 1
+    text: int = 64
+    text_layers: int = 2
+    vocabulary: int | None = None  # None is what the tokenizer needs
+    dtype: torch.dtype = torch.float32
+
+
+_MINIATURE = Sizes()
+SD_15 = Sizes((320, 640, 1280, 1280), (128, 256, 512, 512), 32, 2, 768, 12, 49408, torch.float16)
+
+
 def make_stable_diffusion(
-    folder: Path, seed: int = 0, *, width: int = 32, prediction_type: PredictionType = "epsilon"
+    folder: Path, seed: int = 0, *, sizes: Sizes = _MINIATURE, prediction_type: PredictionType = "epsilon"
 ) -> None:
-    """Write a pipeline with SD 1.5's blocks at `width` channels (SD 1.5 has 320), 64x64 pixels and up."""
+    """Write a pipeline with SD 1.5's blocks and random weights, for 64x64 pixels and up."""
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -31,28 +50,28 @@ def make_stable_diffusion(
         tokenizer = _clip_tokenizer(folder)
         unet = UNet2DConditionModel(
             sample_size=8,
-            block_out_channels=(width, 2 * width, 2 * width, 2 * width),
+            block_out_channels=sizes.unet,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            cross_attention_dim=64,
+            cross_attention_dim=sizes.text,
             attention_head_dim=8,
         )
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(16, 16, 32, 32),
-            norm_num_groups=8,
+            block_out_channels=sizes.vae,
+            norm_num_groups=sizes.vae_norm_groups,
             latent_channels=4,
-            layers_per_block=1,
+            layers_per_block=sizes.vae_layers,
             sample_size=64,
         )
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=4,
+                vocab_size=sizes.vocabulary or len(tokenizer),
+                hidden_size=sizes.text,
+                intermediate_size=4 * sizes.text,
+                num_hidden_layers=sizes.text_layers,
+                num_attention_heads=max(4, sizes.text // 64),
                 max_position_embeddings=77,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
@@ -76,7 +95,7 @@ def make_stable_diffusion(
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    ).to(dtype=sizes.dtype).save_pretrained(folder)
 
 
 def _clip_tokenizer(folder: Path) -> Any:
@@ -104,8 +123,8 @@ def _clip_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def make_blip(folder: Path, seed: int = 0) -> None:
-    """Write a BLIP captioner for 64x64 images that says a few words about each."""
+def make_blip(folder: Path, seed: int = 0, *, full_size: bool = False) -> None:
+    """Write a BLIP captioner with random weights: for 64x64 images, or of BLIP base's size."""
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -114,7 +133,7 @@ def make_blip(folder: Path, seed: int = 0) -> None:
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join([*special, *_WORDS]) + "\n")
     tokenizer = BertTokenizer(str(vocabulary), additional_special_tokens=["[DEC]", "[ENC]"])
-    size = {
+    size: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -130,10 +149,13 @@ def make_blip(folder: Path, seed: int = 0) -> None:
         "pad_token_id": 0,
         "max_position_embeddings": 64,
     }
-    config = BlipConfig(text_config=text, vision_config=size | {"image_size": 64, "patch_size": 16}, projection_dim=32)
+    pixels = 64
+    if full_size:
+        pixels, text, size = 384, {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3}, {}
+    config = BlipConfig(text_config=text, vision_config=size | {"image_size": pixels, "patch_size": 16})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BlipForConditionalGeneration(config).eval()
     model.save_pretrained(folder)
-    image_processor = BlipImageProcessorPil(size={"height": 64, "width": 64})
+    image_processor = BlipImageProcessorPil(size={"height": pixels, "width": pixels})
     BlipProcessor(image_processor, tokenizer).save_pretrained(folder)

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from lora_engine.miniature import make_blip, make_stable_diffusion
 from tests.s3_server import Keys, S3Server
 
 
@@ -40,3 +42,12 @@ def s3_admin(s3_server: S3Server, use_keys: Callable[[Keys], None]) -> S3Server:
     """The store, with credentials in the environment that may do everything."""
     use_keys(s3_server.admin)
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the miniature models `sd` and `blip`."""
+    folder = tmp_path_factory.mktemp("miniature")
+    make_stable_diffusion(folder / "sd")
+    make_blip(folder / "blip")
+    return folder

@@ -27,7 +27,7 @@ _STOP_WORDS = frozenset(
 
 
 def clean(text: str, config: CleaningConfig) -> str:
-    """The text after every rule that is switched on, again and again until nothing changes: twice is as good as once."""
+    """The text after every rule that is switched on, repeated until nothing changes: twice is as good as once."""
     cleaned = _normalise(text)
     rules = _rules(config)
     for _ in range(len(text) + 1):  # every pass but the last shortens the text

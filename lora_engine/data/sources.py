@@ -66,7 +66,7 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
                 raise _refused(archive, f"would unpack to more than {limit} bytes")
             path = folder / f"{at:07d}{PurePosixPath(member.name).suffix.lower()[:10]}"
             _unpack(archive, member, path)
-            yield SourceFile(member.name, str(path))
+            yield SourceFile(PurePosixPath(member.name).as_posix(), str(path))
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of this machine's disk, not of the archive

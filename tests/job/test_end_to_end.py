@@ -1,0 +1,259 @@
+"""The whole job through its command, on a real S3 server and on local folders."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from tests.s3_server import S3Server
+
+ROOT = Path(__file__).resolve().parents[2]
+DRAWINGS = ROOT / "samples" / "drawings"
+COMMAND = Path(sys.executable).parent / "lora-job"
+
+
+def lora_job(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    environ = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, env=environ, timeout=300, cwd=ROOT)
+
+
+def manifest(miniature: Path, tmp_path: Path, *lines: str, steps: int = 6) -> list[str | Path]:
+    """Arguments that make the quickstart a short run of our own."""
+    values = {
+        "base_model.source": miniature / "sd",
+        "captioner.source": miniature / "blip",
+        "training.steps": steps,
+        "training.schedule.warmup_steps": 1,
+        "evaluation.every": 3,
+        "evaluation.timesteps": 2,
+        "evaluation.final_timesteps": 4,
+        "evaluation.samples.steps": 2,
+        "output.destination": tmp_path / "runs",
+    }
+    sets = [f"{key}={value}" for key, value in values.items()]
+    arguments: list[str | Path] = [ROOT / "manifests" / "quickstart.yaml"]
+    for option in (*sets, *lines):
+        arguments += ["--set", option]
+    return arguments
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def weights(run: Path) -> dict[str, str]:
+    return {
+        path.relative_to(run).as_posix(): json.loads(path.read_text())["weights_sha256"]
+        for path in sorted(run.rglob("COMMIT.json"))
+    }
+
+
+def check_artifacts(run: Path) -> None:
+    """Every hash in every commit, and every number of the comparison against the files that it comes from."""
+    commits = sorted(run.glob("variants/*/seed-*/checkpoints/*/COMMIT.json"))
+    assert len(commits) == 3 * 2
+    for commit in commits:
+        listed = json.loads(commit.read_text())["files"]
+        assert len(listed) == 3
+        for entry in listed:
+            data = (commit.parent / entry["path"]).read_bytes()
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
+    report = json.loads((run / "report" / "comparison.json").read_text())
+    images = rows(run / "data" / "images.jsonl")
+    assert report["data"]["train"] == sum(row["split"] == "train" for row in images)
+    assert report["data"]["validation"] == sum(row["split"] == "validation" for row in images)
+    assert report["fair"] == {"1337": True}
+    final = {}
+    for member in report["members"]:
+        folder = run / "variants" / member["variant"] / "seed-1337"
+        validation = rows(folder / "validation.jsonl")
+        assert [point["step"] for point in member["validation"]] == [0, 3, 6]
+        for point, row in zip(member["validation"], validation, strict=True):
+            assert point == {key: value for key, value in row.items() if key != "images"}
+            losses = load_file(folder / f"validation/step-{row['step']:06d}.safetensors")["losses"].astype(np.float64)
+            assert losses[:3].mean() == pytest.approx(row["loss"], rel=1e-6)
+        metrics = rows(folder / "metrics.jsonl")
+        assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+        assert [point["loss"] for point in member["train"]] == [row["loss"] for row in metrics]
+        assert member["base_loss"] == validation[0]["loss"]
+        assert member["final_loss"] == validation[-1]["loss"]
+        lowest = min(validation[1:], key=lambda row: row["curve_loss"])
+        assert member["best"]["loss"] <= lowest["curve_loss"] * 1.0001
+        final[member["variant"]] = losses[:3].mean(axis=(0, 2))
+    for found in report["differences"]:
+        assert found["mean"] == pytest.approx((final[found["a"]] - final[found["b"]]).mean(), rel=1e-9)
+        assert found["low"] <= found["mean"] <= found["high"]
+
+
+def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, miniature: Path, tmp_path: Path) -> None:
+    bucket, client = s3_admin.make_bucket(), s3_admin.client()
+    archive = tmp_path / "raw.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(DRAWINGS.iterdir()):
+            packed.write(path, f"set/{path.name}")
+        packed.writestr("__MACOSX/set/._heart-00.png", b"x")
+        packed.writestr("set/broken.png", b"not an image")
+    client.upload_file(str(archive), bucket, "raw.zip")
+    for path in sorted((miniature / "sd").rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), bucket, f"models/sd/{path.relative_to(miniature / 'sd').as_posix()}")
+    arguments = manifest(
+        miniature,
+        tmp_path,
+        f"dataset.source=s3://{bucket}/raw.zip",
+        f"output.destination=s3://{bucket}/runs",
+        f"base_model.source=s3://{bucket}/models/sd",
+        f"storage={{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}",
+    )
+    done = lora_job("run", *arguments, "--workdir", tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    environ = {"AWS_ENDPOINT_URL_S3": s3_admin.endpoint_url, "AWS_REGION": "us-east-1"}
+    collected = lora_job("collect", f"s3://{bucket}/runs/quickstart", tmp_path / "got", env=environ)
+    assert collected.returncode == 0, collected.stderr
+    check_artifacts(tmp_path / "got")
+    report = json.loads((tmp_path / "got" / "report" / "comparison.json").read_text())
+    assert report["data"]["rejected"] == {"not a JPEG, PNG, WebP, GIF, BMP or TIFF image": 1}
+    assert report["data"]["ignored"] == 1
+    before = {o["Key"]: o["LastModified"] for o in client.list_objects_v2(Bucket=bucket, Prefix="runs/")["Contents"]}
+    again = lora_job("run", *arguments, "--workdir", tmp_path / "elsewhere")
+    assert again.returncode == 0, again.stderr
+    after = {o["Key"]: o["LastModified"] for o in client.list_objects_v2(Bucket=bucket, Prefix="runs/")["Contents"]}
+    assert after == before
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(miniature: Path, tmp_path: Path) -> None:
+    straight = manifest(miniature, tmp_path, "name=straight", "evaluation.samples=null", steps=12)
+    assert lora_job("run", *straight, "--workdir", tmp_path / "a").returncode == 0
+    arguments = manifest(miniature, tmp_path, "name=broken", "evaluation.samples=null", steps=12)
+    command = [COMMAND, "run", *arguments, "--workdir", tmp_path / "b"]
+    run = tmp_path / "runs" / "broken"
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environ)
+    commit = run / "variants/vanilla/seed-1337/checkpoints/step-000003/COMMIT.json"
+    deadline = time.monotonic() + 120
+    while not commit.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 51, errors
+    assert "SIGTERM" in errors.splitlines()[-1]
+    status = json.loads((run / "units/pack-0/status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("preempted", 51)
+    rerun = lora_job("run", *arguments, "--workdir", tmp_path / "c")
+    assert rerun.returncode == 0, rerun.stderr
+    expected = weights(tmp_path / "runs" / "straight")
+    found = weights(run)
+    assert {key: found[key] for key in expected} == expected
+    for metrics in run.glob("variants/*/*/metrics.jsonl"):
+        assert [row["step"] for row in rows(metrics)] == list(range(1, 13))
+
+
+def test_variants_that_are_not_alike_train_in_packs_of_their_own(miniature: Path, tmp_path: Path) -> None:
+    arguments = manifest(
+        miniature, tmp_path, "variants.blip.lora.rank=2", "seeds=[0, 1]", "evaluation.samples=null", steps=3
+    )
+    done = lora_job("run", *arguments, "--workdir", tmp_path / "w")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "runs/quickstart/report/comparison.json").read_text())
+    assert [pack["members"] for pack in report["packs"]] == [
+        ["vanilla/seed-0", "vanilla/seed-1", "blip_plus/seed-0", "blip_plus/seed-1"],
+        ["blip/seed-0", "blip/seed-1"],
+    ]
+    assert report["packs"][1]["differs"] == ["lora.rank"]
+    assert any("lora.rank" in note for note in report["notes"])
+    order = {(m["variant"], m["seed"]): m["fairness"]["order_sha256"] for m in report["members"]}
+    assert order["blip", 0] == order["vanilla", 0] != order["vanilla", 1]
+    alike = {(d["a"], d["b"]): d["like_for_like"] for d in report["differences"] if d["seed"] == 0}
+    assert alike == {("vanilla", "blip_plus"): True, ("vanilla", "blip"): False, ("blip_plus", "blip"): False}
+
+
+def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "raw.tar.gz"
+    subprocess.run(["tar", "czf", archive, "-C", DRAWINGS, "."], check=True)
+    mix = (
+        "{strategy: mix, caption_dropout: 0.1, parts: [{weight: 2, captions: {strategy: existing}},"
+        " {captions: {strategy: constant, text: a drawing}}]}"
+    )
+    own_captions = "{strategy: existing, style_hints: stencil}"
+    arguments = manifest(
+        miniature,
+        tmp_path,
+        f"dataset.source={archive}",
+        f"variants=[{{name: own, captions: {own_captions}}}, {{name: mixed, captions: {mix}}}]",
+        "evaluation.samples=null",
+        steps=3,
+    )
+    done = lora_job("run", *arguments, "--workdir", tmp_path / "w")
+    assert done.returncode == 0, done.stderr
+    own = rows(tmp_path / "runs/quickstart/data/captions/own.jsonl")
+    assert "a line drawing of a heart, stencil" in {row["texts"][0] for row in own}
+    mixed = rows(tmp_path / "runs/quickstart/data/captions/mixed.jsonl")
+    assert all(row["texts"][1] == "a drawing" for row in mixed)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "phrase"),
+    [
+        (["training.steps=0"], 40, "training.steps"),
+        (["dataset.source=/nowhere"], 41, "dataset.source"),
+        (["base_model.source=/nowhere"], 43, "base_model.source"),
+        (["lora.target_modules=[to_x]"], 43, "to_x"),
+        (["training.precision=fp16"], 44, "fp16"),
+        (["output.destination=ftp://x/y"], 40, "ftp"),
+        (["dataset.source=manifests"], 41, "max_rejected_fraction"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_code(
+    miniature: Path, tmp_path: Path, lines: list[str], code: int, phrase: str
+) -> None:
+    done = lora_job("run", *manifest(miniature, tmp_path, *lines), "--workdir", tmp_path / "w")
+    assert done.returncode == code, done.stderr
+    assert phrase in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_run_under_the_same_name_is_refused(miniature: Path, tmp_path: Path) -> None:
+    first = manifest(miniature, tmp_path, "evaluation.samples=null", steps=3)
+    assert lora_job("run", *first, "--workdir", tmp_path / "w").returncode == 0
+    before = snapshot(tmp_path / "runs" / "quickstart")
+    other = lora_job("run", *first, "--set", "lora.rank=2", "--workdir", tmp_path / "w")
+    assert other.returncode == 46
+    assert "variants.blip.lora.rank" in other.stderr
+    assert "--set name=" in other.stderr
+    assert snapshot(tmp_path / "runs" / "quickstart") == before
+
+
+def test_status_and_report_read_a_finished_run(miniature: Path, tmp_path: Path) -> None:
+    arguments = manifest(miniature, tmp_path, "evaluation.samples=null", steps=3)
+    assert lora_job("run", *arguments, "--workdir", tmp_path / "w").returncode == 0
+    run = tmp_path / "runs" / "quickstart"
+    status = lora_job("status", run, "--json", "--follow")
+    assert [unit["state"] for unit in json.loads(status.stdout)] == ["done", "done", "done"]
+    before = (run / "report" / "comparison.json").read_bytes()
+    assert lora_job("report", run).returncode == 0
+    assert (run / "report" / "comparison.json").read_bytes() == before
+    with Image.open(run / "report" / "curves.png") as picture:
+        assert picture.width > 800
+    broken = run / "variants/blip/seed-1337/validation.jsonl"
+    broken.write_text(broken.read_text().replace('"loss": 1', '"loss": 2'))
+    refused = lora_job("report", run)
+    assert refused.returncode == 46
+    assert "validation.jsonl" in refused.stderr

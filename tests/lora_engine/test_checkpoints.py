@@ -1,0 +1,101 @@
+"""Adapter files, read back by the programs that people load them with."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from lora_engine import adapters, base_model, checkpoints
+from lora_engine.config.training import LoraConfig
+
+LORA = LoraConfig(rank=3, alpha=5.0)
+CARD = checkpoints.AdapterCard(
+    name="blip",
+    base_model="miniature",
+    resolution=64,
+    images=9,
+    prediction_type="epsilon",
+    started_at=1_700_000_000.0,
+    tag_frequency={"a heart": 2},
+    trigger_phrase="",
+)
+
+
+@pytest.fixture
+def trained(miniature: Path, tmp_path: Path) -> tuple[nn.Module, Path]:
+    unet = base_model.load_unet(miniature / "sd", torch.float32)
+    adapters.inject(unet, [("blip", 0), ("other", 1)], LORA)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in adapters.parameters(unet, "blip").values():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+    checkpoints.write_checkpoint(tmp_path, adapters.export(unet, "blip"), {"step": torch.tensor(1)}, LORA, CARD)
+    return unet, tmp_path
+
+
+def unet_output(unet: nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    latents, text = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 77, 64, generator=generator)
+    with torch.inference_mode():
+        return unet(latents, torch.tensor([10, 900]), text).sample
+
+
+@pytest.mark.parametrize("name", ["blip.safetensors", "pytorch_lora_weights.safetensors"])
+def test_both_files_give_the_training_models_output_in_a_pipeline(
+    trained: tuple[nn.Module, Path], miniature: Path, name: str
+) -> None:
+    unet, folder = trained
+    adapters.activate(unet, ["blip"])
+    expected = unet_output(unet)
+    adapters.activate(unet, [])
+    base = unet_output(unet)
+    pipeline = StableDiffusionPipeline.from_pretrained(miniature / "sd")
+    pipeline.load_lora_weights(folder, weight_name=name)
+    torch.testing.assert_close(unet_output(pipeline.unet), expected, rtol=1e-4, atol=1e-5)
+    assert (expected - base).abs().max() > 1e-3
+
+
+def test_kohya_file_holds_what_its_readers_compute_with(trained: tuple[nn.Module, Path]) -> None:
+    unet, folder = trained
+    state = load_file(folder / "blip.safetensors")
+    assert len(state) == 3 * 128
+    modules = dict(unet.named_modules())
+    for name in [key.removesuffix(".alpha") for key in state if key.endswith(".alpha")]:
+        down, up, alpha = (state[f"{name}.{part}"] for part in ("lora_down.weight", "lora_up.weight", "alpha"))
+        layer = next(m for n, m in modules.items() if "lora_unet_" + n.replace(".", "_") == name)
+        delta = up @ down * (alpha / down.shape[0])
+        torch.testing.assert_close(delta, layer.get_delta_weight("blip"), rtol=0, atol=1e-6)
+
+
+def test_metadata_is_what_programs_show(trained: tuple[nn.Module, Path]) -> None:
+    with safe_open(trained[1] / "blip.safetensors", "pt") as file:
+        kohya = file.metadata()
+    with safe_open(trained[1] / "pytorch_lora_weights.safetensors", "pt") as file:
+        diffusers = file.metadata()
+    assert kohya["ss_network_dim"] == "3"
+    assert kohya["ss_network_alpha"] == "5.0"
+    assert kohya["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert json.loads(kohya["ss_tag_frequency"]) == {"blip": {"a heart": 2}}
+    assert "lora_adapter_metadata" not in kohya
+    assert json.loads(diffusers["lora_adapter_metadata"])["unet.lora_alpha"] == 5.0
+
+
+def test_listed_entries_are_the_files(trained: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    unet, _ = trained
+    out = tmp_path / "again"
+    out.mkdir()
+    entries = checkpoints.write_checkpoint(out, adapters.export(unet, "blip"), {"step": torch.tensor(1)}, LORA, CARD)
+    assert [entry.path for entry in entries] == sorted(path.name for path in out.iterdir())
+    assert [entry.size for entry in entries] == [path.stat().st_size for path in sorted(out.iterdir())]
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(b"\0" * 40)
+    with pytest.raises(ValueError, match=r"state\.safetensors is damaged"):
+        checkpoints.read_state(path)
