@@ -27,6 +27,10 @@ def collect_problems(
             continue  # pydantic counts the items that are valid; the others have problems of their own
         path = _written_path(details["loc"], data)
         found, allowed, suggestion = _explain(details, model, path)
+        if not path and details["type"] == "value_error":
+            # validators of the whole model begin with the key that they speak of
+            key, _, allowed = allowed.partition(": ")
+            path = (key,)
         whole = prefix + path
         option = next((o for p, o in options.items() if p[: len(whole)] == whole or whole[: len(p)] == p), None)
         line = None if option else document.line(whole)

@@ -7,10 +7,8 @@ from pydantic import BaseModel
 
 from lora_engine.config.training import LoraConfig, TrainingConfig
 
-OVERRIDABLE: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("lora", LoraConfig),
-    ("training", TrainingConfig),
-)  # what a variant may override
+# what a variant may override
+OVERRIDABLE: tuple[tuple[str, type[BaseModel]], ...] = (("lora", LoraConfig), ("training", TrainingConfig))
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

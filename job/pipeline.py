@@ -51,7 +51,7 @@ def run(job: Job) -> None:
     device = find_device()
     with unit_of(job, "prepare"):
         images, captions, model, resolved = _prepare(job, device)
-    study = _study(job, images, captions, model, resolved, device)
+        study = _study(job, images, captions, model, resolved, device)
     for pack in pack_members(job.manifest):
         with unit_of(job, f"pack-{pack.index}"):
             _train(job, study, pack, device, resolved["packs"][pack.index]["precision"])

@@ -24,7 +24,8 @@ COMMAND = Path(sys.executable).parent / "lora-job"
 
 def lora_job(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     environ = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, env=environ, timeout=300, cwd=ROOT)
+    command = [COMMAND, *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environ, timeout=300, cwd=ROOT)
 
 
 def manifest(miniature: Path, tmp_path: Path, *lines: str, steps: int = 6) -> list[str | Path]:

@@ -1,0 +1,204 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.identity import identity, identity_conflicts
+from job.manifest import Manifest, load_manifest, manifest_schema
+from job.problems import ManifestError
+from job.variants import Member, caption_sets, pack_members, resolve_variants, set_of_variant
+
+MANIFESTS = sorted((Path(__file__).resolve().parents[2] / "manifests").glob("*.yaml"))
+SMALL = """\
+apiVersion: lora-job/v1
+name: small
+base_model: {source: models/sd}
+dataset: {source: images}
+variants:
+  - name: one
+    captions: {strategy: constant, text: a tattoo}
+  - name: two
+    captions: {strategy: existing}
+training: {steps: 10}
+output: {destination: runs}
+"""
+
+
+def load(text: str = SMALL, *sets: str) -> Manifest:
+    return load_manifest(text, "m.yaml", sets)
+
+
+def problems(text: str, *sets: str) -> list[str]:
+    with pytest.raises(ManifestError) as caught:
+        load(text, *sets)
+    assert caught.value.code == 40
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_every_shipped_manifest_is_valid(path: Path) -> None:
+    manifest = load_manifest(path.read_bytes(), path.name)
+    assert manifest.name == path.stem
+    jsonschema.validate(yaml.safe_load(path.read_text()), manifest_schema())
+
+
+def test_the_shipped_studies_are_those_of_the_design() -> None:
+    found = {path.stem: load_manifest(path.read_bytes(), path.name) for path in MANIFESTS}
+    assert found["tattoo-captions"].training.steps == 1000
+    assert found["tattoo-quick"].training.steps == 500
+    assert len(found["tattoo-captions-seeds"].seeds) == 3
+    large = found["tattoo-512-r16"]
+    assert (large.preprocess.resolution, large.lora.rank, large.training.images_per_step) == (512, 16, 64)
+    assert large.training.steps == 2000
+
+
+WRONG = [
+    ("lora-job/v1", "lora-job/v9", 1, "apiVersion", "lora-job/v1"),
+    ("name: small", "name: Small_Run", 2, "name", "lower-case"),
+    ("name: small", "name: 7", 2, "name", "text"),
+    ("name: small\n", "", 1, "name", "required"),
+    ("{source: models/sd}", "{source: x, sorce: models/sd}", 3, "base_model.sorce", 'Did you mean "source"'),
+    ("{source: models/sd}", "[]", 3, "base_model", "mapping"),
+    ("{source: images}", "{source: 's3://u:p@b/k'}", 4, "dataset.source", "without credentials"),
+    ("{source: images}", "{source: images, validation_fraction: 0.7}", 4, "dataset.validation_fraction", "less than"),
+    ("{source: images}", "{source: images, validation_fraction: '0.1'}", 4, "dataset.validation_fraction", "a number"),
+    ("strategy: constant", "strategy: konstant", 7, "variants[0].captions", 'Did you mean "constant"'),
+    ("strategy: constant, ", "", 7, "variants[0].captions", "strategy"),
+    (", text: a tattoo", "", 7, "variants[0].captions.text", "required"),
+    ("name: two", "name: one", 5, "variants", "two are named"),
+    ("name: two", "name: a/b", 8, "variants[1].name", "letters"),
+    ("strategy: existing", "strategy: blip", 5, "variants", "captioner"),
+    ("{steps: 10}", "{steps: 0}", 10, "training.steps", "greater than"),
+    ("{steps: 10}", "{steps: 1.5}", 10, "training.steps", "whole number"),
+    ("{steps: 10}", "{steps: true}", 10, "training.steps", "whole number"),
+    ("{steps: 10}", "{}", 10, "training.steps", "required"),
+    ("{steps: 10}", "{steps: 10, precision: bf61}", 10, "training.precision", 'Did you mean "bf16"'),
+    ("{steps: 10}", "{steps: 10, schedule: {name: cosin}}", 10, "training.schedule", 'Did you mean "cosine"'),
+    ("{steps: 10}", "{steps: 10, optimizer: {learning_rate: .nan}}", 10, "training.optimizer", "finite"),
+    ("{steps: 10}", "{steps: 10, optimizer: {learning_rate: 1e999}}", 10, "training.optimizer", "finite"),
+    ("{steps: 10}", "{steps: 10, steps: 11}", 10, "training.steps", "once"),
+    ("{steps: 10}", "{steps: &a 10}", 10, "", "written out"),
+    ("{steps: 10}", "{steps: !!int 10}", 10, "", "untagged"),
+    ("{steps: 10}", "{steps: 10, max_grad_norm: -1}", 10, "training.max_grad_norm", "greater than"),
+    ("{destination: runs}", "{destination: runs\n", 13, "", "YAML"),
+    ("{destination: runs}", "{destination: null}", 11, "output.destination", "text"),
+    ("output:", "preprocess: {resolution: 100}\noutput:", 11, "preprocess.resolution", "multiple of 8"),
+    ("output:", "preprocess: {background: pinkish}\noutput:", 11, "preprocess.background", "rrggbb"),
+    ("output:", "lora: {rank: 0}\noutput:", 11, "lora.rank", "greater than"),
+    ("output:", "lora: {target_modules: []}\noutput:", 11, "lora.target_modules", "at least 1"),
+    ("output:", "seeds: [1, 1]\noutput:", 11, "seeds", "twice"),
+    ("output:", "seeds: [-1]\noutput:", 11, "seeds[0]", "greater than"),
+    ("output:", "evaluation: {timesteps: 3}\noutput:", 11, "evaluation", "multiple"),
+    ("output:", "limits: {attempt_hours: 0}\noutput:", 11, "limits.attempt_hours", "greater than"),
+    ("output:", "storage: {adressing_style: path}\noutput:", 11, "storage.adressing_style", '"addressing_style"'),
+    ("output:", "outptu: 1\noutput:", 11, "outptu", 'Did you mean "output"'),
+    ("{strategy: existing}", "{strategy: existing}\n    lora: {rnk: 1}", 10, "variants[1].lora.rnk", '"rank"'),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "path", "phrase"), WRONG, ids=[row[1][:40] for row in WRONG])
+def test_an_error_names_line_path_and_remedy(old: str, new: str, line: int, path: str, phrase: str) -> None:
+    assert old in SMALL
+    (problem,) = problems(SMALL.replace(old, new, 1))
+    assert problem.startswith(f"m.yaml:{line}: {path}")
+    assert phrase in problem
+
+
+def test_all_errors_come_at_once() -> None:
+    text = SMALL.replace("name: small", "name: S").replace("{steps: 10}", "{steps: x, precison: y}")
+    text = text.replace("strategy: constant", "strategy: c")
+    assert len(problems(text, "lora.rank=q")) == 5
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a", "a: 1\n---\nb: 2", "[" * 5000, "a: " + "[" * 60 + "]" * 60, "\tb: 1"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    assert problems(text)
+
+
+def test_a_file_that_is_too_large_is_not_parsed() -> None:
+    assert "1 MiB" in problems("#" * (2**20 + 1))[0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200) | st.text(alphabet="ab:-[]{}&*!'\"\n #|>%@,1.0e", max_size=80).map(str.encode))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with pytest.raises(ManifestError):
+        load_manifest(data, "x")
+
+
+def test_scalars_are_those_of_yaml_1_2() -> None:
+    manifest = load(SMALL.replace("a tattoo", "no"), "training.optimizer.learning_rate=1e-4")
+    assert manifest.variants[0].captions.text == "no"  # type: ignore[union-attr]
+    assert manifest.training.optimizer.learning_rate == 1e-4
+
+
+def test_set_reaches_a_variant_by_name_and_by_place() -> None:
+    manifest = load(SMALL, "variants.two.lora.rank=3", "variants.0.captions.text=hello")
+    first, second = resolve_variants(manifest)
+    assert (first.captions.text, second.lora.rank) == ("hello", 3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("option", ["lora", "variants.three.lora.rank=1", "lora.rank=[", "name.x.y=1", "=3"])
+def test_a_set_that_cannot_be_applied_is_named(option: str) -> None:
+    assert any(f"--set {option}" in problem for problem in problems(SMALL, option))
+
+
+def test_overrides_merge_deeply_and_replace_unions_of_another_name() -> None:
+    manifest = load(
+        SMALL,
+        "training.schedule={name: cosine, warmup_steps: 5}",
+        "variants.one.training={schedule: {warmup_steps: 2}}",
+        "variants.two.training={schedule: {name: linear}, optimizer: {weight_decay: 0.5}}",
+    )
+    one, two = resolve_variants(manifest)
+    assert (one.training.schedule.name, one.training.schedule.warmup_steps) == ("cosine", 2)
+    assert (two.training.schedule.name, two.training.schedule.warmup_steps) == ("linear", 0)
+    assert (two.training.optimizer.weight_decay, two.training.optimizer.learning_rate) == (0.5, 1e-4)
+
+
+def test_packs_hold_what_is_alike_but_captions_and_seed() -> None:
+    manifest = load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4")
+    first, second = pack_members(manifest)
+    assert first.members == (Member("one", 0), Member("one", 7))
+    assert second.differs == ("lora.rank",)
+    assert len(pack_members(load(SMALL, "seeds=[0, 7]"))) == 1
+
+
+def test_caption_sets_are_shared_by_equal_texts() -> None:
+    manifest = load(SMALL, "variants.two.captions={strategy: constant, text: a tattoo, caption_dropout: 0.1}")
+    assert list(caption_sets(manifest)) == ["one"]
+    assert set_of_variant(manifest) == {"one": "one", "two": "one"}
+
+
+@pytest.mark.parametrize(
+    ("option", "conflicts"),
+    [
+        ("lora.rank=4", ("variants.one.lora.rank", "variants.two.lora.rank")),
+        ("seeds=[2]", ("seeds",)),
+        ("training.steps=20", ()),
+        ("training.steps=5", ("variants.one.training.steps", "variants.two.training.steps")),
+        ("limits.attempt_hours=2", ()),
+        ("evaluation.samples={prompts: [x]}", ()),
+        ("output.destination=elsewhere", ()),
+        ("dataset.validation_min=3", ("split.validation_min",)),
+        ("preprocess.background=black", ("preprocess.background",)),
+    ],
+)
+def test_what_makes_another_run(option: str, conflicts: tuple[str, ...]) -> None:
+    def of(manifest: Manifest) -> dict[str, object]:
+        return identity(manifest, data_sha256="d", models={"base": "b"})
+
+    assert identity_conflicts(of(load()), of(load(SMALL, option))) == conflicts
+
+
+def test_validate_imports_neither_torch_nor_boto3() -> None:
+    code = (
+        "import sys, job.cli, job.variants, job.identity\n"
+        "print([m for m in ('torch', 'boto3', 'diffusers', 'transformers', 'scipy', 'matplotlib') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
