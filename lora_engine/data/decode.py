@@ -91,4 +91,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 def to_square(image: Image.Image, resolution: int) -> Image.Image:
     """The largest centred square, resized with Lanczos to `resolution` pixels a side."""
-    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS, centering=(0.5, 0.5))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # cropped first: a resize with a box would mix in pixels from outside it
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((resolution, resolution), Image.Resampling.LANCZOS)
