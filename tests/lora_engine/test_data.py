@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 import random
@@ -159,10 +160,8 @@ def test_near_duplicates_share_a_group_and_a_side() -> None:
     bits = int.from_bytes(images[0].perceptual_hash or b"")
     chain = [bits, bits ^ 0b111111, bits ^ 0b111111 ^ (0b111111 << 100)]  # each 6 bits from the next
     alike = [
-        PreparedImage(
-            hashlib.sha256(f"alike{i}".encode()).hexdigest(), f"alike{i}", 1, 9, 9, Path(), Path(), b.to_bytes(32)
-        )
-        for i, b in enumerate(chain)
+        dataclasses.replace(image, perceptual_hash=value.to_bytes(32))
+        for image, value in zip(prepared(["alike0", "alike1", "alike2"]), chain, strict=True)
     ]
     records = {r.source: r for r in assign([*images, *alike], CONFIG, SplitConfig())}
     together = [records[name] for name in ("0", "alike0", "alike1", "alike2")]
