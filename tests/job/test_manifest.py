@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from job.identity import identity, identity_conflicts
 from job.manifest import Manifest, load_manifest, manifest_schema
+from job.manifest_reference import reference_markdown
 from job.problems import ManifestError
 from job.variants import Member, caption_sets, pack_members, resolve_variants, set_of_variant
 
@@ -202,3 +203,8 @@ def test_validate_imports_neither_torch_nor_boto3() -> None:
         "print([m for m in ('torch', 'boto3', 'diffusers', 'transformers', 'scipy', 'matplotlib') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_reference_is_that_of_the_models() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "manifest.md"
+    assert page.read_text() == reference_markdown(), "python -m job.manifest_reference > docs/manifest.md"
