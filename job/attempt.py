@@ -7,10 +7,11 @@ from pathlib import Path
 from job import settings
 from job.checks import check_access
 from job.context import Job, open_cache, open_run
-from job.errors import ExitCode, JobError
 from job.manifest import Manifest
 from job.preemption import StopFlag
 from job.progress import open_progress, watch_for_stalls
+from job.resources import resource_errors
+from job.status import spent_seconds
 
 
 def attempt(manifest: Manifest, workdir: Path | None) -> None:
@@ -19,8 +20,10 @@ def attempt(manifest: Manifest, workdir: Path | None) -> None:
     Raises:
         JobError, EngineError: the attempt ended early; the code says whether to start again.
     """
-    stop = StopFlag(manifest.limits.attempt_hours)
+    stop = StopFlag()
     stop.install()
+    if manifest.limits.attempt_hours is not None:
+        stop.limit_attempt(manifest.limits.attempt_hours)
     scratch = settings.workdir(os.environ, workdir, manifest.name)
     with open_progress(sys.stderr) as progress:
         if manifest.limits.stall_minutes is not None:
@@ -34,10 +37,8 @@ def attempt(manifest: Manifest, workdir: Path | None) -> None:
         if pipeline.is_done(job):
             progress.say("already done", run=job.run.root)
             return
-        try:
+        if manifest.limits.max_hours is not None:
+            stop.limit_run(manifest.limits.max_hours, spent_seconds(job.run))
+        with resource_errors():
             pipeline.run(job)
-        except MemoryError as error:
-            raise JobError(
-                ExitCode.RESOURCES, "This machine's memory is full.", "Use a larger machine or a smaller batch_size."
-            ) from error
         progress.say("done", run=job.run.root, report=job.run.uri("report/comparison.json"))

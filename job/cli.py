@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,15 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Train one Stable Diffusion LoRA per caption strategy on the same images, and compare them.",
 )
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where every error came from.")] = False,
+) -> None:
+    """Train one Stable Diffusion LoRA per caption strategy on the same images, and compare them."""
+
 
 ManifestArgument = Annotated[
     str | None,
@@ -126,22 +133,24 @@ def _folder(uri: str) -> Any:
 
 def main() -> None:
     """Run a command and exit with its code; the last line says the cause and the remedy."""
-    sys.exit(_guarded(lambda: app(standalone_mode=False), os.environ))
+    sys.exit(_guarded())
 
 
-def _guarded(command: Callable[[], Any], environ: Mapping[str, str]) -> int:
+def _guarded() -> int:
     try:
-        result = command()
+        result = app(standalone_mode=False)
     except (JobError, EngineError) as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
         return _fail(code_of(error), str(error))
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return _fail(ExitCode.USAGE, "Stopped.")
-    except Exception as error:
-        if hasattr(error, "format_message"):
-            return _fail(ExitCode.USAGE, f"{error.format_message()} Try `lora-job --help`.")
-        if environ.get("LORA_JOB_DEBUG"):
-            raise
-        return _fail(ExitCode.BUG, f"{type(error).__name__}: {error}. This is a bug; LORA_JOB_DEBUG=1 shows where.")
+    except Exception as error:  # noqa: BLE001 - the edge of the program
+        if hasattr(error, "format_message"):  # of the CLI library: an argument that does not fit
+            message = error.format_message()
+            return _fail(ExitCode.USAGE, f"{message} Try `lora-job --help`.") if message else int(ExitCode.USAGE)
+        traceback.print_exc()
+        return _fail(ExitCode.BUG, f"{type(error).__name__}: {error}. This is a bug in lora-job; please report it.")
     return int(result) if isinstance(result, int) else 0
 
 

@@ -6,43 +6,52 @@ from types import FrameType
 
 from job.errors import ExitCode, JobError
 
+_AGAIN = "Start the same manifest again to continue."
+
 
 class StopFlag:
     """Called, it says whether to stop; `check` stops."""
 
-    def __init__(self, attempt_hours: float | None = None) -> None:
+    def __init__(self) -> None:
         self._signal: signal.Signals | None = None
-        self._hours = attempt_hours
-        self._deadline = None if attempt_hours is None else time.monotonic() + attempt_hours * 3600
+        self._limits: list[tuple[float, JobError]] = []  # on the monotonic clock, and what is over then
 
     def install(self) -> None:
         """Let SIGTERM and SIGINT set the flag. Repeating the signal changes nothing."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
+    def limit_attempt(self, hours: float) -> None:
+        """Stop, with code 55, so long from now."""
+        cause = f"limits.attempt_hours ({hours:g}) is over; what was done is saved."
+        self._limits.append((time.monotonic() + hours * 3600, JobError(ExitCode.ATTEMPT_HOURS, cause, _AGAIN)))
+
+    def limit_run(self, hours: float, spent_seconds: float) -> None:
+        """Stop, with code 48, once all attempts together have taken so long."""
+        cause = f"limits.max_hours ({hours:g}) over all attempts is over; what was done is saved."
+        error = JobError(ExitCode.MAX_HOURS, cause, "Raise limits.max_hours to continue.")
+        self._limits.append((time.monotonic() + hours * 3600 - spent_seconds, error))
+
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self._signal = self._signal or signal.Signals(number)
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self._signal is not None or (self._deadline is not None and time.monotonic() >= self._deadline)
+        return self._signal is not None or self._over() is not None
+
+    def _over(self) -> JobError | None:
+        now = time.monotonic()
+        return next((error for deadline, error in self._limits if now >= deadline), None)
 
     def check(self) -> None:
         """Stop here if asked to.
 
         Raises:
-            JobError: 51 for a signal, 55 when the attempt's hours are over.
+            JobError: 51 for a signal, 55 or 48 when a limit is over.
         """
-        if not self():
-            return
         if self._signal is not None:
-            raise JobError(
-                ExitCode.PREEMPTED,
-                f"Stopped by {self._signal.name}; what was done is saved.",
-                "Start the same manifest again to continue.",
-            )
-        raise JobError(
-            ExitCode.ATTEMPT_HOURS,
-            f"limits.attempt_hours ({self._hours}) is over; what was done is saved.",
-            "Start the same manifest again to continue.",
-        )
+            cause = f"Stopped by {self._signal.name}; what was done is saved."
+            raise JobError(ExitCode.PREEMPTED, cause, _AGAIN)
+        over = self._over()
+        if over is not None:
+            raise over

@@ -31,6 +31,12 @@ def read_status(run: RunFolder) -> list[dict[str, Any]]:
     return sorted(found, key=lambda status: str(status["started"]))
 
 
+def spent_seconds(run: RunFolder) -> float:
+    """What all attempts at the run have taken so far."""
+    keys = [key for key, _ in run.list("units") if key.endswith("/status.json")]
+    return sum(float((run.read_json(key) or {}).get("seconds", 0.0)) for key in keys)
+
+
 def follow_status(run: RunFolder) -> Iterator[list[dict[str, Any]]]:
     """The status again and again, until the run is finished or a unit has failed."""
     while True:

@@ -27,7 +27,7 @@ def unit_of(job: Job, unit: str) -> Iterator[None]:
             yield
     except BaseException as error:
         code = code_of(error)
-        state = "preempted" if code in (ExitCode.PREEMPTED, ExitCode.ATTEMPT_HOURS) else "failed"
+        state = "preempted" if code in (ExitCode.PREEMPTED, ExitCode.ATTEMPT_HOURS, ExitCode.MAX_HOURS) else "failed"
         cause, remedy = getattr(error, "cause", str(error)), getattr(error, "remedy", "")
         end = {"state": state, "exit_code": int(code), "cause": cause[:1500], "remedy": remedy[:500]}
         with contextlib.suppress(JobError):  # the error at hand says more than a store that cannot be written

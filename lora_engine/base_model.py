@@ -103,12 +103,13 @@ def load_sampler(folder: Path) -> Any:
 def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> None:
     """Turn one `.safetensors` checkpoint into a pipeline folder; `components` holds configuration and tokenizer."""
     from diffusers import StableDiffusionPipeline
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     try:
         pipeline = StableDiffusionPipeline.from_single_file(
             str(checkpoint), config=str(components), local_files_only=True, safety_checker=None
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (SingleFileComponentError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{checkpoint.name} is not a Stable Diffusion checkpoint that matches {components}: {reason}.",

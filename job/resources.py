@@ -1,0 +1,39 @@
+"""Memory and disk that run out, told from bugs."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from job.errors import ExitCode, JobError
+
+
+@contextmanager
+def resource_errors() -> Iterator[None]:
+    """Turn an exhausted memory or disk into an error with a remedy.
+
+    Raises:
+        JobError: 44.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has a class for a GPU's memory, and a plain RuntimeError for the machine's
+        if isinstance(error, MemoryError) or _says_memory(error):
+            raise JobError(
+                ExitCode.RESOURCES,
+                f"Memory is full: {' '.join(str(error).split())[:200]}.",
+                "Lower training.batch_size (and raise gradient_accumulation), or use a larger machine.",
+            ) from error
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise JobError(
+                ExitCode.RESOURCES,
+                f"The disk of {error.filename or 'the scratch folder'} is full.",
+                "Make room, or set --workdir.",
+            ) from error
+        raise
+
+
+def _says_memory(error: RuntimeError) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
