@@ -16,6 +16,8 @@ _FLOPS_384 = 877e9  # forward and input gradients of one 384x384 image through S
 _FLOPS_512 = 1718e9
 _DEVICES = {"T4": 18e12, "A10G": 35e12, "H100": 300e12}  # FLOP/s that half-precision training reaches, roughly
 _STATE_BYTES = 3 * 4  # fp32 weight and two moments; the two exported files hold 2 * 4 more
+_BASE_BYTES = 860e6 * 2 + 0.6 * 2**30  # the UNet in half precision, and the libraries
+_ACTIVATION_BYTES_384 = 0.63 * 2**30  # of one image; measured on a CPU, see docs/performance.md
 _PARAMETERS_PER_RANK = 199_296  # of SD 1.5's attention: 1,594,368 at rank 8
 
 
@@ -42,6 +44,7 @@ class Plan:
     packs: tuple[PackPlan, ...]
     files: int
     checkpoint_bytes: int  # for SD 1.5
+    memory_bytes: int  # of the largest pack, for SD 1.5 in half precision
     training_hours: dict[str, float]  # device to hours, for SD 1.5, training alone
     warnings: tuple[str, ...]
 
@@ -76,6 +79,7 @@ def make_plan(manifest: Manifest) -> Plan:
         packs=packs,
         files=4 * members + per_member + (images or 0) + len(caption_sets(manifest)) + 8,
         checkpoint_bytes=members * manifest.lora.rank * _PARAMETERS_PER_RANK * (_STATE_BYTES + 2 * 4),
+        memory_bytes=max(_memory(manifest, pack) for pack in pack_members(manifest)),
         training_hours=_hours(manifest, packs),
         warnings=tuple(warnings),
     )
@@ -113,6 +117,13 @@ def _looks_like_image(file: SourceFile) -> bool:
     return file.key.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
 
 
+def _memory(manifest: Manifest, pack: Pack) -> int:
+    images = len(pack.members) * pack.training.batch_size
+    activations = images * _ACTIVATION_BYTES_384 * (manifest.preprocess.resolution / 384) ** 2
+    adapters = len(pack.members) * pack.lora.rank * _PARAMETERS_PER_RANK * (_STATE_BYTES + 4)
+    return round(_BASE_BYTES + activations + adapters)
+
+
 def _hours(manifest: Manifest, packs: tuple[PackPlan, ...]) -> dict[str, float]:
     side = manifest.preprocess.resolution
     flops = (_FLOPS_512 if side >= 512 else _FLOPS_384) * side**2 / (512 if side >= 512 else 384) ** 2
@@ -141,6 +152,7 @@ def render_plan(plan: Plan) -> str:
     lines += [
         f"files             about {plan.files}",
         f"checkpoints       about {plan.checkpoint_bytes / 2**20:.0f} MiB (SD 1.5)",
+        f"memory            about {plan.memory_bytes / 2**30:.1f} GiB while training (SD 1.5, half precision, estimated)",
         f"training alone    {hours} (SD 1.5, estimated)",
         *(f"warning           {warning}" for warning in plan.warnings),
     ]

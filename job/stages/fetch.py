@@ -96,7 +96,7 @@ def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Seque
 
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, ConnectionError) as error:
         raise JobError(
             ExitCode.STORAGE_RETRIES,
             f"{what}: the model hub cannot be reached, and hf://{repository} is not in the local cache.",
