@@ -152,7 +152,7 @@ def render_plan(plan: Plan) -> str:
     lines += [
         f"files             about {plan.files}",
         f"checkpoints       about {plan.checkpoint_bytes / 2**20:.0f} MiB (SD 1.5)",
-        f"memory            about {plan.memory_bytes / 2**30:.1f} GiB while training (SD 1.5, half precision, estimated)",
+        f"memory            about {plan.memory_bytes / 2**30:.1f} GiB (SD 1.5 training in half precision, estimated)",
         f"training alone    {hours} (SD 1.5, estimated)",
         *(f"warning           {warning}" for warning in plan.warnings),
     ]
