@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from job import commit, layout
 from job.context import Job
 from job.handover import Captions
+from job.progress import Stage
 from job.variants import Member, Pack, ResolvedVariant
 from lora_engine import adapters, base_model, checkpoints, evaluate, validation
 from lora_engine.config.captions import plain_parts
@@ -69,21 +70,31 @@ class PackRun:
             DivergedError: too many updates were not finite.
         """
         self._resume()
-        steps, every = self._pack.training.steps, self._job.manifest.evaluation.every
-        if not any(record.step == 0 for records in self._scores.values() for record in records):
-            self._evaluate(0)
-        with self._job.progress.stage("train", total=steps, unit="steps") as stage:
+        with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
             stage.advance(self._trainer.step)
-            while self._trainer.step < steps:
-                until = min(steps, (self._trainer.step // every + 1) * every)
-                for records in self._trainer.run(until, self._job.stop):
-                    self._keep(records)
-                    stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
-                if self._trainer.step == until:
-                    self._evaluate(until)
-                self._commit()
+            while self._is_due() or self._trainer.step < self._pack.training.steps:
+                if self._is_due():
+                    self._evaluate(self._trainer.step)
+                else:
+                    self._train(stage)
                 self._job.stop.check()
         self._conclude()
+
+    def _is_due(self) -> bool:
+        """Whether the adapters should be scored as they are, and have not been: an attempt may end in between."""
+        step, every = self._trainer.step, self._job.manifest.evaluation.every
+        scored = all(any(record.step == step for record in self._scores[m]) for m in self._pack.members)
+        return not scored and (step % every == 0 or step == self._pack.training.steps)
+
+    def _train(self, stage: Stage) -> None:
+        """Train up to the next evaluation or until asked to stop, and commit what was done."""
+        first, every = self._trainer.step, self._job.manifest.evaluation.every
+        until = min(self._pack.training.steps, (first // every + 1) * every)
+        for records in self._trainer.run(until, self._job.stop):
+            self._keep(records)
+            stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+        if self._trainer.step > first:
+            self._commit()
 
     def _keep(self, records: Sequence[StepRecord]) -> None:
         for member, record in zip(self._pack.members, records, strict=True):
@@ -128,21 +139,19 @@ class PackRun:
         for k, member in enumerate(self._pack.members):
             losses = scoring.losses[0 if step == 0 else k]
             columns = evaluate.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
-            self._scores[member].append(validation.summarise(step, losses, sets, columns))
+            earlier = [record for record in self._scores[member] if record.step != step]
+            self._scores[member] = [*earlier, validation.summarise(step, losses, sets, columns)]
             facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
             tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
             self._job.run.write(layout.validation_losses(member.variant, member.seed, step), save(tensors, facts))
+            rows = (asdict(record) for record in self._scores[member])
+            self._job.run.write_jsonl(layout.validation(member.variant, member.seed), rows)
 
     # checkpoints
 
-    def _write_logs(self, member: Member) -> None:
-        run, where = self._job.run, (member.variant, member.seed)
-        run.write_jsonl(layout.metrics(*where), self._metrics[member])
-        run.write_jsonl(layout.validation(*where), (asdict(record) for record in self._scores[member]))
-
     def _commit(self) -> None:
         for member in self._pack.members:
-            self._write_logs(member)
+            self._job.run.write_jsonl(layout.metrics(member.variant, member.seed), self._metrics[member])
         for member in self._pack.members:
             self._commit_member(member)
 

@@ -163,6 +163,9 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(miniature: Path
     expected = weights(tmp_path / "runs" / "straight")
     found = weights(run)
     assert {key: found[key] for key in expected} == expected
+    for validation in run.glob("variants/*/*/validation.jsonl"):
+        straight_rows = (tmp_path / "runs" / "straight" / validation.relative_to(run)).read_text()
+        assert validation.read_text() == straight_rows
     for metrics in run.glob("variants/*/*/metrics.jsonl"):
         assert [row["step"] for row in rows(metrics)] == list(range(1, 13))
 
