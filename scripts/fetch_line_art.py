@@ -6,14 +6,20 @@ Usage: fetch_line_art.py OUT.zip [-n 600] [--size 512]. Needs npm and `pip insta
 import argparse
 import io
 import json
+import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
 
-import resvg_py
 from PIL import Image
+
+try:
+    import resvg_py
+except ModuleNotFoundError:
+    sys.exit("resvg-py draws the SVGs: pip install resvg-py")
 
 _SKIN_TONES = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
 
@@ -24,6 +30,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=600)
     parser.add_argument("--size", type=int, default=512)
     options = parser.parse_args()
+    if shutil.which("npm") is None:
+        sys.exit("npm fetches the drawings: install Node.js")
     with tempfile.TemporaryDirectory() as scratch:
         packed = subprocess.run(
             ["npm", "pack", "--silent", "openmoji"], cwd=scratch, check=True, capture_output=True, text=True

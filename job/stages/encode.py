@@ -13,6 +13,7 @@ from job.cache import ShardCache
 from job.context import Job
 from job.handover import Captions, Images
 from lora_engine import base_model, encode
+from lora_engine.data.preprocess import pixels_key
 from lora_engine.device import DTYPES, Resolved
 from lora_engine.encoded import EMPTY_PROMPT, Encoded
 from lora_engine.model_files import model_sha256
@@ -51,7 +52,7 @@ def encode_all(
 
 
 def _latents(job: Job, images: Images, model: Path, device: torch.device) -> dict[str, Tensor]:
-    key = _key(model_sha256(model / "vae"), job.manifest.preprocess.model_dump_json())
+    key = _key(model_sha256(model / "vae"), pixels_key(job.manifest.preprocess))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         vae = base_model.load_vae(model)

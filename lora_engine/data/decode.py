@@ -2,15 +2,22 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lora_engine.config.data import PreprocessConfig
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _SMALLEST_SIDE = 8  # pixels; nothing can be learned from less
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}
+_PROFILE_MODE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_SIXTEEN_TO_EIGHT = ((np.arange(2**16) + 128) // 257).astype(np.uint8)
 
 
 class RejectedImageError(Exception):
@@ -18,25 +25,44 @@ class RejectedImageError(Exception):
 
 
 def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
-    """The first frame, upright, alpha over the background, profile converted to sRGB, mode RGB.
+    """The first frame, upright, profile converted to sRGB, alpha over the background, mode RGB.
 
     A JPEG that is much larger than needed is decoded at a fraction of its size, at least twice the target.
 
     Raises:
         RejectedImageError: empty, truncated, not an image of a known kind, too large, or too small.
     """
+    with _opened(path, config) as image:
+        if image.format == "JPEG":
+            image.draft(None, (2 * config.resolution, 2 * config.resolution))
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), config)
+
+
+def upright_size(path: Path, config: PreprocessConfig) -> tuple[int, int]:
+    """Width and height in pixels as a viewer shows the file, from its header alone.
+
+    Raises:
+        RejectedImageError: the header alone shows that the file cannot be used.
+    """
+    with _opened(path, config) as image:
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+        return (image.height, image.width) if sideways else image.size
+
+
+@contextmanager
+def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
+    """Whatever goes wrong within is a fault of the file, so a rejection."""
     if path.stat().st_size == 0:
         raise RejectedImageError("the file is empty")
+    pillow_limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of sizes that are checked below
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that are checked below
         try:
+            Image.MAX_IMAGE_PIXELS = config.max_pixels
             with Image.open(path, formats=_FORMATS) as image:
                 _check_size(image, config)
-                if image.format == "JPEG":
-                    image.draft("RGB", (2 * config.resolution, 2 * config.resolution))
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image), config)
+                yield image
         except UnidentifiedImageError as error:
             raise RejectedImageError("not a JPEG, PNG, WebP, GIF, BMP or TIFF image") from error
         except Image.DecompressionBombError as error:
@@ -46,6 +72,8 @@ def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
         except Exception as error:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise RejectedImageError(f"cannot be decoded: {reason}") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillow_limit
 
 
 def _check_size(image: Image.Image, config: PreprocessConfig) -> None:
@@ -57,34 +85,43 @@ def _check_size(image: Image.Image, config: PreprocessConfig) -> None:
 
 
 def _to_rgb(image: Image.Image, config: PreprocessConfig) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _wide_to_rgb(image)
-    image = _to_srgb(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        opaque = Image.new("RGBA", image.size, (*config.background_rgb, 255))
-        opaque.alpha_composite(image.convert("RGBA"))
-        return opaque.convert("RGB")
-    return image.convert("RGB")
-
-
-def _wide_to_rgb(image: Image.Image) -> Image.Image:
-    """16 bits to 8 by dividing, where Pillow would clip."""
-    values = np.asarray(image, dtype=np.float64)
-    if image.mode == "F" and values.max(initial=0) <= 1:
-        values = values * 65535
-    eight_bit = np.clip(values / 257 + 0.5, 0, 255).astype(np.uint8)
-    return Image.fromarray(eight_bit).convert("RGB")
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK", "L"):
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bit_grey(image)
+    if not image.has_transparency_data:
+        return _to_srgb(image, profile).convert("RGB")
+    with_alpha = image.convert("RGBA")
+    colours = with_alpha.convert("L" if image.mode in ("L", "LA", "1") else "RGB")
+    opaque = Image.new("RGB", image.size, config.background_rgb)
+    opaque.paste(_to_srgb(colours, profile).convert("RGB"), mask=with_alpha.getchannel("A"))
+    return opaque
+
+
+def _eight_bit_grey(image: Image.Image) -> Image.Image:
+    """16 bits, or floating point from 0 to 1, scaled to 8 bits where Pillow would clip."""
+    values: np.ndarray[Any, Any] = np.asarray(image)
+    if image.mode == "F":
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise RejectedImageError("its floating-point pixels do not lie between 0 and 1")
+        return Image.fromarray((values * 255 + 0.5).astype(np.uint8))
+    if values.min() < 0 or values.max() >= len(_SIXTEEN_TO_EIGHT):
+        raise RejectedImageError("its whole-number pixels need more than 16 bits")
+    return Image.fromarray(_SIXTEEN_TO_EIGHT[values])
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """In sRGB; unchanged where the profile is broken or does not fit, which other programs ignore too."""
+    if not profile:
         return image
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        source = ImageCms.getOpenProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if image.mode not in _PROFILE_FITS.get(space, ()):
+            return image
+        fitting = image.convert(_PROFILE_MODE[space])
+        converted = ImageCms.profileToProfile(fitting, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except ImageCms.PyCMSError:
-        return image  # a profile that does not fit the pixels is common, and other programs ignore it too
+        return image
     assert converted is not None, "profileToProfile returns an image unless asked to work in place"
     return converted
 

@@ -3,7 +3,6 @@
 import hashlib
 import multiprocessing
 import os
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,16 +11,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import imagehash
 from PIL import Image
 
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.data.decode import RejectedImageError, decode_image, to_square
+from lora_engine.data.decode import RejectedImageError, decode_image, to_square, upright_size
+from lora_engine.data.perceptual_hash import perceptual_hash
 from lora_engine.data.sources import is_leftover
 from lora_engine.errors import DataError
 from lora_engine.records import SourceFile
 
-_HASH_SIDE = 16  # so 256 bits
+_DECODER = 2  # raised when the same file and settings come to give other pixels
 _THUMBNAIL_SIDE = 160
 _WINDOW = 16  # files under way for each worker
 
@@ -42,18 +41,23 @@ class PreparedImage:
     rejected: str | None = None
 
 
+def pixels_key(config: PreprocessConfig) -> str:
+    """A name for all that decides the pixels of a prepared image but its file."""
+    settings = config.model_dump_json(include={"resolution", "crop", "background"})
+    return hashlib.sha256(f"{_DECODER} {settings}".encode()).hexdigest()[:16]
+
+
 def preprocess_images(
     files: Iterable[SourceFile], config: PreprocessConfig, out: Path, workers: int | None = None
 ) -> Iterator[PreparedImage]:
     """Prepare every file, in order. What is already there under the same settings is not made again.
 
     Raises:
-        DataError: an image took the worker that decoded it down.
+        DataError: a file cannot be read, or an image took the worker that decoded it down.
     """
-    settings = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
-    folder = out / f"images-{settings}"
+    folder = out / f"images-{pixels_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or _cores()
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
     # spawned workers inherit neither threads nor the memory of a large parent
     with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -61,19 +65,40 @@ def preprocess_images(
             for file in islice(remaining, count * _WINDOW):
                 window.append((file, pool.submit(prepare, file, config, folder)))
             while window:
-                _, done = window.popleft()
-                prepared = done.result()
+                prepared = _result(*window[0])
+                window.popleft()
                 for file in islice(remaining, 1):
                     window.append((file, pool.submit(prepare, file, config, folder)))
                 yield prepared
         except BrokenProcessPool as error:
-            names = ", ".join(file.key for file, future in window if not future.done() or future.exception())[:500]
+            # workers take files in order, so the fatal one is among the first that are not done
+            undone = [file.key for file, future in window if not future.done() or future.exception()]
             raise DataError(
-                f"Decoding took a worker process down, at one of: {names}.",
+                f"Decoding took a worker process down, at one of: {', '.join(undone[: 2 * count])}.",
                 "Remove the image, or give the machine more memory.",
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(file: SourceFile, future: Future[PreparedImage]) -> PreparedImage:
+    try:
+        return future.result()
+    except OSError as error:
+        if error.filename != file.path:
+            raise  # of the disk that is written to
+        raise DataError(
+            f"{file.key} cannot be read ({error.strerror}).", "Make it readable to this user, or remove it."
+        ) from error
+
+
+def _cores() -> int:
+    """Cores that this process may use, a container's quota included."""
+    allowed, quota = len(os.sched_getaffinity(0)), Path("/sys/fs/cgroup/cpu.max")
+    if not quota.exists():
+        return allowed
+    limit, period = quota.read_text().split()
+    return allowed if limit == "max" else max(1, min(allowed, int(limit) // int(period)))
 
 
 def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> PreparedImage:
@@ -81,38 +106,44 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
     path = Path(file.path)
     with path.open("rb") as opened:
         identity = hashlib.file_digest(opened, "sha256").hexdigest()
-    size = path.stat().st_size
+        size = opened.tell()
     if is_leftover(file.key):
         return PreparedImage(identity, file.key, size, ignored=True)
     square_path, thumbnail = folder / f"{identity}.png", folder / f"{identity}.webp"
     try:
-        image = decode_image(path, config)
-        width, height = _upright_size(path)
+        width, height = upright_size(path, config)
+        square = _stored(square_path)
+        if square is None:
+            square = to_square(decode_image(path, config), config.resolution)
+            _save(_reduced(square), thumbnail, "WEBP")
+            _save(square, square_path, "PNG")  # last: where it stands, the thumbnail does too
     except RejectedImageError as error:
         return PreparedImage(identity, file.key, size, rejected=str(error))
-    square = to_square(image, config.resolution)
-    _save(square, square_path, "PNG")
-    if not thumbnail.exists():
-        small = square.copy()
-        small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-        _save(small, thumbnail, "WEBP")
-    bits = imagehash.phash(square, hash_size=_HASH_SIDE).hash
-    packed = int("".join("1" if bit else "0" for bit in bits.flatten()), 2).to_bytes(_HASH_SIDE**2 // 8, "big")
-    return PreparedImage(identity, file.key, size, width, height, square_path, thumbnail, packed)
+    return PreparedImage(identity, file.key, size, width, height, square_path, thumbnail, perceptual_hash(square))
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        swapped = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (image.height, image.width) if swapped else image.size
+def _stored(path: Path) -> Image.Image | None:
+    """The square that an earlier attempt made; None where there is none, or a power cut left a part of it."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError):
+        return None
+
+
+def _reduced(square: Image.Image) -> Image.Image:
+    small = square.copy()
+    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    return small
 
 
 def _save(image: Image.Image, path: Path, kind: str) -> None:
     """Write a copy without metadata under a temporary name, then rename."""
-    if path.exists():
-        return
     clean = Image.new("RGB", image.size)
     clean.paste(image)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        clean.save(file, kind)
-    Path(file.name).replace(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        clean.save(part, kind)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lora_engine.data.sources import is_leftover
 from lora_engine.errors import DataError
 from lora_engine.records import SourceFile
 
@@ -12,14 +13,14 @@ METADATA = "metadata.jsonl"
 
 
 def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
-    """Files that should be images, and files that hold captions."""
-    stems = {str(PurePosixPath(f.key).with_suffix("")) for f in files if not f.key.lower().endswith(".txt")}
+    """Files that should be images, and files that hold captions. What systems leave behind holds none."""
+    stems = {_stem(file.key) for file in files if not file.key.lower().endswith(".txt") and not is_leftover(file.key)}
     pictures: list[SourceFile] = []
     sidecars: list[SourceFile] = []
     for file in files:
-        path = PurePosixPath(file.key)
-        is_text = path.suffix.lower() == ".txt" and str(path.with_suffix("")) in stems
-        (sidecars if is_text or path.name == METADATA else pictures).append(file)
+        is_text = file.key.lower().endswith(".txt") and _stem(file.key) in stems
+        holds_captions = (is_text or PurePosixPath(file.key).name == METADATA) and not is_leftover(file.key)
+        (sidecars if holds_captions else pictures).append(file)
     return pictures, sidecars
 
 
@@ -36,12 +37,16 @@ def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
         if PurePosixPath(file.key).name == METADATA:
             captions |= _read_metadata(file)
         else:
-            texts[str(PurePosixPath(file.key).with_suffix(""))] = _read_text(file).strip()
+            texts[_stem(file.key)] = _read_text(file).strip()
     for picture in pictures:
-        text = texts.get(str(PurePosixPath(picture.key).with_suffix("")))
+        text = texts.get(_stem(picture.key))
         if text:
             captions[picture.key] = text
     return captions
+
+
+def _stem(key: str) -> str:
+    return str(PurePosixPath(key).with_suffix(""))
 
 
 def _read_text(file: SourceFile) -> str:
@@ -54,7 +59,8 @@ def _read_text(file: SourceFile) -> str:
 def _read_metadata(file: SourceFile) -> dict[str, str]:
     folder = PurePosixPath(file.key).parent
     captions = {}
-    for number, line in enumerate(_read_text(file).splitlines(), 1):
+    # not splitlines: a caption may hold other separators of lines, such as U+2028
+    for number, line in enumerate(_read_text(file).split("\n"), 1):
         if line.strip():
             name, text = _row(line, f"{file.key}, line {number}")
             captions[str(folder / name)] = text
@@ -64,7 +70,7 @@ def _read_metadata(file: SourceFile) -> dict[str, str]:
 def _row(line: str, place: str) -> tuple[str, str]:
     try:
         row: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     text = row.get("text", row.get("caption")) if isinstance(row, dict) else None
     if not isinstance(text, str) or not isinstance(row.get("file_name"), str):

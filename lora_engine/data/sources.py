@@ -1,5 +1,9 @@
 """The files of a dataset: those below a folder, or the members of an archive."""
 
+import errno
+import lzma
+import os
+import re
 import shutil
 import stat
 import tarfile
@@ -20,6 +24,9 @@ _MAX_MEMBERS = 1_000_000
 _MAX_BYTES = 2**40
 _MAX_RATIO = 200  # unpacked to packed, of the whole archive; pictures hardly compress
 _RATIO_FREE_BYTES = 2**28  # below so much nobody is hurt
+_DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError,
+)  # fmt: skip
 
 
 def is_archive(name: str) -> bool:
@@ -28,10 +35,30 @@ def is_archive(name: str) -> bool:
 
 
 def list_files(folder: Path) -> Iterator[SourceFile]:
-    """Every regular file below a folder in the order of the keys; links are not followed."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    files = [SourceFile(path.relative_to(folder).as_posix(), str(path)) for path in paths]
+    """Every regular file below a folder in the order of the keys; links are not followed.
+
+    Raises:
+        DataError: a folder cannot be read, or a name is not UTF-8.
+    """
+    paths = [Path(at, name) for at, _, names in os.walk(folder, onerror=_unreadable) for name in names]
+    regular = [path for path in paths if path.is_file() and not path.is_symlink()]
+    files = [SourceFile(_plain_key(path.relative_to(folder).as_posix()), str(path)) for path in regular]
     yield from sorted(files, key=lambda file: file.key)
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(
+        f"The folder {error.filename} cannot be read ({error.strerror}).", "Correct its name or its permissions."
+    ) from error
+
+
+def _plain_key(name: str) -> str:
+    """The name itself, which stands in JSON and so must be text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"The file name {name!r} is not UTF-8.", "Rename the file.") from error
+    return name
 
 
 @dataclass(frozen=True)
@@ -60,16 +87,16 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
                 raise _refused(archive, f"has more than {_MAX_MEMBERS} members")
             if member.is_folder:
                 continue
-            _check(archive, member, seen)
+            key = _checked_key(archive, member, seen)
             total += member.size
             if total > limit:
                 raise _refused(archive, f"would unpack to more than {limit} bytes")
-            path = folder / f"{at:07d}{PurePosixPath(member.name).suffix.lower()[:10]}"
+            path = folder / f"{at:07d}{_extension(key)}"
             _unpack(archive, member, path)
-            yield SourceFile(PurePosixPath(member.name).as_posix(), str(path))
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of this machine's disk, not of the archive
+            yield SourceFile(key, str(path))
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of this machine's disk, not of offsets in the archive
         raise DataError(
             f"The archive {archive.name} is damaged or uses a compression that is not supported: {error}.",
             "Pack it again as .zip or .tar.gz.",
@@ -100,19 +127,25 @@ def _members(archive: Path) -> Iterator[_Member]:
             yield _Member(item.name, item.size, item.isreg(), item.isdir(), False, opened_tar)
 
 
-def _check(archive: Path, member: _Member, seen: dict[str, str]) -> None:
-    name = member.name
-    if not member.is_file and not member.is_encrypted:
-        raise _refused(archive, f"has a member {name!r} that is a link or a device")
+def _checked_key(archive: Path, member: _Member, seen: dict[str, str]) -> str:
+    """The member's name with forward slashes and without `./`, if it is one of its own and leads nowhere else."""
+    name = member.name.replace("\\", "/")
     if member.is_encrypted:
         raise _refused(archive, f"has an encrypted member {name!r}")
-    parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
+    if not member.is_file:
+        raise _refused(archive, f"has a member {name!r} that is a link or a device")
+    key = _plain_key(PurePosixPath(name).as_posix())
+    if key == "." or name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name) or "\0" in name:
         raise _refused(archive, f"has a member {name!r} that leads out of the archive")
-    folded = unicodedata.normalize("NFC", name).casefold()
+    folded = unicodedata.normalize("NFC", key).casefold()
     if folded in seen:
         raise _refused(archive, f"has members {seen[folded]!r} and {name!r} that cannot be told apart on every system")
     seen[folded] = name
+    return key
+
+
+def _extension(key: str) -> str:
+    return re.sub("[^.a-z0-9]", "", PurePosixPath(key).suffix.lower())[:10]
 
 
 def _refused(archive: Path, what: str) -> DataError:

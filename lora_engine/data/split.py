@@ -2,16 +2,21 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.data.preprocess import PreparedImage
 from lora_engine.errors import DataError
 from lora_engine.records import ImageRecord, Split
 
+_Places = npt.NDArray[np.intp]
+
+_HASH_WORDS = 4  # of 64 bits
 _ROWS_AT_ONCE = 256
 _LARGEST_SHARE = 0.25  # of the images that a small set may hold out
 
@@ -76,36 +81,27 @@ def _check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
 
 
 def _groups(images: Sequence[PreparedImage], distance: int) -> dict[str, str]:
-    """Each image's group: the smallest id among all that near-duplicates connect to it."""
-    hashes = np.frombuffer(b"".join(i.perceptual_hash or b"" for i in images), dtype=np.uint64).reshape(len(images), -1)
-    parents = list(range(len(images)))
-
-    def root(at: int) -> int:
-        while parents[at] != at:
-            parents[at] = parents[parents[at]]
-            at = parents[at]
-        return at
-
+    """Each image's group: the smallest id among all that near-duplicates connect to it. Images come in order of ids."""
+    packed = b"".join(image.perceptual_hash or b"" for image in images)
+    hashes = np.frombuffer(packed, dtype=np.uint64).reshape(len(images), _HASH_WORDS)
+    labels: _Places = np.arange(len(images))
     for a, b in _near_pairs(hashes, distance):
-        low, high = sorted((root(a), root(b)))
-        parents[high] = low  # ids are sorted, so the lower place is the smaller id
-    return {image.id: images[root(at)].id for at, image in enumerate(images)}
+        links = coo_array((np.ones(len(a), dtype=bool), (labels[a], labels[b])), shape=(len(images), len(images)))
+        _, merged = connected_components(links, directed=False)
+        labels = merged[labels].astype(np.intp)
+    _, first, group = np.unique(labels, return_index=True, return_inverse=True)
+    return {image.id: images[first[at]].id for image, at in zip(images, group, strict=True)}
 
 
-def _near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> Iterable[tuple[int, int]]:
+def _near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> Iterator[tuple[_Places, _Places]]:
+    """Places of hashes that differ in at most `distance` bits, for a block of rows at a time."""
     for start in range(0, len(hashes), _ROWS_AT_ONCE):
-        rows = hashes[start : start + _ROWS_AT_ONCE]
-        others = hashes[start:]
+        rows, others = hashes[start : start + _ROWS_AT_ONCE], hashes[start:]
         bits = np.zeros((len(rows), len(others)), dtype=np.uint16)
-        for word in range(hashes.shape[1]):
-            bits += _bit_count(rows[:, word, np.newaxis] ^ others[np.newaxis, :, word])
-        for a, b in np.argwhere(bits <= distance):
-            if a < b:
-                yield start + int(a), start + int(b)
-
-
-def _bit_count(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
-    return np.bitwise_count(values).astype(np.uint16)
+        for word in range(_HASH_WORDS):
+            bits += np.bitwise_count(rows[:, word, np.newaxis] ^ others[np.newaxis, :, word])
+        a, b = np.nonzero(bits <= distance)
+        yield start + a, start + b
 
 
 def _held_out(groups: dict[str, str], config: SplitConfig) -> set[str]:
@@ -139,5 +135,5 @@ def _assert_apart(records: Sequence[ImageRecord]) -> None:
 
 
 def data_sha256(records: Iterable[ImageRecord]) -> str:
-    """One hash over the contents of the images that are used; neither names nor order matter."""
-    return hashlib.sha256("\n".join(sorted({record.id for record in records if record.used})).encode()).hexdigest()
+    """One hash over the images that are used, each as often as it is used; neither names nor order matter."""
+    return hashlib.sha256("\n".join(sorted(record.id for record in records if record.used)).encode()).hexdigest()
