@@ -1,0 +1,45 @@
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from lora_engine.data.perceptual_hash import perceptual_hash
+
+DRAWINGS = sorted((Path(__file__).resolve().parents[2] / "samples" / "drawings").glob("*.png"))
+THRESHOLD = 6  # bits, the default of preprocess.near_duplicate_distance
+
+
+def bits(a: Image.Image, b: Image.Image) -> int:
+    return sum((x ^ y).bit_count() for x, y in zip(perceptual_hash(a), perceptual_hash(b), strict=True))
+
+
+def saved_again(image: Image.Image, quality: int) -> Image.Image:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=quality)
+    return Image.open(data).convert("RGB")
+
+
+def symmetric(kind: str) -> Image.Image:
+    image = Image.new("RGB", (384, 384), "white")
+    draw = ImageDraw.Draw(image)
+    if kind == "circle":
+        draw.ellipse((100, 100, 284, 284), outline="black", width=9)
+    elif kind == "square":
+        draw.rectangle((120, 120, 264, 264), outline="black", width=9)
+    elif kind == "cross":
+        draw.line((192, 80, 192, 304), fill="black", width=9)
+        draw.line((80, 192, 304, 192), fill="black", width=9)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["circle", "square", "cross", "blank"])
+@pytest.mark.parametrize("quality", [95, 80, 60])
+def test_symmetric_and_blank_pictures_stay_themselves_when_saved_again(kind: str, quality: int) -> None:
+    assert bits(symmetric(kind), saved_again(symmetric(kind), quality)) <= THRESHOLD
+
+
+def test_drawings_stay_themselves_and_apart() -> None:
+    images = [Image.open(path).convert("RGB").resize((384, 384)) for path in DRAWINGS]
+    assert max(bits(image, saved_again(image, 80)) for image in images) <= THRESHOLD
+    assert min(bits(a, b) for at, a in enumerate(images) for b in images[at + 1 :]) > 5 * THRESHOLD
