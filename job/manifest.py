@@ -166,13 +166,21 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
     option_of: dict[Path, str] = {}
     for option in sets:
         option_of[_apply(document, option)] = f"--set {option}"
-    problems: list[Problem] = []
+    problems: list[Problem] = list(document.problems)
     manifest: Manifest | None = _validated(Manifest, document.data, (), document, option_of, problems)
     for path, model, data in merged_overrides(document.data):
         _validated(model, data, path, document, option_of, problems)
     if manifest is None or problems:
-        raise ManifestError(dict.fromkeys(problems))
+        raise ManifestError(_one_for_each_key(problems))
     return manifest
+
+
+def _one_for_each_key(problems: Sequence[Problem]) -> list[Problem]:
+    """What the text got wrong comes first, and makes what the schema says of the same key moot."""
+    first: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        first.setdefault((problem.path, "" if problem.path else str(problem)), problem)
+    return list(first.values())
 
 
 def _validated(

@@ -38,6 +38,7 @@ class Document:
     data: dict[str, Any]
     lines: dict[Path, int]
     origin: str
+    problems: tuple[Problem, ...] = ()  # of keys that could be read but may not stand
 
     def line(self, path: Path) -> int | None:
         """The line of the key, or of the nearest key above it."""
@@ -104,15 +105,16 @@ class _Reader:
             number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
             if number - number != 0:
                 self.problem(node, path, text, "finite numbers")
+                return None
             return number
         return text
 
 
 def read_yaml(text: bytes, origin: str) -> Document:
-    """Parse a manifest.
+    """Parse a manifest. Duplicate keys and numbers that are not finite are noted, so that the rest can be checked too.
 
     Raises:
-        ManifestError: too large, not UTF-8, not YAML, or YAML that a manifest may not use.
+        ManifestError: too large, not UTF-8, not YAML, or with anchors, aliases or tags.
     """
     if len(text) > MAX_BYTES:
         raise ManifestError([Problem(origin, None, "", f"more than {MAX_BYTES} bytes", "files up to 1 MiB")])
@@ -140,14 +142,17 @@ def read_yaml(text: bytes, origin: str) -> Document:
             )
         else:
             data = reader.value(nodes[0], ())
-    if reader.problems:
+    if data is None:
         raise ManifestError(reader.problems)
-    return Document(data, reader.lines, origin)
+    return Document(data, reader.lines, origin, tuple(reader.problems))
 
 
 def read_scalar(text: str, origin: str) -> Any:
     """The value of a `--set`: a YAML scalar or a flow collection."""
-    return read_yaml(f"value: {text}".encode(), origin).data["value"]
+    document = read_yaml(f"value: {text}".encode(), origin)
+    if document.problems:
+        raise ManifestError(document.problems)
+    return document.data["value"]
 
 
 def _refuse_indirection(text: str, reader: _Reader) -> None:

@@ -110,6 +110,15 @@ def test_an_error_names_line_path_and_remedy(old: str, new: str, line: int, path
     assert phrase in problem
 
 
+def test_errors_of_the_text_do_not_hide_those_of_the_values() -> None:
+    text = SMALL.replace("name: small", "name: S\nname: T").replace("{steps: 10}", "{steps: 0, max_grad_norm: .inf}")
+    assert [problem.split(":")[1:3] for problem in problems(text)] == [
+        ["3", " name"],
+        ["11", " training.max_grad_norm"],
+        ["11", " training.steps"],
+    ]
+
+
 def test_all_errors_come_at_once() -> None:
     text = SMALL.replace("name: small", "name: S").replace("{steps: 10}", "{steps: x, precison: y}")
     text = text.replace("strategy: constant", "strategy: c")
