@@ -32,22 +32,33 @@ def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
     Raises:
         RejectedImageError: empty, truncated, not an image of a known kind, too large, or too small.
     """
+    return decode_with_size(path, config)[0]
+
+
+def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image, tuple[int, int]]:
+    """As `decode_image`, with the width and height of the whole upright image in pixels."""
     with _opened(path, config) as image:
+        size = _upright_size(image)
         if image.format == "JPEG":
             image.draft(None, (2 * config.resolution, 2 * config.resolution))
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), config)
+        return _to_rgb(ImageOps.exif_transpose(image), config), size
 
 
 def upright_size(path: Path, config: PreprocessConfig) -> tuple[int, int]:
-    """Width and height in pixels as a viewer shows the file, from its header alone.
+    """Width and height in pixels as a viewer shows the file; decodes no more than finding its orientation needs.
 
     Raises:
-        RejectedImageError: the header alone shows that the file cannot be used.
+        RejectedImageError: so much alone shows that the file cannot be used.
     """
     with _opened(path, config) as image:
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-        return (image.height, image.width) if sideways else image.size
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # Pillow turns a TIFF itself and gives the size that it will have
+    sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    return (image.height, image.width) if sideways else image.size
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -68,7 +68,7 @@ class _Member:
     is_file: bool
     is_folder: bool
     is_encrypted: bool
-    opened: AbstractContextManager[IO[bytes]] | None
+    open: Callable[[], IO[bytes] | None]
 
 
 def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
@@ -104,8 +104,9 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
 
 
 def _unpack(archive: Path, member: _Member, path: Path) -> None:
-    assert member.opened is not None, "regular members can be opened"
-    with member.opened as packed, path.open("wb") as file:
+    packed = member.open()
+    assert packed is not None, "regular members can be opened"
+    with packed, path.open("wb") as file:
         shutil.copyfileobj(packed, file, 2**20)
         if file.tell() != member.size:
             raise _refused(archive, f"has a member {member.name!r} of another size than it says")
@@ -118,13 +119,15 @@ def _members(archive: Path) -> Iterator[_Member]:
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 is_file = kind in (0, stat.S_IFREG) and not info.is_dir()
                 encrypted = bool(info.flag_bits & 1)
-                opened = packed.open(info) if is_file and not encrypted else None
-                yield _Member(info.filename, info.file_size, is_file, info.is_dir(), encrypted, opened)
+                yield _Member(
+                    info.filename, info.file_size, is_file, info.is_dir(), encrypted, partial(packed.open, info)
+                )
         return
     with tarfile.open(archive, "r|*") as packed_tar:
         for item in packed_tar:
-            opened_tar = packed_tar.extractfile(item) if item.isreg() else None
-            yield _Member(item.name, item.size, item.isreg(), item.isdir(), False, opened_tar)
+            yield _Member(
+                item.name, item.size, item.isreg(), item.isdir(), False, partial(packed_tar.extractfile, item)
+            )
 
 
 def _checked_key(archive: Path, member: _Member, seen: dict[str, str]) -> str:

@@ -1,0 +1,194 @@
+import io
+import os
+import random
+import stat
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lora_engine.data.sources import extract_archive, is_archive, is_leftover, list_files
+from lora_engine.errors import DataError
+
+Members = list[tuple[str, bytes]]
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+def zip_of(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
+    data = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(data, "w", compression) as archive:
+        warnings.simplefilter("ignore")  # of the doubled names that are the point
+        for name, content in members:
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def tar_of(members: Members, mode: str = "w", kind: bytes = tarfile.REGTYPE) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode=mode, format=tarfile.PAX_FORMAT) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "elsewhere" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+            info.size = len(content) if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def extracted(tmp_path: Path, name: str, data: bytes) -> dict[str, bytes]:
+    (tmp_path / name).write_bytes(data)
+    files = extract_archive(tmp_path / name, tmp_path / f"{name}-members")
+    return {file.key: Path(file.path).read_bytes() for file in files}
+
+
+def refusal(tmp_path: Path, name: str, data: bytes) -> DataError:
+    with pytest.raises(DataError) as caught:
+        extracted(tmp_path, name, data)
+    assert name in caught.value.cause
+    assert caught.value.remedy
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.zip", True), ("A.ZIP", True), ("a.tar", True), ("a.tar.gz", True), ("a.tgz", True), ("a.gz", False)],
+)
+def test_archives_are_known_by_name(name: str, expected: bool) -> None:
+    assert is_archive(name) is expected
+
+
+@pytest.mark.parametrize("key", [".DS_Store", "a/Thumbs.db", "desktop.ini", "__MACOSX/a.png", "a/._b.png", ".git/x"])
+def test_system_leftovers_are_known(key: str) -> None:
+    assert is_leftover(key)
+    assert not is_leftover("a/b.png")
+
+
+def test_a_folder_lists_regular_files_by_key(tmp_path: Path) -> None:
+    for key in ("b/2.png", "a.png", "b/1.png", "B.png"):
+        (tmp_path / "in" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / key).write_bytes(key.encode())
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "also").symlink_to(tmp_path / "in")
+    for folder in (tmp_path / "in", tmp_path / "also"):
+        files = list(list_files(folder))
+        assert [file.key for file in files] == ["B.png", "a.png", "b/1.png", "b/2.png"]
+        assert [Path(file.path).read_bytes().decode() for file in files] == [file.key for file in files]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere cannot be read"):
+        list(list_files(tmp_path / "nowhere"))
+
+
+def test_names_must_be_text(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    with pytest.raises(DataError, match=r"caf.*not UTF-8"):
+        list(list_files(tmp_path))
+
+
+def test_members_are_streamed_one_by_one_in_their_order(tmp_path: Path) -> None:
+    members = [(f"{name}.png", name.encode()) for name in "cab"]
+    for name, data in (("a.zip", zip_of(members)), ("a.tar", tar_of(members)), ("a.tgz", tar_of(members, "w:gz"))):
+        (tmp_path / name).write_bytes(data)
+        out = tmp_path / f"{name}-out"
+        files = extract_archive(tmp_path / name, out)
+        for count, (key, content) in enumerate(members, 1):
+            file = next(files)
+            assert (file.key, Path(file.path).read_bytes()) == (key, content)
+            assert len(list(out.iterdir())) == count
+
+
+def test_keys_are_plain_and_names_on_disk_are_our_own(tmp_path: Path) -> None:
+    long = "x" * 300
+    members = [
+        ("./a.PNG", b"1"),
+        ("d\\b.png", b"2"),
+        ("e//f .j;p g", b"3"),
+        (f"{long}.{long}", b"4"),
+        ("2:1.png", b"5"),
+    ]
+    found = extracted(tmp_path, "a.zip", zip_of(members))
+    assert list(found) == ["a.PNG", "d/b.png", "e/f .j;p g", f"{long}.{long}", "2:1.png"]
+    names = sorted(path.name for path in (tmp_path / "a.zip-members").iterdir())
+    assert names == ["0000000.png", "0000001.png", "0000002.jpg", "0000003.xxxxxxxxx", "0000004.png"]
+
+
+def test_folders_and_nested_archives_are_no_trouble(tmp_path: Path) -> None:
+    inner = zip_of([("x.png", b"x")])
+    assert extracted(tmp_path, "a.zip", zip_of([("d/", b""), ("d/in.zip", inner)])) == {"d/in.zip": inner}
+
+
+@pytest.mark.parametrize("name", ["../x", "d/../../x", "/x", "\\x", "a\\..\\x", "C:/x", "c:\\x", "d/.."])
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    for kind, data in (("a.zip", zip_of([(name, b"1")])), ("a.tar", tar_of([(name, b"1")]))):
+        assert "leads out" in refusal(tmp_path, kind, data).cause
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("./a", "a"), ("d//a", "d/a"), ("d\\a", "d/a"), ("A", "a"), ("ß", "SS")])
+def test_names_that_cannot_be_told_apart_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    members = [(name, b"1") for name in names]
+    assert "told apart" in refusal(tmp_path, "a.zip", zip_of(members)).cause
+    assert "told apart" in refusal(tmp_path, "a.tar", tar_of(members)).cause
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
+    assert (
+        "'odd.png' that is a link or a device"
+        in refusal(tmp_path, "a.tar", tar_of([("odd.png", b"")], kind=kind)).cause
+    )
+
+
+def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("odd.png")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert "'odd.png' that is a link" in refusal(tmp_path, "a.zip", data.getvalue()).cause
+
+
+def test_encrypted_members_are_refused(tmp_path: Path) -> None:
+    data = bytearray(zip_of([("secret.png", b"1234")]))
+    data[6] |= 1  # the flag in the member's own header
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # and in the directory
+    assert "encrypted member 'secret.png'" in refusal(tmp_path, "a.zip", bytes(data)).cause
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tgz"])
+def test_bombs_are_refused_before_they_fill_the_disk(tmp_path: Path, name: str) -> None:
+    members = [(f"{at}.png", bytes(2**26)) for at in range(5)]
+    data = zip_of(members, zipfile.ZIP_DEFLATED) if name == "a.zip" else tar_of(members, "w:gz")
+    assert "would unpack to more than" in refusal(tmp_path, name, data).cause
+    assert sum(path.stat().st_size for path in (tmp_path / f"{name}-members").iterdir()) <= 2**28
+
+
+def test_what_compresses_well_is_no_bomb(tmp_path: Path) -> None:
+    data = zip_of([("blank.png", bytes(2**22))], zipfile.ZIP_DEFLATED)
+    assert len(data) * 200 < 2**22
+    assert len(extracted(tmp_path, "a.zip", data)["blank.png"]) == 2**22
+
+
+@pytest.mark.parametrize("compression", [*COMPRESSIONS, "w", "w:gz"])
+def test_damage_anywhere_is_a_data_error_or_harmless(tmp_path: Path, compression: int | str) -> None:
+    seed = 11
+    print("seed", seed)
+    dice = random.Random(seed)
+    members = [(f"é{at}{'x' * 120 * at}.png", dice.randbytes(100) + bytes(300)) for at in range(3)]
+    is_tar = isinstance(compression, str)
+    data = tar_of(members, compression) if is_tar else zip_of(members, compression)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(dice.choice([1, 1, 4])):
+            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        cut = len(damaged) if dice.random() < 0.8 else dice.randrange(len(damaged))
+        try:
+            extracted(tmp_path, "a.tar" if is_tar else "a.zip", bytes(damaged[:cut]))
+        except DataError:
+            refused += 1
+    assert refused > 10
