@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.data.decode import RejectedImageError, decode_image, to_square, upright_size
+from lora_engine.data.decode import RejectedImageError, decode_with_size, to_square, upright_size
 from lora_engine.data.perceptual_hash import perceptual_hash
 from lora_engine.data.sources import is_leftover
 from lora_engine.errors import DataError
@@ -111,10 +111,12 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
         return PreparedImage(identity, file.key, size, ignored=True)
     square_path, thumbnail = folder / f"{identity}.png", folder / f"{identity}.webp"
     try:
-        width, height = upright_size(path, config)
         square = _stored(square_path)
-        if square is None:
-            square = to_square(decode_image(path, config), config.resolution)
+        if square is not None:
+            width, height = upright_size(path, config)
+        else:
+            image, (width, height) = decode_with_size(path, config)
+            square = to_square(image, config.resolution)
             _save(_reduced(square), thumbnail, "WEBP")
             _save(square, square_path, "PNG")  # last: where it stands, the thumbnail does too
     except RejectedImageError as error:
