@@ -19,6 +19,9 @@ def check_access(manifest: Manifest) -> None:
     models = [("base_model.source", manifest.base_model.source)]
     if manifest.captioner is not None:
         models.append(("captioner.source", manifest.captioner.source))
+    samples = manifest.evaluation.samples
+    if samples is not None and samples.clip is not None:
+        models.append(("evaluation.samples.clip.source", samples.clip.source))
     for what, source in models:
         if not source.startswith("hf://"):
             _check_source(what, source, manifest.model_storage(), ExitCode.MODEL)

@@ -6,6 +6,8 @@ ENVIRONMENT = "environment.json"
 IMAGES = "data/images.jsonl"
 COMPARISON = "report/comparison.json"
 CURVES = "report/curves.png"
+GRID = "report/samples.png"
+TRAINING_MEASURES = "data/line_art.jsonl"
 SUCCESS = "_SUCCESS"
 VARIANTS = "variants"
 COMMIT_NAME = "COMMIT.json"
@@ -56,9 +58,19 @@ def checkpoint(variant: str, seed: int, step: int) -> str:
     return f"{member(variant, seed)}/checkpoints/step-{step:06d}"
 
 
-def sample(variant: str, seed: int, step: int, prompt: int, sample_seed: int) -> str:
-    """One generated image; `prompt` counts from 0 in the manifest's list."""
-    return f"{member(variant, seed)}/samples/step-{step:06d}/prompt-{prompt:02d}-seed-{sample_seed}.png"
+def samples(variant: str, seed: int, step: int) -> str:
+    """The folder of the images that an adapter drew at one step."""
+    return f"{member(variant, seed)}/samples/step-{step:06d}"
+
+
+def sample_name(prompt: int, sample_seed: int) -> str:
+    """One image within that folder; `prompt` counts from 0 in the manifest's list."""
+    return f"prompt-{prompt:02d}-seed-{sample_seed}.png"
+
+
+def sample_index(variant: str, seed: int, step: int) -> str:
+    """What the images of a step are and how they measure; written after all of them."""
+    return f"{samples(variant, seed, step)}/samples.json"
 
 
 def best(variant: str, seed: int) -> str:

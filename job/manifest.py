@@ -51,7 +51,9 @@ class StorageConfig(Config):
 class DatasetConfig(SplitConfig):
     """The images, and how many of them are held out."""
 
-    source: Uri = Field(description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...")
+    source: Uri = Field(
+        description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...; or miniature://drawings."
+    )
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
 
     @property

@@ -20,11 +20,13 @@ from job.stages.caption import caption
 from job.stages.encode import encode_all
 from job.stages.fetch import fetch_dataset, fetch_model
 from job.stages.preprocess import preprocess
-from job.stages.sample import sample
+from job.stages.sample import Scorer, has_samples, measure_training_images, sample
 from job.stages.train import PackRun, Study, is_finished
 from job.unit import unit_of
 from job.variants import Pack, pack_members, resolve_variants, set_of_variant
 from lora_engine import base_model
+from lora_engine.clip_score import FILE_PATTERNS as CLIP_PATTERNS
+from lora_engine.clip_score import require_clip
 from lora_engine.data.split import data_sha256
 from lora_engine.device import Resolved, find_device, resolve_precision
 from lora_engine.model_files import model_sha256
@@ -52,9 +54,11 @@ def run(job: Job) -> None:
     with unit_of(job, "prepare"):
         images, captions, model, resolved = _prepare(job, device)
         study = _study(job, images, captions, model, resolved, device)
+        measure_training_images(job, images)
+        scorer = _scorer(job)
     for pack in pack_members(job.manifest):
         with unit_of(job, f"pack-{pack.index}"):
-            _train(job, study, pack, device, resolved["packs"][pack.index]["precision"])
+            _train(job, study, pack, device, resolved["packs"][pack.index]["precision"], scorer)
     with unit_of(job, "report"):
         publish_report(job.run)
     job.run.write(layout.SUCCESS, b"")
@@ -169,19 +173,21 @@ def _study(
     )
 
 
-def _train(job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved) -> None:
-    if is_finished(job, pack) and _has_samples(job, pack):
+def _scorer(job: Job) -> Scorer | None:
+    samples = job.manifest.evaluation.samples
+    if samples is None or samples.clip is None:
+        return None
+    source = samples.clip
+    folder = fetch_model(job, "evaluation.samples.clip.source", source.source, source.revision, CLIP_PATTERNS)
+    require_clip(folder)
+    return Scorer(folder, model_sha256(folder))
+
+
+def _train(
+    job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, scorer: Scorer | None
+) -> None:
+    if is_finished(job, pack) and has_samples(job, pack, scorer):
         return
     pack_run = PackRun(job, study, pack, device, precision)
     pack_run.run()
-    sample(job, pack, study.model, pack_run.unet, device)
-
-
-def _has_samples(job: Job, pack: Pack) -> bool:
-    config = job.manifest.evaluation.samples
-    return config is None or all(
-        job.run.exists(layout.sample(m.variant, m.seed, pack.training.steps, p, s))
-        for m in pack.members
-        for p in range(len(config.prompts))
-        for s in config.seeds
-    )
+    sample(job, pack, study.model, pack_run.unet, device, scorer)

@@ -65,7 +65,7 @@ def make_plan(manifest: Manifest) -> Plan:
     members = sum(len(pack.members) * pack.checkpoints for pack in packs)
     samples = manifest.evaluation.samples
     drawn = 0 if samples is None else len(samples.prompts) * len(samples.seeds)
-    per_member = sum(len(pack.members) * (2 * pack.checkpoints + 6 + drawn) for pack in packs)
+    per_member = sum(len(p.members) * (2 * p.checkpoints + 6 + drawn * _drawings(manifest, p)) for p in packs)
     warnings = [
         f"{', '.join(p.members)}: {p.epochs:.0f} epochs over the training images invite memorisation"
         for p in packs
@@ -83,6 +83,12 @@ def make_plan(manifest: Manifest) -> Plan:
         training_hours=_hours(manifest, packs),
         warnings=tuple(warnings),
     )
+
+
+def _drawings(manifest: Manifest, pack: PackPlan) -> int:
+    """How often a member draws its samples."""
+    samples = manifest.evaluation.samples
+    return 1 if samples is None or samples.when == "end" else pack.checkpoints + 1
 
 
 def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int | None) -> PackPlan:

@@ -115,6 +115,11 @@ def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
     return dict(Counter(tag for tag in tags if tag).most_common())
 
 
+def read_adapter(path: Path) -> Adapter:
+    """The weights of a checkpoint's diffusers file, as `adapters.load` takes them."""
+    return {key.removeprefix("unet."): value for key, value in load_file(path).items()}
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """A `state.safetensors` as `PackTrainer.restore` takes it.
 

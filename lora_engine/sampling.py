@@ -1,6 +1,7 @@
 """Generates images from fixed prompts and seeds with one adapter."""
 
 from collections.abc import Iterator
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,23 @@ def load_pipeline(folder: Path, unet: nn.Module, device: torch.device) -> Any:
     return pipeline.to(device)
 
 
-def draw_samples(pipeline: Any, config: SamplesConfig, resolution: int) -> Iterator[tuple[int, int, Image.Image]]:
+def draw_samples(
+    pipeline: Any, config: SamplesConfig, resolution: int, batch_size: int
+) -> Iterator[tuple[int, int, Image.Image]]:
     """An image for every prompt and seed, with the prompt's place in the list and the seed.
 
     The starting noise is drawn on the CPU, so it is the same on any device and for every adapter.
     """
-    for at, prompt in enumerate(config.prompts):
-        for seed in config.seeds:
-            result = pipeline(
-                prompt,
-                negative_prompt=config.negative_prompt,
-                height=resolution,
-                width=resolution,
-                num_inference_steps=config.steps,
-                guidance_scale=config.guidance,
-                generator=torch.Generator("cpu").manual_seed(seed),
-            )
-            yield at, seed, result.images[0]
+    remaining = product(range(len(config.prompts)), config.seeds)
+    while batch := list(islice(remaining, batch_size)):
+        result = pipeline(
+            [config.prompts[at] for at, _ in batch],
+            negative_prompt=[config.negative_prompt] * len(batch),
+            height=resolution,
+            width=resolution,
+            num_inference_steps=config.steps,
+            guidance_scale=config.guidance,
+            generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
+        )
+        for (at, seed), image in zip(batch, result.images, strict=True):
+            yield at, seed, image

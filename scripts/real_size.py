@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lora_engine.miniature import SD_15, make_blip, make_stable_diffusion
+import torch
+
+from drawings import write_drawings
+from miniature.architecture import SD_15, make_blip, make_stable_diffusion
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,10 +27,9 @@ def main() -> None:
     options = parser.parse_args()
     folder: Path = options.folder
     if not (folder / "sd" / "model_index.json").exists():
-        make_stable_diffusion(folder / "sd", sizes=SD_15)
+        make_stable_diffusion(folder / "sd", sizes=SD_15, dtype=torch.float16)
         make_blip(folder / "blip", full_size=True)
-    drawings = [sys.executable, ROOT / "scripts" / "make_drawings.py", folder / "images"]
-    subprocess.run([*drawings, "-n", str(options.images), "--size", "512"], check=True)
+    write_drawings(folder / "images", options.images, size=512, style="line", purpose="lora")
     name = f"real-size-{options.precision}"
     overrides = {
         "name": name,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_engine.miniature import make_blip, make_stable_diffusion
+from miniature.architecture import make_blip, make_stable_diffusion
 from tests.s3_server import Keys, S3Server
 
 

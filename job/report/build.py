@@ -14,6 +14,7 @@ from job import layout
 from job.commit import committed_steps, read_commit
 from job.errors import ExitCode, JobError
 from job.report.losses import final_losses_per_image, recheck
+from job.report.samples import sample_points
 from job.report.schema import (
     Checkpoint,
     Choice,
@@ -127,6 +128,7 @@ def _member(run: RunFolder, resolved: dict[str, Any], pack: dict[str, Any], vari
         final_loss=validation[-1].loss,
         validation=validation,
         train=_train_points(metrics),
+        samples=sample_points(run, variant, seed),
         best=Choice(**_json(run, layout.best(variant, seed))),
         final=Choice(**_json(run, layout.final(variant, seed))),
         checkpoints=[Checkpoint(step=c["step"], weights_sha256=c["weights_sha256"], files=c["files"]) for c in commits],

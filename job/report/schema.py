@@ -76,6 +76,20 @@ class Fairness(_Part):
     noise_sha256: str
 
 
+class SamplePoint(_Part):
+    """What an adapter drew at one step."""
+
+    step: int = Field(description="0 is the base model.")
+    images: int
+    clip_score: float | None = Field(description="Mean of 100 * max(cosine of image and its own prompt, 0).")
+    clip_retrieval: float | None = Field(description="Share of images that fit their own prompt best of all prompts.")
+    clip_sha256: str | None = Field(description="Of the CLIP model behind both figures.")
+    line_art_distance: float = Field(description="Mean over the measures of their distance to the training images.")
+    line_art: dict[str, float] = Field(
+        description="Measure to the Wasserstein-1 distance of its distribution to that over the training images."
+    )
+
+
 class MemberReport(_Part):
     """One adapter: a variant trained with one seed."""
 
@@ -90,6 +104,7 @@ class MemberReport(_Part):
     final_loss: float = Field(description="Primary loss at the last step: what variants are compared by.")
     validation: list[EvaluationPoint]
     train: list[TrainPoint]
+    samples: list[SamplePoint]
     best: Choice
     final: Choice
     checkpoints: list[Checkpoint]

@@ -1,9 +1,13 @@
-"""URIs of objects and folders: a path, `file:///path`, `s3://bucket/key`; names are never percent-encoded. Pure."""
+"""URIs of objects and folders: a path, `file:///path`, `s3://bucket/key`, `miniature://name`. Pure.
+
+Names are never percent-encoded.
+"""
 
 import re
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
+from lora_engine import miniature
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -16,7 +20,7 @@ def scheme_of(uri: str) -> str:
 
 def is_remote(uri: str) -> bool:
     """Whether the bytes have to cross a network."""
-    return scheme_of(uri) != "file"
+    return scheme_of(uri) not in ("file", "miniature")
 
 
 def name_of(uri: str) -> str:
@@ -42,13 +46,24 @@ def as_folder(uri: str) -> str:
 
 
 def local_path(uri: str) -> Path:
-    """The path behind a plain path or a `file:` URI. 40 when the URI names another host or nothing."""
+    """The path behind a plain path, a `file:` or a `miniature:` URI. 40 when the URI names another host or nothing."""
+    if scheme_of(uri) == "miniature":
+        return _miniature(uri)
     path = re.sub(r"^file://(localhost(?=/))?", "", uri)
     if not path or (path != uri and not path.startswith("/")):
         raise JobError(
             ExitCode.MANIFEST, f"{uri!r} names no local path.", "Write a path, or file:// and an absolute path."
         )
     return Path(path)
+
+
+def _miniature(uri: str) -> Path:
+    try:
+        return miniature.folder(uri.removeprefix("miniature://"))
+    except ValueError as error:
+        raise JobError(
+            ExitCode.MANIFEST, f"{uri}: {error}.", f"Write miniature://{miniature.NAMES[0]}, or where your own is."
+        ) from error
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:

@@ -14,7 +14,8 @@ class BaseModelConfig(Config):
     """The Stable Diffusion model that stays frozen."""
 
     source: Source = Field(
-        description="A folder in diffusers layout, s3://..., hf://owner/name, or one .safetensors checkpoint."
+        description="A folder in diffusers layout, s3://..., hf://owner/name, one .safetensors checkpoint, "
+        "or miniature://stable-diffusion."
     )
     revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
     components: Source = Field(
@@ -27,7 +28,7 @@ class BaseModelConfig(Config):
 class CaptionerConfig(Config):
     """The image-to-text model and how it generates."""
 
-    source: Source = Field(description="A folder, s3://..., or hf://owner/name.")
+    source: Source = Field(description="A folder, s3://..., hf://owner/name or miniature://blip.")
     revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
     prompt: str = Field(default="", max_length=500, description="Text that the caption continues; empty for none.")
     beams: int = Field(default=1, ge=1, le=16, description="1 is greedy search.")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_engine.config.base import Config
-from lora_engine.config.models import Precision
+from lora_engine.config.models import Precision, Source
 
 
 class LoraConfig(Config):
@@ -77,14 +77,25 @@ class TrainingConfig(Config):
         return self.batch_size * self.gradient_accumulation
 
 
+class ClipConfig(Config):
+    """The CLIP model that scores how well samples fit their prompts."""
+
+    source: Source = Field(description="A folder, s3://..., hf://owner/name or miniature://clip.")
+    revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
+
+
 class SamplesConfig(Config):
-    """Images generated from fixed prompts and seeds."""
+    """Images generated from fixed prompts and seeds, measured for likeness to the training images."""
 
     prompts: tuple[Annotated[str, Field(max_length=2000)], ...] = Field(min_length=1, max_length=64)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1, max_length=16)
     steps: int = Field(default=25, ge=1, le=1000)
     guidance: float = Field(default=7.5, ge=0, le=50)
     negative_prompt: str = Field(default="", max_length=2000)
+    when: Literal["evaluations", "end"] = Field(
+        default="evaluations", description="With the base model and every checkpoint, or with the last one alone."
+    )
+    clip: ClipConfig | None = Field(default=None, description="Scores the samples; without it they have no CLIP score.")
 
 
 class EvaluationConfig(Config):

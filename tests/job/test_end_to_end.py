@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+from scipy.stats import wasserstein_distance
 
+from lora_engine import miniature as miniature_data
 from tests.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
-DRAWINGS = ROOT / "samples" / "drawings"
+DRAWINGS = miniature_data.folder("drawings")
 COMMAND = Path(sys.executable).parent / "lora-job"
 
 
@@ -26,6 +29,15 @@ def lora_job(*arguments: str | Path, env: dict[str, str] | None = None) -> subpr
     environ = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
     command = [COMMAND, *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environ, timeout=300, cwd=ROOT)
+
+
+def few_drawings(folder: Path) -> Path:
+    """40 of the drawings with their captions."""
+    if not folder.exists():
+        folder.mkdir()
+        for path in sorted(DRAWINGS.glob("*-10000[01].*")):
+            shutil.copy(path, folder)
+    return folder
 
 
 def manifest(miniature: Path, tmp_path: Path, *lines: str, steps: int = 6) -> list[str | Path]:
@@ -39,6 +51,8 @@ def manifest(miniature: Path, tmp_path: Path, *lines: str, steps: int = 6) -> li
         "evaluation.timesteps": 2,
         "evaluation.final_timesteps": 4,
         "evaluation.samples.steps": 2,
+        "dataset.source": few_drawings(tmp_path / "drawings"),
+        "dataset.validation_min": 6,
         "output.destination": tmp_path / "runs",
     }
     sets = [f"{key}={value}" for key, value in values.items()]
@@ -110,7 +124,7 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     with zipfile.ZipFile(archive, "w") as packed:
         for path in sorted(DRAWINGS.iterdir()):
             packed.write(path, f"set/{path.name}")
-        packed.writestr("__MACOSX/set/._heart-00.png", b"x")
+        packed.writestr("__MACOSX/set/._heart-100000.png", b"x")
         packed.writestr("set/broken.png", b"not an image")
     client.upload_file(str(archive), bucket, "raw.zip")
     for path in sorted((miniature / "sd").rglob("*")):
@@ -208,7 +222,7 @@ def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
     done = lora_job("run", *arguments, "--workdir", tmp_path / "w")
     assert done.returncode == 0, done.stderr
     own = rows(tmp_path / "runs/quickstart/data/captions/own.jsonl")
-    assert "a line drawing of a heart, stencil" in {row["texts"][0] for row in own}
+    assert "a heart, stencil" in {row["texts"][0] for row in own}
     mixed = rows(tmp_path / "runs/quickstart/data/captions/mixed.jsonl")
     assert all(row["texts"][1] == "a drawing" for row in mixed)
 
@@ -225,6 +239,10 @@ def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
         (["limits.attempt_hours=0.0001"], 55, "limits.attempt_hours"),
         (["limits.stall_minutes=0.001"], 54, "limits.stall_minutes"),
         (["output.destination=ftp://x/y"], 40, "ftp"),
+        (["output.destination=miniature://drawings"], 40, "lies in no storage"),
+        (["base_model.source=miniature://sdxl"], 40, "stable-diffusion"),
+        (["evaluation.samples.clip.source=/nowhere"], 43, "evaluation.samples.clip.source"),
+        (["evaluation.samples.clip.source=miniature://blip"], 43, "CLIP"),
         (["dataset.source=manifests"], 41, "max_rejected_fraction"),
     ],
 )
@@ -264,3 +282,42 @@ def test_status_and_report_read_a_finished_run(miniature: Path, tmp_path: Path) 
     refused = lora_job("report", run)
     assert refused.returncode == 46
     assert "validation.jsonl" in refused.stderr
+
+
+def test_samples_are_measured_and_drawn_again_where_they_are_lost(miniature: Path, tmp_path: Path) -> None:
+    prompts = 'evaluation.samples.prompts=["a heart", "a key"]'
+    arguments = manifest(miniature, tmp_path, prompts, "evaluation.samples.seeds=[0, 3]", steps=6)
+    assert lora_job("run", *arguments, "--workdir", tmp_path / "w").returncode == 0
+    run = tmp_path / "runs" / "quickstart"
+    before = snapshot(run)
+    report = json.loads((run / "report" / "comparison.json").read_text())
+    training = rows(run / "data" / "line_art.jsonl")
+    assert len(training) == report["data"]["train"]
+    for member in report["members"]:
+        assert [point["step"] for point in member["samples"]] == [0, 3, 6]
+        for point in member["samples"]:
+            folder = run / "variants" / member["variant"] / "seed-1337" / "samples" / f"step-{point['step']:06d}"
+            images = json.loads((folder / "samples.json").read_text())["images"]
+            assert {(image["prompt"], image["seed"]) for image in images} == {(0, 0), (0, 3), (1, 0), (1, 3)}
+            for image in images:
+                assert hashlib.sha256((folder / image["file"]).read_bytes()).hexdigest() == image["sha256"]
+            own = [max(image["clip_cosines"][image["prompt"]], 0) for image in images]
+            assert point["clip_score"] == pytest.approx(100 * np.mean(own))
+            best = [int(np.argmax(image["clip_cosines"])) == image["prompt"] for image in images]
+            assert point["clip_retrieval"] == pytest.approx(np.mean(best))
+            for name, distance in point["line_art"].items():
+                ours, theirs = [image["line_art"][name] for image in images], [row[name] for row in training]
+                assert distance == pytest.approx(wasserstein_distance(ours, theirs))
+            assert point["line_art_distance"] == pytest.approx(np.mean(list(point["line_art"].values())))
+    with Image.open(run / "report" / "samples.png") as grid:
+        assert grid.width > 300
+    lost = run / "variants" / "blip" / "seed-1337" / "samples" / "step-000003"
+    shutil.rmtree(lost)
+    (run / "_SUCCESS").unlink()
+    again = lora_job("run", *arguments, "--workdir", tmp_path / "elsewhere")
+    assert again.returncode == 0, again.stderr
+    after = snapshot(run)
+    assert {key for key in before if before[key] != after[key] and not key.startswith("units/")} <= {
+        "environment.json",
+        "report/comparison.json",  # its timing
+    }

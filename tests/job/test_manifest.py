@@ -14,7 +14,8 @@ from job.manifest_reference import reference_markdown
 from job.problems import ManifestError
 from job.variants import Member, caption_sets, pack_members, resolve_variants, set_of_variant
 
-MANIFESTS = sorted((Path(__file__).resolve().parents[2] / "manifests").glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+MANIFESTS = sorted([*(ROOT / "manifests").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])
 SMALL = """\
 apiVersion: lora-job/v1
 name: small

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from job.stages.fetch import fetch_model
 from lora_engine import base_model
 from lora_engine.errors import ModelError
-from lora_engine.miniature import make_stable_diffusion
+from miniature.architecture import make_stable_diffusion
 
 
 def ldm_name(key: str) -> str:

@@ -1,12 +1,12 @@
 import io
-from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
+from lora_engine import miniature
 from lora_engine.data.perceptual_hash import perceptual_hash
 
-DRAWINGS = sorted((Path(__file__).resolve().parents[2] / "samples" / "drawings").glob("*.png"))
+DRAWINGS = sorted(miniature.folder("drawings").glob("*.png"))
 THRESHOLD = 6  # bits, the default of preprocess.near_duplicate_distance
 
 

@@ -1,0 +1,138 @@
+"""What the adapters drew: its measures over the steps, and the grid that shows it."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from job import layout
+from job.errors import ExitCode, JobError
+from job.report.schema import Comparison, SamplePoint
+from job.storage.run_folder import RunFolder
+from lora_engine import clip_score
+from lora_engine.line_art import Measures, distances
+
+_PROMPTS, _STEPS = 4, 8  # shown at most
+_TILE = 96  # pixels
+
+
+def sample_points(run: RunFolder, variant: str, seed: int) -> list[SamplePoint]:
+    """A point for every step at which an adapter drew, ascending.
+
+    Raises:
+        JobError: 46 when there are samples but no measures of the training images.
+    """
+    points = []
+    prefix = f"{layout.member(variant, seed)}/samples"
+    for key, _ in run.list(prefix):
+        if not key.endswith("/samples.json"):
+            continue
+        index = run.read_json(key)
+        assert index is not None, "it was listed a moment ago"
+        points.append(_point(run, int(key.split("/")[-2].removeprefix("step-")), index))
+    return sorted(points, key=lambda point: point.step)
+
+
+def _point(run: RunFolder, step: int, index: dict[str, Any]) -> SamplePoint:
+    reference = run.read_jsonl(layout.TRAINING_MEASURES)
+    if reference is None:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(layout.TRAINING_MEASURES)} is missing, so samples cannot be compared.",
+            "Run the manifest again to finish it.",
+        )
+    theirs = [Measures(**{name: value for name, value in row.items() if name != "id"}) for row in reference]
+    images = index["images"]
+    found = distances((Measures(**image["line_art"]) for image in images), theirs)
+    own = [image["prompt"] for image in images]
+    scored = all(image["clip_cosines"] is not None for image in images)
+    cosines = np.array([image["clip_cosines"] for image in images]) if scored else None
+    return SamplePoint(
+        step=step,
+        images=len(images),
+        clip_score=None if cosines is None else clip_score.score(cosines, own),
+        clip_retrieval=None if cosines is None else clip_score.retrieval(cosines, own),
+        clip_sha256=index["settings"]["clip_sha256"],
+        line_art_distance=sum(found.values()) / len(found),
+        line_art=found,
+    )
+
+
+def draw_grid(run: RunFolder, comparison: Comparison) -> bytes | None:
+    """A PNG: a column a step from the base model on, a block of rows a variant; None where nothing was drawn.
+
+    It shows the first seed, at most four prompts, and at most eight steps that include the first and the last.
+    """
+    members = [m for m in comparison.members if m.seed == comparison.members[0].seed and m.samples]
+    if not members:
+        return None
+    blocks = [_block(run, member.variant, member.seed, _chosen([p.step for p in member.samples])) for member in members]
+    widest = max(pixels.shape[1] for pixels, _ in blocks)
+    padded = [np.pad(p, ((0, 0), (0, widest - p.shape[1]), (0, 0)), constant_values=255) for p, _ in blocks]
+    return _figure(
+        np.concatenate(padded),
+        [m.variant for m in members],
+        _chosen([p.step for p in members[0].samples]),
+        [prompts for _, prompts in blocks],
+    )
+
+
+def _chosen(steps: Sequence[int]) -> list[int]:
+    at = np.unique(np.linspace(0, len(steps) - 1, min(_STEPS, len(steps))).round().astype(int))
+    return [steps[i] for i in at]
+
+
+def _block(run: RunFolder, variant: str, seed: int, steps: Sequence[int]) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Pixels of one member, a row a prompt and a column a step, and the prompts."""
+    columns, prompts = [], []
+    for step in steps:
+        index = run.read_json(layout.sample_index(variant, seed, step)) or {"images": []}
+        first: dict[int, str] = {}
+        for image in index["images"]:
+            first.setdefault(image["prompt"], image["file"])
+        shown = list(first.items())[:_PROMPTS]
+        prompts = [index["settings"]["prompts"][prompt] for prompt, _ in shown]
+        tiles = [_tile(run.read(f"{layout.samples(variant, seed, step)}/{file}")) for _, file in shown]
+        columns.append(np.concatenate(tiles))
+    return np.concatenate(columns, axis=1), prompts
+
+
+def _tile(data: bytes | None) -> npt.NDArray[np.uint8]:
+    picture = Image.new("RGB", (_TILE, _TILE), "grey") if data is None else Image.open(io.BytesIO(data)).convert("RGB")
+    inner = picture.resize((_TILE - 4, _TILE - 4), Image.Resampling.LANCZOS)
+    framed = Image.new("RGB", (_TILE, _TILE), "white")
+    framed.paste(inner, (2, 2))
+    return np.asarray(framed, dtype=np.uint8)
+
+
+def _figure(
+    pixels: npt.NDArray[np.uint8], variants: Sequence[str], steps: Sequence[int], prompts: Sequence[Sequence[str]]
+) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = sum(map(len, prompts))
+    figure = Figure(figsize=(2.6 + len(steps), 0.7 + rows), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.imshow(pixels, interpolation="none")
+    labels = [f"{prompt if len(prompt) <= 32 else prompt[:31] + '…'}" for block in prompts for prompt in block]
+    axes.set_yticks([_TILE * (row + 0.5) for row in range(rows)], labels)
+    axes.set_xticks(
+        [_TILE * (at + 0.5) for at in range(len(steps))], ["base model" if s == 0 else f"step {s}" for s in steps]
+    )
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    top = 0
+    for variant, block in zip(variants, prompts, strict=True):
+        middle = top + _TILE * len(block) / 2
+        axes.text(pixels.shape[1] + 8, middle, variant, rotation=270, va="center", ha="left", weight="bold")
+        top += _TILE * len(block)
+        axes.axhline(top, color="black", linewidth=0.8)
+    data = io.BytesIO()
+    canvas.print_figure(data, format="png", dpi=100, metadata={"Software": None})
+    return data.getvalue()

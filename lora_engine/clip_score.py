@@ -1,0 +1,101 @@
+"""How well pictures fit texts, by a CLIP model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from lora_engine.errors import ModelError
+from lora_engine.model_files import require_safetensors
+
+FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
+
+
+class ClipScorer:
+    """A loaded CLIP model, in fp32."""
+
+    def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
+        self._model, self._processor, self._device = model, processor, device
+
+    def cosines(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Cosine of each picture's and each text's embedding, [pictures, texts]. Texts are cut to what CLIP reads."""
+        inputs = self._processor(
+            text=list(texts), images=list(pictures), return_tensors="pt", padding=True, truncation=True
+        ).to(self._device)
+        with torch.inference_mode():
+            result = self._model(**inputs)
+            images = torch.nn.functional.normalize(result.image_embeds, dim=-1)
+            words = torch.nn.functional.normalize(result.text_embeds, dim=-1)
+            return (images @ words.T).double().cpu().numpy()
+
+
+def require_clip(folder: Path) -> None:
+    """Refuse what is no CLIP model, without loading its weights.
+
+    Raises:
+        ModelError: pickled weights, or another kind of model.
+    """
+    from transformers import AutoConfig, CLIPConfig
+
+    require_safetensors(folder, "evaluation.samples.clip.source")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loadable(folder, error) from error
+    if not isinstance(config, CLIPConfig):
+        raise _not_loadable(folder, f"its model type is {config.model_type}")
+
+
+def load_clip(folder: Path, device: torch.device) -> ClipScorer:
+    """Load a CLIP model's folder.
+
+    Raises:
+        ModelError: pickled weights, another kind of model, or a damaged one.
+    """
+    from transformers import AutoProcessor, CLIPModel
+
+    require_clip(folder)
+    try:
+        model, loaded = CLIPModel.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        if loaded["missing_keys"]:  # transformers would fill in random weights
+            raise ValueError(f"{len(loaded['missing_keys'])} of its weights are missing")
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _not_loadable(folder, error) from error
+    return ClipScorer(model.to(device).eval(), processor, device)
+
+
+def _not_loadable(folder: Path, reason: object) -> ModelError:
+    return ModelError(
+        f"evaluation.samples.clip.source: {folder} cannot be loaded as a CLIP model: "
+        f"{' '.join(str(reason).split())[:300]}.",
+        "Use a CLIP model of the transformers library, such as openai/clip-vit-base-patch32.",
+    )
+
+
+def score(cosines: npt.NDArray[np.float64], own: Sequence[int]) -> float:
+    """CLIP score: mean over the pictures of 100 * max(cosine to its own text, 0).
+
+    Hessel et al. 2021 (arXiv 2104.08718) with the weight 100 that torchmetrics and the diffusers documentation use.
+
+    Args:
+        cosines: [pictures, texts]
+        own: each picture's own text.
+    """
+    return float(100 * np.maximum(cosines[np.arange(len(own)), list(own)], 0).mean())
+
+
+def retrieval(cosines: npt.NDArray[np.float64], own: Sequence[int]) -> float:
+    """Share of pictures that fit their own text better than any of the other texts."""
+    return float((cosines.argmax(axis=1) == np.array(own)).mean())

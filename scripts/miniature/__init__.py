@@ -1,0 +1,1 @@
+"""Trains the miniature models that lora_engine/miniature holds, on drawings of scripts/drawings.py."""

@@ -1,0 +1,83 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from miniature.corpus import all_texts, corpus, line_sayings, sticker_sayings, truth
+from miniature.loop import Recipe, train
+
+SCRIPT = """
+import sys, time, torch
+from pathlib import Path
+from miniature.loop import Recipe, train
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 4)
+def loss_of(dice):
+    time.sleep(float(sys.argv[2]))
+    return model(torch.randn(8, 4, generator=dice)).square().mean()
+train("x", model, loss_of, Recipe(60, 8, 1e-2, 10, ema_decay=0.9, cycles=2), Path(sys.argv[1]), 0, save_seconds=0)
+"""
+
+
+@pytest.mark.parametrize("kills", [3])
+def test_killed_training_ends_where_uninterrupted_training_does(tmp_path: Path, kills: int) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    straight.mkdir()
+    broken.mkdir()
+    root = Path(__file__).resolve().parents[2]
+    environ = {"PYTHONPATH": str(root / "scripts"), "PATH": ""}
+    command = [sys.executable, "-c", SCRIPT]
+    subprocess.run([*command, straight, "0"], check=True, env=environ, capture_output=True)
+    for _ in range(kills):
+        process = subprocess.Popen([*command, broken, "0.02"], env=environ, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        for _ in range(7):
+            process.stdout.readline()
+        time.sleep(0.005)
+        process.kill()
+        process.communicate()
+    subprocess.run([*command, broken, "0"], check=True, env=environ, capture_output=True)
+    expected, found = load_file(straight / "x.safetensors"), load_file(broken / "x.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_the_average_is_what_training_leaves(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    data = torch.randn(16, 3)
+
+    def loss_of(_: torch.Generator) -> Tensor:
+        return (model(data) - data.sum(1, keepdim=True)).square().mean()
+
+    train("line", model, loss_of, Recipe(400, 16, 0.05, 10, weight_decay=0, ema_decay=0.95), tmp_path, 0)
+    stored = load_file(tmp_path / "line.safetensors")
+    assert torch.equal(model.weight, stored["average/weight"])
+    assert torch.allclose(model.weight, torch.ones(1, 3), atol=0.02)
+
+
+def test_texts_are_true_of_what_they_describe_and_of_nothing_else() -> None:
+    full, colour, background, plain = sticker_sayings("heart", "red", "blue")
+    assert full.text == "a red heart on a blue background"
+    others = [full, sticker_sayings("heart", "green", "blue")[0], line_sayings("heart")[1], line_sayings("key")[1]]
+    assert truth([full, colour, background, plain], others).tolist() == [
+        [True, False, False, False],
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+    ]
+    assert len(set(all_texts())) == len(all_texts())
+
+
+def test_the_corpus_says_what_it_shows() -> None:
+    stickers = corpus("validation", "sticker", 40)
+    assert stickers.pixels.shape == (40, 3, 64, 64)
+    for at in range(40):
+        text = stickers.sayings(at)[0].text
+        assert stickers.subjects[at] in text
+        assert all(name in text for name in stickers.colours[at])
