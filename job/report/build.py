@@ -110,6 +110,12 @@ def _pack(pack: dict[str, Any]) -> PackReport:
 def _member(run: RunFolder, resolved: dict[str, Any], pack: dict[str, Any], variant: str, seed: int) -> MemberReport:
     metrics = _rows(run, layout.metrics(variant, seed))
     validation = [EvaluationPoint(**_without(row, "images")) for row in _rows(run, layout.validation(variant, seed))]
+    if not validation or validation[0].step != 0:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(layout.validation(variant, seed))} has no row of step 0, the base model, to compare with.",
+            "Remove _SUCCESS and final.json beside it, and run the manifest again: it scores the base model anew.",
+        )
     for point in validation:
         recheck(run, variant, seed, point)
     commits = [read_commit(run, variant, seed, step) for step in committed_steps(run, variant, seed)]

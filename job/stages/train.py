@@ -72,19 +72,27 @@ class PackRun:
         self._resume()
         with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
             stage.advance(self._trainer.step)
-            while self._is_due() or self._trainer.step < self._pack.training.steps:
-                if self._is_due():
-                    self._evaluate(self._trainer.step)
+            while (due := self._due_step()) is not None or self._trainer.step < self._pack.training.steps:
+                if due is not None:
+                    self._evaluate(due)
                 else:
                     self._train(stage)
                 self._job.stop.check()
         self._conclude()
 
-    def _is_due(self) -> bool:
-        """Whether the adapters should be scored as they are, and have not been: an attempt may end in between."""
+    def _due_step(self) -> int | None:
+        """A step that should be scored now and has not been: an attempt may end in between.
+
+        The base model, step 0, can be scored at any time.
+        """
         step, every = self._trainer.step, self._job.manifest.evaluation.every
-        scored = all(any(record.step == step for record in self._scores[m]) for m in self._pack.members)
-        return not scored and (step % every == 0 or step == self._pack.training.steps)
+        if not self._is_scored(0):
+            return 0
+        due = step % every == 0 or step == self._pack.training.steps
+        return step if due and not self._is_scored(step) else None
+
+    def _is_scored(self, step: int) -> bool:
+        return all(any(record.step == step for record in self._scores[m]) for m in self._pack.members)
 
     def _train(self, stage: Stage) -> None:
         """Train up to the next evaluation or until asked to stop, and commit what was done."""
@@ -140,7 +148,8 @@ class PackRun:
             losses = scoring.losses[0 if step == 0 else k]
             columns = evaluate.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
             earlier = [record for record in self._scores[member] if record.step != step]
-            self._scores[member] = [*earlier, validation.summarise(step, losses, sets, columns)]
+            records = [*earlier, validation.summarise(step, losses, sets, columns)]
+            self._scores[member] = sorted(records, key=lambda record: record.step)
             facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
             tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
             self._job.run.write(layout.validation_losses(member.variant, member.seed, step), save(tensors, facts))

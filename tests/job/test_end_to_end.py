@@ -321,3 +321,21 @@ def test_samples_are_measured_and_drawn_again_where_they_are_lost(miniature: Pat
         "environment.json",
         "report/comparison.json",  # its timing
     }
+
+
+def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(miniature: Path, tmp_path: Path) -> None:
+    arguments = manifest(miniature, tmp_path, "evaluation.samples=null", steps=6)
+    assert lora_job("run", *arguments, "--workdir", tmp_path / "w").returncode == 0
+    run = tmp_path / "runs" / "quickstart"
+    found = sorted(run.glob("variants/*/seed-*/validation.jsonl"))
+    before = [path.read_bytes() for path in found]
+    for path in found:
+        path.write_text("".join(f"{line}\n" for line in path.read_text().splitlines()[1:]))
+    refused = lora_job("report", run)
+    assert refused.returncode == 46
+    assert "step 0" in refused.stderr
+    for path in [run / "_SUCCESS", *run.glob("variants/*/seed-*/final.json")]:
+        path.unlink()
+    again = lora_job("run", *arguments, "--workdir", tmp_path / "w")
+    assert again.returncode == 0, again.stderr
+    assert [path.read_bytes() for path in found] == before
