@@ -45,7 +45,9 @@ def is_done(job: Job) -> bool:
         return False
     data, models = stored["data_sha256"], {k: v["sha256"] for k, v in stored["models"].items() if v}
     _refuse_conflicts(job, stored, identity(job.manifest, data_sha256=data, models=models))
-    return pack_members(job.manifest)[0].training.steps == _stored_steps(stored)
+    samples = job.manifest.model_dump(mode="json")["evaluation"]["samples"]
+    as_drawn = stored["manifest"]["evaluation"]["samples"] == samples
+    return as_drawn and pack_members(job.manifest)[0].training.steps == _stored_steps(stored)
 
 
 def run(job: Job) -> None:
@@ -101,6 +103,7 @@ def _resolve(job: Job, images: Images, model: Path, captioner: Path | None, devi
     stored = job.run.read_json(layout.RESOLVED)
     if stored is not None:
         _refuse_conflicts(job, stored, current)
+        job.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
     resolved = _decide(job, models, current, stored, device)
     job.run.write_json(layout.RESOLVED, resolved)
     dump = yaml.safe_dump(job.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -142,3 +142,6 @@ def _publish(
         for name, content in files.items():
             job.run.write(f"{layout.samples(*where)}/{name}", content)
         job.run.write_json(layout.sample_index(*where), {"settings": settings, "images": rows})
+        listed = {layout.sample_index(*where), *(f"{layout.samples(*where)}/{name}" for name in files)}
+        for key in [key for key, _ in job.run.list(layout.samples(*where)) if key not in listed]:
+            job.run.delete(key)  # drawn from other prompts

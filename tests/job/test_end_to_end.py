@@ -339,3 +339,21 @@ def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(miniatur
     again = lora_job("run", *arguments, "--workdir", tmp_path / "w")
     assert again.returncode == 0, again.stderr
     assert [path.read_bytes() for path in found] == before
+
+
+def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(miniature: Path, tmp_path: Path) -> None:
+    arguments = manifest(miniature, tmp_path, 'evaluation.samples.prompts=["a heart", "a key"]', steps=6)
+    assert lora_job("run", *arguments, "--workdir", tmp_path / "w").returncode == 0
+    run = tmp_path / "runs" / "quickstart"
+    weights = {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key}
+    other = [*arguments, "--set", 'evaluation.samples.prompts=["a cup"]', "--workdir", tmp_path / "w"]
+    assert lora_job("run", *other, "--set", "limits.attempt_hours=0.000001").returncode == 55
+    again = lora_job("run", *other)
+    assert again.returncode == 0, again.stderr
+    folders = sorted(run.glob("variants/*/seed-*/samples/step-*"))
+    assert folders
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {"samples.json", "prompt-00-seed-0.png"}
+        assert json.loads((folder / "samples.json").read_text())["settings"]["prompts"] == ["a cup"]
+    assert {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key} == weights
+    assert (run / "_SUCCESS").exists()
