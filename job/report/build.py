@@ -14,7 +14,7 @@ from job import layout
 from job.commit import committed_steps, read_commit
 from job.errors import ExitCode, JobError
 from job.report.losses import final_losses_per_image, recheck
-from job.report.samples import sample_points
+from job.report.samples import sample_points, training_measures
 from job.report.schema import (
     Checkpoint,
     Choice,
@@ -29,6 +29,7 @@ from job.report.schema import (
 )
 from job.storage.run_folder import RunFolder
 from lora_engine.captions.lint import lint
+from lora_engine.line_art import Measures
 from lora_engine.records import CaptionRecord
 from lora_engine.statistics import paired_difference
 
@@ -43,8 +44,9 @@ def build_comparison(run: RunFolder) -> Comparison:
     """
     resolved = _json(run, layout.RESOLVED)
     images = _rows(run, layout.IMAGES)
+    training = training_measures(run)
     members = [
-        _member(run, resolved, pack, member["variant"], member["seed"])
+        _member(run, resolved, pack, member["variant"], member["seed"], training)
         for pack in resolved["packs"]
         for member in pack["members"]
     ]
@@ -107,14 +109,21 @@ def _pack(pack: dict[str, Any]) -> PackReport:
     )
 
 
-def _member(run: RunFolder, resolved: dict[str, Any], pack: dict[str, Any], variant: str, seed: int) -> MemberReport:
+def _member(
+    run: RunFolder,
+    resolved: dict[str, Any],
+    pack: dict[str, Any],
+    variant: str,
+    seed: int,
+    training: Sequence[Measures] | None,
+) -> MemberReport:
     metrics = _rows(run, layout.metrics(variant, seed))
     validation = [EvaluationPoint(**_without(row, "images")) for row in _rows(run, layout.validation(variant, seed))]
     if not validation or validation[0].step != 0:
         raise JobError(
             ExitCode.CONFLICT,
             f"{run.uri(layout.validation(variant, seed))} has no row of step 0, the base model, to compare with.",
-            "Remove _SUCCESS and final.json beside it, and run the manifest again: it scores the base model anew.",
+            "Remove _SUCCESS, and final.json beside that file, then run the manifest again to score the base model.",
         )
     for point in validation:
         recheck(run, variant, seed, point)
@@ -134,7 +143,7 @@ def _member(run: RunFolder, resolved: dict[str, Any], pack: dict[str, Any], vari
         final_loss=validation[-1].loss,
         validation=validation,
         train=_train_points(metrics),
-        samples=sample_points(run, variant, seed),
+        samples=sample_points(run, variant, seed, training),
         best=Choice(**_json(run, layout.best(variant, seed))),
         final=Choice(**_json(run, layout.final(variant, seed))),
         checkpoints=[Checkpoint(step=c["step"], weights_sha256=c["weights_sha256"], files=c["files"]) for c in commits],

@@ -10,7 +10,7 @@ from PIL import Image
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.report.schema import Comparison, SamplePoint
+from job.report.schema import Comparison, MemberReport, SamplePoint
 from job.storage.run_folder import RunFolder
 from lora_engine import clip_score
 from lora_engine.line_art import Measures, distances
@@ -19,34 +19,44 @@ _PROMPTS, _STEPS = 4, 8  # shown at most
 _TILE = 96  # pixels
 
 
-def sample_points(run: RunFolder, variant: str, seed: int) -> list[SamplePoint]:
-    """A point for every step at which an adapter drew, ascending.
+def training_measures(run: RunFolder) -> list[Measures] | None:
+    """Of every training image; None where no samples were asked for."""
+    rows = run.read_jsonl(layout.TRAINING_MEASURES)
+    if rows is None:
+        return None
+    return [Measures(**{name: value for name, value in row.items() if name != "id"}) for row in rows]
+
+
+def sample_points(run: RunFolder, variant: str, seed: int, training: Sequence[Measures] | None) -> list[SamplePoint]:
+    """A point for every step at which an adapter drew as it did at its last one, ascending.
+
+    Pictures of other prompts or settings cannot be compared to those, and are left out.
 
     Raises:
         JobError: 46 when there are samples but no measures of the training images.
     """
-    points = []
-    prefix = f"{layout.member(variant, seed)}/samples"
-    for key, _ in run.list(prefix):
-        if not key.endswith("/samples.json"):
-            continue
-        index = run.read_json(key)
-        assert index is not None, "it was listed a moment ago"
-        points.append(_point(run, int(key.split("/")[-2].removeprefix("step-")), index))
-    return sorted(points, key=lambda point: point.step)
-
-
-def _point(run: RunFolder, step: int, index: dict[str, Any]) -> SamplePoint:
-    reference = run.read_jsonl(layout.TRAINING_MEASURES)
-    if reference is None:
+    found = {}
+    for key, _ in run.list(f"{layout.member(variant, seed)}/samples"):
+        if key.endswith("/samples.json"):
+            index = run.read_json(key)
+            assert index is not None, "it was listed a moment ago"
+            found[int(key.split("/")[-2].removeprefix("step-"))] = index
+    if found and training is None:
         raise JobError(
             ExitCode.CONFLICT,
             f"{run.uri(layout.TRAINING_MEASURES)} is missing, so samples cannot be compared.",
-            "Run the manifest again to finish it.",
+            "Remove _SUCCESS and run the manifest again: it measures them anew.",
         )
-    theirs = [Measures(**{name: value for name, value in row.items() if name != "id"}) for row in reference]
+    return [
+        _point(step, found[step], training or [])
+        for step in sorted(found)
+        if found[step]["settings"] == found[max(found)]["settings"]
+    ]
+
+
+def _point(step: int, index: dict[str, Any], training: Sequence[Measures]) -> SamplePoint:
     images = index["images"]
-    found = distances((Measures(**image["line_art"]) for image in images), theirs)
+    found = distances((Measures(**image["line_art"]) for image in images), training)
     own = [image["prompt"] for image in images]
     scored = all(image["clip_cosines"] is not None for image in images)
     cosines = np.array([image["clip_cosines"] for image in images]) if scored else None
@@ -64,20 +74,16 @@ def _point(run: RunFolder, step: int, index: dict[str, Any]) -> SamplePoint:
 def draw_grid(run: RunFolder, comparison: Comparison) -> bytes | None:
     """A PNG: a column a step from the base model on, a block of rows a variant; None where nothing was drawn.
 
-    It shows the first seed, at most four prompts, and at most eight steps that include the first and the last.
+    It shows the first seed, at most four prompts, and at most eight steps that include the first and the last. Where a
+    variant did not draw at a step, its place stays white.
     """
     members = [m for m in comparison.members if m.seed == comparison.members[0].seed and m.samples]
     if not members:
         return None
-    blocks = [_block(run, member.variant, member.seed, _chosen([p.step for p in member.samples])) for member in members]
-    widest = max(pixels.shape[1] for pixels, _ in blocks)
-    padded = [np.pad(p, ((0, 0), (0, widest - p.shape[1]), (0, 0)), constant_values=255) for p, _ in blocks]
-    return _figure(
-        np.concatenate(padded),
-        [m.variant for m in members],
-        _chosen([p.step for p in members[0].samples]),
-        [prompts for _, prompts in blocks],
-    )
+    steps = _chosen(sorted({point.step for member in members for point in member.samples}))
+    blocks = [_block(run, member, steps) for member in members]
+    pixels = np.concatenate([block for block, _ in blocks])
+    return _figure(pixels, [m.variant for m in members], steps, [prompts for _, prompts in blocks])
 
 
 def _chosen(steps: Sequence[int]) -> list[int]:
@@ -85,18 +91,23 @@ def _chosen(steps: Sequence[int]) -> list[int]:
     return [steps[i] for i in at]
 
 
-def _block(run: RunFolder, variant: str, seed: int, steps: Sequence[int]) -> tuple[npt.NDArray[np.uint8], list[str]]:
+def _block(run: RunFolder, member: MemberReport, steps: Sequence[int]) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Pixels of one member, a row a prompt and a column a step, and the prompts."""
-    columns, prompts = [], []
+    drawn = [point.step for point in member.samples]
+    where = (member.variant, member.seed)
+    indices = {s: run.read_json(layout.sample_index(*where, s)) for s in {*steps, drawn[-1]} if s in drawn}
+    last = indices[drawn[-1]]
+    assert last is not None, "its point was built from it"
+    prompts = last["settings"]["prompts"][:_PROMPTS]
+    columns = []
     for step in steps:
-        index = run.read_json(layout.sample_index(variant, seed, step)) or {"images": []}
-        first: dict[int, str] = {}
-        for image in index["images"]:
-            first.setdefault(image["prompt"], image["file"])
-        shown = list(first.items())[:_PROMPTS]
-        prompts = [index["settings"]["prompts"][prompt] for prompt, _ in shown]
-        tiles = [_tile(run.read(f"{layout.samples(variant, seed, step)}/{file}")) for _, file in shown]
-        columns.append(np.concatenate(tiles))
+        index = indices.get(step)
+        if index is None:
+            columns.append(np.full((_TILE * len(prompts), _TILE, 3), 255, np.uint8))
+            continue
+        files = {image["prompt"]: image["file"] for image in reversed(index["images"])}  # the first seed's
+        folder = layout.samples(*where, step)
+        columns.append(np.concatenate([_tile(run.read(f"{folder}/{files[at]}")) for at in range(len(prompts))]))
     return np.concatenate(columns, axis=1), prompts
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from drawings import COLOURS, SEEDS, SUBJECTS
+from drawings import COLOURS, SEEDS
 from miniature import stages
+from subjects import SUBJECTS
 
 # Two trainings of the same seed on machines that round differently may differ by so much.
 TOLERANCE_SHARE = 0.05

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drawings import COLOURS, SEEDS, SUBJECTS, Style, colours_of, draw, geometry, with_article
+from drawings import COLOURS, SEEDS, Style, colours_of, draw, geometry, with_article
+from subjects import SUBJECTS
 
 SIZE = 64  # pixels
 HINTS = "clean line tattoo, stencil, high contrast"

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from drawings import SUBJECTS, Style, with_article
+from drawings import Style, with_article
 from miniature import stages
 from miniature.corpus import Corpus, corpus
 from miniature.loop import generator
+from subjects import SUBJECTS
 
 _IMAGES = 400  # of each style
 _STYLES: tuple[Style, Style] = ("sticker", "line")

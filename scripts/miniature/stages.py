@@ -1,6 +1,5 @@
 """What each miniature model learns, and how it is built again from a stage's saved state."""
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,10 +104,7 @@ def clip(folder: Path, seed: int) -> tuple[Any, Any]:
     tokenizer = architecture.clip_tokenizer()
     model = architecture.clip(architecture.MINIATURE, tokenizer)
 
-    def loss_of(dice: torch.Generator, distortion: Callable[[Tensor, torch.Generator], Tensor] | None = None) -> Tensor:
-        images, chosen, full = _pick(CLIP.batch_size, dice)
-        if distortion is not None:
-            images = distortion(images, dice)
+    def loss_of(images: Tensor, chosen: list[Said], full: list[Said]) -> Tensor:
         result = model(
             input_ids=tokens(tokenizer, [said.text for said in chosen], _TEXT_TOKENS), pixel_values=normalised(images)
         )
@@ -117,10 +113,14 @@ def clip(folder: Path, seed: int) -> tuple[Any, Any]:
         by_image = functional.cross_entropy(result.logits_per_image, fits.T / fits.T.sum(1, keepdim=True))
         return (by_text + by_image) / 2
 
-    train("clip", model, loss_of, CLIP, folder, seed)
+    def loss_of_distorted(dice: torch.Generator) -> Tensor:
+        images, chosen, full = _pick(CLIP_VISION.batch_size, dice)
+        return loss_of(distorted(images, dice), chosen, full)
+
+    train("clip", model, lambda dice: loss_of(*_pick(CLIP.batch_size, dice)), CLIP, folder, seed)
     for part in (model.text_model, model.text_projection):
         part.requires_grad_(requires_grad=False)
-    train("clip_vision", model, lambda dice: loss_of(dice, distorted), CLIP_VISION, folder, seed)
+    train("clip_vision", model, loss_of_distorted, CLIP_VISION, folder, seed)
     return model, tokenizer
 
 

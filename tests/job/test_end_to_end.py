@@ -4,10 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from safetensors.numpy import load_file
 from scipy.stats import wasserstein_distance
 
 from lora_engine import miniature as miniature_data
+from tests.interrupt import stop_at
 from tests.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,14 +160,9 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(miniature: Path
     command = [COMMAND, "run", *arguments, "--workdir", tmp_path / "b"]
     run = tmp_path / "runs" / "broken"
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environ)
     commit = run / "variants/vanilla/seed-1337/checkpoints/step-000003/COMMIT.json"
-    deadline = time.monotonic() + 120
-    while not commit.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 51, errors
+    code, errors = stop_at(commit, command, cwd=ROOT, env=environ)
+    assert code == 51, errors
     assert "SIGTERM" in errors.splitlines()[-1]
     status = json.loads((run / "units/pack-0/status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("preempted", 51)
@@ -347,7 +341,8 @@ def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(min
     run = tmp_path / "runs" / "quickstart"
     weights = {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key}
     other = [*arguments, "--set", 'evaluation.samples.prompts=["a cup"]', "--workdir", tmp_path / "w"]
-    assert lora_job("run", *other, "--set", "limits.attempt_hours=0.000001").returncode == 55
+    for _ in range(2):  # it fails on its way to the samples, and is as unfinished the second time
+        assert lora_job("run", *other, "--set", "evaluation.samples.clip.source=miniature://blip").returncode == 43
     again = lora_job("run", *other)
     assert again.returncode == 0, again.stderr
     folders = sorted(run.glob("variants/*/seed-*/samples/step-*"))
@@ -357,3 +352,22 @@ def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(min
         assert json.loads((folder / "samples.json").read_text())["settings"]["prompts"] == ["a cup"]
     assert {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key} == weights
     assert (run / "_SUCCESS").exists()
+    last = [*arguments, "--set", 'evaluation.samples.prompts=["a moon"]', "--set", "evaluation.samples.when=end"]
+    assert lora_job("run", *last, "--workdir", tmp_path / "w").returncode == 0
+    report = json.loads((run / "report" / "comparison.json").read_text())
+    assert [[point["step"] for point in member["samples"]] for member in report["members"]] == [[6], [6], [6]]
+
+
+def test_the_grid_has_a_column_for_every_step_at_which_any_variant_drew(miniature: Path, tmp_path: Path) -> None:
+    shorter = "variants.blip.training.steps=4"
+    arguments = manifest(miniature, tmp_path, 'evaluation.samples.prompts=["a heart"]', shorter, steps=6)
+    done = lora_job("run", *arguments, "--workdir", tmp_path / "w")
+    assert done.returncode == 0, done.stderr
+    report = tmp_path / "runs" / "quickstart" / "report"
+    steps = {
+        m["variant"]: [p["step"] for p in m["samples"]]
+        for m in json.loads((report / "comparison.json").read_text())["members"]
+    }
+    assert steps == {"vanilla": [0, 3, 6], "blip": [0, 3, 4], "blip_plus": [0, 3, 6]}
+    with Image.open(report / "samples.png") as grid:
+        assert grid.width == 660  # 260 for the labels, 100 for each of 0, 3, 4 and 6

@@ -5,10 +5,8 @@ docs/decisions/005-miniature.md has the figures of five seeds that the bounds le
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,11 @@ from PIL import Image
 from lora_engine import miniature
 from lora_engine.clip_score import load_clip, retrieval
 from lora_engine.line_art import Measures, distances, measure
+from tests.interrupt import stop_at
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [Path(sys.executable).parent / "lora-job", "run", ROOT / "manifests" / "quickstart.yaml"]
 ENVIRON = os.environ | {"OMP_NUM_THREADS": "1"}
-HINTS = "clean line tattoo, stencil, high contrast"  # of blip_plus
 LOSS_SHARE = 0.75  # of the base model's, that is left at the end at most
 RETRIEVAL = 0.8  # of six prompts; chance is 0.17
 ALIKE = 1e-3  # relative; kernels round differently at other batch sizes
@@ -79,7 +77,9 @@ def test_hints_draw_line_art_with_the_adapter_that_learned_them(straight: Path) 
     """
     run = straight / "quickstart"
     folder = run / "variants" / "blip_plus" / "seed-1337"
-    prompts = json.loads((folder / "samples" / "step-000200" / "samples.json").read_text())["settings"]["prompts"]
+    manifest = json.loads((run / "resolved.json").read_text())["manifest"]
+    prompts = manifest["evaluation"]["samples"]["prompts"]
+    hints = next(v["captions"]["style_hints"] for v in manifest["variants"] if v["name"] == "blip_plus")
     pipeline = StableDiffusionPipeline.from_pretrained(miniature.folder("stable-diffusion"), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     training = _rows(run / "data" / "line_art.jsonl")
@@ -87,7 +87,7 @@ def test_hints_draw_line_art_with_the_adapter_that_learned_them(straight: Path) 
 
     def drawn() -> list[Image.Image]:
         return pipeline(
-            [f"{prompt}, {HINTS}" for prompt in prompts],
+            [f"{prompt}, {hints}" for prompt in prompts],
             num_inference_steps=20,
             guidance_scale=3,
             generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
@@ -124,13 +124,8 @@ def test_interruption_and_packing_leave_the_figures_unchanged(straight: Path, tm
     blip = "variants=[{name: blip, captions: {strategy: blip}}]"
     command = [*COMMAND, *arguments(tmp_path, 100, blip, "evaluation.samples.when=end")]
     commit = tmp_path / "quickstart/variants/blip/seed-1337/checkpoints/step-000100/COMMIT.json"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRON, cwd=tmp_path)
-    deadline = time.monotonic() + 300
-    while not commit.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 51, errors
+    code, errors = stop_at(commit, command, cwd=tmp_path, env=ENVIRON)
+    assert code == 51, errors
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRON, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     packed, alone = report(straight)["blip"], report(tmp_path)["blip"]

@@ -5,10 +5,11 @@ import pytest
 import torch
 from transformers import CLIPModel, CLIPProcessor
 
-from drawings import SEEDS, SUBJECTS, draw, geometry, with_article
+from drawings import SEEDS, draw, geometry, with_article
 from lora_engine import miniature
 from lora_engine.clip_score import load_clip, retrieval, score
 from lora_engine.errors import ModelError
+from subjects import SUBJECTS
 
 CPU = torch.device("cpu")
 PICTURES = [draw(geometry(subject, SEEDS["validation"][7]), "line", 64) for subject in SUBJECTS]

@@ -1,12 +1,13 @@
 import torch
 from PIL import Image
 
-from drawings import SUBJECTS, with_article
+from drawings import with_article
 from lora_engine import miniature
 from lora_engine.clip_score import load_clip, retrieval
 from miniature.corpus import corpus
 from miniature.distortion import distorted
 from miniature.loop import generator
+from subjects import SUBJECTS
 
 LINES = corpus("validation", "line", 100)
 IMAGES = LINES.images(torch.arange(100))

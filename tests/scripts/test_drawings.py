@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from drawings import COLOURS, SEEDS, SUBJECTS, caption, colours_of, draw, geometry, write_drawings
+from drawings import COLOURS, SEEDS, caption, colours_of, draw, geometry, write_drawings
 from lora_engine import miniature
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.data.perceptual_hash import perceptual_hash
 from lora_engine.data.sidecars import read_sidecars
 from lora_engine.data.sources import list_files
 from lora_engine.line_art import measure
+from subjects import SUBJECTS
 
 SHIPPED = miniature.folder("drawings")
 

@@ -61,6 +61,34 @@ def test_the_average_is_what_training_leaves(tmp_path: Path) -> None:
     assert torch.allclose(model.weight, torch.ones(1, 3), atol=0.02)
 
 
+def test_training_resumes_whatever_the_memory_layout(tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def trained(folder: Path, *, last: int) -> Tensor:
+        """Convolution weights after training that is killed at step `last`, if it is reached."""
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+        started = 0
+
+        def loss_of(dice: torch.Generator) -> Tensor:
+            nonlocal started
+            started += 1
+            if started > last:
+                raise KilledError
+            images = torch.randn(2, 3, 8, 8, generator=dice).contiguous(memory_format=torch.channels_last)
+            return (model(images) - 1).square().mean()
+
+        train("conv", model, loss_of, Recipe(20, 2, 1e-2, 5, ema_decay=0.9), folder, 0, save_seconds=0)
+        return model.weight
+
+    straight = trained(tmp_path / "straight", last=20)
+    with pytest.raises(KilledError):
+        trained(tmp_path / "broken", last=8)
+    assert torch.equal(trained(tmp_path / "broken", last=12), straight)
+
+
 def test_texts_are_true_of_what_they_describe_and_of_nothing_else() -> None:
     full, colour, background, plain = sticker_sayings("heart", "red", "blue")
     assert full.text == "a red heart on a blue background"
