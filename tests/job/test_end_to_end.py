@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,18 +14,10 @@ from safetensors.numpy import load_file
 from scipy.stats import wasserstein_distance
 
 from lora_engine import miniature as miniature_data
-from tests.interrupt import stop_at
+from tests.lora_job import ROOT, lora_job, start, stop_at
 from tests.s3_server import S3Server
 
-ROOT = Path(__file__).resolve().parents[2]
 DRAWINGS = miniature_data.folder("drawings")
-COMMAND = Path(sys.executable).parent / "lora-job"
-
-
-def lora_job(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    environ = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    command = [COMMAND, *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environ, timeout=300, cwd=ROOT)
 
 
 def few_drawings(folder: Path) -> Path:
@@ -157,13 +147,11 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(miniature: Path
     straight = manifest(miniature, tmp_path, "name=straight", "evaluation.samples=null", steps=12)
     assert lora_job("run", *straight, "--workdir", tmp_path / "a").returncode == 0
     arguments = manifest(miniature, tmp_path, "name=broken", "evaluation.samples=null", steps=12)
-    command = [COMMAND, "run", *arguments, "--workdir", tmp_path / "b"]
     run = tmp_path / "runs" / "broken"
-    environ = os.environ | {"OMP_NUM_THREADS": "1"}
     commit = run / "variants/vanilla/seed-1337/checkpoints/step-000003/COMMIT.json"
-    code, errors = stop_at(commit, command, cwd=ROOT, env=environ)
-    assert code == 51, errors
-    assert "SIGTERM" in errors.splitlines()[-1]
+    started = start("run", *arguments, "--workdir", tmp_path / "b")
+    assert stop_at(commit, started) == 51, started.stderr
+    assert "SIGTERM" in started.stderr.splitlines()[-1]
     status = json.loads((run / "units/pack-0/status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("preempted", 51)
     rerun = lora_job("run", *arguments, "--workdir", tmp_path / "c")

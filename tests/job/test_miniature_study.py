@@ -6,7 +6,6 @@ docs/decisions/005-miniature.md has the figures of five seeds that the bounds le
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,8 @@ from PIL import Image
 from lora_engine import miniature
 from lora_engine.clip_score import load_clip, retrieval
 from lora_engine.line_art import Measures, distances, measure
-from tests.interrupt import stop_at
+from tests.lora_job import COLD, ROOT, lora_job, start, stop_at
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [Path(sys.executable).parent / "lora-job", "run", ROOT / "manifests" / "quickstart.yaml"]
-ENVIRON = os.environ | {"OMP_NUM_THREADS": "1"}
 LOSS_SHARE = 0.75  # of the base model's, that is left at the end at most
 RETRIEVAL = 0.8  # of six prompts; chance is 0.17
 ALIKE = 1e-3  # relative; kernels round differently at other batch sizes
@@ -31,7 +27,8 @@ pytestmark = pytest.mark.xdist_group("miniature study")  # its tests share one r
 
 def arguments(folder: Path, every: int, *more: str) -> list[str | Path]:
     sets = [f"evaluation.every={every}", "evaluation.samples.seeds=[0, 1]", f"output.destination={folder}", *more]
-    return [part for line in sets for part in ("--set", line)] + ["--workdir", folder / "scratch"]
+    options = [part for line in sets for part in ("--set", line)]
+    return ["run", ROOT / "manifests" / "quickstart.yaml", *options, "--workdir", folder / "scratch"]
 
 
 def report(folder: Path) -> dict[str, dict[str, Any]]:
@@ -43,9 +40,8 @@ def report(folder: Path) -> dict[str, dict[str, Any]]:
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study, uninterrupted: three variants in one pack."""
     folder = tmp_path_factory.mktemp("straight")
-    done = subprocess.run(
-        [*COMMAND, *arguments(folder, 200)], check=False, capture_output=True, text=True, env=ENVIRON, cwd=folder
-    )
+    command, environ = [COLD, *arguments(folder, 200)], os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -122,11 +118,11 @@ def test_the_captioner_names_what_is_drawn(straight: Path) -> None:
 def test_interruption_and_packing_leave_the_figures_unchanged(straight: Path, tmp_path: Path) -> None:
     """One variant alone, stopped after its first checkpoint and started again, against the same one in its pack."""
     blip = "variants=[{name: blip, captions: {strategy: blip}}]"
-    command = [*COMMAND, *arguments(tmp_path, 100, blip, "evaluation.samples.when=end")]
+    command = arguments(tmp_path, 100, blip, "evaluation.samples.when=end")
     commit = tmp_path / "quickstart/variants/blip/seed-1337/checkpoints/step-000100/COMMIT.json"
-    code, errors = stop_at(commit, command, cwd=tmp_path, env=ENVIRON)
-    assert code == 51, errors
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRON, cwd=tmp_path)
+    started = start(*command)
+    assert stop_at(commit, started) == 51, started.stderr
+    done = lora_job(*command)
     assert done.returncode == 0, done.stderr
     packed, alone = report(straight)["blip"], report(tmp_path)["blip"]
     assert alone["fairness"] == packed["fairness"]

@@ -1,0 +1,118 @@
+"""The command as a user runs it, in a process of its own that need not import the model libraries again.
+
+A server imports them once and forks for every command: the child is a real process with its own descriptors,
+environment, folder and signals, and runs the console script's function. `COLD` is the script itself.
+"""
+
+import array
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COLD = Path(sys.executable).parent / "lora-job"
+_START_SECONDS = 300
+
+
+class Started:
+    """A command under way; `stdout` and `stderr` are there once it has been waited for."""
+
+    def __init__(self, arguments: tuple[str, ...], env: Mapping[str, str], cwd: Path) -> None:
+        self._outputs = [os.memfd_create("output") for _ in range(2)]
+        self._connection = _connect()
+        request = json.dumps({"arguments": arguments, "env": dict(env), "cwd": str(cwd)}).encode()
+        rights = array.array("i", self._outputs)
+        self._connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        self._connection.shutdown(socket.SHUT_WR)
+        self._answers = self._connection.makefile()
+        self.pid = int(self._answers.readline())
+        self.returncode: int | None = None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To a process that has not ended yet; otherwise nothing happens."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self, timeout: float = 300) -> int:
+        """The exit code; minus the signal that ended the command."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            self.returncode = int(self._answers.readline())
+            self._answers.close()
+            self._connection.close()
+            self.stdout, self.stderr = (_read_and_close(output) for output in self._outputs)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit code of a command that has ended."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return self.wait()
+        return None
+
+
+def _read_and_close(output: int) -> str:
+    with open(output, "rb") as file:
+        file.seek(0)
+        return file.read().decode()
+
+
+def start(*arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Started:
+    """Start `lora-job` with these arguments."""
+    environ = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+    return Started(tuple(map(str, arguments)), environ, cwd)
+
+
+def lora_job(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run `lora-job` to its end."""
+    started = start(*arguments, env=env, cwd=cwd)
+    code = started.wait()
+    return subprocess.CompletedProcess(arguments, code, started.stdout, started.stderr)
+
+
+def stop_at(path: Path, started: Started, number: signal.Signals = signal.SIGTERM) -> int:
+    """Send a signal once `path` exists; the exit code."""
+    deadline = time.monotonic() + 300
+    while not path.exists() and started.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    started.send_signal(number)
+    return started.wait()
+
+
+@cache
+def _server() -> tuple[str, "subprocess.Popen[bytes]"]:
+    address = str(Path(tempfile.mkdtemp(prefix="lora-job-")) / "socket")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.lora_job_server", address, str(os.getpid())],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+    )
+    return address, process
+
+
+def _connect() -> socket.socket:
+    (address, process), deadline = _server(), time.monotonic() + _START_SECONDS
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(address)
+        except OSError:
+            connection.close()
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise
+            time.sleep(0.05)
+        else:
+            return connection

@@ -1,0 +1,94 @@
+"""The server behind `tests.lora_job`. Usage: python -m tests.lora_job_server SOCKET PARENT"""
+
+import array
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+LIBRARIES = (
+    *("job.cli", "job.attempt", "job.pipeline", "job.plan", "job.collect", "job.status", "job.storage.s3"),
+    *("boto3", "matplotlib.pyplot", "peft", "accelerate", "skimage.filters"),
+    *("diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl"),
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    *("transformers.models.blip.modeling_blip", "transformers.models.blip.processing_blip"),
+    *("transformers.models.clip.modeling_clip", "transformers.models.clip.processing_clip"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.auto.processing_auto"),
+)
+
+
+def serve(address: str, parent: int) -> None:
+    """Until the process that started it ends."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    assert threading.active_count() == 1, f"a fork would lose {threading.enumerate()}"
+    gc.freeze()  # or a child's first collection would copy every page
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen(16)
+        while os.getppid() == parent:
+            if select.select([server], [], [], 1.0)[0]:
+                connection, _ = server.accept()
+                if os.fork() == 0:
+                    server.close()
+                    _supervise(connection)
+                connection.close()
+    Path(address).unlink()
+
+
+def _supervise(connection: socket.socket) -> None:
+    """Fork the command, say its process id, wait, say its exit code. Never returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    request, (stdout, stderr) = _receive(connection)
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _run(request, stdout, stderr)
+    connection.sendall(f"{pid}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, object], tuple[int, int]]:
+    data, ancillary, _, _ = connection.recvmsg(2**16, socket.CMSG_SPACE(2 * 4))
+    descriptors = array.array("i")
+    descriptors.frombytes(ancillary[0][2])
+    while more := connection.recv(2**16):
+        data += more
+    return json.loads(data), (descriptors[0], descriptors[1])
+
+
+def _run(request: dict[str, object], stdout: int, stderr: int) -> None:
+    """Become `lora-job`. Never returns."""
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    os.environ.clear()
+    os.environ.update(request["env"])  # type: ignore[call-overload]
+    os.chdir(str(request["cwd"]))
+    sys.argv = ["lora-job", *request["arguments"]]  # type: ignore[misc]
+    from job.cli import main
+
+    code: object = 1
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    # as the interpreter does at its end
+    threading._shutdown()  # type: ignore[attr-defined]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))
