@@ -1,12 +1,23 @@
 """Where data comes from and results go: a folder of this machine or a bucket. Importing it imports no cloud library."""
 
 from job.errors import ExitCode, JobError
-from job.storage.base import Digest, ObjectInfo, Storage
+from job.storage.base import Digest, ObjectInfo, Storage, Stored, UnsupportedError
 from job.storage.local import LocalStorage
 from job.storage.settings import S3Settings
 from job.storage.uris import is_remote, join, name_of, scheme_of
 
-__all__ = ["Digest", "ObjectInfo", "S3Settings", "Storage", "is_remote", "join", "name_of", "open_storage"]
+__all__ = [
+    "Digest",
+    "ObjectInfo",
+    "S3Settings",
+    "Storage",
+    "Stored",
+    "UnsupportedError",
+    "is_remote",
+    "join",
+    "name_of",
+    "open_storage",
+]
 
 
 def open_storage(uri: str, settings: S3Settings) -> Storage:

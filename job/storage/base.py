@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from job.errors import JobError
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
@@ -23,6 +25,18 @@ class Digest:
     sha256: str  # hexadecimal
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A small object at one moment."""
+
+    data: bytes
+    etag: str  # as `ObjectInfo` has it
+
+
+class UnsupportedError(JobError):
+    """The store does not know what it was asked for."""
+
+
 class Storage(Protocol):
     """The least that the job needs of a store.
 
@@ -35,8 +49,22 @@ class Storage(Protocol):
         """The whole of a small object; None when there is none."""
         ...
 
+    def fetch(self, uri: str) -> Stored | None:
+        """`read` with the etag of the very bytes that it gives."""
+        ...
+
     def write(self, uri: str, data: bytes) -> Digest:
         """Create or replace a small object atomically."""
+        ...
+
+    def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
+        """Replace a small object if it is still at `etag`, or create it if that is None and there is still none.
+
+        Gives the new etag, or None where something else was found. Of any number of callers at once exactly one wins.
+        A store may give equal bytes equal etags: whoever minds `etag` having come back puts a nonce into the data.
+        After a `JobError` 50 it is open whether it was written. `UnsupportedError` where the store knows no conditions;
+        those that ignore them are what `probe_conditions` is for.
+        """
         ...
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:

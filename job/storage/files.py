@@ -1,10 +1,12 @@
 """Local files that are written atomically, hashed on the way, and checked."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from job.errors import ExitCode, JobError
 from job.storage.base import Digest
 
 CHUNK_BYTES = 256 * 1024
+_LOCK_SUFFIX = f".part-{'0' * 16}"
 _PART_NAME = re.compile(r"\.part-[0-9a-f]{16}$")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
@@ -37,6 +40,7 @@ class HashingWriter:
         self._file = file
         self._hash = hashlib.sha256()
         self.size = 0  # bytes so far
+        self.etag = ""  # of the finished file
 
     def write(self, chunk: bytes) -> None:
         """Append to the file."""
@@ -54,16 +58,22 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[HashingWriter]:
     """A file that appears at `path` whole, when the block ends without an error, or not at all.
 
     It is written beside `path` under a name for which `is_part` holds. `durable` waits until it would survive
-    a power failure. Raises `JobError` as `local_error` does.
+    a power failure. Raises `JobError` as `local_error` does. Afterwards the writer's `etag` is the file's.
     """
     part = path.with_name(f"{path.name}.part-{secrets.token_hex(8)}")
     with local_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("xb") as file:
-                yield HashingWriter(file)
+                writer = HashingWriter(file)
+                yield writer
+                file.flush()
+                # The kernel's clock ticks every few milliseconds, so that a file in the place of one that was removed
+                # could have its inode, size and time.
+                now = time.time_ns()
+                os.utime(file.fileno(), ns=(now, now))
+                writer.etag = etag_of(os.fstat(file.fileno()))
                 if durable:
-                    file.flush()
                     os.fsync(file.fileno())
             part.replace(path)
         except BaseException:
@@ -73,8 +83,34 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[HashingWriter]:
             _sync_folder(path.parent)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other thread or process is in this block for `path`; a process that dies leaves it.
+
+    The lock is a file beside `path` for whose name `is_part` holds.
+    """
+    lock = path.with_name(path.name + _LOCK_SUFFIX)
+    with local_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with lock.open("wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not _is_at(file, lock):  # the one that had it has removed it
+                    continue
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+
+
+def etag_of(status: os.stat_result) -> str:
+    """What no two contents of a path share, as long as `atomic_file` writes them."""
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
 def is_part(name: str) -> bool:
-    """Whether a file is one that `atomic_file` had not finished."""
+    """Whether a file is one that `atomic_file` had not finished, or a lock."""
     return _PART_NAME.search(name) is not None
 
 
@@ -127,6 +163,13 @@ def local_error(error: OSError, path: Path) -> JobError:
     if error.errno in _PASSING:
         return JobError(ExitCode.STORAGE_RETRIES, cause, "Check the disk or its network and start the job again.")
     return JobError(ExitCode.STORAGE_ACCESS, cause, "Correct the path, or let this user read and write there.")
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,8 +4,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from job.storage.base import Digest, ObjectInfo
-from job.storage.files import atomic_file, copy_into, is_part, local_errors, missing_object, require_digest
+from job.storage.base import Digest, ObjectInfo, Stored
+from job.storage.files import (
+    atomic_file,
+    copy_into,
+    etag_of,
+    is_part,
+    local_errors,
+    locked,
+    missing_object,
+    require_digest,
+)
 from job.storage.uris import as_folder, local_path
 
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -18,10 +27,16 @@ class LocalStorage:
 
     def read(self, uri: str) -> bytes | None:
         """See `Storage`."""
+        stored = self.fetch(uri)
+        return None if stored is None else stored.data
+
+    def fetch(self, uri: str) -> Stored | None:
+        """See `Storage`."""
         path = local_path(uri)
         with local_errors(path):
             try:
-                return path.read_bytes()
+                with path.open("rb") as file:
+                    return Stored(file.read(), etag_of(os.fstat(file.fileno())))
             except _NO_FILE:
                 return None
 
@@ -30,6 +45,17 @@ class LocalStorage:
         with atomic_file(local_path(uri), durable=True) as writer:
             writer.write(data)
         return writer.digest()
+
+    def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
+        """See `Storage`. It goes by turns with others of its kind, not with `write`, `upload` and `delete`."""
+        path = local_path(uri)
+        with locked(path):
+            found = self.head(uri)
+            if etag != (found and found.etag):
+                return None
+            with atomic_file(path, durable=True) as writer:
+                writer.write(data)
+            return writer.etag
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
         """See `Storage`."""
@@ -87,4 +113,4 @@ def _walk(folder: Path, base: str) -> Iterator[ObjectInfo]:
 
 
 def _info(uri: str, stat: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(uri, stat.st_size, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{stat.st_size:x}")
+    return ObjectInfo(uri, stat.st_size, etag_of(stat))

@@ -3,7 +3,7 @@
 import secrets
 
 from job.errors import ExitCode, JobError
-from job.storage.base import Storage
+from job.storage.base import Storage, UnsupportedError
 from job.storage.uris import join
 
 
@@ -22,6 +22,21 @@ def probe_write(storage: Storage, folder_uri: str) -> None:
             f"What was written to {uri} could not be read back.",
             "Use a store in which an object can be read as soon as it is written.",
         )
+
+
+def probe_conditions(storage: Storage, folder_uri: str) -> bool:
+    """Whether `write_if` keeps its word there: some stores write in any case. Leaves nothing behind."""
+    uri = join(folder_uri, f".probe-{secrets.token_hex(8)}")
+    try:
+        first = storage.write_if(uri, b"first", None)
+        if first is None or storage.write_if(uri, b"create again", None) is not None:
+            return False
+        second = storage.write_if(uri, b"second", first)
+        return second is not None and storage.write_if(uri, b"on the first", first) is None
+    except UnsupportedError:
+        return False
+    finally:
+        storage.delete(uri)
 
 
 def probe_read(storage: Storage, uri: str) -> None:

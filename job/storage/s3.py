@@ -13,7 +13,7 @@ import urllib3.exceptions
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
-from job.storage.base import Digest, ObjectInfo
+from job.storage.base import Digest, ObjectInfo, Stored
 from job.storage.files import (
     CHUNK_BYTES,
     DamagedObjectError,
@@ -25,11 +25,11 @@ from job.storage.files import (
     require_digest,
 )
 from job.storage.s3_client import make_client
+from job.storage.s3_conditions import SHA256_KEY, etag_in, put_if
 from job.storage.s3_errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors
 from job.storage.settings import S3Settings
 from job.storage.uris import as_folder, bucket_and_key
 
-_SHA256_KEY = "sha256"  # of the object's metadata
 _PART_UPLOADS = 4  # at once, of one file
 
 Answer = dict[str, Any]  # of a request, as boto3 gives it
@@ -56,6 +56,11 @@ class S3Storage:
 
     def read(self, uri: str) -> bytes | None:
         """See `Storage`."""
+        stored = self.fetch(uri)
+        return None if stored is None else stored.data
+
+    def fetch(self, uri: str) -> Stored | None:
+        """See `Storage`."""
         try:
             return self._read(uri)
         except DamagedObjectError:
@@ -66,8 +71,13 @@ class S3Storage:
         bucket, key = bucket_and_key(uri)
         digest = Digest(len(data), hashlib.sha256(data).hexdigest())
         with self._errors(uri):
-            self._client.put_object(Bucket=bucket, Key=key, Body=data, Metadata={_SHA256_KEY: digest.sha256})
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, Metadata={SHA256_KEY: digest.sha256})
         return digest
+
+    def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
+        """See `Storage`."""
+        with self._errors(uri):
+            return put_if(self._client, uri, data, etag, self._settings.attempts)
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
         """See `Storage`. A body that breaks off is taken up where it broke; a damaged one is fetched once more."""
@@ -82,7 +92,7 @@ class S3Storage:
         with local_errors(path):
             digest = digest_of(path)
             with path.open("rb") as file, self._errors(uri):
-                extra = {"Metadata": {_SHA256_KEY: digest.sha256}}
+                extra = {"Metadata": {SHA256_KEY: digest.sha256}}
                 self._client.upload_fileobj(file, bucket, key, ExtraArgs=extra, Config=self._transfer)
         stored = self.head(uri)
         if stored is None or stored.size != digest.size:
@@ -103,7 +113,7 @@ class S3Storage:
                     raise
                 self._require_bucket(bucket)
                 return None
-        return ObjectInfo(uri, answer["ContentLength"], answer["ETag"].strip('"'))
+        return ObjectInfo(uri, answer["ContentLength"], etag_in(answer))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Storage`. Names that end in a slash, which consoles store for empty folders, are left out."""
@@ -143,22 +153,22 @@ class S3Storage:
             for page in pages:
                 for item in page.get("Contents", ()):
                     if not item["Key"].endswith("/"):
-                        yield ObjectInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+                        yield ObjectInfo(f"s3://{bucket}/{item['Key']}", item["Size"], etag_in(item))
 
-    def _read(self, uri: str) -> bytes | None:
+    def _read(self, uri: str) -> Stored | None:
         buffer = io.BytesIO()
         found = self._fetch(uri, HashingWriter(buffer), None)
-        return None if found is None else buffer.getvalue()
+        return None if found is None else Stored(buffer.getvalue(), found[1])
 
     def _download(self, uri: str, path: Path, expect: Digest | None) -> Digest:
         with atomic_file(path, durable=False) as writer:
-            digest = self._fetch(uri, writer, expect)
-            if digest is None:
+            found = self._fetch(uri, writer, expect)
+            if found is None:
                 raise missing_object(uri)
-        return digest
+        return found[0]
 
-    def _fetch(self, uri: str, writer: HashingWriter, expect: Digest | None) -> Digest | None:
-        """Write the object's bytes and check them; None when there is no object."""
+    def _fetch(self, uri: str, writer: HashingWriter, expect: Digest | None) -> tuple[Digest, str] | None:
+        """Write the object's bytes and check them; their digest and etag, or None when there is no object."""
         with self._errors(uri):
             answer = self._get(uri)
             if answer is None:
@@ -167,7 +177,7 @@ class S3Storage:
         digest = writer.digest()
         promised = Digest(answer["ContentLength"], _stored_sha256(answer) or digest.sha256)
         require_digest(uri, digest, promised)
-        return require_digest(uri, digest, expect)
+        return require_digest(uri, digest, expect), etag_in(answer)
 
     def _get(self, uri: str, **conditions: str) -> Answer | None:
         bucket, key = bucket_and_key(uri)
@@ -208,5 +218,5 @@ class S3Storage:
 
 def _stored_sha256(answer: Answer) -> str | None:
     """The digest that an object's metadata holds; other programs may keep something else under that name."""
-    value = answer["Metadata"].get(_SHA256_KEY, "")
+    value = answer["Metadata"].get(SHA256_KEY, "")
     return value if re.fullmatch(r"[0-9a-f]{64}", value) else None

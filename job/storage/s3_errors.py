@@ -8,9 +8,11 @@ import urllib3.exceptions
 from botocore import exceptions as boto
 
 from job.errors import ExitCode, JobError
+from job.storage.base import UnsupportedError
 
 NO_OBJECT = {"NoSuchKey", "404"}
 CHANGED = {"PreconditionFailed", "412"}
+CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
 
 _REMEDIES = {
     "NoSuchBucket": "Create the bucket or correct its name, storage.region and storage.endpoint_url.",
@@ -54,6 +56,11 @@ def code_of(error: boto.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def status_of(error: boto.ClientError) -> int:
+    """The HTTP status; 0 where there is none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 def public_endpoint(url: str) -> str:
     """The endpoint without the user and password that a URL may hold."""
     parts = urlsplit(url)
@@ -62,14 +69,16 @@ def public_endpoint(url: str) -> str:
 
 def _refused(error: boto.ClientError, where: str) -> JobError:
     code = code_of(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status = status_of(error)
     cause = f"The store refused {error.operation_name} of {where}: {code or status}."
     remedy = _REMEDIES.get(_SAME.get(code, code))
     if remedy is not None:
         return JobError(ExitCode.STORAGE_ACCESS, cause, remedy)
     if status in {401, 403}:
         return JobError(ExitCode.STORAGE_ACCESS, cause, _DENIED.format(action=error.operation_name))
-    if status in {408, 429} or not 400 <= status < 500:
+    if code == "NotImplemented":
+        return UnsupportedError(ExitCode.STORAGE_ACCESS, cause, "Use a store that knows this request of S3's.")
+    if status in {408, 429} or code in CONFLICT or not 400 <= status < 500:
         return JobError(ExitCode.STORAGE_RETRIES, cause, _RETRY)
     return JobError(ExitCode.STORAGE_ACCESS, cause, "Correct the URI, the storage settings or the credentials.")
 

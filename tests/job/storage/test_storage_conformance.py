@@ -2,13 +2,15 @@
 
 import hashlib
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from job.errors import ExitCode, JobError
-from job.storage import Digest, join
-from job.storage.probe import probe_read, probe_write
+from job.storage import Digest, ObjectInfo, Stored, join
+from job.storage.probe import probe_conditions, probe_read, probe_write
 from job.storage.run_folder import RunFolder
 from job.storage.transfer import download_all, upload_all
 
@@ -37,6 +39,82 @@ def test_head_shows_size_and_change(place):
     assert place.storage.head(uri) == first
     place.storage.write(uri, b"two")
     assert place.storage.head(uri).etag != first.etag
+
+
+def test_create_happens_once(place):
+    uri = join(place.root, "leases/one")
+    first = place.storage.write_if(uri, b"mine", None)
+    assert first is not None
+    assert place.storage.write_if(uri, b"yours", None) is None
+    assert place.storage.write_if(uri, b"mine", None) is None  # equal bytes are still another's
+    assert place.storage.fetch(uri) == Stored(b"mine", first)
+    place.storage.delete(uri)
+    assert place.storage.write_if(uri, b"yours", None) is not None
+    assert place.storage.read(uri) == b"yours"
+
+
+def test_replace_wants_the_etag_that_is_there(place):
+    uri = join(place.root, "object")
+    first = place.storage.write_if(uri, b"1", None)
+    second = place.storage.write_if(uri, b"2", first)
+    assert second not in {None, first}
+    assert place.storage.write_if(uri, b"3", first) is None
+    assert place.storage.fetch(uri) == Stored(b"2", second)
+    place.storage.write(uri, b"4")
+    assert place.storage.write_if(uri, b"5", second) is None
+    assert place.storage.read(uri) == b"4"
+    assert place.storage.write_if(uri, b"6", place.storage.head(uri).etag) is not None
+    assert place.storage.read(uri) == b"6"
+
+
+def test_nothing_is_replaced_where_nothing_is(place):
+    uri = join(place.root, "object")
+    etag = place.storage.write_if(uri, b"1", None)
+    place.storage.delete(uri)
+    assert place.storage.write_if(uri, b"2", etag) is None
+    assert place.storage.head(uri) is None
+    assert place.storage.write_if(join(place.root, "never/was"), b"2", etag) is None
+    assert list(place.storage.list(place.root)) == []
+
+
+def test_etags_agree(place, tmp_path):
+    uri = join(place.root, "object")
+    assert place.storage.fetch(uri) is None
+    etag = place.storage.write_if(uri, b"one", None)
+    info = ObjectInfo(uri, 3, etag)
+    assert place.storage.fetch(uri) == Stored(b"one", etag)
+    assert place.storage.head(uri) == info
+    assert list(place.storage.list(place.root)) == [info]
+    (tmp_path / "file").write_bytes(b"two")
+    place.storage.upload(tmp_path / "file", uri)
+    assert place.storage.fetch(uri) == Stored(b"two", place.storage.head(uri).etag)
+    assert place.storage.fetch(uri).etag != etag
+
+
+def test_eight_writers_at_once_and_one_wins(place):
+    """A create and then replaces, in rounds: every round has one winner, whose bytes are there."""
+    uri = join(place.root, "contended")
+    writers, rounds, etag = 8, 5, None
+    start = threading.Barrier(writers)
+
+    def contend(nonce: bytes, etag: str | None) -> str | None:
+        start.wait()
+        return place.storage.write_if(uri, nonce, etag)
+
+    with ThreadPoolExecutor(writers) as pool:
+        for number in range(rounds):
+            nonces = [b"%d of round %d" % (writer, number) for writer in range(writers)]
+            etags = list(pool.map(contend, nonces, [etag] * writers))
+            winners = [(nonce, new) for nonce, new in zip(nonces, etags, strict=True) if new is not None]
+            assert len(winners) == 1
+            nonce, etag = winners[0]
+            assert place.storage.fetch(uri) == Stored(nonce, etag)
+    assert [info.uri for info in place.storage.list(place.root)] == [uri]
+
+
+def test_probe_of_conditions_leaves_nothing(place):
+    assert probe_conditions(place.storage, join(place.root, "runs"))
+    assert list(place.storage.list(place.root)) == []
 
 
 def test_a_folder_is_no_object(place):
