@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from lora_engine.errors import DataError, DivergedError, EngineError, ModelError, ResourceError
+from lora_engine.errors import DataError, DivergedError, EngineError, ModelError, ResourceError, UnsafeError
 
 
 class ExitCode(IntEnum):
@@ -40,6 +40,7 @@ class JobError(Exception):
 
 _ENGINE_CODES: tuple[tuple[type[EngineError], ExitCode], ...] = (
     (DataError, ExitCode.DATA),
+    (UnsafeError, ExitCode.UNSAFE),
     (ModelError, ExitCode.MODEL),
     (ResourceError, ExitCode.RESOURCES),
     (DivergedError, ExitCode.DIVERGED),

@@ -23,7 +23,8 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
         "preprocess": manifest.preprocess.model_dump(mode="json"),
         "captioner": None
         if captioner is None
-        else captioner.model_dump(mode="json", exclude={"source", "revision"}) | {"sha256": models["captioner"]},
+        else captioner.model_dump(mode="json", exclude={"source", "revision", "allow_pickle"})
+        | {"sha256": models["captioner"]},
         "evaluation": manifest.evaluation.model_dump(mode="json", include={"every", "timesteps", "final_timesteps"}),
         "variants": {
             variant.name: {

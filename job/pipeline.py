@@ -18,7 +18,7 @@ from job.identity import identity, identity_conflicts
 from job.report.publish import publish_report
 from job.stages.caption import caption
 from job.stages.encode import encode_all
-from job.stages.fetch import fetch_dataset, fetch_model
+from job.stages.fetch import fetch_dataset, fetch_model, fetch_weights
 from job.stages.preprocess import preprocess
 from job.stages.sample import Scorer, has_samples, measure_training_images, sample
 from job.stages.train import PackRun, Study, is_finished
@@ -72,7 +72,7 @@ def _prepare(job: Job, device: torch.device) -> tuple[Images, Captions, Path, di
     captioner = None
     if manifest.captioner is not None:
         source = manifest.captioner
-        captioner = fetch_model(job, "captioner.source", source.source, source.revision, CAPTIONER_PATTERNS)
+        captioner = fetch_weights(job, "captioner.source", source, CAPTIONER_PATTERNS)
     files = fetch_dataset(job)
     images = preprocess(job, files)
     resolved = _resolve(job, images, model, captioner, device)
@@ -82,8 +82,9 @@ def _prepare(job: Job, device: torch.device) -> tuple[Images, Captions, Path, di
 
 def _base_folder(job: Job) -> Path:
     config = job.manifest.base_model
-    model = fetch_model(job, "base_model.source", config.source, config.revision, base_model.FILE_PATTERNS)
+    model = fetch_weights(job, "base_model.source", config, base_model.FILE_PATTERNS)
     if model.is_dir():
+        base_model.require_weights(model, allow_pickle=config.allow_pickle)
         return model
     components = fetch_model(job, "base_model.components", config.components, None, base_model.CONFIG_PATTERNS)
     folder = job.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
@@ -181,9 +182,9 @@ def _scorer(job: Job) -> Scorer | None:
     if samples is None or samples.clip is None:
         return None
     source = samples.clip
-    folder = fetch_model(job, "evaluation.samples.clip.source", source.source, source.revision, CLIP_PATTERNS)
-    require_clip(folder)
-    return Scorer(folder, model_sha256(folder))
+    folder = fetch_weights(job, "evaluation.samples.clip.source", source, CLIP_PATTERNS)
+    require_clip(folder, allow_pickle=source.allow_pickle)
+    return Scorer(folder, model_sha256(folder), source.allow_pickle)
 
 
 def _train(

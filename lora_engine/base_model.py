@@ -1,5 +1,6 @@
 """Loads the parts of a Stable Diffusion pipeline, one at a time, from a folder in diffusers layout."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from torch import nn
 
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
+from lora_engine.model_files import WITH_WEIGHTS, check_safetensors, holds_safetensors
 
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # whose classes a pipeline may name
 
 # What of a pipeline the job reads; a hub download or a prefix needs no more.
 FILE_PATTERNS = (
@@ -30,8 +33,9 @@ CONFIG_PATTERNS = ("model_index.json", "*/config.json", "tokenizer/*", "schedule
 def _load(folder: Path, component: str, model_class: Any, **options: Any) -> Any:
     try:
         return model_class.from_pretrained(folder, subfolder=component, local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        # diffusers and transformers report missing, pickled and unreadable files by all of these
+    except MemoryError:
+        raise
+    except Exception as error:  # diffusers and transformers report what is wrong with a file by almost any of them
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"The base model's {component} cannot be loaded from {folder}: {reason}.",
@@ -39,26 +43,45 @@ def _load(folder: Path, component: str, model_class: Any, **options: Any) -> Any
         ) from error
 
 
-def load_unet(folder: Path, dtype: torch.dtype) -> nn.Module:
+def require_weights(folder: Path, *, allow_pickle: bool = False) -> None:
+    """Refuse a pipeline whose parts hold code, or no whole weights, without loading them.
+
+    Raises:
+        ModelError: a part has no safetensors and pickles are not allowed, or a file is damaged.
+    """
+    for component in WITH_WEIGHTS:
+        _holds_safetensors(folder, component, allow_pickle)
+
+
+def _holds_safetensors(folder: Path, component: str, allow_pickle: bool) -> bool:
+    what = f"base_model.source: the {component}"
+    return holds_safetensors(folder / component, what, allow_pickle=allow_pickle)
+
+
+def load_unet(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> nn.Module:
     """The UNet, in `dtype`, on the CPU, in evaluation mode."""
     from diffusers import UNet2DConditionModel
 
-    unet = _load(folder, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=True)
+    safe = _holds_safetensors(folder, "unet", allow_pickle)
+    unet = _load(folder, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=safe)
     return unet.eval()  # type: ignore[no-any-return]
 
 
-def load_vae(folder: Path) -> Any:
+def load_vae(folder: Path, *, allow_pickle: bool = False) -> Any:
     """The autoencoder in fp32, whose encoder overflows in fp16."""
     from diffusers import AutoencoderKL
 
-    return _load(folder, "vae", AutoencoderKL, torch_dtype=torch.float32, use_safetensors=True).eval()
+    safe = _holds_safetensors(folder, "vae", allow_pickle)
+    return _load(folder, "vae", AutoencoderKL, torch_dtype=torch.float32, use_safetensors=safe).eval()
 
 
-def load_text_encoder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_text_encoder(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> tuple[Any, Any]:
     """The CLIP tokenizer and text encoder."""
     from transformers import CLIPTextModel
 
-    encoder = _load(folder, "text_encoder", CLIPTextModel, dtype=dtype, use_safetensors=True)
+    safe = _holds_safetensors(folder, "text_encoder", allow_pickle)
+    options = {"use_safetensors": safe, "weights_only": True}
+    encoder = _load(folder, "text_encoder", CLIPTextModel, dtype=dtype, **options)
     return load_tokenizer(folder), encoder.eval()
 
 
@@ -88,28 +111,51 @@ def load_noise_schedule(folder: Path) -> NoiseSchedule:
 
 def load_sampler(folder: Path) -> Any:
     """The scheduler that the pipeline draws samples with."""
-    from diffusers import DiffusionPipeline, PNDMScheduler
-
-    try:
-        index = DiffusionPipeline.load_config(folder, local_files_only=True)
-    except OSError:
-        index = {}
     import diffusers
 
-    name = index.get("scheduler", ("diffusers", "PNDMScheduler"))[1]
-    return _load(folder, "scheduler", getattr(diffusers, name, PNDMScheduler))
+    entry = _pipeline_index(folder).get("scheduler")
+    named = getattr(diffusers, str(entry[1]), None) if isinstance(entry, list) and len(entry) > 1 else None
+    is_scheduler = isinstance(named, type) and issubclass(named, diffusers.SchedulerMixin)
+    return _load(folder, "scheduler", named if is_scheduler else diffusers.PNDMScheduler)
+
+
+def _pipeline_index(folder: Path) -> dict[str, Any]:
+    """`model_index.json`: a part's name to its library and class. Empty where there is none."""
+    path = folder / "model_index.json"
+    try:
+        index = json.loads(path.read_bytes()) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is no JSON.", "Fetch the model again.") from error
+    return index if isinstance(index, dict) else {}
 
 
 def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> None:
-    """Turn one `.safetensors` checkpoint into a pipeline folder; `components` holds configuration and tokenizer."""
+    """Turn one `.safetensors` checkpoint into a pipeline folder; `components` holds configuration and tokenizer.
+
+    Raises:
+        ModelError: the file is a pickle, damaged, or of another kind of model; or the components name other libraries.
+    """
+    if checkpoint.suffix != ".safetensors":
+        raise ModelError(
+            f"base_model.source: {checkpoint.name} is not a .safetensors file; other checkpoints can run code.",
+            "Convert it to safetensors, or name a version that is.",
+        )
+    check_safetensors(checkpoint, "base_model.source")
+    for name, entry in _pipeline_index(components).items():
+        if isinstance(entry, list) and entry[:1] and entry[0] not in _LIBRARIES:
+            raise ModelError(
+                f"base_model.components: model_index.json takes {name} from {entry[0]!r}, no model library.",
+                "Name a Stable Diffusion pipeline of the diffusers library.",
+            )
     from diffusers import StableDiffusionPipeline
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     try:
         pipeline = StableDiffusionPipeline.from_single_file(
             str(checkpoint), config=str(components), local_files_only=True, safety_checker=None
         )
-    except (SingleFileComponentError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as in _load
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{checkpoint.name} is not a Stable Diffusion checkpoint that matches {components}: {reason}.",

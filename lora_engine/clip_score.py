@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lora_engine.errors import ModelError
-from lora_engine.model_files import require_safetensors
+from lora_engine.model_files import holds_safetensors
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
 
@@ -33,24 +33,25 @@ class ClipScorer:
             return (images @ words.T).double().cpu().numpy()
 
 
-def require_clip(folder: Path) -> None:
-    """Refuse what is no CLIP model, without loading its weights.
+def require_clip(folder: Path, *, allow_pickle: bool = False) -> bool:
+    """Refuse what is no CLIP model, without loading its weights; whether these are safetensors.
 
     Raises:
         ModelError: pickled weights, or another kind of model.
     """
     from transformers import AutoConfig, CLIPConfig
 
-    require_safetensors(folder, "evaluation.samples.clip.source")
+    use_safetensors = holds_safetensors(folder, "evaluation.samples.clip.source", allow_pickle=allow_pickle)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the library reports what is wrong with a file by almost any of them
         raise _not_loadable(folder, error) from error
     if not isinstance(config, CLIPConfig):
         raise _not_loadable(folder, f"its model type is {config.model_type}")
+    return use_safetensors
 
 
-def load_clip(folder: Path, device: torch.device) -> ClipScorer:
+def load_clip(folder: Path, device: torch.device, *, allow_pickle: bool = False) -> ClipScorer:
     """Load a CLIP model's folder.
 
     Raises:
@@ -58,11 +59,12 @@ def load_clip(folder: Path, device: torch.device) -> ClipScorer:
     """
     from transformers import AutoProcessor, CLIPModel
 
-    require_clip(folder)
+    use_safetensors = require_clip(folder, allow_pickle=allow_pickle)
     try:
         model, loaded = CLIPModel.from_pretrained(
             folder,
-            use_safetensors=True,
+            use_safetensors=use_safetensors,
+            weights_only=True,
             local_files_only=True,
             dtype=torch.float32,
             trust_remote_code=False,
@@ -71,7 +73,9 @@ def load_clip(folder: Path, device: torch.device) -> ClipScorer:
         if loaded["missing_keys"]:  # transformers would fill in random weights
             raise ValueError(f"{len(loaded['missing_keys'])} of its weights are missing")
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
         raise _not_loadable(folder, error) from error
     return ClipScorer(model.to(device).eval(), processor, device)
 

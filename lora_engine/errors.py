@@ -14,6 +14,10 @@ class DataError(EngineError):
     """The images or their captions cannot be used."""
 
 
+class UnsafeError(EngineError):
+    """What was given could harm whoever handles it: it leads elsewhere, hides, or grows without end."""
+
+
 class ModelError(EngineError):
     """The base model or the captioner cannot be used."""
 

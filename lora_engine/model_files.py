@@ -1,12 +1,18 @@
 """Models as files: what identifies them, and that they hold weights and no code. Torch-free."""
 
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from lora_engine.errors import ModelError
 
 _SUFFIXES = (".json", ".txt", ".safetensors", ".model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+WITH_WEIGHTS = ("unet", "vae", "text_encoder")  # a pipeline's parts
+_LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # what the model libraries look for
 
 
 def model_sha256(path: Path) -> str:
@@ -15,6 +21,8 @@ def model_sha256(path: Path) -> str:
         return _file_sha256(path)
     digest = hashlib.sha256()
     files = [file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.is_file()]
+    folders = {path, *(file.parent for file in path.rglob("*.bin"))}
+    files += [file for folder in folders for file in pickled_weights(folder)]
     for file in sorted(files, key=lambda file: file.relative_to(path).as_posix()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{_file_sha256(file)}\n".encode())
     return digest.hexdigest()
@@ -25,17 +33,88 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_safetensors(folder: Path, what: str) -> None:
-    """Refuse a model whose weights are pickles, which can run code.
+def pickled_weights(folder: Path) -> list[Path]:
+    """The pickles that a model library would read in this very folder: none where safetensors stand beside them."""
+    if any(folder.glob("*.safetensors")):
+        return []
+    return sorted(file for pattern in _LOADED_PICKLES for file in folder.glob(pattern) if file.is_file())
+
+
+def with_pickles(patterns: Sequence[str], *, allow_pickle: bool) -> tuple[str, ...]:
+    """Patterns of files to fetch, and of the pickles that could stand in for safetensors where they are allowed."""
+    wanted = list(patterns)
+    if allow_pickle:
+        for pattern in patterns:
+            folder, slash, name = pattern.rpartition("/")
+            wanted += [f"{folder}{slash}{pickled}" for pickled in _LOADED_PICKLES if name.endswith(".safetensors")]
+    return tuple(wanted)
+
+
+def holds_safetensors(folder: Path, what: str, *, allow_pickle: bool) -> bool:
+    """Whether a model's weights are safetensors, which cannot hold code; False for pickles that are allowed.
 
     Raises:
-        ModelError: `what`, the manifest's key, names no safetensors weights.
+        ModelError: `what`, the manifest's key, names no weights, pickles that are not allowed, a damaged file, or
+            another model's adapter.
     """
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
-    found = f"its weights are pickles ({', '.join(pickles)})" if pickles else "it holds no weights"
-    raise ModelError(
-        f"{what}: {folder.name} has no .safetensors file; {found}.",
-        "Pin a revision that has safetensors (BLIP base: refs/pr/50), or convert the model.",
+    if (folder / "adapter_config.json").exists():
+        # model libraries would load the base that it names instead, from wherever that is
+        raise ModelError(
+            f"{what}: {folder.name} is an adapter, not a model.", "Name the model, with the adapter merged."
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    pickles = pickled_weights(folder)
+    if not weights and not (allow_pickle and pickles):
+        raise _no_safetensors(folder, what, pickles)
+    for file in weights:
+        check_safetensors(file, what)
+    for index in folder.glob("*.index.json"):
+        _check_index(index, what, ".safetensors" if weights else ".bin")
+    return bool(weights)
+
+
+def _no_safetensors(folder: Path, what: str, pickles: Sequence[Path]) -> ModelError:
+    found = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES) if folder.is_dir() else []
+    if not found:
+        return ModelError(
+            f"{what}: {folder.name} has no .safetensors file; it holds no weights.",
+            "Check the name and the revision; the weights stand beside their config.json.",
+        )
+    allowed = f", or set {what.partition('.source')[0]}.allow_pickle: true if you trust its author" if pickles else ""
+    return ModelError(
+        f"{what}: {folder.name} has no .safetensors file; its weights are pickles ({', '.join(found)}), "
+        "which can run code.",
+        f"Pin a revision that has safetensors (BLIP base: refs/pr/50), convert the model{allowed}.",
     )
+
+
+def check_safetensors(path: Path, what: str) -> None:
+    """Read the header, which says how long the file must be.
+
+    Raises:
+        ModelError: the file is cut off or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{what}: {path.name} in {path.parent} is damaged or no safetensors file ({error}).",
+            "Fetch it again; a download that was cut off looks like this.",
+        ) from error
+
+
+def _check_index(index: Path, what: str, suffix: str) -> None:
+    """The parts of a model in several files are files beside the index, of the kind that was checked."""
+    if not index.name.endswith(f"{suffix}.index.json"):
+        return
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        odd = sorted(n for n in names if Path(n).name != n or not n.endswith(suffix) or not (index.parent / n).exists())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{what}: {index.name} is no index of weights.", "Fetch the model again.") from error
+    if odd:
+        raise ModelError(
+            f"{what}: {index.name} names {odd[0]!r}, which is no {suffix} file beside it.",
+            "Fetch the model again; every part of its weights must stand in its own folder.",
+        )

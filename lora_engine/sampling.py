@@ -13,14 +13,14 @@ from lora_engine import base_model
 from lora_engine.config.training import SamplesConfig
 
 
-def load_pipeline(folder: Path, unet: nn.Module, device: torch.device) -> Any:
+def load_pipeline(folder: Path, unet: nn.Module, device: torch.device, *, allow_pickle: bool = False) -> Any:
     """The base model's pipeline around a UNet that is already loaded; its other parts in the UNet's dtype."""
     from diffusers import StableDiffusionPipeline
 
     dtype = next(unet.parameters()).dtype
-    tokenizer, text_encoder = base_model.load_text_encoder(folder, dtype)
+    tokenizer, text_encoder = base_model.load_text_encoder(folder, dtype, allow_pickle=allow_pickle)
     pipeline = StableDiffusionPipeline(
-        vae=base_model.load_vae(folder).to(dtype),
+        vae=base_model.load_vae(folder, allow_pickle=allow_pickle).to(dtype),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,

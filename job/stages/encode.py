@@ -55,7 +55,7 @@ def _latents(job: Job, images: Images, model: Path, device: torch.device) -> dic
     key = _key(model_sha256(model / "vae"), pixels_key(job.manifest.preprocess))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        vae = base_model.load_vae(model)
+        vae = base_model.load_vae(model, allow_pickle=job.manifest.base_model.allow_pickle)
         yield from encode.encode_latents(vae, [(i, images.paths[i]) for i in missing], _LATENT_BATCH, device)
 
     return _cached(job, "latents", key, "images", [record.id for record in images.used], compute)
@@ -69,7 +69,8 @@ def _embeddings(
     text_of = {hashlib.sha256(text.encode()).hexdigest(): text for text in texts}
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        tokenizer, encoder = base_model.load_text_encoder(model, dtype)
+        allow_pickle = job.manifest.base_model.allow_pickle
+        tokenizer, encoder = base_model.load_text_encoder(model, dtype, allow_pickle=allow_pickle)
         wanted = [text_of[name] for name in missing]
         encoded = encode.encode_texts(tokenizer, encoder, wanted, _TEXT_BATCH, device)
         yield from zip(missing, (embedding for _, embedding in encoded), strict=True)

@@ -10,7 +10,10 @@ from job.errors import ExitCode, JobError
 from job.storage import ObjectInfo, S3Settings, is_remote, name_of, open_storage
 from job.storage.transfer import download_all
 from job.storage.uris import as_folder, local_path
+from lora_engine.config.models import BaseModelConfig, CaptionerConfig
+from lora_engine.config.training import ClipConfig
 from lora_engine.data.sources import extract_archive, is_archive, list_files
+from lora_engine.model_files import WITH_WEIGHTS, pickled_weights, with_pickles
 from lora_engine.records import SourceFile
 
 
@@ -57,6 +60,21 @@ def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns
 
     if not _fetch_prefix(job, source, job.manifest.model_storage(), folder, wanted):
         raise JobError(ExitCode.MODEL, f"{what}: there is no model at {source}.", f"Correct {what}.")
+    return folder
+
+
+def fetch_weights(
+    job: Job, what: str, config: BaseModelConfig | CaptionerConfig | ClipConfig, patterns: Sequence[str]
+) -> Path:
+    """As `fetch_model`, with pickled weights where the manifest allows them; a warning says if any will be read."""
+    wanted = with_pickles(patterns, allow_pickle=config.allow_pickle)
+    folder = fetch_model(job, what, config.source, config.revision, wanted)
+    parts = (folder, *(folder / part for part in WITH_WEIGHTS))
+    pickles = [file.relative_to(folder).as_posix() for part in parts for file in pickled_weights(part)]
+    if config.allow_pickle and pickles:
+        job.progress.warn(
+            f"{what}: {', '.join(pickles)}: pickles can hold code; since allow_pickle is true, their weights are read"
+        )
     return folder
 
 

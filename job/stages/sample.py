@@ -28,6 +28,7 @@ class Scorer:
 
     folder: Path
     sha256: str
+    allow_pickle: bool = False
 
 
 def measure_training_images(job: Job, images: Images) -> None:
@@ -61,8 +62,8 @@ def sample(
     missing = {step: found for step in _steps(job, pack) if (found := _missing(job, pack, step, settings))}
     if not missing:
         return
-    pipeline = sampling.load_pipeline(model, unet, device)
-    clip = load_clip(scorer.folder, device) if scorer else None
+    pipeline = sampling.load_pipeline(model, unet, device, allow_pickle=job.manifest.base_model.allow_pickle)
+    clip = load_clip(scorer.folder, device, allow_pickle=scorer.allow_pickle) if scorer else None
     total = sum(1 if step == 0 else len(members) for step, members in missing.items())
     count = len(config.prompts) * len(config.seeds)
     with job.progress.stage("sample", total=total * count, unit="images") as stage:

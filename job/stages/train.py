@@ -45,7 +45,8 @@ class PackRun:
     def __init__(self, job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved) -> None:
         self._job, self._study, self._pack = job, study, pack
         self._schedule: NoiseSchedule = base_model.load_noise_schedule(study.model)
-        self.unet = base_model.load_unet(study.model, DTYPES[precision])
+        allow_pickle = job.manifest.base_model.allow_pickle
+        self.unet = base_model.load_unet(study.model, DTYPES[precision], allow_pickle=allow_pickle)
         adapters.inject(self.unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
         self.unet.to(device)
         torch.use_deterministic_algorithms(pack.training.deterministic)

@@ -12,7 +12,7 @@ from PIL import Image
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.device import DTYPES, resolve_precision
 from lora_engine.errors import ModelError
-from lora_engine.model_files import require_safetensors
+from lora_engine.model_files import holds_safetensors
 
 
 class Captioner:
@@ -54,14 +54,21 @@ def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) 
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    require_safetensors(folder, "captioner.source")
+    use_safetensors = holds_safetensors(folder, "captioner.source", allow_pickle=config.allow_pickle)
     dtype = DTYPES[resolve_precision(config.precision if config.precision != "auto" else _default(device), device)]
     try:
         model = AutoModelForImageTextToText.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=dtype
+            folder,
+            use_safetensors=use_safetensors,
+            weights_only=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=dtype,
         )
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries report what is wrong with a file by almost any of them
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"The captioner in {folder} cannot be loaded: {reason}.",
@@ -76,5 +83,5 @@ def _default(device: torch.device) -> Any:
 
 def captioner_key(model_sha256: str, config: CaptionerConfig, preprocess: str) -> str:
     """A name for all that decides an image's caption but the image: model, search settings and preprocessing."""
-    settings = config.model_dump_json(exclude={"source", "revision"})
+    settings = config.model_dump_json(exclude={"source", "revision", "allow_pickle"})
     return hashlib.sha256("\n".join((model_sha256, settings, preprocess)).encode()).hexdigest()[:32]

@@ -8,6 +8,13 @@ from lora_engine.config.base import Config
 
 Source = Annotated[str, Field(min_length=1, max_length=1024)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+AllowPickle = Annotated[
+    bool,
+    Field(
+        description="Where a model has no safetensors, read its pickles (`.bin`) by torch's weights-only reader. "
+        "Only for a model whose author you trust."
+    ),
+]
 
 
 class BaseModelConfig(Config):
@@ -23,6 +30,7 @@ class BaseModelConfig(Config):
         description="Where the configuration and tokenizer of a single .safetensors file come from; "
         "weights in it are not read.",
     )
+    allow_pickle: AllowPickle = False
 
 
 class CaptionerConfig(Config):
@@ -35,3 +43,4 @@ class CaptionerConfig(Config):
     max_new_tokens: int = Field(default=40, ge=1, le=200)
     batch_size: int = Field(default=8, ge=1, le=256)
     precision: Precision = "auto"
+    allow_pickle: AllowPickle = False

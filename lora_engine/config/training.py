@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_engine.config.base import Config
-from lora_engine.config.models import Precision, Source
+from lora_engine.config.models import AllowPickle, Precision, Source
 
 
 class LoraConfig(Config):
@@ -82,6 +82,7 @@ class ClipConfig(Config):
 
     source: Source = Field(description="A folder, s3://..., hf://owner/name or miniature://clip.")
     revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
+    allow_pickle: AllowPickle = False
 
 
 class SamplesConfig(Config):
