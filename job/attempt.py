@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from job import settings
-from job.checks import check_access
+from job.checks import check_access, check_device
 from job.context import Job, open_cache, open_run
 from job.manifest import Manifest
 from job.preemption import StopFlag
@@ -28,12 +28,13 @@ def attempt(manifest: Manifest, workdir: Path | None) -> None:
     with open_progress(sys.stderr) as progress:
         if manifest.limits.stall_minutes is not None:
             watch_for_stalls(progress, manifest.limits.stall_minutes)
-        check_access(manifest)
+        fenced = check_access(manifest)
         from job import pipeline  # torch and the model libraries take seconds to import
         from lora_engine.quiet import quiet_libraries
 
         quiet_libraries()
-        job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop)
+        check_device(manifest)
+        job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop, fenced)
         if pipeline.is_done(job):
             progress.say("already done", run=job.run.root)
             return

@@ -3,18 +3,27 @@
 from job.errors import ExitCode, JobError
 from job.manifest import Manifest
 from job.storage import S3Settings, is_remote, open_storage
-from job.storage.probe import probe_read, probe_write
+from job.storage.probe import probe_conditions, probe_read, probe_write
 from job.storage.uris import local_path
 
 
-def check_access(manifest: Manifest) -> None:
-    """Try the destination by writing, the sources by reading, and the device.
+def check_access(manifest: Manifest) -> bool:
+    """Try the destination by writing and the sources by reading; whether the destination can keep a second writer out.
 
     Raises:
-        JobError, ResourceError: the first that does not work: 41 data, 42 storage, 43 models, 44 device.
+        JobError: the first that does not work: 41 data, 42 storage, 43 models.
     """
     destination = manifest.output.destination
-    probe_write(open_storage(destination, manifest.output_storage()), destination)
+    storage = open_storage(destination, manifest.output_storage())
+    probe_write(storage, destination)
+    fenced = probe_conditions(storage, destination)
+    if not fenced and not manifest.output.unfenced:
+        raise JobError(
+            ExitCode.STORAGE_ACCESS,
+            f"The store of {destination} ignores If-Match or If-None-Match, so nothing would keep two processes from "
+            "writing one run at the same time.",
+            "Use another store, or set output.unfenced: true and see to it that only one runs.",
+        )
     _check_source("dataset.source", manifest.dataset.source, manifest.dataset_storage(), ExitCode.DATA)
     models = [("base_model.source", manifest.base_model.source)]
     if manifest.captioner is not None:
@@ -25,6 +34,7 @@ def check_access(manifest: Manifest) -> None:
     for what, source in models:
         if not source.startswith("hf://"):
             _check_source(what, source, manifest.model_storage(), ExitCode.MODEL)
+    return fenced
 
 
 def check_device(manifest: Manifest) -> None:

@@ -103,9 +103,12 @@ def status(
 @app.command()
 def report(run: RunArgument) -> None:
     """Rebuild the report from a run's artifacts."""
+    from job.layout import COMPARISON
     from job.report.publish import publish_report
 
-    typer.echo(publish_report(_folder(run)))
+    folder = _folder(run)
+    publish_report(folder)
+    typer.echo(folder.uri(COMPARISON))
 
 
 @app.command()

@@ -21,6 +21,8 @@ class Job:
     workdir: Path  # scratch of this machine; may vanish between attempts
     progress: Progress
     stop: StopFlag
+    fenced: bool = True  # whether the store can keep a second writer out
+    epoch: int | None = None  # of the lease on the unit at work
 
     def cache_folder(self, kind: str, key: str) -> RunFolder:
         """Where values of one kind under one key are kept."""

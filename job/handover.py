@@ -1,19 +1,35 @@
 """What stages hand to each other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from lora_engine.records import CaptionRecord, ImageRecord
+from lora_engine.records import CaptionRecord, ImageRecord, SourceFile
 
 Captions = dict[str, tuple[CaptionRecord, ...]]  # caption set to a record an image, in the order of the ids
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What a machine has of the images once they are fetched and prepared."""
+
+    files: tuple[SourceFile, ...]  # all that the dataset holds
+    records: tuple[ImageRecord, ...]
+    paths: dict[str, Path]  # id to square image, of those that are used
+
+
+@dataclass(frozen=True)
 class Images:
-    """The images of a run."""
+    """The images of a run. An attempt that finds all that was made of them in storage need not prepare them."""
 
     records: tuple[ImageRecord, ...]  # a row for every file met
-    paths: dict[str, Path]  # id to square image, of those that are used
+    prepare: Callable[[], Prepared]
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Fetches and prepares them, if this attempt has not yet."""
+        return self.prepare()
 
     @property
     def train(self) -> tuple[ImageRecord, ...]:

@@ -1,11 +1,22 @@
 """What makes a run the same run: two starts of one name must agree on it."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from job.manifest import Manifest
 from job.overrides import different_fields
 from job.variants import resolve_variants
+from lora_engine.config.captions import CaptionsConfig
+from lora_engine.config.data import PreprocessConfig, SplitConfig
+from lora_engine.config.models import CaptionerConfig
+from lora_engine.config.training import EvaluationConfig, LoraConfig, TrainingConfig
+
+_NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # of a captioner: its files' hash says more
+_SCORING = {"every", "timesteps", "final_timesteps"}
+_CAPTIONS: TypeAdapter[Any] = TypeAdapter(CaptionsConfig)
 
 
 def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str]) -> dict[str, Any]:
@@ -23,9 +34,8 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
         "preprocess": manifest.preprocess.model_dump(mode="json"),
         "captioner": None
         if captioner is None
-        else captioner.model_dump(mode="json", exclude={"source", "revision", "allow_pickle"})
-        | {"sha256": models["captioner"]},
-        "evaluation": manifest.evaluation.model_dump(mode="json", include={"every", "timesteps", "final_timesteps"}),
+        else captioner.model_dump(mode="json", exclude=_NOT_IDENTITY) | {"sha256": models["captioner"]},
+        "evaluation": manifest.evaluation.model_dump(mode="json", include=_SCORING),
         "variants": {
             variant.name: {
                 "captions": variant.captions.model_dump(mode="json"),
@@ -42,8 +52,38 @@ def identity_conflicts(stored: Mapping[str, Any], current: Mapping[str, Any]) ->
 
     `steps` may grow under a constant schedule, whose rate does not depend on them.
     """
-    different = different_fields(stored, current, "")
+    different = different_fields(_with_defaults(stored), current, "")
     return tuple(field for field in different if not _steps_grew(field, stored, current))
+
+
+def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored identity with the defaults of fields that are newer than it."""
+    captioner = stored["captioner"]
+    if captioner is not None:
+        defaults = CaptionerConfig(source="unknown").model_dump(mode="json", exclude=_NOT_IDENTITY)
+        captioner = defaults | captioner
+    return dict(stored) | {
+        "split": SplitConfig().model_dump(mode="json") | stored["split"],
+        "preprocess": PreprocessConfig().model_dump(mode="json") | stored["preprocess"],
+        "captioner": captioner,
+        "evaluation": EvaluationConfig().model_dump(mode="json", include=_SCORING) | stored["evaluation"],
+        "variants": {
+            name: {
+                "captions": _filled(_CAPTIONS, variant["captions"]),
+                "lora": _filled(TypeAdapter(LoraConfig), variant["lora"]),
+                "training": _filled(TypeAdapter(TrainingConfig), variant["training"]),
+            }
+            for name, variant in stored["variants"].items()
+        },
+    }
+
+
+def _filled(kind: TypeAdapter[Any], stored: Any) -> Any:
+    """As the model of today would write it; unchanged where it cannot read it, which then shows as a difference."""
+    try:
+        return kind.dump_python(kind.validate_json(json.dumps(stored)), mode="json")
+    except ValidationError:
+        return stored
 
 
 def _steps_grew(field: str, stored: Mapping[str, Any], current: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ MANIFEST = "manifest.yaml"
 RESOLVED = "resolved.json"
 ENVIRONMENT = "environment.json"
 IMAGES = "data/images.jsonl"
+SOURCE = "data/source.json"
 COMPARISON = "report/comparison.json"
 CURVES = "report/curves.png"
 GRID = "report/samples.png"
@@ -21,6 +22,16 @@ STATE_NAME = "state.safetensors"
 def unit_status(unit: str) -> str:
     """Where a unit (`prepare`, `pack-0`, `report`) says how far it is."""
     return f"units/{unit}/status.json"
+
+
+def unit_lease(unit: str) -> str:
+    """Who writes a unit's files."""
+    return f"units/{unit}/lease.json"
+
+
+def begun_evaluation(unit: str) -> str:
+    """The losses of an evaluation that was interrupted."""
+    return f"units/{unit}/evaluation.safetensors"
 
 
 def captions(caption_set: str) -> str:

@@ -68,6 +68,15 @@ class OutputConfig(Config):
     destination: Uri = Field(description="A folder or s3://... The run's files go below <destination>/<name>/.")
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
     cache: Uri | None = Field(default=None, description="Default: <destination>/.cache, shared by all runs.")
+    unfenced: bool = Field(
+        default=False,
+        description="Go on where the store ignores conditional writes, so that two processes could write one run.",
+    )
+    keep_checkpoints: int | None = Field(
+        default=None,
+        ge=2,
+        description="Of each adapter, keep the newest so many and the best; without it, all.",
+    )
 
 
 class LimitsConfig(Config):
@@ -76,6 +85,12 @@ class LimitsConfig(Config):
     attempt_hours: float | None = Field(default=None, gt=0, description="Commit and exit 55 after so many hours.")
     max_hours: float | None = Field(default=None, gt=0, description="Over all attempts: commit and exit 48.")
     stall_minutes: float | None = Field(default=None, gt=0, description="Exit 54 after so long without progress.")
+    lease_wait: float = Field(
+        default=10, ge=0, description="Minutes to wait for another process that works on this run; then exit 52."
+    )
+    lease_seconds: float = Field(
+        default=60, ge=1, le=3600, description="A process that is silent for so long has lost its unit to the next."
+    )
 
 
 class VariantConfig(Config):

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,22 @@ from job.errors import ExitCode, JobError
 from job.handover import Captions, Images
 from job.identity import identity, identity_conflicts
 from job.report.publish import publish_report
+from job.report.schema import Comparison
 from job.stages.caption import caption
 from job.stages.encode import encode_all
-from job.stages.fetch import fetch_dataset, fetch_model, fetch_weights
-from job.stages.preprocess import preprocess
+from job.stages.fetch import fetch_dataset, fetch_model, fetch_weights, source_fingerprint
+from job.stages.preprocess import images_of
 from job.stages.sample import Scorer, has_samples, measure_training_images, sample
 from job.stages.train import PackRun, Study, is_finished
 from job.unit import unit_of
 from job.variants import Pack, pack_members, resolve_variants, set_of_variant
 from lora_engine import base_model
+from lora_engine.captions.vision import require_captioner
 from lora_engine.clip_score import FILE_PATTERNS as CLIP_PATTERNS
 from lora_engine.clip_score import require_clip
 from lora_engine.data.split import data_sha256
 from lora_engine.device import Resolved, find_device, resolve_precision
+from lora_engine.errors import DivergedError
 from lora_engine.model_files import model_sha256
 
 CAPTIONER_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
@@ -50,34 +53,59 @@ def is_done(job: Job) -> bool:
     return as_drawn and pack_members(job.manifest)[0].training.steps == _stored_steps(stored)
 
 
+@dataclass(frozen=True)
+class _Models:
+    """What the run loads, on this machine and fit for it."""
+
+    base: Path
+    captioner: Path | None
+    scorer: Scorer | None
+
+
 def run(job: Job) -> None:
-    """Do all that is not done yet."""
+    """Do all that is not done yet.
+
+    Raises:
+        DivergedError: adapters diverged; all else is done.
+    """
     device = find_device()
-    with unit_of(job, "prepare"):
-        images, captions, model, resolved = _prepare(job, device)
-        study = _study(job, images, captions, model, resolved, device)
-        measure_training_images(job, images)
-        scorer = _scorer(job)
+    with unit_of(job, "prepare") as prepare:
+        models = _models(prepare)
+        images = images_of(prepare, source_fingerprint(prepare), lambda: fetch_dataset(prepare))
+        resolved = _resolve(prepare, images, models, device)
+        captions = caption(prepare, images, models.captioner, base_model.load_tokenizer(models.base))
+        study = _study(prepare, images, captions, models.base, resolved, device)
+        measure_training_images(prepare, images)
     for pack in pack_members(job.manifest):
-        with unit_of(job, f"pack-{pack.index}"):
-            _train(job, study, pack, device, resolved["packs"][pack.index]["precision"], scorer)
-    with unit_of(job, "report"):
-        publish_report(job.run)
-    job.run.write(layout.SUCCESS, b"")
+        with unit_of(job, pack.unit) as train:
+            _train(train, study, pack, device, resolved["packs"][pack.index]["precision"], models.scorer)
+    with unit_of(job, "report") as report:
+        comparison = publish_report(report.run)
+        _require_converged(comparison)
+        report.run.write(layout.SUCCESS, b"")
 
 
-def _prepare(job: Job, device: torch.device) -> tuple[Images, Captions, Path, dict[str, Any]]:
+def _require_converged(comparison: Comparison) -> None:
+    diverged = {f"{m.variant}, seed {m.seed}": m.diverged_at for m in comparison.members if m.diverged_at is not None}
+    if diverged:
+        where = "; ".join(f"{name} at step {step}" for name, step in diverged.items())
+        raise DivergedError(
+            f"Diverged: {where}. It keeps its last finite weights; the others are trained and reported.",
+            "Lower training.optimizer.learning_rate or use precision: bf16 or fp32, with --set name=...",
+        )
+
+
+def _models(job: Job) -> _Models:
+    """Fetch the models and refuse those that cannot serve, before anything is computed."""
     manifest = job.manifest
-    model = _base_folder(job)
+    base = _base_folder(job)
+    for pack in pack_members(manifest):
+        base_model.require_trainable(base, pack.lora)
     captioner = None
     if manifest.captioner is not None:
-        source = manifest.captioner
-        captioner = fetch_weights(job, "captioner.source", source, CAPTIONER_PATTERNS)
-    files = fetch_dataset(job)
-    images = preprocess(job, files)
-    resolved = _resolve(job, images, model, captioner, device)
-    captions = caption(job, images, files, captioner, base_model.load_tokenizer(model))
-    return images, captions, model, resolved
+        captioner = fetch_weights(job, "captioner.source", manifest.captioner, CAPTIONER_PATTERNS)
+        require_captioner(captioner, allow_pickle=manifest.captioner.allow_pickle)
+    return _Models(base, captioner, _scorer(job))
 
 
 def _base_folder(job: Job) -> Path:
@@ -93,19 +121,21 @@ def _base_folder(job: Job) -> Path:
     return folder
 
 
-def _resolve(job: Job, images: Images, model: Path, captioner: Path | None, device: torch.device) -> dict[str, Any]:
+def _resolve(job: Job, images: Images, models: _Models, device: torch.device) -> dict[str, Any]:
     """Decide what the manifest leaves open, once: later attempts read the decision.
 
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
     """
-    models = {"base": model_sha256(model)} | ({"captioner": model_sha256(captioner)} if captioner else {})
-    current = identity(job.manifest, data_sha256=data_sha256(images.records), models=models)
+    hashes = {"base": model_sha256(models.base)}
+    if models.captioner is not None:
+        hashes["captioner"] = model_sha256(models.captioner)
+    current = identity(job.manifest, data_sha256=data_sha256(images.records), models=hashes)
     stored = job.run.read_json(layout.RESOLVED)
     if stored is not None:
         _refuse_conflicts(job, stored, current)
         job.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
-    resolved = _decide(job, models, current, stored, device)
+    resolved = _decide(job, hashes, current, stored, device)
     job.run.write_json(layout.RESOLVED, resolved)
     dump = yaml.safe_dump(job.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     job.run.write(layout.MANIFEST, dump.encode())
@@ -123,6 +153,7 @@ def _decide(
         "started_at": time.time() if stored is None else stored["started_at"],
         "manifest": manifest.model_dump(mode="json"),
         "identity": current,
+        "fenced": job.fenced,
         "data_sha256": current["data"],
         "caption_sets": list(dict.fromkeys(set_of_variant(manifest).values())),
         "set_of_variant": set_of_variant(manifest),

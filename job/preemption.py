@@ -14,6 +14,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
+        self._abort: JobError | None = None
         self._limits: list[tuple[float, JobError]] = []  # on the monotonic clock, and what is over then
 
     def install(self) -> None:
@@ -32,12 +33,16 @@ class StopFlag:
         error = JobError(ExitCode.MAX_HOURS, cause, "Raise limits.max_hours to continue.")
         self._limits.append((time.monotonic() + hours * 3600 - spent_seconds, error))
 
+    def abort(self, error: JobError) -> None:
+        """Stop with this error, whatever else there is."""
+        self._abort = error
+
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self._signal = self._signal or signal.Signals(number)
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self._signal is not None or self._over() is not None
+        return self._abort is not None or self._signal is not None or self._over() is not None
 
     def _over(self) -> JobError | None:
         now = time.monotonic()
@@ -47,8 +52,10 @@ class StopFlag:
         """Stop here if asked to.
 
         Raises:
-            JobError: 51 for a signal, 55 or 48 when a limit is over.
+            JobError: 51 for a signal, 55 or 48 when a limit is over, or what `abort` was given.
         """
+        if self._abort is not None:
+            raise self._abort
         if self._signal is not None:
             cause = f"Stopped by {self._signal.name}; what was done is saved."
             raise JobError(ExitCode.PREEMPTED, cause, _AGAIN)

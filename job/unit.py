@@ -1,9 +1,11 @@
-"""One unit of a run under way: `units/<unit>/status.json`, every few seconds and at its end."""
+"""One unit of a run under way: its lease, and `units/<unit>/status.json`, every few seconds and at its end."""
 
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from job import layout
 from job.context import Job
 from job.errors import ExitCode, JobError, code_of
+from job.lease import LeaseTimes, held
 from job.progress import Stage
 
 _SECONDS = 5.0
@@ -19,8 +22,39 @@ _TERMINATION_LOG = Path("/dev/termination-log")
 
 
 @contextlib.contextmanager
-def unit_of(job: Job, unit: str) -> Iterator[None]:
-    """Keep the unit's status true while the block runs, and say at its end how it went."""
+def unit_of(job: Job, unit: str) -> Iterator[Job]:
+    """Hold the unit while the block runs, keep its status true, and say at its end how it went.
+
+    Gives the job with a run folder that writes only while the unit is held.
+
+    Raises:
+        JobError: 52 when another process works on the unit and does not end in time.
+    """
+    with _held(job, unit) as holding, _shown(holding, unit):
+        yield holding
+
+
+@contextlib.contextmanager
+def _held(job: Job, unit: str) -> Iterator[Job]:
+    if not job.fenced:
+        yield job
+        return
+    limits, told = job.manifest.limits, False
+
+    def waiting(holder: str) -> None:
+        nonlocal told
+        job.progress.alive = time.monotonic()
+        if not told:
+            job.progress.say("waiting for another process", unit=unit, holder=holder)
+        told = True
+
+    times = LeaseTimes(limits.lease_seconds, limits.lease_wait * 60)
+    with held(job.run, unit, times, job.stop, waiting) as (run, epoch):
+        yield replace(job, run=run, epoch=epoch)
+
+
+@contextlib.contextmanager
+def _shown(job: Job, unit: str) -> Iterator[None]:
     writer = _Writer(job, unit)
     try:
         with writer:

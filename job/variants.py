@@ -41,6 +41,11 @@ class Pack:
     training: TrainingConfig
     differs: tuple[str, ...]  # dotted fields in which the pack is not like pack 0
 
+    @property
+    def unit(self) -> str:
+        """The unit of the run that trains it."""
+        return f"pack-{self.index}"
+
 
 def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
     """Every variant with its own settings."""

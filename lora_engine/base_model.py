@@ -1,12 +1,16 @@
 """Loads the parts of a Stable Diffusion pipeline, one at a time, from a folder in diffusers layout."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from lora_engine import adapters
+from lora_engine.config.training import LoraConfig
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
 from lora_engine.model_files import WITH_WEIGHTS, check_safetensors, holds_safetensors
@@ -31,8 +35,14 @@ CONFIG_PATTERNS = ("model_index.json", "*/config.json", "tokenizer/*", "schedule
 
 
 def _load(folder: Path, component: str, model_class: Any, **options: Any) -> Any:
-    try:
+    with _model_errors(folder, component):
         return model_class.from_pretrained(folder, subfolder=component, local_files_only=True, **options)
+
+
+@contextmanager
+def _model_errors(folder: Path, component: str) -> Iterator[None]:
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:  # diffusers and transformers report what is wrong with a file by almost any of them
@@ -56,6 +66,22 @@ def require_weights(folder: Path, *, allow_pickle: bool = False) -> None:
 def _holds_safetensors(folder: Path, component: str, allow_pickle: bool) -> bool:
     what = f"base_model.source: the {component}"
     return holds_safetensors(folder / component, what, allow_pickle=allow_pickle)
+
+
+def require_trainable(folder: Path, config: LoraConfig) -> None:
+    """Refuse a base model that cannot be trained with such adapters, without loading its weights.
+
+    Raises:
+        ModelError: the UNet lacks the layers, or the scheduler predicts something unknown.
+    """
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+
+    load_noise_schedule(folder)
+    with init_empty_weights(), _model_errors(folder, "unet"):
+        settings = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=True)
+        unet = UNet2DConditionModel.from_config(settings)
+    adapters.matching_modules(unet, config)
 
 
 def load_unet(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> nn.Module:

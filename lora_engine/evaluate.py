@@ -69,6 +69,7 @@ class Scoring:
         self._grid = grid
         self._schedule = schedule.to(data.latents_NCHW.device, data.latents_NCHW.dtype)
         self._batch_size = batch_size
+        self.done = 0  # pairs scored
         self._losses = torch.zeros(
             (max(1, len(names)), len(self._sets), grid.timesteps_NT.size),
             dtype=torch.promote_types(data.latents_NCHW.dtype, torch.float32),
@@ -83,11 +84,17 @@ class Scoring:
     def __iter__(self) -> Iterator[int]:
         """Score batch after batch, yielding how many pairs were done."""
         adapters.activate(self._unet, self._names)
-        for start in range(0, self.pairs, self._batch_size):
-            pairs = np.arange(start, min(start + self._batch_size, self.pairs))
+        while self.done < self.pairs:
+            pairs = np.arange(self.done, min(self.done + self._batch_size, self.pairs))
             with torch.inference_mode():
                 self._score(pairs)
+            self.done += len(pairs)
             yield len(pairs)
+
+    def go_on(self, losses: npt.NDArray[np.float32], done: int) -> None:
+        """Take up the `losses` of an earlier scoring of the same, of which the first `done` pairs are scored."""
+        self._losses.copy_(torch.from_numpy(losses).view_as(self._losses))
+        self.done = done
 
     @property
     def losses(self) -> npt.NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """Frozen records that stages hand to each other and write as JSON lines. Torch-free."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Split = Literal["train", "validation"]
 
@@ -46,6 +47,13 @@ class CaptionRecord:
     truncated: tuple[bool, ...]  # whether words were cut to fit the text encoder
 
 
+def caption_from_row(row: Mapping[str, Any]) -> CaptionRecord:
+    """A row of `data/captions/<set>.jsonl` as a record."""
+    return CaptionRecord(
+        row["id"], tuple(row["texts"]), tuple(row["raw"]), tuple(row["tokens"]), tuple(row["truncated"])
+    )
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """One row of `metrics.jsonl`: one optimizer update of one adapter."""
@@ -55,7 +63,7 @@ class StepRecord:
     learning_rate: float
     grad_norm: float | None  # before clipping; None when it was not finite
     images_per_second: float  # of the whole pack, averaged since the last logged step
-    skipped: bool  # a gradient of the pack was not finite, so no adapter was updated
+    skipped: bool  # not updated: a gradient of the pack was not finite, or the adapter is frozen
     order_sha256: str  # of the image ids, timesteps and noise that this update saw
     timesteps_sha256: str
     noise_sha256: str

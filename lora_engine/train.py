@@ -6,6 +6,7 @@ N training images, P texts of an image.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 
 from lora_engine import adapters, diffusion, randomness
 from lora_engine.config.training import TrainingConfig
-from lora_engine.errors import DivergedError
 from lora_engine.precision import LossScale
 from lora_engine.records import StepRecord
 from lora_engine.schedule import learning_rate
 
 _FLUSH_STEPS = 10  # numbers stay on the device for so many steps ...
 _FLUSH_SECONDS = 1.0  # ... or so long, since reading one waits for the device
+_VERDICT_STEPS = 10  # whether an adapter has diverged is asked at multiples, so that an interruption changes nothing
+
+_NEVER = -1
 
 EMPTY_PROMPT_ROW = 0  # of the embeddings
 
@@ -64,9 +67,10 @@ class _Measured:
     """One update's numbers, still on the device."""
 
     step: int
+    members: tuple[int, ...]  # the K places in the pack of those that take part
     losses_K: Tensor
     norms_K: Tensor
-    finite: Tensor
+    finite_K: Tensor
     hashes: tuple[tuple[str, str, str], ...]  # order, timesteps, noise of each distinct seed
 
 
@@ -88,34 +92,53 @@ class PackTrainer:
         half_precision: bool = False,
     ) -> None:
         self.step = 0  # updates done
-        self.skipped = 0  # updates refused because a gradient was not finite
         self._unet = unet
         self._members = tuple(members)
+        self._skipped = {member.name: 0 for member in members}  # updates refused for a gradient of its own
+        self.frozen_at: dict[str, int] = {}  # name to step, of members that diverged and train no more
         self._data = data
         self._config = config
         self._device = data.latent_mean_NCHW.device
         self._schedule = schedule.to(self._device, data.latent_mean_NCHW.dtype)
         self._seeds = tuple(dict.fromkeys(member.seed for member in members))
-        self._seed_of_member = torch.tensor([self._seeds.index(m.seed) for m in members], device=self._device)
         self._parameters = {m.name: adapters.parameters(unet, m.name) for m in members}
         self._scale = LossScale(self._device, enabled=half_precision)
         self._optimizer = self._build_optimizer()
-        adapters.activate(unet, [member.name for member in members])
+        self._take_part()
+
+    @property
+    def active(self) -> tuple[PackMember, ...]:
+        """The members that have not diverged."""
+        return tuple(member for member in self._members if member.name not in self.frozen_at)
+
+    def freeze(self, name: str) -> None:
+        """Let a member that has diverged keep its weights from here on; the others go on."""
+        self.frozen_at[name] = self.step
+        self._take_part()
+
+    def _take_part(self) -> None:
+        members = self.active
+        self._seed_of_member = torch.tensor([self._seeds.index(m.seed) for m in members], device=self._device)
+        adapters.activate(self._unet, [member.name for member in members])
 
     def run(self, last_step: int, stop: Callable[[], bool]) -> Iterator[tuple[StepRecord, ...]]:
         """Update up to and including `last_step`, or until `stop` says so, yielding a record a member for every step.
 
-        Raises:
-            DivergedError: more updates were refused than the configuration allows.
+        A member that had more updates refused than the configuration allows is frozen; ends when all of them are.
         """
         pending: list[_Measured] = []
         since = time.monotonic()
-        while self.step < last_step and not stop():
+        while self.step < last_step and self.active and not stop():
             pending.append(self._update(self._draw(self.step + 1)))
             self.step += 1
-            if len(pending) >= _FLUSH_STEPS or time.monotonic() - since >= _FLUSH_SECONDS:
+            verdict = self.step % _VERDICT_STEPS == 0 or self.step == self._config.steps
+            if verdict or len(pending) >= _FLUSH_STEPS or time.monotonic() - since >= _FLUSH_SECONDS:
                 yield from self._flush(pending, since)
                 pending, since = [], time.monotonic()
+            if verdict:
+                for member in self.active:
+                    if self._skipped[member.name] > self._config.max_skipped_steps:
+                        self.freeze(member.name)
         yield from self._flush(pending, since)
 
     def _draw(self, step: int) -> _Draw:
@@ -138,16 +161,18 @@ class PackTrainer:
         self._optimizer.zero_grad(set_to_none=True)
         rows_KA = self._to_device(self._caption_rows(draw, step))
         inputs = [self._to_device(a) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)]
-        losses_K = torch.zeros(len(self._members), device=self._device, dtype=self._schedule.alphas_cumprod_T.dtype)
+        losses_K = torch.zeros(len(self.active), device=self._device, dtype=self._schedule.alphas_cumprod_T.dtype)
         for start in range(0, self._config.images_per_step, size):
             part = slice(start, start + size)
             indices, timesteps, noise, posterior = (tensor[:, part] for tensor in inputs)
             losses_K += self._backward(indices, timesteps, noise, posterior, rows_KA[:, part])
-        norms_K, finite = self._unscale_and_clip()
-        self._optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        norms_K = self._unscale_and_clip()
+        finite_K = norms_K.isfinite() & losses_K.isfinite()
+        self._optimizer.found_inf = (~finite_K.all()).float()  # type: ignore[attr-defined]
         self._optimizer.step()
-        self._scale.update(finite)
-        return _Measured(step, losses_K, norms_K, finite & losses_K.isfinite().all(), self._hashes(draw))
+        self._scale.update(finite_K.all())
+        places = tuple(at for at, member in enumerate(self._members) if member.name not in self.frozen_at)
+        return _Measured(step, places, losses_K, norms_K, finite_K, self._hashes(draw))
 
     def _backward(
         self,
@@ -172,13 +197,13 @@ class PackTrainer:
         text = self._data.embeddings_MLD[rows_KB.flatten()]
         prediction = self._unet(per_member(noisy).to(text.dtype), per_member(steps), text).sample
         losses = diffusion.loss_per_image(prediction, per_member(target))
-        losses_K = losses.view(len(self._members), -1).mean(dim=1) / self._config.gradient_accumulation
+        losses_K = losses.view(len(self.active), -1).mean(dim=1) / self._config.gradient_accumulation
         torch.autograd.backward(self._scale.scaled(losses_K.sum()))
         return losses_K.detach()
 
     def _caption_rows(self, draw: _Draw, step: int) -> randomness.Ints:
-        """Which embedding each sample of each member is conditioned on. [K, A*B]."""
-        return np.stack([self._member_rows(member, draw, step) for member in self._members])
+        """Which embedding each sample of each active member is conditioned on. [K, A*B]."""
+        return np.stack([self._member_rows(member, draw, step) for member in self.active])
 
     def _member_rows(self, member: PackMember, draw: _Draw, step: int) -> randomness.Ints:
         at = self._seeds.index(member.seed)
@@ -194,19 +219,18 @@ class PackTrainer:
         dropped = randomness.dropout_uniform(member.seed, step, len(rows)) < member.caption_dropout
         return np.where(dropped, EMPTY_PROMPT_ROW, rows)
 
-    def _unscale_and_clip(self) -> tuple[Tensor, Tensor]:
-        """Gradient norms before clipping [K], and whether all of them are finite. Nothing waits for the device."""
+    def _unscale_and_clip(self) -> Tensor:
+        """Gradient norms before clipping, [K]. Nothing waits for the device."""
         norms = []
-        for parameters in self._parameters.values():
-            weights = list(parameters.values())
+        for member in self.active:
+            weights = list(self._parameters[member.name].values())
             gradients = [w.grad for w in weights if w.grad is not None]
             self._scale.unscale(gradients)
             norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
             if self._config.max_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(weights, self._config.max_grad_norm, norm, foreach=True)
             norms.append(norm)
-        stacked = torch.stack(norms)
-        return stacked, stacked.isfinite().all()
+        return torch.stack(norms)
 
     def _build_optimizer(self) -> torch.optim.AdamW:
         config = self._config.optimizer
@@ -248,37 +272,46 @@ class PackTrainer:
     def _flush(self, pending: list[_Measured], since: float) -> Iterator[tuple[StepRecord, ...]]:
         if not pending:
             return
-        host = torch.stack([torch.stack((m.losses_K, m.norms_K, m.finite.expand_as(m.norms_K))) for m in pending])
-        values = host.double().cpu().numpy()
-        images = len(pending) * self._config.images_per_step * len(self._members)
+        host = [torch.stack((m.losses_K, m.norms_K, m.finite_K.to(m.norms_K))) for m in pending]
+        values = torch.cat(host, dim=1).double().cpu().numpy()
+        images = self._config.images_per_step * values.shape[1]
         rate = images / max(time.monotonic() - since, 1e-9)
-        for measured, (losses, norms, finite) in zip(pending, values, strict=True):
-            skipped = not finite[0]
-            self.skipped += skipped
-            yield tuple(
+        start = 0
+        for measured in pending:
+            losses, norms, finite = values[:, start : start + len(measured.members)]
+            start += len(measured.members)
+            for at, k in enumerate(measured.members):
+                self._skipped[self._members[k].name] += not finite[at]
+            numbers = {k: (losses[at], norms[at]) for at, k in enumerate(measured.members)}
+            yield self._records(measured, numbers, rate, skipped=not finite.all())
+
+    def _records(
+        self, measured: _Measured, numbers: dict[int, tuple[float, float]], rate: float, *, skipped: bool
+    ) -> tuple[StepRecord, ...]:
+        """A record a member; of a frozen one it says that nothing was updated."""
+        result = []
+        for k, member in enumerate(self._members):
+            loss, norm = numbers.get(k, (math.nan, math.nan))
+            order, timesteps, noise = measured.hashes[self._seeds.index(member.seed)]
+            result.append(
                 StepRecord(
                     step=measured.step,
-                    loss=_finite(losses[k]),
+                    loss=_finite(loss),
                     learning_rate=learning_rate(self._config, measured.step),
-                    grad_norm=_finite(norms[k]),
+                    grad_norm=_finite(norm),
                     images_per_second=rate,
-                    skipped=skipped,
-                    order_sha256=measured.hashes[self._seeds.index(member.seed)][0],
-                    timesteps_sha256=measured.hashes[self._seeds.index(member.seed)][1],
-                    noise_sha256=measured.hashes[self._seeds.index(member.seed)][2],
+                    skipped=skipped or k not in numbers,
+                    order_sha256=order,
+                    timesteps_sha256=timesteps,
+                    noise_sha256=noise,
                 )
-                for k, member in enumerate(self._members)
             )
-        if self.skipped > self._config.max_skipped_steps:
-            raise DivergedError(
-                f"{self.skipped} updates up to step {self.step} had gradients that were not finite.",
-                "Lower training.optimizer.learning_rate or use precision: bf16 or fp32; "
-                "the last checkpoint is still good.",
-            )
+        return tuple(result)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """All that continuing one member needs, on the CPU: weights, optimizer moments, counters."""
-        saved = {"step": torch.tensor(self.step), "skipped": torch.tensor(self.skipped)}
+        saved = {"step": torch.tensor(self.step), "skipped": torch.tensor(self._skipped[name])}
+        saved["frozen_at"] = torch.tensor(self.frozen_at.get(name, _NEVER))
         saved |= {f"loss_scale.{key}": value for key, value in self._scale.state().items()}
         for key, weight in self._parameters[name].items():
             saved[f"adapter.{key}"] = weight.detach()
@@ -296,8 +329,11 @@ class PackTrainer:
                 for part, value in self._optimizer.state[weight].items():
                     value.copy_(state[f"optimizer.{part}.{key}"])
             self._scale.load(_part(state, "loss_scale."))
-            self.skipped = int(state["skipped"])
+            self._skipped[name] = int(state["skipped"])
+            if int(state.get("frozen_at", _NEVER)) != _NEVER:
+                self.frozen_at[name] = int(state["frozen_at"])
         self.step = steps.pop()
+        self._take_part()
 
 
 def choose_parts(weights: Sequence[float], uniform: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> randomness.Ints:

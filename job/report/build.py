@@ -30,7 +30,7 @@ from job.report.schema import (
 from job.storage.run_folder import RunFolder
 from lora_engine.captions.lint import lint
 from lora_engine.line_art import Measures
-from lora_engine.records import CaptionRecord
+from lora_engine.records import caption_from_row
 from lora_engine.statistics import paired_difference
 
 _TRAIN_POINTS = 100
@@ -63,7 +63,7 @@ def build_comparison(run: RunFolder) -> Comparison:
         captions={name: _lint(run, name) for name in resolved["caption_sets"]},
         timing=_timing(run, len(resolved["packs"])),
         environment=_json(run, layout.ENVIRONMENT),
-        notes=_notes(resolved, fair),
+        notes=_notes(resolved, fair, members),
     )
 
 
@@ -131,6 +131,7 @@ def _member(
     if not commits or not metrics:
         raise _missing(run, layout.metrics(variant, seed) if commits else layout.checkpoint(variant, seed, 0))
     rates = [row["images_per_second"] for row in metrics]
+    best, final = run.read_json(layout.best(variant, seed)), Choice(**_json(run, layout.final(variant, seed)))
     return MemberReport(
         variant=variant,
         seed=seed,
@@ -138,14 +139,15 @@ def _member(
         caption_set=resolved["set_of_variant"][variant],
         steps=metrics[-1]["step"],
         skipped_steps=sum(row["skipped"] for row in metrics),
+        diverged_at=final.diverged_at,
         images_per_second=float(np.median(rates)),
         base_loss=validation[0].loss,
         final_loss=validation[-1].loss,
         validation=validation,
         train=_train_points(metrics),
         samples=sample_points(run, variant, seed, training),
-        best=Choice(**_json(run, layout.best(variant, seed))),
-        final=Choice(**_json(run, layout.final(variant, seed))),
+        best=None if best is None else Choice(**best),
+        final=final,
         checkpoints=[Checkpoint(step=c["step"], weights_sha256=c["weights_sha256"], files=c["files"]) for c in commits],
         fairness=Fairness(
             initial_weights_sha256=commits[0]["initial_weights_sha256"],
@@ -184,6 +186,7 @@ def _fair(members: Sequence[MemberReport]) -> dict[str, bool]:
 def _differences(
     run: RunFolder, resolved: dict[str, Any], members: Sequence[MemberReport], images: Sequence[dict[str, Any]]
 ) -> list[Difference]:
+    members = [member for member in members if member.diverged_at is None]
     group_of = {row["id"]: row["group"] for row in images if row["split"] == "validation"}
     losses = {(m.variant, m.seed): final_losses_per_image(run, m.variant, m.seed, m.steps) for m in members}
     differs = {pack["index"]: pack["differs"] for pack in resolved["packs"]}
@@ -206,13 +209,7 @@ def _differences(
 
 
 def _lint(run: RunFolder, name: str) -> dict[str, Any]:
-    return asdict(lint([_caption(row) for row in _rows(run, layout.captions(name))]))
-
-
-def _caption(row: dict[str, Any]) -> CaptionRecord:
-    return CaptionRecord(
-        row["id"], tuple(row["texts"]), tuple(row["raw"]), tuple(row["tokens"]), tuple(row["truncated"])
-    )
+    return asdict(lint([caption_from_row(row) for row in _rows(run, layout.captions(name))]))
 
 
 def _timing(run: RunFolder, packs: int) -> dict[str, dict[str, float]]:
@@ -220,7 +217,7 @@ def _timing(run: RunFolder, packs: int) -> dict[str, dict[str, float]]:
     return {unit: (run.read_json(layout.unit_status(unit)) or {}).get("stages", {}) for unit in units}
 
 
-def _notes(resolved: dict[str, Any], fair: dict[str, bool]) -> list[str]:
+def _notes(resolved: dict[str, Any], fair: dict[str, bool], members: Sequence[MemberReport]) -> list[str]:
     notes = [
         "Loss is denoising error on held-out images, not picture quality: a lower loss need not look better.",
         "The primary loss scores every adapter under all caption sets alike; own-caption losses are descriptive.",
@@ -231,6 +228,13 @@ def _notes(resolved: dict[str, Any], fair: dict[str, bool]) -> list[str]:
         if pack["differs"]:
             names = ", ".join(f"{member['variant']}" for member in pack["members"])
             notes.append(f"Not like for like: {names} also differ in {', '.join(pack['differs'])}.")
+    notes += [
+        f"{m.variant}, seed {m.seed}, diverged and was frozen at step {m.diverged_at}; it is not compared."
+        for m in members
+        if m.diverged_at is not None
+    ]
+    if not resolved.get("fenced", True):
+        notes.append("The store ignores conditional writes: nothing kept a second process from writing this run.")
     notes += [
         f"Seed {seed}: the members did not see the same weights, order or noise." for seed in fair if not fair[seed]
     ]

@@ -63,6 +63,7 @@ class Choice(_Part):
     loss: float
     checkpoint: str = Field(description="Folder below the member's.")
     sha256: str = Field(description="Of the kohya file.")
+    diverged_at: int | None = None
     rule: str | None = None
     reason: str | None = None
 
@@ -99,13 +100,16 @@ class MemberReport(_Part):
     caption_set: str
     steps: int
     skipped_steps: int = Field(description="Updates refused because a gradient was not finite.")
+    diverged_at: int | None = Field(
+        description="Step at which it was frozen, since too many of its numbers were not finite; null if it was not."
+    )
     images_per_second: float | None = Field(description="Median over the steps, of the whole pack.")
     base_loss: float = Field(description="Primary loss of the base model, at step 0.")
     final_loss: float = Field(description="Primary loss at the last step: what variants are compared by.")
     validation: list[EvaluationPoint]
     train: list[TrainPoint]
     samples: list[SamplePoint]
-    best: Choice
+    best: Choice | None = Field(description="Null where no checkpoint could be scored.")
     final: Choice
     checkpoints: list[Checkpoint]
     fairness: Fairness

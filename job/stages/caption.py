@@ -17,25 +17,28 @@ from lora_engine.data.preprocess import pixels_key
 from lora_engine.data.sidecars import read_sidecars
 from lora_engine.device import find_device
 from lora_engine.model_files import model_sha256
-from lora_engine.records import SourceFile
+from lora_engine.records import CaptionRecord, caption_from_row
 
 
-def caption(job: Job, images: Images, files: Sequence[SourceFile], captioner: Path | None, tokenizer: Any) -> Captions:
+def caption(job: Job, images: Images, captioner: Path | None, tokenizer: Any) -> Captions:
     """Write `data/captions/<set>.jsonl` for every caption set, and say what a reader of captions would object to.
+
+    Those that an earlier attempt wrote stay as they are.
 
     Raises:
         DataError: an image lacks the caption that its strategy needs.
     """
-    sets = caption_sets(job.manifest)
+    stored = {name: _stored(job, name, images) for name in caption_sets(job.manifest)}
+    sets = {name: config for name, config in caption_sets(job.manifest).items() if stored[name] is None}
     generated: Mapping[str, str] = {}
     if needs_captioner(sets.values()) and captioner is not None:
         generated = _generate(job, images, captioner)
-    existing = read_sidecars(files) if needs_sidecars(sets.values()) else {}
+    existing = read_sidecars(images.prepared.files) if needs_sidecars(sets.values()) else {}
 
     def count_tokens(text: str) -> int:
         return len(tokenizer(text).input_ids)
 
-    result: Captions = {}
+    result: Captions = {name: records for name, records in stored.items() if records is not None}
     for name, config in sets.items():
         result[name] = tuple(
             caption_record(
@@ -51,7 +54,14 @@ def caption(job: Job, images: Images, files: Sequence[SourceFile], captioner: Pa
         job.run.write_jsonl(layout.captions(name), (asdict(record) for record in result[name]))
         for warning in lint(result[name]).warnings:
             job.progress.warn(f"captions {name}: {warning}")
-    return result
+    return {name: result[name] for name in stored}
+
+
+def _stored(job: Job, name: str, images: Images) -> tuple[CaptionRecord, ...] | None:
+    rows = job.run.read_jsonl(layout.captions(name))
+    if rows is None or [row["id"] for row in rows] != [record.id for record in images.used]:
+        return None
+    return tuple(caption_from_row(row) for row in rows)
 
 
 def _generate(job: Job, images: Images, folder: Path) -> dict[str, str]:
@@ -62,7 +72,7 @@ def _generate(job: Job, images: Images, folder: Path) -> dict[str, str]:
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, str]]:
         captioner = load_captioner(folder, config, device)
-        for image_id, text in captioner.caption((image_id, images.paths[image_id]) for image_id in missing):
+        for image_id, text in captioner.caption((image_id, images.prepared.paths[image_id]) for image_id in missing):
             yield image_id, text
             job.stop.check()
 

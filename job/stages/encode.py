@@ -56,7 +56,7 @@ def _latents(job: Job, images: Images, model: Path, device: torch.device) -> dic
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         vae = base_model.load_vae(model, allow_pickle=job.manifest.base_model.allow_pickle)
-        yield from encode.encode_latents(vae, [(i, images.paths[i]) for i in missing], _LATENT_BATCH, device)
+        yield from encode.encode_latents(vae, [(i, images.prepared.paths[i]) for i in missing], _LATENT_BATCH, device)
 
     return _cached(job, "latents", key, "images", [record.id for record in images.used], compute)
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from job.context import Job
 from job.errors import ExitCode, JobError
 from job.storage import ObjectInfo, S3Settings, is_remote, name_of, open_storage
+from job.storage.local import LocalStorage
 from job.storage.transfer import download_all
 from job.storage.uris import as_folder, local_path
 from lora_engine.config.models import BaseModelConfig, CaptionerConfig
@@ -34,6 +35,16 @@ def fetch_dataset(job: Job) -> list[SourceFile]:
             stage.advance(1)
         return sorted(extract_archive(archive, folder / "members"), key=lambda file: file.key)
     return _fetch_prefix(job, source, settings, folder, lambda _: True)
+
+
+def source_fingerprint(job: Job) -> str:
+    """A hash that changes when a file of the dataset does, found without reading the files."""
+    source, settings = job.manifest.dataset.source, job.manifest.dataset_storage()
+    storage = open_storage(source, settings) if is_remote(source) else LocalStorage()
+    whole = storage.head(source.rstrip("/"))
+    entries = [whole] if whole is not None else storage.list(source)
+    lines = (f"{info.uri}\0{info.size}\0{info.etag}" for info in entries)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -1,20 +1,31 @@
 """Turns files into square images, decides which are held out, and says what became of every file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from job import layout
 from job.context import Job
-from job.handover import Images
+from job.handover import Images, Prepared
 from job.storage.transfer import upload_all
 from lora_engine.data.preprocess import PreparedImage, preprocess_images
 from lora_engine.data.sidecars import split_sidecars
 from lora_engine.data.split import assign
-from lora_engine.records import SourceFile
+from lora_engine.records import ImageRecord, SourceFile
 
 
-def preprocess(job: Job, files: Sequence[SourceFile]) -> Images:
+def images_of(job: Job, fingerprint: str, fetch: Callable[[], Sequence[SourceFile]]) -> Images:
+    """The images of the source with that fingerprint: as an earlier attempt found them, or prepared now."""
+    known = job.run.read_json(layout.SOURCE)
+    rows = job.run.read_jsonl(layout.IMAGES) if known == {"fingerprint": fingerprint} else None
+    if rows is not None:
+        return Images(tuple(ImageRecord(**row) for row in rows), lambda: _preprocess(job, fetch()))
+    prepared = _preprocess(job, fetch())
+    job.run.write_json(layout.SOURCE, {"fingerprint": fingerprint})  # last: the rest is there
+    return Images(prepared.records, lambda: prepared)
+
+
+def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
     """Prepare every image; writes `data/images.jsonl` and the thumbnails of those that are used.
 
     Raises:
@@ -33,7 +44,7 @@ def preprocess(job: Job, files: Sequence[SourceFile]) -> Images:
     used = {record.id for record in records if record.used}
     paths = {image.id: image.path for image in prepared if image.id in used and image.path is not None}
     _publish_thumbnails(job, {i.id: i.thumbnail for i in prepared if i.id in used and i.thumbnail is not None})
-    return Images(records, paths)
+    return Prepared(tuple(files), records, paths)
 
 
 def _publish_thumbnails(job: Job, thumbnails: dict[str, Path]) -> None:

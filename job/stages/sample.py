@@ -38,7 +38,7 @@ def measure_training_images(job: Job, images: Images) -> None:
     rows = []
     with job.progress.stage("measure", total=len(images.train), unit="images") as stage:
         for record in images.train:
-            with Image.open(images.paths[record.id]) as picture:
+            with Image.open(images.prepared.paths[record.id]) as picture:
                 rows.append({"id": record.id, **asdict(measure(picture))})
             stage.advance(1)
             job.stop.check()
@@ -48,7 +48,7 @@ def measure_training_images(job: Job, images: Images) -> None:
 def has_samples(job: Job, pack: Pack, scorer: Scorer | None) -> bool:
     """Whether all that the manifest asks for is drawn and measured."""
     config = job.manifest.evaluation.samples
-    return config is None or not any(_missing(job, pack, step, _settings(config, scorer)) for step in _steps(job, pack))
+    return config is None or not _missing(job, pack, _settings(config, scorer))
 
 
 def sample(
@@ -59,7 +59,7 @@ def sample(
     if config is None:
         return
     settings = _settings(config, scorer)
-    missing = {step: found for step in _steps(job, pack) if (found := _missing(job, pack, step, settings))}
+    missing = _missing(job, pack, settings)
     if not missing:
         return
     pipeline = sampling.load_pipeline(model, unet, device, allow_pickle=job.manifest.base_model.allow_pickle)
@@ -92,9 +92,16 @@ def _settings(config: SamplesConfig, scorer: Scorer | None) -> dict[str, Any]:
     return drawing | {"clip_sha256": scorer.sha256 if scorer else None}
 
 
-def _missing(job: Job, pack: Pack, step: int, settings: dict[str, Any]) -> list[Member]:
-    found = {m: job.run.read_json(layout.sample_index(m.variant, m.seed, step)) for m in pack.members}
-    return [member for member, index in found.items() if index is None or index["settings"] != settings]
+def _missing(job: Job, pack: Pack, settings: dict[str, Any]) -> dict[int, list[Member]]:
+    """Step to the members whose samples of it are not there. A step whose checkpoint was not kept has none."""
+    result: dict[int, list[Member]] = {}
+    for member in pack.members:
+        kept = {0, *commit.committed_steps(job.run, member.variant, member.seed)}
+        for step in _steps(job, pack):
+            index = job.run.read_json(layout.sample_index(member.variant, member.seed, step)) if step in kept else None
+            if step in kept and (index is None or index["settings"] != settings):
+                result.setdefault(step, []).append(member)
+    return dict(sorted(result.items()))
 
 
 def _load_adapter(job: Job, unet: torch.nn.Module, member: Member, step: int) -> None:

@@ -2,18 +2,22 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from job import commit, layout
 from job.context import Job
 from job.handover import Captions
+from job.pack_checkpoints import collect_garbage, rewind
 from job.progress import Stage
 from job.variants import Member, Pack, ResolvedVariant
 from lora_engine import adapters, base_model, checkpoints, evaluate, validation
@@ -21,8 +25,11 @@ from lora_engine.config.captions import plain_parts
 from lora_engine.device import DTYPES, Resolved
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.encoded import EMPTY_PROMPT, Encoded
+from lora_engine.errors import ModelError
 from lora_engine.records import StepRecord, ValidationRecord
 from lora_engine.train import PackMember, PackTrainer
+
+_SAVE_SECONDS = 60.0  # between looks at how far an evaluation is
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,15 @@ class PackRun:
     def run(self) -> None:
         """Train to the last step, with an evaluation and a checkpoint every `evaluation.every` steps.
 
+        Members that diverge are frozen; the training ends early when all of them have.
+
         Raises:
             JobError: 51 or 55 when asked to stop, after committing.
-            DivergedError: too many updates were not finite.
         """
         self._resume()
         with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
             stage.advance(self._trainer.step)
-            while (due := self._due_step()) is not None or self._trainer.step < self._pack.training.steps:
+            while (due := self._due_step()) is not None or not self._is_trained():
                 if due is not None:
                     self._evaluate(due)
                 else:
@@ -87,21 +95,32 @@ class PackRun:
         The base model, step 0, can be scored at any time.
         """
         step, every = self._trainer.step, self._job.manifest.evaluation.every
-        if not self._is_scored(0):
+        if not self._is_scored(0, self._pack.members):
             return 0
         due = step % every == 0 or step == self._pack.training.steps
-        return step if due and not self._is_scored(step) else None
+        return step if due and not self._is_scored(step, self._active()) else None
 
-    def _is_scored(self, step: int) -> bool:
-        return all(any(record.step == step for record in self._scores[m]) for m in self._pack.members)
+    def _is_scored(self, step: int, members: Sequence[Member]) -> bool:
+        return all(any(record.step == step for record in self._scores[m]) for m in members)
+
+    def _is_trained(self) -> bool:
+        return self._trainer.step == self._pack.training.steps or not self._trainer.active
+
+    def _active(self) -> tuple[Member, ...]:
+        return tuple(m for m in self._pack.members if m.adapter_name not in self._trainer.frozen_at)
 
     def _train(self, stage: Stage) -> None:
         """Train up to the next evaluation or until asked to stop, and commit what was done."""
         first, every = self._trainer.step, self._job.manifest.evaluation.every
         until = min(self._pack.training.steps, (first // every + 1) * every)
+        frozen = set(self._trainer.frozen_at)
         for records in self._trainer.run(until, self._job.stop):
             self._keep(records)
             stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+        for name in self._trainer.frozen_at.keys() - frozen:
+            self._job.progress.warn(
+                f"{name} has diverged and keeps its weights of step {self._trainer.frozen_at[name]}"
+            )
         if self._trainer.step > first:
             self._commit()
 
@@ -131,31 +150,63 @@ class PackRun:
         return self._study.encoded.validation_data(self._study.captions, weights, self._data)
 
     def _evaluate(self, step: int) -> None:
+        """Score the base model (step 0) or the members as they are, and write the losses and what they say."""
         config, ids = self._job.manifest.evaluation, self._validation_data.image_ids
-        whole = step in (0, self._pack.training.steps)
+        whole = step == 0 or self._is_trained()
         sets = (*self._study.captions, *([EMPTY_PROMPT] if whole else []))
         strata = (config.final_timesteps, self._schedule.timesteps)
         grid = evaluate.final_grid(ids, *strata) if whole else evaluate.curve_grid(ids, config.timesteps, *strata)
-        names = [] if step == 0 else [member.adapter_name for member in self._pack.members]
+        members = self._pack.members if step == 0 else self._active()
+        names = [] if step == 0 else [member.adapter_name for member in members]
         scoring = evaluate.Scoring(
             self.unet, names, self._validation_data, sets, grid, self._schedule, config.batch_size
         )
-        with self._job.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
-            for done in scoring:
-                stage.advance(done)
-                self._job.stop.check()
-        adapters.activate(self.unet, [member.adapter_name for member in self._pack.members])
-        for k, member in enumerate(self._pack.members):
+        facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
+        self._score(scoring, facts | {"members": json.dumps(names), "batch_size": str(config.batch_size)})
+        adapters.activate(self.unet, [member.name for member in self._trainer.active])
+        columns = evaluate.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
+        for k, member in enumerate(members):
             losses = scoring.losses[0 if step == 0 else k]
-            columns = evaluate.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
+            if not np.isfinite(losses).all():
+                self._refuse_losses(member, step)
+                continue
             earlier = [record for record in self._scores[member] if record.step != step]
             records = [*earlier, validation.summarise(step, losses, sets, columns)]
             self._scores[member] = sorted(records, key=lambda record: record.step)
-            facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
             tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
             self._job.run.write(layout.validation_losses(member.variant, member.seed, step), save(tensors, facts))
             rows = (asdict(record) for record in self._scores[member])
             self._job.run.write_jsonl(layout.validation(member.variant, member.seed), rows)
+        self._job.run.delete(self._begun)
+
+    @property
+    def _begun(self) -> str:
+        return layout.begun_evaluation(self._pack.unit)
+
+    def _score(self, scoring: evaluate.Scoring, facts: dict[str, str]) -> None:
+        """Do the scoring, going on with what an interrupted attempt left of the very same one."""
+        stored = self._job.run.read(self._begun)
+        if stored is not None and (begun := _read_begun(stored, facts)) is not None:
+            scoring.go_on(begun["losses"], int(begun["done"]))
+        saved = time.monotonic()
+        with self._job.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
+            stage.advance(scoring.done)
+            for done in scoring:
+                stage.advance(done)
+                if self._job.stop() or time.monotonic() - saved > _SAVE_SECONDS:
+                    tensors = {"losses": scoring.losses, "done": np.array(scoring.done)}
+                    self._job.run.write(self._begun, save(tensors, facts))
+                    saved = time.monotonic()
+                self._job.stop.check()
+
+    def _refuse_losses(self, member: Member, step: int) -> None:
+        if step == 0:
+            raise ModelError(
+                "The base model's losses on the held-out images are not finite.",
+                "Use precision: bf16 or fp32, or another base model.",
+            )
+        self._trainer.freeze(member.adapter_name)
+        self._job.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
 
     # checkpoints
 
@@ -164,6 +215,18 @@ class PackRun:
             self._job.run.write_jsonl(layout.metrics(member.variant, member.seed), self._metrics[member])
         for member in self._pack.members:
             self._commit_member(member)
+        keep = self._job.manifest.output.keep_checkpoints
+        if keep is None:
+            return
+        for member in self._pack.members:
+            best = self._best(member)
+            collect_garbage(self._job.run, member, keep, [best.step] if best else [])
+
+    def _best(self, member: Member) -> validation.Best | None:
+        """The best so far of the checkpoints that are kept and scored."""
+        kept = set(commit.committed_steps(self._job.run, member.variant, member.seed))
+        scored = [record for record in self._scores[member] if record.step in kept]
+        return validation.choose_best(scored) if scored else None
 
     def _commit_member(self, member: Member) -> None:
         step, weights = self._trainer.step, adapters.export(self.unet, member.adapter_name)
@@ -177,6 +240,7 @@ class PackRun:
                 "manifest_sha256": self._study.manifest_sha256,
                 "weights_sha256": adapters.weights_sha256(weights),
                 "initial_weights_sha256": self._initial[member],
+                "epoch": self._job.epoch,
             }
             commit.publish(self._job.run, folder, member.variant, member.seed, step, files, facts)
 
@@ -196,45 +260,43 @@ class PackRun:
         )
 
     def _resume(self) -> None:
-        """Go back to the newest step that all members committed; later commits of single members are removed."""
+        """Go on from the newest step of which all members have a whole checkpoint."""
         run, members = self._job.run, self._pack.members
-        steps = {m: set(commit.committed_steps(run, m.variant, m.seed)) for m in members}
-        common = max(set.intersection(*steps.values()), default=0)
+        step, states = rewind(run, members, self._job.workdir, self._job.progress.warn)
         for member in members:
-            for step in sorted(steps[member], reverse=True):
-                if step > common:
-                    commit.remove(run, member.variant, member.seed, step)
             rows = run.read_jsonl(layout.metrics(member.variant, member.seed)) or []
-            self._metrics[member] = [row for row in rows if row["step"] <= common]
+            self._metrics[member] = [row for row in rows if row["step"] <= step]
             scores = run.read_jsonl(layout.validation(member.variant, member.seed)) or []
-            self._scores[member] = [validation.from_row(row) for row in scores if row["step"] <= common]
-        if common == 0:
-            return
-        states = {}
-        with tempfile.TemporaryDirectory(dir=self._job.workdir) as scratch:
-            for member in members:
-                found = commit.read_commit(run, member.variant, member.seed, common)
-                path = Path(scratch) / f"{member.adapter_name}.safetensors"
-                commit.fetch_file(run, found, layout.STATE_NAME, path)
-                states[member.adapter_name] = checkpoints.read_state(path)
-        self._trainer.restore(states)
-        self._job.progress.say("resumed", pack=self._pack.index, step=common)
+            self._scores[member] = [validation.from_row(row) for row in scores if row["step"] <= step]
+        if states:
+            self._trainer.restore(states)
+            self._job.progress.say("resumed", pack=self._pack.index, step=step)
 
     def _conclude(self) -> None:
         """Say which checkpoint is the last and which the best."""
         for member in self._pack.members:
             where = (member.variant, member.seed)
-            choice = validation.choose_best(self._scores[member])
-            last = self._scores[member][-1]
-            self._job.run.write_json(
-                layout.best(*where), self._pointer(member, choice.step, choice.loss) | asdict(choice)
-            )
-            self._job.run.write_json(layout.final(*where), self._pointer(member, last.step, last.loss))
+            if best := self._best(member):
+                self._job.run.write_json(
+                    layout.best(*where), self._pointer(member, best.step, best.loss) | asdict(best)
+                )
+            last = self._pointer(member, self._trainer.step, self._scores[member][-1].loss)
+            diverged = self._trainer.frozen_at.get(member.adapter_name)
+            self._job.run.write_json(layout.final(*where), last | {"diverged_at": diverged})
 
     def _pointer(self, member: Member, step: int, loss: float) -> dict[str, Any]:
         files = commit.read_commit(self._job.run, member.variant, member.seed, step)["files"]
         kohya = next(f for f in files if f["path"] == f"{member.variant}{layout.KOHYA_SUFFIX}")
         return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}
+
+
+def _read_begun(data: bytes, facts: dict[str, str]) -> dict[str, Any] | None:
+    """The arrays of an interrupted evaluation, if it was one with these facts."""
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return dict(load(data)) if header["__metadata__"] == facts else None
+    except (ValueError, KeyError, SafetensorError):
+        return None  # nothing is lost but time
 
 
 def is_finished(job: Job, pack: Pack) -> bool:

@@ -46,6 +46,23 @@ class Captioner:
         return [text.strip().removeprefix(prompt.lower()).removeprefix(prompt).strip() for text in texts]
 
 
+def require_captioner(folder: Path, *, allow_pickle: bool = False) -> None:
+    """Refuse what is no image-to-text model, without loading its weights.
+
+    Raises:
+        ModelError: pickled weights, or another kind of model.
+    """
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
+    holds_safetensors(folder, "captioner.source", allow_pickle=allow_pickle)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library reports what is wrong with a file by almost any of them
+        raise _not_loadable(folder, error) from error
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise _not_loadable(folder, f"its model type is {config.model_type}")
+
+
 def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) -> Captioner:
     """Load a model folder through transformers' image-to-text classes. No code from the model's repository runs.
 
@@ -69,12 +86,15 @@ def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) 
     except MemoryError:
         raise
     except Exception as error:  # the libraries report what is wrong with a file by almost any of them
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"The captioner in {folder} cannot be loaded: {reason}.",
-            "Use an image-to-text model of the transformers library, such as BLIP.",
-        ) from error
+        raise _not_loadable(folder, error) from error
     return Captioner(model.to(device).eval(), processor, config, device)
+
+
+def _not_loadable(folder: Path, reason: object) -> ModelError:
+    return ModelError(
+        f"The captioner in {folder} cannot be loaded: {' '.join(str(reason).split())[:300]}.",
+        "Use an image-to-text model of the transformers library, such as BLIP.",
+    )
 
 
 def _default(device: torch.device) -> Any:

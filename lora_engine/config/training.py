@@ -68,7 +68,9 @@ class TrainingConfig(Config):
     precision: Precision = Field(default="auto", description="Of the frozen base; adapters stay in fp32.")
     deterministic: bool = Field(default=False, description="Only deterministic kernels; slower on a GPU.")
     max_skipped_steps: int = Field(
-        default=20, ge=0, description="Updates with non-finite gradients that may be skipped before the run fails."
+        default=20,
+        ge=0,
+        description="Updates refused for an adapter's gradients that are not finite, before it is frozen.",
     )
 
     @property
