@@ -37,6 +37,24 @@ class LeaseTimes:
     wait_seconds: float
 
 
+class _Looks:
+    """What a process that waits for a lease has seen of it."""
+
+    def __init__(self) -> None:
+        self._etag: str | None = None
+        self._since = 0.0
+        self.changes = -1  # since the first look; a holder that renews lives
+
+    def add(self, etag: str) -> None:
+        """Another look."""
+        if etag != self._etag:
+            self._etag, self._since, self.changes = etag, _now(), self.changes + 1
+
+    def unchanged_seconds(self, etag: str) -> float:
+        """For how long all looks have shown this."""
+        return _now() - self._since if etag == self._etag else 0.0
+
+
 class Lease:
     """The right to write one unit, held by this process from `acquire` to `release`."""
 
@@ -57,25 +75,23 @@ class Lease:
         Raises:
             JobError: 52 when its holder still lives after `wait_seconds`; that of `stop`.
         """
-        began, seen, changes = _now(), "", -1
-        since = began
-        while not self._take(stored := self._storage.fetch(self._uri), silent_since=since if seen else None, seen=seen):
-            assert stored is not None, "an absent lease is taken, or by the next look is there"
+        began, looks = _now(), _Looks()
+        while not self._take(stored := self._storage.fetch(self._uri), looks):
+            if stored is None:
+                continue  # another process was first to create it
             waiting(_described(stored))
-            if stored.etag != seen:
-                seen, since, changes = stored.etag, _now(), changes + 1
-            if changes > 0 and _now() - began >= self._times.wait_seconds:
+            looks.add(stored.etag)
+            if looks.changes > 0 and _now() - began >= self._times.wait_seconds:
                 raise self._held_by(stored)
             stop.check()
             self._ended.wait(min(_POLL_SECONDS, self._times.seconds / 10))
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
-    def _take(self, stored: Stored | None, silent_since: float | None, seen: str) -> bool:
+    def _take(self, stored: Stored | None, looks: "_Looks") -> bool:
         if stored is None:
             return self._write(epoch=1, etag=None)
         record = _parsed(stored)
-        lasts = float(record.get("seconds", self._times.seconds))
-        silent = silent_since is not None and stored.etag == seen and _now() - silent_since >= lasts
+        silent = looks.unchanged_seconds(stored.etag) >= float(record.get("seconds", self._times.seconds))
         if record.get("released") or silent or _is_dead(record.get("process")):
             return self._write(epoch=int(record.get("epoch", 0)) + 1, etag=stored.etag)
         return False

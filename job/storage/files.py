@@ -16,6 +16,7 @@ from job.errors import ExitCode, JobError
 from job.storage.base import Digest
 
 CHUNK_BYTES = 256 * 1024
+_LOCK_SECONDS = 30.0  # a write takes milliseconds
 _LOCK_SUFFIX = f".part-{'0' * 16}"
 _PART_NAME = re.compile(r"\.part-[0-9a-f]{16}$")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -87,14 +88,15 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[HashingWriter]:
 def locked(path: Path) -> Iterator[None]:
     """Wait until no other thread or process is in this block for `path`; a process that dies leaves it.
 
-    The lock is a file beside `path` for whose name `is_part` holds.
+    The lock is a file beside `path` for whose name `is_part` holds. 50 when a process stays in the block: it must be
+    frozen, and its lock cannot be broken, since it would write as soon as it wakes.
     """
     lock = path.with_name(path.name + _LOCK_SUFFIX)
     with local_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             with lock.open("wb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _take(file, lock)
                 if not _is_at(file, lock):  # the one that had it has removed it
                     continue
                 try:
@@ -102,6 +104,21 @@ def locked(path: Path) -> Iterator[None]:
                 finally:
                     lock.unlink(missing_ok=True)
                 return
+
+
+def _take(file: BinaryIO, lock: Path) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise JobError(
+                    ExitCode.STORAGE_RETRIES,
+                    f"Another process has held {lock} for {_LOCK_SECONDS:g} s.",
+                    "It is frozen in the middle of a write: end it (`fuser` names it), then start the job again.",
+                ) from error
+        time.sleep(0.005)
 
 
 def etag_of(status: os.stat_result) -> str:
