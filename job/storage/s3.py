@@ -15,7 +15,6 @@ from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumErro
 
 from job.storage.base import Digest, ObjectInfo, Stored
 from job.storage.files import (
-    CHUNK_BYTES,
     DamagedObjectError,
     HashingWriter,
     atomic_file,
@@ -26,10 +25,11 @@ from job.storage.files import (
 )
 from job.storage.s3_client import make_client
 from job.storage.s3_conditions import SHA256_KEY, etag_in, put_if
-from job.storage.s3_errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors
+from job.storage.s3_errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors, status_of
 from job.storage.settings import S3Settings
 from job.storage.uris import as_folder, bucket_and_key
 
+_READ_BYTES = 16 * 1024  # at once; a connection that breaks off takes those with it
 _PART_UPLOADS = 4  # at once, of one file
 
 Answer = dict[str, Any]  # of a request, as boto3 gives it
@@ -77,7 +77,7 @@ class S3Storage:
     def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
         """See `Storage`."""
         with self._errors(uri):
-            return put_if(self._client, uri, data, etag, self._settings.attempts)
+            return put_if(self._client, uri, data, etag)
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
         """See `Storage`. A body that breaks off is taken up where it broke; a damaged one is fetched once more."""
@@ -93,27 +93,18 @@ class S3Storage:
             digest = digest_of(path)
             with path.open("rb") as file, self._errors(uri):
                 extra = {"Metadata": {SHA256_KEY: digest.sha256}}
-                self._client.upload_fileobj(file, bucket, key, ExtraArgs=extra, Config=self._transfer)
-        stored = self.head(uri)
-        if stored is None or stored.size != digest.size:
-            found = "nothing" if stored is None else f"{stored.size} bytes"
-            raise DamagedObjectError(f"{uri} should hold the {digest.size} bytes of {path} but holds {found}.")
-        return digest
+                try:
+                    self._client.upload_fileobj(file, bucket, key, ExtraArgs=extra, Config=self._transfer)
+                except ClientError as error:
+                    # The last request of an upload in parts says so when it was dealt with but its answer was lost.
+                    if code_of(error) != "NoSuchUpload":
+                        raise
+        return self._require_stored(uri, digest)
 
     def head(self, uri: str) -> ObjectInfo | None:
         """See `Storage`."""
-        bucket, key = bucket_and_key(uri)
-        if not key:
-            return None
-        with self._errors(uri):
-            try:
-                answer = self._client.head_object(Bucket=bucket, Key=key)
-            except ClientError as error:
-                if code_of(error) not in NO_OBJECT:
-                    raise
-                self._require_bucket(bucket)
-                return None
-        return ObjectInfo(uri, answer["ContentLength"], etag_in(answer))
+        answer = self._head(uri)
+        return None if answer is None else ObjectInfo(uri, answer["ContentLength"], etag_in(answer))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Storage`. Names that end in a slash, which consoles store for empty folders, are left out."""
@@ -131,6 +122,34 @@ class S3Storage:
 
     def _errors(self, uri: str) -> AbstractContextManager[None]:
         return s3_errors(uri, self._endpoint)
+
+    def _head(self, uri: str) -> Answer | None:
+        bucket, key = bucket_and_key(uri)
+        if not key:
+            return None
+        with self._errors(uri):
+            try:
+                answer: Answer = self._client.head_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if code_of(error) in NO_OBJECT:
+                    self._require_bucket(bucket)
+                    return None
+                if 400 <= status_of(error) < 500:
+                    self._require_readable(uri)
+                raise
+        return answer
+
+    def _require_readable(self, uri: str) -> None:
+        """Raise what a GET is refused for: the answer to HEAD has no body that could name the reason."""
+        answer = self._get(uri, Range="bytes=0-0")
+        if answer is not None:
+            answer["Body"].close()
+
+    def _require_stored(self, uri: str, digest: Digest) -> Digest:
+        answer = self._head(uri)
+        if answer is None:
+            raise DamagedObjectError(f"{uri} is not there although it was stored.")
+        return require_digest(uri, Digest(answer["ContentLength"], _stored_sha256(answer) or digest.sha256), digest)
 
     def _require_bucket(self, bucket: str) -> None:
         """A HEAD request's 404 does not tell a missing bucket from a missing object."""
@@ -196,7 +215,7 @@ class S3Storage:
         while True:
             start = writer.size
             try:
-                for chunk in body.iter_chunks(CHUNK_BYTES):
+                for chunk in body.iter_chunks(_READ_BYTES):
                     writer.write(chunk)
                 return
             except FlexibleChecksumError as error:

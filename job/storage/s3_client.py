@@ -1,6 +1,10 @@
 """A boto3 client that suits AWS and the stores that speak its protocol."""
 
+import base64
+import hashlib
 import re
+from functools import partial
+from typing import Any
 
 import boto3
 from botocore.client import BaseClient
@@ -8,7 +12,8 @@ from botocore.config import Config
 from botocore.exceptions import InvalidRegionError
 
 from job.errors import ExitCode, JobError
-from job.storage.s3_errors import public_endpoint
+from job.storage.files import CHUNK_BYTES
+from job.storage.s3_errors import PASSING, public_endpoint
 from job.storage.settings import S3Settings
 
 _CONNECTIONS = 64
@@ -16,14 +21,19 @@ _AWS = re.compile(r"\.amazonaws\.com(\.cn)?$")
 
 
 def make_client(settings: S3Settings) -> BaseClient:
-    """AWS gets boto3's own checksums; other stores only those that the protocol requires, which all of them know."""
+    """AWS gets boto3's own checksums; other stores get Content-MD5, which all of them know: some look neither at newer
+    checksums nor at the body's SHA-256 in the signature.
+    """
     session = boto3.Session()
     client = _client(session, settings)
     if _AWS.search(public_endpoint(client.meta.endpoint_url)):
         return client
-    return _client(
+    client = _client(
         session, settings, request_checksum_calculation="when_required", response_checksum_validation="when_required"
     )
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-call.s3.{operation}", _add_md5)
+    return client
 
 
 def _client(session: boto3.Session, settings: S3Settings, **checksums: str) -> BaseClient:
@@ -33,15 +43,37 @@ def _client(session: boto3.Session, settings: S3Settings, **checksums: str) -> B
         retries={"mode": "standard", "total_max_attempts": settings.attempts},
         max_pool_connections=_CONNECTIONS,
         tcp_keepalive=True,
-        # The body's SHA-256 is part of the signature, so that every store checks what it receives.
         s3={"addressing_style": settings.addressing_style, "payload_signing_enabled": True},
         **checksums,
     )
     try:
-        return session.client("s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config)
+        client = session.client("s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config)
     except InvalidRegionError:
         raise
     except ValueError as error:
         raise JobError(
             ExitCode.MANIFEST, "storage.endpoint_url is not a URL.", "Write it as https://host or https://host:port."
         ) from error
+
+    client.meta.events.register("needs-retry.s3", partial(_retry_passing, settings.attempts))
+    return client
+
+
+def _retry_passing(most: int, attempts: int, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:
+    """The pause in seconds before a retry of what boto3 takes for final; None where it is."""
+    code = response[1].get("Error", {}).get("Code") if response else None
+    return 0.1 * 2**attempts if code in PASSING and attempts < most else None
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """To a PUT that is about to be signed."""
+    body = params["body"]
+    md5 = hashlib.md5(usedforsecurity=False)
+    if isinstance(body, bytes):
+        md5.update(body)
+    else:
+        start = body.tell()
+        while chunk := body.read(CHUNK_BYTES):
+            md5.update(chunk)
+        body.seek(start)
+    params["headers"]["Content-MD5"] = base64.b64encode(md5.digest()).decode()

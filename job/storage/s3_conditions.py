@@ -2,21 +2,20 @@
 
 import hashlib
 import secrets
-import time
 from typing import Any
 
 import urllib3.exceptions
 from botocore.client import BaseClient
 from botocore.exceptions import BotoCoreError, ClientError
 
-from job.storage.s3_errors import CHANGED, CONFLICT, NO_OBJECT, code_of, status_of
+from job.storage.s3_errors import CHANGED, NO_OBJECT, code_of, status_of
 from job.storage.uris import bucket_and_key
 
 SHA256_KEY = "sha256"  # of the object's metadata
 _WRITE_KEY = "write"  # names the call that stored the object
 
 
-def put_if(client: BaseClient, uri: str, data: bytes, etag: str | None, attempts: int) -> str | None:
+def put_if(client: BaseClient, uri: str, data: bytes, etag: str | None) -> str | None:
     """See `Storage.write_if`.
 
     The answer to a PUT can be lost, and the same PUT, sent again, is then refused for what it has itself written.
@@ -24,7 +23,7 @@ def put_if(client: BaseClient, uri: str, data: bytes, etag: str | None, attempts
     """
     write = secrets.token_hex(16)
     try:
-        return _put(client, uri, data, write, etag, attempts)
+        return _put(client, uri, data, write, etag)
     except (BotoCoreError, urllib3.exceptions.HTTPError, ClientError) as error:
         refused = _is_refusal(error, etag)
         if not refused and isinstance(error, ClientError) and 400 <= status_of(error) < 500:
@@ -41,20 +40,11 @@ def etag_in(answer: dict[str, Any]) -> str:
     return etag.strip('"')
 
 
-def _put(client: BaseClient, uri: str, data: bytes, write: str, etag: str | None, attempts: int) -> str:
-    """The new etag. A conflict is no refusal yet: another writer was at work at the same moment."""
+def _put(client: BaseClient, uri: str, data: bytes, write: str, etag: str | None) -> str:
     bucket, key = bucket_and_key(uri)
     metadata = {SHA256_KEY: hashlib.sha256(data).hexdigest(), _WRITE_KEY: write}
     condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": f'"{etag}"'}
-    conflicts = 0
-    while True:
-        try:
-            return etag_in(client.put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata, **condition))
-        except ClientError as error:
-            conflicts += 1
-            if code_of(error) not in CONFLICT or conflicts >= attempts:
-                raise
-        time.sleep(0.1 * 2**conflicts)
+    return etag_in(client.put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata, **condition))
 
 
 def _is_refusal(error: Exception, etag: str | None) -> bool:

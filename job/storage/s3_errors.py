@@ -12,7 +12,13 @@ from job.storage.base import UnsupportedError
 
 NO_OBJECT = {"NoSuchKey", "404"}
 CHANGED = {"PreconditionFailed", "412"}
-CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
+PASSING = {  # refusals of one request that the next attempt need not meet
+    "BadDigest",  # it arrived damaged
+    "XAmzContentSHA256Mismatch",
+    "IncompleteBody",
+    "ConditionalRequestConflict",  # another writer was at work at the same moment
+    "OperationAborted",
+}
 
 _REMEDIES = {
     "NoSuchBucket": "Create the bucket or correct its name, storage.region and storage.endpoint_url.",
@@ -78,7 +84,7 @@ def _refused(error: boto.ClientError, where: str) -> JobError:
         return JobError(ExitCode.STORAGE_ACCESS, cause, _DENIED.format(action=error.operation_name))
     if code == "NotImplemented":
         return UnsupportedError(ExitCode.STORAGE_ACCESS, cause, "Use a store that knows this request of S3's.")
-    if status in {408, 429} or code in CONFLICT or not 400 <= status < 500:
+    if status in {408, 429} or code in PASSING or not 400 <= status < 500:
         return JobError(ExitCode.STORAGE_RETRIES, cause, _RETRY)
     return JobError(ExitCode.STORAGE_ACCESS, cause, "Correct the URI, the storage settings or the credentials.")
 

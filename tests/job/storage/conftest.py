@@ -1,12 +1,17 @@
 """The storages that the conformance tests run against."""
 
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from job.storage import S3Settings, Storage, open_storage
+from tests.http_fault_proxy import HttpFaultProxy, Plan
+from tests.s3_server import S3Server
 
 
 @dataclass(frozen=True)
@@ -34,3 +39,31 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         request.param
     ]
     return Place(open_storage(root, S3Settings()), root)
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """The same folder behind a proxy that spoils what passes."""
+
+    storage: Storage
+    proxy: HttpFaultProxy
+
+
+@pytest.fixture
+def direct(s3_admin: S3Server, s3_folder: str) -> Place:
+    """The store without faults, for what a test arranges and looks at."""
+    return Place(open_storage(s3_folder, S3Settings(endpoint_url=s3_admin.endpoint_url)), s3_folder)
+
+
+@pytest.fixture
+def through(s3_admin: S3Server, s3_folder: str) -> Iterator[Callable[..., Faulty]]:
+    """Open the store of `direct` behind a proxy with this plan, with the patience that a test has."""
+    with ExitStack() as stack:
+
+        def open_through(plan: Plan, **changes: Any) -> Faulty:
+            proxy = stack.enter_context(HttpFaultProxy(s3_admin.port, plan))
+            settings = {"attempts": 3, "connect_timeout_seconds": 1, "read_timeout_seconds": 2, **changes}
+            storage = open_storage(s3_folder, S3Settings(endpoint_url=proxy.url, part_bytes=5 * 2**20, **settings))
+            return Faulty(storage, proxy)
+
+        yield open_through

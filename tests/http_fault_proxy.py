@@ -1,0 +1,308 @@
+"""An HTTP proxy on 127.0.0.1 that spoils requests and answers as a test plans them.
+
+It knows one request from another, which `fault_proxy` does not. Each answer is held whole before it is passed on, so
+that a fault on the way back never reaches the store.
+"""
+
+import asyncio
+import contextlib
+import random
+import re
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Literal, Self, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+PIECE_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the client asked for."""
+
+    method: str
+    path: str  # /bucket/key, not percent-encoded
+    query: str
+    body_bytes: int
+    range: str  # of bytes; empty for all
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An S3 error instead of the store's answer, which does not see the request, or has dealt with it."""
+
+    status: int = 503
+    code: str = "SlowDown"
+    applied: bool = False
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The connection ends: before the store sees the request, or once it has dealt with it and before it answers."""
+
+    how: Literal["reset", "close", "stall"] = "reset"
+    applied: bool = False
+
+
+@dataclass(frozen=True)
+class Break:
+    """The connection ends after so many bytes of the answer's body."""
+
+    after_bytes: int
+    how: Literal["reset", "close", "stall"] = "reset"
+
+
+@dataclass(frozen=True)
+class Truncate:
+    """The answer claims to be whole but holds only the first bytes of the body."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Flip:
+    """The lowest bit of one byte of a body is turned over."""
+
+    where: Literal["request", "answer"]
+    at: int  # byte of the body; longer bodies only
+
+
+@dataclass(frozen=True)
+class Delay:
+    """The store sees the request so much later."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Throttle:
+    """A slow link, both ways."""
+
+    bytes_per_second: int
+
+
+Fault: TypeAlias = Answer | Drop | Break | Truncate | Flip | Delay | Throttle
+Plan: TypeAlias = Callable[[Request], Fault | None]
+Hook: TypeAlias = Callable[[Request], None]
+
+
+def in_turn(faults: Iterable[Fault | None], method: str = ".*", path: str = ".*") -> Plan:
+    """A fault for each request that matches both patterns in full, until there are no more. None lets one pass."""
+    remaining, matches = iter(faults), matching(method, path)
+    return lambda request: next(remaining, None) if matches(request) else None
+
+
+def at_first(count: int, fault: Fault) -> Plan:
+    """That fault for the first `count` requests of each method and path."""
+    seen: Counter[tuple[str, str]] = Counter()
+
+    def plan(request: Request) -> Fault | None:
+        seen[request.method, request.path] += 1
+        return fault if seen[request.method, request.path] <= count else None
+
+    return plan
+
+
+def always(fault: Fault, method: str = ".*", path: str = ".*") -> Plan:
+    """That fault for every request that matches both patterns in full."""
+    return in_turn(repeat(fault), method, path)
+
+
+def now_and_then(seed: int, share: float, faults: list[Fault]) -> Plan:
+    """One of `faults` for about that share of all requests."""
+    chance = random.Random(seed)
+    return lambda _: chance.choice(faults) if chance.random() < share else None
+
+
+def matching(method: str = ".*", path: str = ".*") -> Callable[[Request], bool]:
+    """Whether a request matches both patterns in full."""
+    return lambda request: bool(re.fullmatch(method, request.method) and re.fullmatch(path, request.path))
+
+
+class HttpFaultProxy:
+    """A context manager with `url`. `plan` sees each request once, in one thread.
+
+    The hooks run in threads of their own and hold up their request alone: `arrived` before the store sees it, `applied`
+    once the store has dealt with it and before the client knows.
+    """
+
+    def __init__(
+        self, target_port: int, plan: Plan = lambda _: None, arrived: Hook | None = None, applied: Hook | None = None
+    ) -> None:
+        self.plan = plan
+        self.requests: list[tuple[Request, Fault | None]] = []
+        self._target_port = target_port
+        self._arrived, self._applied = arrived, applied
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
+
+    def injected(self) -> Counter[str]:
+        """How many faults of each kind there were."""
+        return Counter(type(fault).__name__ for _, fault in self.requests if fault is not None)
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        store_reader, store_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            # Cancelled is what the end of the proxy makes it; asyncio would print a traceback for it.
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                while await self._exchange(reader, writer, store_reader, store_writer):
+                    pass
+        finally:
+            store_writer.close()
+            writer.close()
+
+    async def _exchange(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        store_reader: asyncio.StreamReader,
+        store_writer: asyncio.StreamWriter,
+    ) -> bool:
+        """One request and its answer; whether the connection goes on."""
+        head = _Head(await reader.readuntil(b"\r\n\r\n"))
+        if head.value("expect"):
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = await reader.readexactly(int(head.value("content-length") or 0))
+        request = head.request(len(body))
+        fault = self.plan(request)
+        self.requests.append((request, fault))
+        await self._call(self._arrived, request)
+        match fault:
+            case Answer(applied=False):
+                await _send(writer, _error(fault, request.method))
+                return True
+            case Drop(how, applied=False):
+                return await self._end(writer, how)
+            case Delay(seconds):
+                await asyncio.sleep(seconds)
+            case Flip("request", at):
+                body = _flipped(body, at)
+        speed = fault.bytes_per_second if isinstance(fault, Throttle) else None
+        await _send(store_writer, head.without("expect") + body, speed)
+        answer_head, answer = await _answer(store_reader, request.method)
+        await self._call(self._applied, request)
+        match fault:
+            case Answer():
+                await _send(writer, _error(fault, request.method))
+                return True
+            case Drop(how):
+                return await self._end(writer, how)
+            case Break(after_bytes, how) if after_bytes < len(answer):
+                await _send(writer, answer_head.without("transfer-encoding") + answer[:after_bytes])
+                return await self._end(writer, how)
+            case Truncate(size):
+                answer = answer[:size]
+                answer_head = answer_head.with_length(size)
+            case Flip("answer", at):
+                answer = _flipped(answer, at)
+        await _send(writer, answer_head.without("transfer-encoding") + answer, speed)
+        return True
+
+    async def _call(self, hook: Hook | None, request: Request) -> None:
+        if hook is not None:
+            await asyncio.to_thread(hook, request)
+
+    async def _end(self, writer: asyncio.StreamWriter, how: str) -> bool:
+        if how == "stall":
+            await self._stop.wait()
+        if how == "reset":
+            await asyncio.sleep(0.05)  # it takes away what has not left yet
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            writer.transport.abort()
+        return False
+
+
+class _Head:
+    """The first line and the headers of a request or an answer."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.first, *self._headers = raw.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+
+    def value(self, name: str) -> str:
+        """Of the header; empty where there is none."""
+        return next((text.strip() for key, text in self._pairs() if key == name), "")
+
+    def without(self, name: str) -> bytes:
+        """As it was sent, but for that header."""
+        kept = [line for line in self._headers if line.partition(":")[0].lower() != name]
+        return "\r\n".join([self.first, *kept, "", ""]).encode("latin-1")
+
+    def with_length(self, size: int) -> "_Head":
+        """The same with another Content-Length."""
+        return _Head(self.without("content-length").removesuffix(b"\r\n") + b"Content-Length: %d\r\n\r\n" % size)
+
+    def request(self, body_bytes: int) -> Request:
+        """What it asks for."""
+        method, target, _ = self.first.split(" ")
+        parts = urlsplit(target)
+        return Request(method, unquote(parts.path), parts.query, body_bytes, self.value("range"))
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        for line in self._headers:
+            key, _, text = line.partition(":")
+            yield key.lower(), text
+
+
+async def _answer(reader: asyncio.StreamReader, method: str) -> tuple[_Head, bytes]:
+    """The head and the whole body, its length in the head."""
+    head = _Head(await reader.readuntil(b"\r\n\r\n"))
+    status = int(head.first.split(" ")[1])
+    if method == "HEAD" or status in {204, 304}:
+        return head, b""
+    if head.value("transfer-encoding") != "chunked":
+        return head, await reader.readexactly(int(head.value("content-length") or 0))
+    body = b""
+    while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readuntil(b"\r\n")
+    return head.with_length(len(body)), body
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes, bytes_per_second: int | None = None) -> None:
+    piece_bytes = PIECE_BYTES if bytes_per_second is None else max(1, bytes_per_second // 20)
+    for start in range(0, len(data), piece_bytes):
+        writer.write(data[start : start + piece_bytes])
+        await writer.drain()
+        if bytes_per_second is not None:
+            await asyncio.sleep(piece_bytes / bytes_per_second)
+
+
+def _error(answer: Answer, method: str) -> bytes:
+    body = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{answer.code}</Code><Message/></Error>".encode()
+    head = f"HTTP/1.1 {answer.status} Error\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + (b"" if method == "HEAD" else body)
+
+
+def _flipped(body: bytes, at: int) -> bytes:
+    return body if at >= len(body) else body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
