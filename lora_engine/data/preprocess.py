@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -60,7 +61,8 @@ def preprocess_images(
     count = workers or _cores()
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
     # spawned workers inherit neither threads nor the memory of a large parent
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             for file in islice(remaining, count * _WINDOW):
                 window.append((file, pool.submit(prepare, file, config, folder)))
@@ -79,6 +81,18 @@ def preprocess_images(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent is killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are started by a process"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def _result(file: SourceFile, future: Future[PreparedImage]) -> PreparedImage:

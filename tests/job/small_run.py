@@ -1,0 +1,84 @@
+"""A run of seconds: twelve drawings, two variants in one pack, four steps, samples; and what of it must not vary."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load
+
+from job.storage import S3Settings, open_storage
+from job.storage.run_folder import RunFolder
+from lora_engine import miniature as miniature_data
+from tests.lora_job import ROOT
+
+BLIP = "{name: blip, captions: {strategy: blip}}"
+VANILLA = "{name: vanilla, captions: {strategy: constant, text: a drawing}}"
+
+
+def drawings(folder: Path) -> Path:
+    """Twelve of the drawings with their captions."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for path in sorted(miniature_data.folder("drawings").glob("*-100000.*"))[:24]:
+            shutil.copy(path, folder)
+    return folder
+
+
+def arguments(miniature: Path, tmp_path: Path, *lines: str, name: str = "small") -> list[str | Path]:
+    """The manifest and its overrides; lines in the order in which they override each other."""
+    values = {
+        "name": name,
+        "base_model.source": miniature / "sd",
+        "captioner.source": miniature / "blip",
+        "variants": f"[{VANILLA}, {BLIP}]",
+        "training.steps": 4,
+        "training.batch_size": 2,
+        "training.schedule.warmup_steps": 1,
+        "evaluation.every": 2,
+        "evaluation.timesteps": 2,
+        "evaluation.final_timesteps": 2,
+        "evaluation.samples": "{prompts: [a heart], steps: 1}",
+        "dataset.source": drawings(tmp_path / "drawings"),
+        "dataset.validation_min": 3,
+        "output.destination": tmp_path / "runs",
+    }
+    sets = [f"{key}={value}" for key, value in values.items()]
+    result: list[str | Path] = [ROOT / "manifests" / "quickstart.yaml"]
+    for option in (*sets, *lines):
+        result += ["--set", option]
+    return result
+
+
+def folder_of(root: str, endpoint: str | None = None) -> RunFolder:
+    """A run's folder as the job reads it."""
+    settings = S3Settings(endpoint_url=endpoint, region="us-east-1", addressing_style="path" if endpoint else "auto")
+    return RunFolder(open_storage(root, settings), root)
+
+
+def outcome(run: RunFolder) -> dict[str, Any]:
+    """All of a run that a machine determines: weights, losses, captions, samples; and that every commit is true."""
+    found: dict[str, Any] = {}
+    for key, _ in run.list():
+        name = key.rpartition("/")[2]
+        if name == "COMMIT.json":
+            commit = run.read_json(key)
+            assert commit is not None
+            for entry in commit["files"]:
+                data = run.read(f"{key.removesuffix(name)}{entry['path']}")
+                assert data is not None, f"{key} lists {entry['path']}"
+                assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"]), key
+            found[key] = commit["weights_sha256"]
+        elif name == "metrics.jsonl":
+            rows = run.read_jsonl(key) or []
+            found[key] = [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+        elif name.startswith("prompt-") or (key.startswith("data/") and name != "source.json"):
+            found[key] = hashlib.sha256(run.read(key) or b"").hexdigest()
+        elif name.endswith(".safetensors") and "/validation/" in key:
+            found[key] = {name: values.tobytes() for name, values in load(run.read(key) or b"").items()}
+        elif name in ("samples.json", "validation.jsonl"):
+            found[key] = run.read(key)
+        elif name == "best.json":
+            found[key] = (run.read_json(key) or {}) | {"sha256": None}  # the file tells when the run began
+    found["success"] = run.exists("_SUCCESS")
+    return found

@@ -1,0 +1,130 @@
+"""kill -9 at any moment: the next start continues, and all ends as if nothing had happened."""
+
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.http_fault_proxy import HttpFaultProxy, Request
+from tests.job.small_run import arguments, folder_of, outcome
+from tests.lora_job import Started, lora_job, start
+from tests.s3_server import S3Server
+
+# The first write of each of these is a boundary: a stage ends with it, or a checkpoint begins to be or is one.
+BOUNDARIES = (
+    *("units/prepare/lease.json", "data/thumbnails/.*", "data/images.jsonl", "data/source.json", "resolved.json"),
+    *("data/captions/.*", r"\.cache/captions/.*", r"\.cache/latents/.*", r"\.cache/embeddings/.*"),
+    *("data/line_art.jsonl", "units/pack-0/lease.json", "variants/.*/validation/step-000000.*"),
+    *("variants/.*/validation.jsonl", "variants/.*/metrics.jsonl", "variants/blip/.*/step-000002/blip.safetensors"),
+    *("variants/vanilla/.*/step-000002/COMMIT.json", "variants/blip/.*/step-000002/COMMIT.json"),
+    *("variants/blip/.*/step-000004/COMMIT.json", "variants/.*/best.json", "variants/blip/.*/final.json"),
+    *("variants/.*/samples/step-000000/.*png", "variants/blip/.*/samples/step-000004/samples.json"),
+    *("report/comparison.json", "_SUCCESS"),
+)
+
+
+class Killer:
+    """Kills the command under way at the first request that reaches each boundary."""
+
+    def __init__(self, boundaries: tuple[str, ...], prefix: str) -> None:
+        self._left = [re.compile(f"/{prefix}/(runs/small/)?{boundary}") for boundary in boundaries]
+        self._left += [re.compile(f"/{prefix}/runs/{boundary}") for boundary in boundaries if boundary[0] == "\\"]
+        self.command: Started | None = None
+        self.kills: list[str] = []
+
+    def __call__(self, request: Request) -> None:
+        reached = [boundary for boundary in self._left if boundary.fullmatch(request.path)]
+        if request.method != "PUT" or not reached or self.command is None:
+            return
+        self._left.remove(reached[0])
+        self.kills.append(request.path)
+        self.command.send_signal(signal.SIGKILL)
+        self.command = None
+
+
+@pytest.fixture(scope="module")
+def straight(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], float]:
+    """What an uninterrupted run leaves, and how many seconds it takes."""
+    folder = tmp_path_factory.mktemp("straight")
+    for name in ("warm", "small"):  # the first one starts the server
+        began = time.monotonic()
+        done = lora_job(
+            "run",
+            *arguments(
+                miniature,
+                folder,
+                name=name,
+            ),
+            "--workdir",
+            folder / "work" / name,
+        )
+        assert done.returncode == 0, done.stderr
+    return outcome(folder_of(str(folder / "runs" / "small"))), time.monotonic() - began
+
+
+def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
+    """An interrupted run has all that an uninterrupted one has, and it is the same."""
+    assert {key: found.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("moment", ["arrived", "applied"])
+def test_killed_at_every_boundary(
+    miniature: Path, tmp_path: Path, s3_admin: S3Server, straight: tuple[dict[str, object], float], moment: str
+) -> None:
+    bucket = s3_admin.make_bucket()
+    killer = Killer(BOUNDARIES, bucket)
+    with HttpFaultProxy(s3_admin.port, **{moment: killer}) as proxy:
+        lines = (
+            f"output.destination=s3://{bucket}/runs",
+            f"storage={{endpoint_url: '{proxy.url}', region: us-east-1, addressing_style: path}}",
+        )
+        command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
+        for _ in range(2 * len(BOUNDARIES)):
+            killer.command = started = start(*command)
+            if started.wait() == 0:
+                break
+            assert started.returncode == -signal.SIGKILL, started.stderr
+    assert started.returncode == 0
+    print(len(killer.kills), "kills:", killer.kills)
+    assert len(killer.kills) == len(BOUNDARIES)
+    assert_same(outcome(folder_of(f"s3://{bucket}/runs/small", s3_admin.endpoint_url)), straight[0])
+
+
+def kill_at_random(
+    miniature: Path, folder: Path, straight: tuple[dict[str, object], float], seed: int, kills: int
+) -> None:
+    """Kill runs, one after the other, until so many kills have been survived."""
+    print("seed", seed)
+    chance, done = random.Random(seed), 0
+    for number in range(kills):
+        command = ["run", *arguments(miniature, folder, name=f"run-{number}"), "--workdir", folder / f"work-{number}"]
+        while True:
+            started = start(*command)
+            if done < kills:
+                time.sleep(chance.uniform(0, straight[1]))
+                started.send_signal(signal.SIGKILL)
+            if started.wait() == 0:
+                break
+            assert started.returncode == -signal.SIGKILL, started.stderr
+            done += 1
+        assert_same(outcome(folder_of(str(folder / "runs" / f"run-{number}"))), straight[0])
+        if done >= kills:
+            print(done, "kills over", number + 1, "runs")
+            return
+
+
+@pytest.mark.parametrize("kills", [pytest.param(25, id="some"), pytest.param(25, id="more")])  # for two workers
+def test_killed_at_random_moments(
+    miniature: Path, tmp_path: Path, straight: tuple[dict[str, object], float], kills: int
+) -> None:
+    kill_at_random(miniature, tmp_path, straight, random.randrange(2**32), kills)
+
+
+@pytest.mark.slow
+def test_killed_at_many_random_moments(
+    miniature: Path, tmp_path: Path, straight: tuple[dict[str, object], float]
+) -> None:
+    kill_at_random(miniature, tmp_path, straight, random.randrange(2**32), 200)
