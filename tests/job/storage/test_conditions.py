@@ -103,7 +103,7 @@ def test_one_at_a_time_is_in_a_lock(tmp_path):
 
 
 def test_etags_of_a_folder_never_come_back(tmp_path):
-    """Inodes do, and the kernel's clock stands still for milliseconds."""
+    """Inodes do, and before Linux 6.13 the clock of files stands still for milliseconds."""
     storage = open_storage(str(tmp_path), S3Settings())
     path = tmp_path / "object"
     seen = []
