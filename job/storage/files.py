@@ -69,8 +69,8 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[HashingWriter]:
                 writer = HashingWriter(file)
                 yield writer
                 file.flush()
-                # The kernel's clock ticks every few milliseconds, so that a file in the place of one that was removed
-                # could have its inode, size and time.
+                # Before Linux 6.13 a file's clock ticks every few milliseconds, so that a file in the place of one that
+                # was removed could have its inode, size and time.
                 now = time.time_ns()
                 os.utime(file.fileno(), ns=(now, now))
                 writer.etag = etag_of(os.fstat(file.fileno()))

@@ -49,10 +49,19 @@ class Faulty:
     proxy: HttpFaultProxy
 
 
+@pytest.fixture(scope="session")
+def direct_storage(s3_server: S3Server) -> Storage:
+    """One for all tests, since it takes a while to open."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.admin.environment().items():
+            patch.setenv(name, value)
+        return open_storage("s3://any", S3Settings(endpoint_url=s3_server.endpoint_url))
+
+
 @pytest.fixture
-def direct(s3_admin: S3Server, s3_folder: str) -> Place:
+def direct(direct_storage: Storage, s3_folder: str) -> Place:
     """The store without faults, for what a test arranges and looks at."""
-    return Place(open_storage(s3_folder, S3Settings(endpoint_url=s3_admin.endpoint_url)), s3_folder)
+    return Place(direct_storage, s3_folder)
 
 
 @pytest.fixture

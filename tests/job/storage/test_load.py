@@ -58,7 +58,7 @@ def test_concurrent_checkpoints_lose_nothing(direct, through, tmp_path, seed):
     assert {uri: hashlib.sha256(path.read_bytes()).hexdigest() for uri, path in sent.items()} == promised
 
 
-@pytest.mark.parametrize("count", [800, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [600, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_a_large_prefix_in_flat_memory(direct, tmp_path, count):
     """Four times the objects take no more than what the longer listing holds: a small part of their bytes."""
     uris = [join(direct.root, f"quarter-{number % 4}", f"{number:06}") for number in range(count)]
