@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from lora_engine.config.data import PreprocessConfig
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_ARCHIVE_STARTS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")
 _SMALLEST_SIDE = 8  # pixels; nothing can be learned from less
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}
@@ -75,7 +76,7 @@ def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
                 _check_size(image, config)
                 yield image
         except UnidentifiedImageError as error:
-            raise RejectedImageError("not a JPEG, PNG, WebP, GIF, BMP or TIFF image") from error
+            raise RejectedImageError(_what_it_is(path)) from error
         except Image.DecompressionBombError as error:
             raise RejectedImageError(f"more than {config.max_pixels} pixels") from error
         except RejectedImageError:
@@ -85,6 +86,14 @@ def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
             raise RejectedImageError(f"cannot be decoded: {reason}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = pillow_limit
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(_ARCHIVE_STARTS):
+        return "an archive; archives within the dataset are not opened"
+    return "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"
 
 
 def _check_size(image: Image.Image, config: PreprocessConfig) -> None:
