@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lora_engine.config.data import PreprocessConfig
+from lora_engine.printable import printable
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _ARCHIVE_STARTS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")
@@ -82,7 +83,7 @@ def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
         except RejectedImageError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = printable(" ".join(str(error).split()))[:120] or type(error).__name__
             raise RejectedImageError(f"cannot be decoded: {reason}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = pillow_limit

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from lora_engine.errors import DataError, EngineError, UnsafeError
+from lora_engine.printable import shortened
 from lora_engine.records import SourceFile
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -193,8 +194,7 @@ def _check_inside(archive: Path, member: _Member) -> None:
 
 def _shown(name: str) -> str:
     """Quoted, with escapes for what does not print, and cut where it is long."""
-    text = repr(name)
-    return text if len(text) <= 120 else f"{text[:100]}...{text[-17:]}"
+    return shortened(repr(name), 120)
 
 
 def _extension(key: str) -> str:
