@@ -12,6 +12,7 @@ import typer
 from job.errors import ExitCode, JobError, code_of
 from job.manifest import Manifest, load_manifest, manifest_schema
 from lora_engine.errors import EngineError
+from lora_engine.printable import printable, shortened
 
 app = typer.Typer(
     add_completion=False,
@@ -151,10 +152,19 @@ def _guarded() -> int:
     except Exception as error:  # noqa: BLE001 - the edge of the program
         if hasattr(error, "format_message"):  # of the CLI library: an argument that does not fit
             message = error.format_message()
-            return _fail(ExitCode.USAGE, f"{message} Try `lora-job --help`.") if message else int(ExitCode.USAGE)
+            return (
+                _fail(ExitCode.USAGE, _one_line(f"{message} Try `lora-job --help`."))
+                if message
+                else int(ExitCode.USAGE)
+            )
         traceback.print_exc()
-        return _fail(ExitCode.BUG, f"{type(error).__name__}: {error}. This is a bug in lora-job; please report it.")
+        what = shortened(f"{type(error).__name__}: {error}", 1000)
+        return _fail(ExitCode.BUG, _one_line(f"{what}. This is a bug in lora-job; please report it."))
     return int(result) if isinstance(result, int) else 0
+
+
+def _one_line(message: str) -> str:
+    return printable(" ".join(message.split()))
 
 
 def _fail(code: ExitCode, message: str) -> int:

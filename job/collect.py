@@ -32,7 +32,7 @@ def collect(run: RunFolder, destination: Path) -> Collected:
     Raises:
         JobError: 42 when there is no run, 50 when a file is not what its commit says.
     """
-    items = {key: (info, destination / key) for key, info in run.list()}
+    items = {key: (info, destination / _inside(run, key)) for key, info in run.list()}
     if not items:
         raise JobError(ExitCode.STORAGE_ACCESS, f"There is no run at {run.root}.", "Name a run: <destination>/<name>.")
     expected = _expected(run, items)
@@ -48,6 +48,12 @@ def collect(run: RunFolder, destination: Path) -> Collected:
                 "Collect again; if it stays so, the object was changed after the run.",
             )
     return Collected(len(items), len(missing), len(expected), layout.SUCCESS in items)
+
+
+def _inside(run: RunFolder, key: str) -> str:
+    """The key, unless it would lead out of the folder that it is put into: 47."""
+    run.uri(key)
+    return key
 
 
 def _expected(run: RunFolder, items: dict[str, tuple[ObjectInfo, Path]]) -> dict[str, Digest]:

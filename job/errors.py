@@ -1,8 +1,10 @@
 """Exit codes, and errors that carry one. DESIGN: 4x never retry, 5x retry."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from lora_engine.errors import DataError, DivergedError, EngineError, ModelError, ResourceError, UnsafeError
+from lora_engine.printable import printable
 
 
 class ExitCode(IntEnum):
@@ -29,13 +31,17 @@ class ExitCode(IntEnum):
 
 
 class JobError(Exception):
-    """A failure with an exit code, a cause and a remedy, each one sentence for a person."""
+    """A failure with an exit code, a cause and a remedy, each one sentence for a person, on one line.
 
-    def __init__(self, code: ExitCode, cause: str, remedy: str) -> None:
-        super().__init__(f"{cause} {remedy}")
+    Args:
+        details: lines between the two, for a person who reads them all.
+    """
+
+    def __init__(self, code: ExitCode, cause: str, remedy: str, details: Sequence[str] = ()) -> None:
         self.code = code
-        self.cause = cause
-        self.remedy = remedy
+        self.cause, self.remedy = printable(cause), printable(remedy)
+        lines = [self.cause, *(f"  {printable(detail)}" for detail in details), self.remedy]
+        super().__init__("\n".join(lines) if details else f"{self.cause} {self.remedy}")
 
 
 _ENGINE_CODES: tuple[tuple[type[EngineError], ExitCode], ...] = (

@@ -18,6 +18,8 @@ from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.models import BaseModelConfig, CaptionerConfig, Source
 from lora_engine.config.training import EvaluationConfig, LoraConfig, TrainingConfig
 
+_MOST_DOTS = 16  # of a key that --set names
+
 
 def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
@@ -31,19 +33,10 @@ def _variant_name(value: str) -> str:
     return value
 
 
-def _no_credentials(value: str) -> str:
-    if re.match(r"[A-Za-z0-9+.-]+://[^/]*@", value):
-        raise ValueError("an address without credentials; they come from the environment")
-    return value
-
-
-Uri = Annotated[Source, AfterValidator(_no_credentials)]
-
-
 class StorageConfig(Config):
     """How to reach an S3 store. Credentials come from the AWS chain."""
 
-    endpoint_url: Uri | None = Field(default=None, description="Of a store that is not AWS, e.g. http://minio:9000.")
+    endpoint_url: Source | None = Field(default=None, description="Of a store that is not AWS, e.g. http://minio:9000.")
     region: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
 
@@ -51,7 +44,7 @@ class StorageConfig(Config):
 class DatasetConfig(SplitConfig):
     """The images, and how many of them are held out."""
 
-    source: Uri = Field(
+    source: Source = Field(
         description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...; or miniature://drawings."
     )
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
@@ -65,9 +58,9 @@ class DatasetConfig(SplitConfig):
 class OutputConfig(Config):
     """Where results go."""
 
-    destination: Uri = Field(description="A folder or s3://... The run's files go below <destination>/<name>/.")
+    destination: Source = Field(description="A folder or s3://... The run's files go below <destination>/<name>/.")
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
-    cache: Uri | None = Field(default=None, description="Default: <destination>/.cache, shared by all runs.")
+    cache: Source | None = Field(default=None, description="Default: <destination>/.cache, shared by all runs.")
     unfenced: bool = Field(
         default=False,
         description="Go on where the store ignores conditional writes, so that two processes could write one run.",
@@ -214,7 +207,7 @@ def _apply(document: Document, option: str) -> Path:
     """Put one `--set` into the data; returns the key's path."""
     key, equals, value = option.partition("=")
     origin = f"--set {option}"
-    if not equals or not all(key.split(".")):
+    if not equals or not all(key.split(".")) or key.count(".") > _MOST_DOTS:
         raise ManifestError([Problem(origin, None, "", repr(option), "key=value, such as lora.rank=16")])
     parsed = read_scalar(value, origin)
     node: Any = document.data

@@ -10,14 +10,63 @@ from job.problems import ManifestError, Problem
 
 MAX_BYTES = 2**20
 _MAX_DEPTH = 32
+_MAX_VALUES = 10_000  # keys count as values; the parser takes a second for so many
+_MAX_INDIRECTIONS = 20  # anchors, aliases and tags that are reported
+
+# Neither a file name nor a prompt can hold them, and terminals obey them. Surrogates are no text at all.
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Path = tuple[str | int, ...]
 
 
+class _TooMuch(yaml.MarkedYAMLError):
+    """More than any manifest needs. The scanner's time grows with the square of the levels."""
+
+    def __init__(self, what: str, limit: int, mark: Any) -> None:
+        super().__init__(problem=f"more than {limit} {what}", problem_mark=mark)
+        self.allowed = f"at most {limit}"
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's scalars: 1e-4 is a number, `no` and `2024-01-01` are text."""
+    """SafeLoader with YAML 1.2's scalars (1e-4 is a number, `no` and `2024-01-01` are text) that notes anchors, aliases
+    and tags instead of following them, and goes no deeper and no further than a manifest does.
+    """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.indirections: list[tuple[int, str, str]] = []  # line, what was found, what is allowed
+        self._values = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line, anchor, tag = event.start_mark.line + 1, getattr(event, "anchor", None), getattr(event, "tag", None)
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            raise _TooMuch("keys and values", _MAX_VALUES, event.start_mark)
+        if anchor is not None and len(self.indirections) < _MAX_INDIRECTIONS:
+            self.indirections.append((line, "an anchor or alias", "every value written out"))
+        elif tag is not None and len(self.indirections) < _MAX_INDIRECTIONS:
+            self.indirections.append((line, f"the tag {tag}", "untagged values"))
+        if isinstance(event, yaml.AliasEvent):
+            self.get_event()  # type: ignore[no-untyped-call]
+            return yaml.ScalarNode("tag:yaml.org,2002:null", "", event.start_mark, event.end_mark)  # type: ignore[arg-type]
+        if anchor is not None:
+            event.anchor = None
+        return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        self._refuse_deeper(self.flow_level)
+        super().fetch_flow_collection_start(token_class)
+
+    def add_indent(self, column: int) -> bool:
+        self._refuse_deeper(len(self.indents))
+        return bool(super().add_indent(column))
+
+    def _refuse_deeper(self, levels: int) -> None:
+        if levels > _MAX_DEPTH:
+            raise _TooMuch("levels", _MAX_DEPTH, self.get_mark())
 
 
 for _tag, _pattern, _first in (
@@ -84,6 +133,9 @@ class _Reader:
                 continue
             key = str(key_node.value)
             here = (*path, key)
+            if control := _CONTROL.search(key):
+                self.problem(key_node, here, f"the control character {control[0]!r}", "plain text")
+                continue
             if key in result:
                 self.problem(
                     key_node, here, f"the key a second time (first on line {self.lines[here]})", "each key once"
@@ -95,6 +147,9 @@ class _Reader:
 
     def scalar(self, node: yaml.Node, path: Path) -> Any:
         text, kind = str(node.value), node.tag.rpartition(":")[2]
+        if control := _CONTROL.search(text):
+            self.problem(node, path, f"the control character {control[0]!r}", "text, tabs and line breaks")
+            return None
         if kind == "null":
             return None
         if kind == "bool":
@@ -121,8 +176,11 @@ def read_yaml(text: bytes, origin: str) -> Document:
     reader = _Reader(origin)
     try:
         decoded = text.decode("utf-8-sig")
-        _refuse_indirection(decoded, reader)
-        nodes = [] if reader.problems else list(yaml.compose_all(decoded, Loader=_Loader))
+        loader = _Loader(decoded)
+        nodes = []
+        while loader.check_node():
+            nodes.append(loader.get_node())
+        reader.problems += [Problem(origin, line, "", found, allowed) for line, found, allowed in loader.indirections]
     except UnicodeDecodeError as error:
         line = text[: error.start].count(b"\n") + 1
         raise ManifestError([Problem(origin, line, "", "bytes that are not UTF-8", "UTF-8 text")]) from error
@@ -130,10 +188,12 @@ def read_yaml(text: bytes, origin: str) -> Document:
         mark = error.problem_mark or error.context_mark
         at = mark.line + 1 if mark else None
         found = error.problem or error.context or "text that is not YAML"
-        raise ManifestError([Problem(origin, at, "", found, "YAML")]) from error
+        raise ManifestError([Problem(origin, at, "", found, getattr(error, "allowed", "YAML"))]) from error
     except (yaml.YAMLError, RecursionError) as error:
         found = "nesting without end" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
-        raise ManifestError([Problem(origin, None, "", found, "YAML")]) from error
+        position = getattr(error, "position", None)  # of a character that YAML does not allow
+        at = None if position is None else decoded[:position].count("\n") + 1
+        raise ManifestError([Problem(origin, at, "", found, "YAML")]) from error
     data: Any = None
     if not reader.problems:
         if len(nodes) != 1 or not isinstance(nodes[0], yaml.MappingNode):
@@ -149,19 +209,7 @@ def read_yaml(text: bytes, origin: str) -> Document:
 
 def read_scalar(text: str, origin: str) -> Any:
     """The value of a `--set`: a YAML scalar or a flow collection."""
-    document = read_yaml(f"value: {text}".encode(), origin)
+    document = read_yaml(f"value: {text}".encode(errors="surrogatepass"), origin)
     if document.problems:
         raise ManifestError(document.problems)
     return document.data["value"]
-
-
-def _refuse_indirection(text: str, reader: _Reader) -> None:
-    """Anchors, aliases and tags are found in the event stream, before anything could be expanded."""
-    for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1 if event.start_mark else None
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            reader.problems.append(Problem(reader.origin, line, "", "an anchor or alias", "every value written out"))
-        elif tag := getattr(event, "tag", None):
-            reader.problems.append(Problem(reader.origin, line, "", f"the tag {tag}", "untagged values"))
-        if len(reader.problems) >= 20:
-            return

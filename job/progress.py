@@ -18,6 +18,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from job.errors import ExitCode
+from lora_engine.printable import printable
 
 _LINE_SECONDS = 2.0
 
@@ -122,7 +123,7 @@ class Progress:
         if self._bars:
             details = " ".join(f"{key}={value}" for key, value in facts.items())
             style = "yellow" if level == "warning" else ""
-            self._console.print(Text(_plain(f"{event} {details}".strip()), style=style))
+            self._console.print(Text(printable(f"{event} {details}".strip()), style=style))
         else:
             self._line(level, event, facts)
 
@@ -178,10 +179,6 @@ def _detail(stage: Stage) -> str:
     loss = "" if stage.loss is None else f"loss {stage.loss:.4f} "
     rate = "" if stage.images_per_second is None else f"{stage.images_per_second:.1f} images/s"
     return f"{loss}{rate}"
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _now() -> str:

@@ -1,5 +1,6 @@
 """What the environment says: where the manifest is, where scratch lies, how to reach a store without a manifest."""
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: Binar
             ExitCode.USAGE, "No manifest is named.", f"Name a file, - or s3://..., or set {MANIFEST_VARIABLE}."
         )
     if argument is None and "\n" in place:
-        return place.encode(), MANIFEST_VARIABLE
+        return os.fsencode(place), MANIFEST_VARIABLE
     if place == "-":
         return stdin.read(_LARGEST_READ), "<stdin>"
     if is_remote(place):

@@ -13,6 +13,7 @@ from rich.text import Text
 from job import layout
 from job.errors import ExitCode, JobError
 from job.storage.run_folder import RunFolder
+from lora_engine.printable import printable
 
 _POLL_SECONDS = 2.0
 _STALE_SECONDS = 60.0
@@ -67,16 +68,20 @@ def as_table(units: list[dict[str, Any]]) -> Table:
     table = Table("unit", "state", "stage", "done", "loss", "images/s", "left", "cause")
     for unit in units:
         table.add_row(
-            Text(unit["unit"]),
-            _state(unit),
-            Text(unit.get("stage", "")),
-            f"{unit['step']}/{unit['steps']}" if "steps" in unit else "",
+            _shown(unit["unit"]),
+            _shown(_state(unit)),
+            _shown(unit.get("stage", "")),
+            _shown(f"{unit['step']}/{unit['steps']}") if "steps" in unit else "",
             f"{unit['loss']:.4f}" if "loss" in unit else "",
             f"{unit['images_per_second']:.1f}" if "images_per_second" in unit else "",
             f"{unit['eta_seconds']:.0f} s" if "eta_seconds" in unit and unit["state"] == "running" else "",
-            Text(unit.get("cause", "")),
+            _shown(unit.get("cause", "")),
         )
     return table
+
+
+def _shown(value: object) -> Text:
+    return Text(printable(str(value)))  # whoever may write to the bucket wrote it
 
 
 def _state(unit: dict[str, Any]) -> str:

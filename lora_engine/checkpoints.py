@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -116,17 +115,27 @@ def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
 
 
 def read_adapter(path: Path) -> Adapter:
-    """The weights of a checkpoint's diffusers file, as `adapters.load` takes them."""
-    return {key.removeprefix("unet."): value for key, value in load_file(path).items()}
+    """The weights of a checkpoint's diffusers file, as `adapters.load` takes them.
+
+    Raises:
+        ValueError: the file is not a whole safetensors file.
+    """
+    return {key.removeprefix("unet."): value for key, value in _tensors(path).items()}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """A `state.safetensors` as `PackTrainer.restore` takes it.
 
     Raises:
-        ValueError: the file is not a safetensors file.
+        ValueError: the file is not a whole safetensors file.
     """
+    return _tensors(path)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # the library reports odd headers by several of them
         raise ValueError(f"{path} is damaged: {error}") from error

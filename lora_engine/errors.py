@@ -1,13 +1,14 @@
 """What can go wrong for a reason that the user can mend. Each error says what, where and what to do."""
 
+from lora_engine.printable import printable
+
 
 class EngineError(Exception):
-    """A failure with a cause and a remedy, each one sentence for a person."""
+    """A failure with a cause and a remedy, each one sentence for a person, on one line that can be shown anywhere."""
 
     def __init__(self, cause: str, remedy: str) -> None:
-        super().__init__(f"{cause} {remedy}")
-        self.cause = cause
-        self.remedy = remedy
+        self.cause, self.remedy = printable(cause), printable(remedy)
+        super().__init__(f"{self.cause} {self.remedy}")
 
 
 class DataError(EngineError):

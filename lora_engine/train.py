@@ -319,7 +319,17 @@ class PackTrainer:
         return {key: value.to("cpu", copy=True).contiguous() for key, value in saved.items()}
 
     def restore(self, states: dict[str, dict[str, Tensor]]) -> None:
-        """Continue from what `state` gave for every member, all at the same step."""
+        """Continue from what `state` gave for every member, all at the same step.
+
+        Raises:
+            ValueError: a state lacks something, or is that of another pack.
+        """
+        try:
+            self._restore(states)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"a state does not fit this pack: {error}") from error
+
+    def _restore(self, states: dict[str, dict[str, Tensor]]) -> None:
         steps = {int(state["step"]) for state in states.values()}
         if states.keys() != self._parameters.keys() or len(steps) != 1:
             raise ValueError(f"a pack of {sorted(self._parameters)} cannot continue from {sorted(states)} at {steps}")

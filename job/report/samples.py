@@ -10,10 +10,12 @@ from PIL import Image
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.report.figures import plain_labels
 from job.report.schema import Comparison, MemberReport, SamplePoint
 from job.storage.run_folder import RunFolder
 from lora_engine import clip_score
 from lora_engine.line_art import Measures, distances
+from lora_engine.printable import printable
 
 _PROMPTS, _STEPS = 4, 8  # shown at most
 _TILE = 96  # pixels
@@ -107,18 +109,28 @@ def _block(run: RunFolder, member: MemberReport, steps: Sequence[int]) -> tuple[
             continue
         files = {image["prompt"]: image["file"] for image in reversed(index["images"])}  # the first seed's
         folder = layout.samples(*where, step)
-        columns.append(np.concatenate([_tile(run.read(f"{folder}/{files[at]}")) for at in range(len(prompts))]))
+        columns.append(np.concatenate([_tile(run, f"{folder}/{files[at]}") for at in range(len(prompts))]))
     return np.concatenate(columns, axis=1), prompts
 
 
-def _tile(data: bytes | None) -> npt.NDArray[np.uint8]:
-    picture = Image.new("RGB", (_TILE, _TILE), "grey") if data is None else Image.open(io.BytesIO(data)).convert("RGB")
+def _tile(run: RunFolder, key: str) -> npt.NDArray[np.uint8]:
+    data = run.read(key)
+    try:
+        picture = Image.new("RGB", (_TILE, _TILE), "grey")
+        if data is not None:
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as drawn:
+                picture = drawn.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise JobError(
+            ExitCode.CONFLICT, f"{run.uri(key)} is no PNG.", "Remove it and run the manifest again."
+        ) from error
     inner = picture.resize((_TILE - 4, _TILE - 4), Image.Resampling.LANCZOS)
     framed = Image.new("RGB", (_TILE, _TILE), "white")
     framed.paste(inner, (2, 2))
     return np.asarray(framed, dtype=np.uint8)
 
 
+@plain_labels()
 def _figure(
     pixels: npt.NDArray[np.uint8], variants: Sequence[str], steps: Sequence[int], prompts: Sequence[Sequence[str]]
 ) -> bytes:
@@ -130,7 +142,8 @@ def _figure(
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.imshow(pixels, interpolation="none")
-    labels = [f"{prompt if len(prompt) <= 32 else prompt[:31] + '…'}" for block in prompts for prompt in block]
+    texts = [printable(prompt) for block in prompts for prompt in block]
+    labels = [text if len(text) <= 32 else f"{text[:31]}…" for text in texts]
     axes.set_yticks([_TILE * (row + 0.5) for row in range(rows)], labels)
     axes.set_xticks(
         [_TILE * (at + 0.5) for at in range(len(steps))], ["base model" if s == 0 else f"step {s}" for s in steps]

@@ -1,13 +1,13 @@
 """Brings the dataset and the models to this machine."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from job.context import Job
 from job.errors import ExitCode, JobError
-from job.storage import ObjectInfo, S3Settings, is_remote, name_of, open_storage
+from job.storage import S3Settings, is_remote, name_of, open_storage
 from job.storage.local import LocalStorage
 from job.storage.transfer import download_all
 from job.storage.uris import as_folder, local_path
@@ -93,11 +93,10 @@ def _fetch_prefix(
     job: Job, source: str, settings: S3Settings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
     storage, start = open_storage(source, settings), len(as_folder(source))
-    found: list[tuple[ObjectInfo, SourceFile]] = []
-    for info in storage.list(source):
-        key = info.uri[start:]
-        if key and not key.endswith("/") and wanted(key):
-            found.append((info, SourceFile(key, str(folder / _local_name(key)))))
+    listed = {info.uri[start:]: info for info in storage.list(source)}
+    keys = [key for key in listed if key and not key.endswith("/") and wanted(key)]
+    folders = {str(parent) for key in keys for parent in PurePosixPath(key).parents}
+    found = [(listed[key], SourceFile(key, str(folder / _local_name(key, folders)))) for key in keys]
     missing = [(info, Path(file.path)) for info, file in found if not _is_here(Path(file.path), info.size)]
     with job.progress.stage("fetch", total=len(found), unit="files") as stage:
         stage.advance(len(found) - len(missing))
@@ -107,11 +106,19 @@ def _fetch_prefix(
     return sorted((file for _, file in found), key=lambda file: file.key)
 
 
-def _local_name(key: str) -> str:
-    """A name that is safe on any file system and keeps a model's layout readable to its loader."""
+def _local_name(key: str, folders: Collection[str]) -> str:
+    """A name that is safe on any file system and keeps a model's layout readable to its loader.
+
+    Args:
+        folders: names that other keys need for a folder.
+    """
     path = PurePosixPath(key)
-    if all(part not in ("", ".", "..") and len(part.encode()) < 200 and "\\" not in part for part in key.split("/")):
-        return str(path)
+    plain = all(
+        part not in ("", ".", "..") and len(part.encode()) < 200 and part.isprintable() and "\\" not in part
+        for part in key.split("/")
+    )
+    if plain and len(key.encode()) < 1000 and key not in folders:
+        return key
     return hashlib.sha256(key.encode()).hexdigest() + path.suffix[:10]
 
 
@@ -141,7 +148,9 @@ def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Seque
 
 
 def _require(path: Path, what: str, code: ExitCode) -> None:
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):  # a pipe would never end
         raise JobError(
-            code, f"{what}: there is nothing at {path}.", f"Correct {what}; the path is taken from {Path.cwd()}."
+            code,
+            f"{what}: there is no file or folder at {path}.",
+            f"Correct {what}; the path is taken from {Path.cwd()}.",
         )

@@ -26,6 +26,7 @@ from lora_engine.device import DTYPES, Resolved
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.encoded import EMPTY_PROMPT, Encoded
 from lora_engine.errors import ModelError
+from lora_engine.printable import printable
 from lora_engine.records import StepRecord, ValidationRecord
 from lora_engine.train import PackMember, PackTrainer
 
@@ -256,7 +257,7 @@ class PackRun:
             prediction_type=self._schedule.prediction_type,
             started_at=self._study.started_at,
             tag_frequency=checkpoints.tag_frequency(texts),
-            trigger_phrase=texts[0] if len(set(texts)) == 1 else "",
+            trigger_phrase=printable(texts[0]) if len(set(texts)) == 1 else "",
         )
 
     def _resume(self) -> None:

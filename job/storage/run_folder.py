@@ -73,7 +73,7 @@ class RunFolder:
     def _parse(self, key: str, data: bytes) -> dict[str, Any]:
         try:
             value = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise JobError(

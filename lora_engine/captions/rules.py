@@ -9,6 +9,7 @@ from typing import Literal
 from lora_engine.config.captions import CleaningConfig
 
 TOKEN_LIMIT = 77  # of CLIP's text encoder, start and end included
+_LONGEST = 2000  # characters, several times what the text encoder reads; cleaning may take the square of it
 
 _ARTEFACTS = re.compile(r"\b(?:arafed|araffed|araffe|araffes|arafes|arafled|arrafe|arafe)\b", re.IGNORECASE)
 _QUOTED = r"""(?:"[^"]*"|'[^']*'|\u201c[^\u201d]*\u201d|\u2018[^\u2019]*\u2019)"""
@@ -19,7 +20,8 @@ _WRITING = re.compile(
     rf"|,?\s*\b(?:that|which|and)?\s*(?:says|reads|saying|reading)\s+(?:{_QUOTED}|[\w'-]+)(?:\s+on\s+it)?",
     re.IGNORECASE,
 )
-_REPEAT = re.compile(r"\b((?:[\w'-]+\s+){0,3}[\w'-]+)(?:\s*,?\s+\1\b)+", re.IGNORECASE)
+# begins where a word does, not within: x-x-x-... would take the square of its length
+_REPEAT = re.compile(r"(?<![\w'-])((?:[\w'-]+\s+){0,3}[\w'-]+)(?:\s*,?\s+\1\b)+", re.IGNORECASE)
 _STOP_WORDS = frozenset(
     "a an the of on in at to with and or is are was were be been it its this that these those there some any by for "
     "from as into onto over under very".split()
@@ -52,12 +54,12 @@ def _rules(config: CleaningConfig) -> list[Callable[[str], str]]:
 
 
 def _normalise(text: str) -> str:
-    """NFC, no control characters, single spaces, no stray commas, no punctuation dangling at the ends."""
+    """NFC, cut, no control characters, single spaces, no stray commas, no punctuation dangling at the ends."""
     text = unicodedata.normalize("NFC", text)
     text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") else c for c in text)
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\s*,(?:\s*,)+", ",", re.sub(r"\s+,", ",", text))
-    return text.strip(" ,;:-")
+    return text[:_LONGEST].strip(" ,;:-")
 
 
 def _without_duplicates(text: str) -> str:

@@ -1,12 +1,29 @@
 """Where the frozen models come from."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lora_engine.config.base import Config
 
-Source = Annotated[str, Field(min_length=1, max_length=1024)]
+
+def _source(value: str) -> str:
+    if re.match(r"[A-Za-z0-9+.-]+://[^/]*@", value):
+        raise ValueError("an address without credentials; they come from the environment")
+    if "\n" in value or "\t" in value:
+        raise ValueError("one line without tabs")
+    return value
+
+
+def _revision(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][-A-Za-z0-9._/+]{0,199}", value) or ".." in value:
+        raise ValueError("a commit, tag or branch: up to 200 letters, digits and ._/+-")
+    return value
+
+
+Source = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_source)]
+Revision = Annotated[str, AfterValidator(_revision)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 AllowPickle = Annotated[
     bool,
@@ -24,7 +41,7 @@ class BaseModelConfig(Config):
         description="A folder in diffusers layout, s3://..., hf://owner/name, one .safetensors checkpoint, "
         "or miniature://stable-diffusion."
     )
-    revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
+    revision: Revision | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
     components: Source = Field(
         default="hf://stable-diffusion-v1-5/stable-diffusion-v1-5",
         description="Where the configuration and tokenizer of a single .safetensors file come from; "
@@ -37,7 +54,7 @@ class CaptionerConfig(Config):
     """The image-to-text model and how it generates."""
 
     source: Source = Field(description="A folder, s3://..., hf://owner/name or miniature://blip.")
-    revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
+    revision: Revision | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
     prompt: str = Field(default="", max_length=500, description="Text that the caption continues; empty for none.")
     beams: int = Field(default=1, ge=1, le=16, description="1 is greedy search.")
     max_new_tokens: int = Field(default=40, ge=1, le=200)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_engine.config.base import Config
-from lora_engine.config.models import AllowPickle, Precision, Source
+from lora_engine.config.models import AllowPickle, Precision, Revision, Source
 
 
 class LoraConfig(Config):
@@ -83,7 +83,7 @@ class ClipConfig(Config):
     """The CLIP model that scores how well samples fit their prompts."""
 
     source: Source = Field(description="A folder, s3://..., hf://owner/name or miniature://clip.")
-    revision: str | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
+    revision: Revision | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
     allow_pickle: AllowPickle = False
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lora_engine.config.data import PreprocessConfig
+from lora_engine.printable import printable
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_ARCHIVE_STARTS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")
 _SMALLEST_SIDE = 8  # pixels; nothing can be learned from less
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}
@@ -75,16 +77,24 @@ def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
                 _check_size(image, config)
                 yield image
         except UnidentifiedImageError as error:
-            raise RejectedImageError("not a JPEG, PNG, WebP, GIF, BMP or TIFF image") from error
+            raise RejectedImageError(_what_it_is(path)) from error
         except Image.DecompressionBombError as error:
             raise RejectedImageError(f"more than {config.max_pixels} pixels") from error
         except RejectedImageError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = printable(" ".join(str(error).split()))[:120] or type(error).__name__
             raise RejectedImageError(f"cannot be decoded: {reason}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = pillow_limit
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(_ARCHIVE_STARTS):
+        return "an archive; archives within the dataset are not opened"
+    return "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"
 
 
 def _check_size(image: Image.Image, config: PreprocessConfig) -> None:

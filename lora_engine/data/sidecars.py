@@ -10,6 +10,8 @@ from lora_engine.errors import DataError
 from lora_engine.records import SourceFile
 
 METADATA = "metadata.jsonl"
+_LONGEST_CAPTION = 16_384  # bytes; text encoders read some 300
+_LONGEST_METADATA = 2**28  # bytes
 
 
 def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
@@ -37,7 +39,7 @@ def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
         if PurePosixPath(file.key).name == METADATA:
             captions |= _read_metadata(file)
         else:
-            texts[_stem(file.key)] = _read_text(file).strip()
+            texts[_stem(file.key)] = _read_text(file, _LONGEST_CAPTION).strip()
     for picture in pictures:
         text = texts.get(_stem(picture.key))
         if text:
@@ -49,7 +51,11 @@ def _stem(key: str) -> str:
     return str(PurePosixPath(key).with_suffix(""))
 
 
-def _read_text(file: SourceFile) -> str:
+def _read_text(file: SourceFile, longest: int) -> str:
+    if Path(file.path).stat().st_size > longest:
+        raise DataError(
+            f"The caption file {file.key} has more than {longest} bytes.", "A caption is a sentence or two."
+        )
     try:
         return Path(file.path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -60,7 +66,7 @@ def _read_metadata(file: SourceFile) -> dict[str, str]:
     folder = PurePosixPath(file.key).parent
     captions = {}
     # not splitlines: a caption may hold other separators of lines, such as U+2028
-    for number, line in enumerate(_read_text(file).split("\n"), 1):
+    for number, line in enumerate(_read_text(file, _LONGEST_METADATA).split("\n"), 1):
         if line.strip():
             name, text = _row(line, f"{file.key}, line {number}")
             captions[str(folder / name)] = text
@@ -73,8 +79,13 @@ def _row(line: str, place: str) -> tuple[str, str]:
     except (ValueError, RecursionError):
         row = None
     text = row.get("text", row.get("caption")) if isinstance(row, dict) else None
-    if not isinstance(text, str) or not isinstance(row.get("file_name"), str):
+    if not isinstance(text, str) or not isinstance(row.get("file_name"), str) or not _is_text(text):
         raise DataError(
             f"{place} does not give a caption.", 'Write {"file_name": "a.png", "text": "..."} on every line.'
         )
     return row["file_name"], text.strip()
+
+
+def _is_text(caption: str) -> bool:
+    """JSON may escape half a character, which no file can hold; and no caption needs a page."""
+    return len(caption) <= _LONGEST_CAPTION and not any("\ud800" <= c <= "\udfff" for c in caption)

@@ -1,19 +1,24 @@
+import bz2
+import gzip
 import io
 import os
 import random
 import stat
+import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 
+from job.errors import code_of
 from lora_engine.data.sources import extract_archive, is_archive, is_leftover, list_files
-from lora_engine.errors import DataError
+from lora_engine.errors import DataError, EngineError, UnsafeError
 
 Members = list[tuple[str, bytes]]
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def zip_of(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -42,11 +47,14 @@ def extracted(tmp_path: Path, name: str, data: bytes) -> dict[str, bytes]:
     return {file.key: Path(file.path).read_bytes() for file in files}
 
 
-def refusal(tmp_path: Path, name: str, data: bytes) -> DataError:
-    with pytest.raises(DataError) as caught:
+def refusal(tmp_path: Path, name: str, data: bytes, code: int = 47) -> EngineError:
+    with pytest.raises((DataError, UnsafeError)) as caught:
         extracted(tmp_path, name, data)
+    assert code_of(caught.value) == code
     assert name in caught.value.cause
     assert caught.value.remedy
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
     return caught.value
 
 
@@ -121,14 +129,28 @@ def test_folders_and_nested_archives_are_no_trouble(tmp_path: Path) -> None:
     assert extracted(tmp_path, "a.zip", zip_of([("d/", b""), ("d/in.zip", inner)])) == {"d/in.zip": inner}
 
 
-@pytest.mark.parametrize("name", ["../x", "d/../../x", "/x", "\\x", "a\\..\\x", "C:/x", "c:\\x", "d/.."])
+@pytest.mark.parametrize(
+    "name", ["../x", "d/../../x", "/x", "\\x", "a\\..\\x", "C:/x", "c:\\x", "d/..", "../d/", "//h/x"]
+)
 def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     for kind, data in (("a.zip", zip_of([(name, b"1")])), ("a.tar", tar_of([(name, b"1")]))):
         assert "leads out" in refusal(tmp_path, kind, data).cause
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("names", [("a", "a"), ("./a", "a"), ("d//a", "d/a"), ("d\\a", "d/a"), ("A", "a"), ("ß", "SS")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a", "a"),
+        ("./a", "a"),
+        ("d//a", "d/a"),
+        ("d\\a", "d/a"),
+        ("A", "a"),
+        ("ß", "SS"),
+        ("\u00e9", "e\u0301"),
+        ("\u212b", "\u00e5"),
+    ],
+)
 def test_names_that_cannot_be_told_apart_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     members = [(name, b"1") for name in names]
     assert "told apart" in refusal(tmp_path, "a.zip", zip_of(members)).cause
@@ -156,7 +178,7 @@ def test_encrypted_members_are_refused(tmp_path: Path) -> None:
     data = bytearray(zip_of([("secret.png", b"1234")]))
     data[6] |= 1  # the flag in the member's own header
     data[data.index(b"PK\x01\x02") + 8] |= 1  # and in the directory
-    assert "encrypted member 'secret.png'" in refusal(tmp_path, "a.zip", bytes(data)).cause
+    assert "encrypted member 'secret.png'" in refusal(tmp_path, "a.zip", bytes(data), 41).cause
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tgz"])
@@ -192,3 +214,97 @@ def test_damage_anywhere_is_a_data_error_or_harmless(tmp_path: Path, compression
         except DataError:
             refused += 1
     assert refused > 10
+
+
+def test_a_member_of_another_compression_is_not_unpacked(tmp_path: Path) -> None:
+    """4 KiB of bzip2 may hold gigabytes, which zipfile would unpack at once."""
+    bomb = bz2.compress(bytes(2**26))
+    for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 97):
+        data = bytearray(zip_of([("a.png", bomb)]))
+        for at in (8, data.index(b"PK\x01\x02") + 10):
+            data[at : at + 2] = kind.to_bytes(2, "little")
+        assert "'a.png' is neither stored nor deflated" in refusal(tmp_path, "a.zip", bytes(data), 41).cause
+    for mode in ("w:bz2", "w:xz"):
+        refusal(tmp_path, "a.tar", tar_of([("a.png", bytes(2**22))], mode), 41)
+
+
+def tar_header(name: str, size: int, kind: bytes) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else f"{size:011o}\0".encode()
+    if size >= 0:
+        header[148:156] = b" " * 8
+    header[148:156] = b" " * 8
+    header[148:155] = f"{sum(header):06o}\0".encode()
+    return bytes(header)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, b"Z"])
+def test_a_tar_does_not_lead_back_to_its_own_start(tmp_path: Path, kind: bytes) -> None:
+    data = tar_header("a.png", -512, kind) + tar_header("b.png", -1024, kind) + bytes(1024)
+    assert "damaged" in refusal(tmp_path, "a.tar", data, 41).cause
+
+
+def test_a_pax_size_does_not_lead_back_either(tmp_path: Path) -> None:
+    record = b"16 size=-100000\n"
+    data = tar_header("x", len(record), tarfile.XHDTYPE) + record.ljust(512, b"\0")
+    assert (
+        "damaged" in refusal(tmp_path, "a.tar", data + tar_header("a.png", 0, tarfile.REGTYPE) + bytes(1024), 41).cause
+    )
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_headers_that_would_take_hours_are_refused(tmp_path: Path, kind: bytes) -> None:
+    member = tar_header("d", 0, tarfile.DIRTYPE)
+    huge = tar_header("x", 2**22, kind) + b"1" * 2**22 + member
+    many = (tar_header("x", 2**13, kind) + b"1" * 2**13 + member) * 100
+    for data in (huge, many):
+        assert "a header of" in refusal(tmp_path, "a.tgz", gzip.compress(data + bytes(1024)), 41).cause
+
+
+def test_long_names_in_many_members_are_no_trouble(tmp_path: Path) -> None:
+    names = [f"{'é' * 100}/{'x' * 200}/{at}.png" for at in range(300)]
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w:gz", format=form) as archive:
+            for name in names:
+                archive.addfile(tarfile.TarInfo(name))
+        assert list(extracted(tmp_path, f"a{form}.tgz", data.getvalue())) == names
+
+
+def test_what_is_no_file_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.zip")
+    with pytest.raises(DataError, match="is no file"):
+        list(extract_archive(tmp_path / "a.zip", tmp_path / "out"))
+
+
+def test_more_members_than_any_dataset_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_engine.data.sources._MAX_MEMBERS", 50)
+    members = [(f"{at}.png", b"") for at in range(51)]
+    assert len(extracted(tmp_path, "few.zip", zip_of(members[:50]))) == 50
+    for name, data in (("a.zip", zip_of(members)), ("a.tar", tar_of(members)), ("b.zip", zip_of([("d/", b"")] * 51))):
+        assert "more than 50 members" in refusal(tmp_path, name, data).cause
+
+
+@pytest.mark.parametrize("name", ["../\x1b[31m\n\u202e.png", "../" + "x" * 60_000])
+def test_a_members_name_is_shown_in_one_plain_line(tmp_path: Path, name: str) -> None:
+    assert "leads out" in refusal(tmp_path, "a.zip", zip_of([(name, b"")])).cause
+
+
+def test_archives_that_hold_members_twice_over_are_refused(tmp_path: Path) -> None:
+    """A zip whose members share one packed body unpacks to far more than its size."""
+    body = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = body.compress(bytes(2**22)) + body.flush()
+    crc, size = zlib.crc32(bytes(2**22)), 2**22
+    local = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 33, crc, len(packed), size, 1, 0) + b"a" + packed
+    directory = b""
+    for at in range(3000):
+        name = f"{at}".encode()
+        directory += struct.pack(
+            "<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 8, 0, 33, crc, len(packed), size, len(name), 0, 0, 0, 0, 0, 0
+        )
+        directory += name
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 3000, 3000, len(directory), len(local), 0)
+    error = refusal(tmp_path, "a.zip", local + directory + end, 41)
+    assert "damaged" in error.cause  # the names in the body do not agree with the directory
