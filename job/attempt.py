@@ -14,14 +14,12 @@ from job.resources import resource_errors
 from job.status import spent_seconds
 
 
-def attempt(manifest: Manifest, workdir: Path | None) -> None:
-    """Run all that is left, showing progress on standard error.
+def attempt(manifest: Manifest, workdir: Path | None, stop: StopFlag) -> None:
+    """Run all that is left, showing progress on standard error, until `stop` is set.
 
     Raises:
         JobError, EngineError: the attempt ended early; the code says whether to start again.
     """
-    stop = StopFlag()
-    stop.install()
     if manifest.limits.attempt_hours is not None:
         stop.limit_attempt(manifest.limits.attempt_hours)
     scratch = settings.workdir(os.environ, workdir, manifest.name)
@@ -33,6 +31,7 @@ def attempt(manifest: Manifest, workdir: Path | None) -> None:
         from lora_engine.quiet import quiet_libraries
 
         quiet_libraries()
+        stop.check()
         check_device(manifest)
         job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop, fenced)
         if pipeline.is_done(job):

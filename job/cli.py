@@ -11,6 +11,7 @@ import typer
 
 from job.errors import ExitCode, JobError, code_of
 from job.manifest import Manifest, load_manifest, manifest_schema
+from job.preemption import StopFlag
 from lora_engine.errors import EngineError
 from lora_engine.printable import printable, shortened
 
@@ -46,9 +47,11 @@ def run(
     workdir: Annotated[Path | None, typer.Option(help="Scratch folder; kept between attempts it saves work.")] = None,
 ) -> None:
     """Do the job, or what is left of it."""
+    stop = StopFlag()
+    stop.install()  # before anything that takes time: as a container's first process it would miss an earlier signal
     from job.attempt import attempt
 
-    attempt(_load(manifest, sets), workdir)
+    attempt(_load(manifest, sets), workdir, stop)
 
 
 @app.command()
@@ -137,7 +140,12 @@ def _folder(uri: str) -> Any:
 
 def main() -> None:
     """Run a command and exit with its code; the last line says the cause and the remedy."""
-    sys.exit(_guarded())
+    code = _guarded()
+    if code == ExitCode.PREEMPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # a transfer that was abandoned may wait for the network longer than the platform waits for us
+    sys.exit(code)
 
 
 def _guarded() -> int:

@@ -1,4 +1,4 @@
-"""Memory and disk that run out, told from bugs."""
+"""Memory and disk that run out, and hardware that fails, told from bugs."""
 
 import errno
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from job.errors import ExitCode, JobError
 
 @contextmanager
 def resource_errors() -> Iterator[None]:
-    """Turn an exhausted memory or disk into an error with a remedy.
+    """Turn an exhausted memory or disk, or a GPU that failed, into an error with a remedy.
 
     Raises:
-        JobError: 44.
+        JobError: 44 or 53.
     """
     try:
         yield
@@ -23,6 +23,12 @@ def resource_errors() -> Iterator[None]:
                 ExitCode.RESOURCES,
                 f"Memory is full: {' '.join(str(error).split())[:200]}.",
                 "Lower training.batch_size (and raise gradient_accumulation), or use a larger machine.",
+            ) from error
+        if "CUDA error" in str(error):
+            raise JobError(
+                ExitCode.GPU_FAULT,
+                f"The GPU failed: {' '.join(str(error).split())[:200]}.",
+                "Start the job again, on another machine if it happens twice; `dmesg` and `nvidia-smi -q` say more.",
             ) from error
         raise
     except OSError as error:

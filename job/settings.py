@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from job.errors import ExitCode, JobError
 from job.storage import S3Settings, is_remote, open_storage
+from job.storage.files import local_errors
 
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"
 WORKDIR_VARIABLE = "LORA_JOB_WORKDIR"
@@ -53,5 +54,6 @@ def workdir(environ: Mapping[str, str], chosen: Path | None, name: str) -> Path:
     """Where an attempt keeps its scratch files; made if needed."""
     base = chosen or Path(environ.get(WORKDIR_VARIABLE) or Path(tempfile.gettempdir()) / "lora-job")
     folder = base / name
-    folder.mkdir(parents=True, exist_ok=True)
+    with local_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,6 +1,6 @@
 """Generates images from fixed prompts and seeds with one adapter."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,18 @@ def load_pipeline(folder: Path, unet: nn.Module, device: torch.device, *, allow_
 
 
 def draw_samples(
-    pipeline: Any, config: SamplesConfig, resolution: int, batch_size: int
+    pipeline: Any, config: SamplesConfig, resolution: int, batch_size: int, check: Callable[[], None]
 ) -> Iterator[tuple[int, int, Image.Image]]:
     """An image for every prompt and seed, with the prompt's place in the list and the seed.
 
-    The starting noise is drawn on the CPU, so it is the same on any device and for every adapter.
+    `check` is called at every denoising step; what it raises ends the drawing. The starting noise is drawn on the CPU,
+    so it is the same on any device and for every adapter.
     """
+
+    def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        check()
+        return kept
+
     remaining = product(range(len(config.prompts)), config.seeds)
     while batch := list(islice(remaining, batch_size)):
         result = pipeline(
@@ -49,6 +55,7 @@ def draw_samples(
             width=resolution,
             num_inference_steps=config.steps,
             guidance_scale=config.guidance,
+            callback_on_step_end=at_step,
             generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
         )
         for (at, seed), image in zip(batch, result.images, strict=True):

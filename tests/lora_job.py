@@ -52,6 +52,14 @@ class Started:
             self.stdout, self.stderr = (_read_and_close(output) for output in self._outputs)
         return self.returncode
 
+    def wait_until_it_says(self, phrase: str) -> bool:
+        """Whether it said so on standard error before it ended."""
+        while self.poll() is None:
+            if phrase in os.pread(self._outputs[1], 2**24, 0).decode():
+                return True
+            time.sleep(0.005)
+        return phrase in self.stderr
+
     def poll(self) -> int | None:
         """The exit code of a command that has ended."""
         try:

@@ -1,15 +1,17 @@
 """Brings the dataset and the models to this machine."""
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from job.context import Job
 from job.errors import ExitCode, JobError
-from job.storage import S3Settings, is_remote, name_of, open_storage
+from job.storage import ObjectInfo, S3Settings, Storage, is_remote, name_of, open_storage
+from job.storage.files import missing_object
 from job.storage.local import LocalStorage
-from job.storage.transfer import download_all
+from job.storage.transfer import download_all, wait_for
 from job.storage.uris import as_folder, local_path
 from lora_engine.config.models import BaseModelConfig, CaptionerConfig
 from lora_engine.config.training import ClipConfig
@@ -27,14 +29,19 @@ def fetch_dataset(job: Job) -> list[SourceFile]:
         if path.is_dir():
             return list(list_files(path))
         _require(path, "dataset.source", ExitCode.DATA)
-        return sorted(extract_archive(path, folder), key=lambda file: file.key)
+        return _extract(job, path, folder)
     if is_archive(source):
-        archive = folder / name_of(source)
-        with job.progress.stage("fetch", total=1, unit="archives") as stage:
-            open_storage(source, settings).download(source, archive)
-            stage.advance(1)
-        return sorted(extract_archive(archive, folder / "members"), key=lambda file: file.key)
+        archive = _fetch_object(job, source, settings, folder)
+        return _extract(job, archive, folder / "members")
     return _fetch_prefix(job, source, settings, folder, lambda _: True)
+
+
+def _extract(job: Job, archive: Path, folder: Path) -> list[SourceFile]:
+    files = []
+    for file in extract_archive(archive, folder):
+        files.append(file)
+        job.stop.check()
+    return sorted(files, key=lambda file: file.key)
 
 
 def source_fingerprint(job: Job) -> str:
@@ -54,17 +61,15 @@ def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns
         JobError: 43 when it is not there, 42 or 50 when it cannot be reached.
     """
     if source.startswith("hf://"):
-        return _fetch_hub(what, source.removeprefix("hf://"), revision, patterns)
+        repository = source.removeprefix("hf://")
+        return wait_for(lambda: _fetch_hub(what, repository, revision, patterns), job.stop.check)
     if not is_remote(source):
         path = local_path(source)
         _require(path, what, ExitCode.MODEL)
         return path
     folder = job.workdir / "models" / hashlib.sha256(source.encode()).hexdigest()[:16]
     if source.endswith(".safetensors"):
-        path = folder / name_of(source)
-        if not path.exists():
-            open_storage(source, job.manifest.model_storage()).download(source, path)
-        return path
+        return _fetch_object(job, source, job.manifest.model_storage(), folder)
 
     def wanted(key: str) -> bool:
         return any(fnmatch(key, pattern) for pattern in patterns)
@@ -89,6 +94,17 @@ def fetch_weights(
     return folder
 
 
+def _fetch_object(job: Job, source: str, settings: S3Settings, folder: Path) -> Path:
+    """One object, under its own name."""
+    storage = open_storage(source, settings)
+    info = storage.head(source)
+    if info is None:
+        raise missing_object(source)
+    path = folder / name_of(source)
+    _fetch(job, storage, [(info, path)])
+    return path
+
+
 def _fetch_prefix(
     job: Job, source: str, settings: S3Settings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
@@ -97,12 +113,7 @@ def _fetch_prefix(
     keys = [key for key in listed if key and not key.endswith("/") and wanted(key)]
     folders = {str(parent) for key in keys for parent in PurePosixPath(key).parents}
     found = [(listed[key], SourceFile(key, str(folder / _local_name(key, folders)))) for key in keys]
-    missing = [(info, Path(file.path)) for info, file in found if not _is_here(Path(file.path), info.size)]
-    with job.progress.stage("fetch", total=len(found), unit="files") as stage:
-        stage.advance(len(found) - len(missing))
-        for _ in download_all(storage, missing):
-            stage.advance(1)
-            job.stop.check()
+    _fetch(job, storage, [(info, Path(file.path)) for info, file in found])
     return sorted((file for _, file in found), key=lambda file: file.key)
 
 
@@ -122,8 +133,23 @@ def _local_name(key: str, folders: Collection[str]) -> str:
     return hashlib.sha256(key.encode()).hexdigest() + path.suffix[:10]
 
 
-def _is_here(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _fetch(job: Job, storage: Storage, items: Sequence[tuple[ObjectInfo, Path]]) -> None:
+    """Download what an earlier attempt on this machine did not, or what has changed since."""
+    log = job.workdir / "fetched.txt"
+    fetched = set(log.read_text().splitlines()) if log.exists() else set()
+    missing = [(info, path) for info, path in items if not path.is_file() or _entry(info, path) not in fetched]
+    place_of = {info.uri: path for info, path in missing}
+    with job.progress.stage("fetch", total=len(items), unit="files") as stage, log.open("a") as lines:
+        stage.advance(len(items) - len(missing))
+        for info, _ in download_all(storage, missing, check=job.stop.check):
+            lines.write(f"{_entry(info, place_of[info.uri])}\n")
+            lines.flush()
+            stage.advance(1)
+            job.stop.check()
+
+
+def _entry(info: ObjectInfo, path: Path) -> str:
+    return json.dumps([info.uri, info.etag, info.size, str(path)])
 
 
 def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -50,5 +50,6 @@ def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
 def _publish_thumbnails(job: Job, thumbnails: dict[str, Path]) -> None:
     stored = {key for key, _ in job.run.list("data/thumbnails")}
     missing = [(path, layout.thumbnail(i)) for i, path in thumbnails.items() if layout.thumbnail(i) not in stored]
-    for _ in upload_all(job.run.storage, [(path, job.run.uri(key)) for path, key in missing]):
+    items = [(path, job.run.uri(key)) for path, key in missing]
+    for _ in upload_all(job.run.storage, items, check=job.stop.check):
         job.stop.check()

@@ -113,8 +113,8 @@ def _load_adapter(job: Job, unet: torch.nn.Module, member: Member, step: int) ->
 
 
 def _draw(job: Job, pipeline: Any, config: SamplesConfig, stage: Stage) -> Iterator[tuple[int, int, Image.Image]]:
-    batch_size = job.manifest.evaluation.batch_size
-    for drawn in sampling.draw_samples(pipeline, config, job.manifest.preprocess.resolution, batch_size):
+    resolution, batch_size = job.manifest.preprocess.resolution, job.manifest.evaluation.batch_size
+    for drawn in sampling.draw_samples(pipeline, config, resolution, batch_size, job.stop.check):
         yield drawn
         stage.advance(1)
         job.stop.check()

@@ -10,42 +10,56 @@ from job.storage.base import Digest, ObjectInfo, Storage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Check = Callable[[], None]
+_CHECK_SECONDS = 0.5
 
 
 def download_all(
-    storage: Storage, items: Iterable[tuple[ObjectInfo, Path]], workers: int = 16
+    storage: Storage, items: Iterable[tuple[ObjectInfo, Path]], workers: int = 16, check: Check = lambda: None
 ) -> Iterator[tuple[ObjectInfo, Digest]]:
     """Download each object to its path; yields in the order in which they finish.
 
-    The first error cancels what has not begun, waits for what has, and is raised.
+    The first error cancels what has not begun, waits for what has, and is raised. `check` is called every now and then;
+    what it raises is raised at once, and what has begun is left to itself.
     """
 
     def download(item: tuple[ObjectInfo, Path]) -> tuple[ObjectInfo, Digest]:
         info, path = item
         return info, storage.download(info.uri, path)
 
-    return _as_finished(download, items, workers)
+    return _as_finished(download, items, workers, check)
 
 
-def upload_all(storage: Storage, items: Iterable[tuple[Path, str]], workers: int = 16) -> Iterator[tuple[str, Digest]]:
+def upload_all(
+    storage: Storage, items: Iterable[tuple[Path, str]], workers: int = 16, check: Check = lambda: None
+) -> Iterator[tuple[str, Digest]]:
     """Upload each file to its URI; otherwise as `download_all`."""
 
     def upload(item: tuple[Path, str]) -> tuple[str, Digest]:
         path, uri = item
         return uri, storage.upload(path, uri)
 
-    return _as_finished(upload, items, workers)
+    return _as_finished(upload, items, workers, check)
 
 
-def _as_finished(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def wait_for(work: Callable[[], Result], check: Check) -> Result:
+    """What `work` gives, unless `check` raises before."""
+    return next(_as_finished(lambda _: work(), [None], 1, check))
+
+
+def _as_finished(work: Callable[[Item], Result], items: Iterable[Item], workers: int, check: Check) -> Iterator[Result]:
     remaining = iter(items)
-    pool = ThreadPoolExecutor(workers)
+    pool, abandoned = ThreadPoolExecutor(workers), True
     try:
         pending = {pool.submit(work, item) for item in islice(remaining, 2 * workers)}
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            check()
+            done, pending = wait(pending, timeout=_CHECK_SECONDS, return_when=FIRST_COMPLETED)
             pending |= {pool.submit(work, item) for item in islice(remaining, len(done))}
+            abandoned = False
             for future in done:
                 yield future.result()
+            abandoned = True
+        abandoned = False
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=not abandoned, cancel_futures=True)

@@ -1,4 +1,3 @@
-import dataclasses
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from lora_engine import adapters
 from lora_engine.config.training import AdamWConfig, CosineSchedule, LoraConfig, TrainingConfig
 from lora_engine.diffusion import PredictionType
-from lora_engine.errors import DivergedError, ModelError
+from lora_engine.errors import ModelError
 from lora_engine.records import StepRecord
 from lora_engine.train import PackMember, PackTrainer
 from tests.lora_engine.tiny import tiny_data, tiny_member, tiny_schedule, tiny_unet
@@ -125,20 +124,61 @@ def test_members_of_one_seed_start_equal_and_see_the_same() -> None:
         assert a.noise_sha256 != c.noise_sha256
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_too_many_end_the_run() -> None:
-    made, unet = trainer(MEMBERS, CONFIG.model_copy(update={"max_skipped_steps": 2}))
+def test_an_update_that_is_not_finite_is_skipped_by_all_until_its_adapter_is_frozen() -> None:
+    """Frozen at a multiple of ten steps, whether or not the training is interrupted; then the others go on."""
+    config = CONFIG.model_copy(update={"max_skipped_steps": 2, "steps": 14})
+
+    def spoiled() -> tuple[PackTrainer, torch.nn.Module]:
+        made, unet = trainer(MEMBERS, config)
+        with torch.no_grad():
+            next(iter(adapters.parameters(unet, "a").values()))[0, 0] = float("nan")
+        return made, unet
+
+    straight, unet = spoiled()
     before = adapters.export(unet, "b")
-    weight = next(iter(adapters.parameters(unet, "a").values()))
-    with torch.no_grad():
-        weight[0, 0] = float("nan")
-    made._data = dataclasses.replace(made._data)
-    records = run(made, 2)
-    assert all(record.skipped for record in records[0])
-    assert records[0][0].loss is None
+    records = run(straight, 10)
+    assert all(record.skipped for row in records for record in row)
+    assert [record.loss is None for record in records[0]] == [True, False, False]
     for key, value in adapters.export(unet, "b").items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
-    with pytest.raises(DivergedError, match="not finite"):
-        run(made, 6)
+    assert straight.frozen_at == {"a": 10}
+    later = run(straight, 14)
+    assert [[record.skipped for record in row] for row in later] == [[True, False, False]] * 4
+    assert [row[0].loss for row in later] == [None] * 4
+    assert adapters.weights_sha256(adapters.export(unet, "b")) != adapters.weights_sha256(before)
+
+    broken, _ = spoiled()
+    run(broken, 7)
+    states = {member.name: broken.state(member.name) for member in MEMBERS}
+    for until in (12, 14):
+        resumed, resumed_unet = trainer(MEMBERS, config)
+        resumed.restore(states)
+        run(resumed, until)
+        states = {member.name: resumed.state(member.name) for member in MEMBERS}
+    assert resumed.frozen_at == {"a": 10}
+    for name in ("b", "c"):
+        ours, theirs = adapters.export(resumed_unet, name), adapters.export(unet, name)
+        assert adapters.weights_sha256(ours) == adapters.weights_sha256(theirs)
+
+
+def test_what_goes_on_beside_a_frozen_adapter_is_what_it_would_be_without_it() -> None:
+    alone, alone_unet = trainer(MEMBERS[1:])
+    run(alone)
+    made, unet = trainer(MEMBERS)
+    made.freeze("a")
+    start = adapters.weights_sha256(adapters.export(unet, "a"))
+    run(made)
+    assert adapters.weights_sha256(adapters.export(unet, "a")) == start
+    for key, value in adapters.export(alone_unet, "b").items():
+        torch.testing.assert_close(adapters.export(unet, "b")[key], value, rtol=0, atol=1e-10)
+
+
+def test_the_training_ends_when_all_adapters_are_frozen() -> None:
+    made, _ = trainer(MEMBERS)
+    for member in MEMBERS:
+        made.freeze(member.name)
+    assert run(made) == []
+    assert made.step == 0
 
 
 def test_stop_ends_between_updates() -> None:

@@ -1,0 +1,247 @@
+"""Signals, second writers, damage and divergence, through the command."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from job.storage.files import digest_of
+from tests.job.small_run import arguments, folder_of, outcome
+from tests.lora_job import lora_job, start
+
+STAGES = ("preprocess", "caption", "latents", "embeddings", "measure", "train", "evaluate", "sample")
+
+
+@pytest.fixture(scope="module")
+def straight(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an uninterrupted run leaves."""
+    folder = tmp_path_factory.mktemp("straight")
+    done = lora_job("run", *arguments(miniature, folder), "--workdir", folder / "work")
+    assert done.returncode == 0, done.stderr
+    return outcome(folder_of(str(folder / "runs" / "small")))
+
+
+def assert_as_straight(folder: Path, straight: dict[str, Any]) -> None:
+    found = outcome(folder_of(str(folder / "runs" / "small")))
+    assert {key: found.get(key) for key in straight} == straight
+
+
+def test_a_signal_in_any_stage_saves_once_and_the_next_start_goes_on(
+    miniature: Path, tmp_path: Path, straight: dict[str, Any]
+) -> None:
+    command = ["run", *arguments(miniature, tmp_path)]
+    seconds = {}
+    for at, stage in enumerate(STAGES):
+        started = start(*command, "--workdir", tmp_path / f"machine-{at}")
+        assert started.wait_until_it_says(f'"stage started", "stage": "{stage}"'), f"{stage}: {started.stderr}"
+        began = time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            started.send_signal(number)
+            time.sleep(0.02)
+        assert started.wait() == 51, started.stderr
+        seconds[stage] = round(time.monotonic() - began, 2)
+        assert "SIGTERM" in started.stderr.splitlines()[-1]
+        assert "Traceback" not in started.stderr
+    print("seconds from the signal to the end:", seconds)
+    done = lora_job(*command, "--workdir", tmp_path / "last")
+    assert done.returncode == 0, done.stderr
+    assert_as_straight(tmp_path, straight)
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped(miniature: Path, tmp_path: Path, straight: dict[str, Any]) -> None:
+    command = ["run", *arguments(miniature, tmp_path, "evaluation.batch_size=1"), "--workdir", tmp_path / "work"]
+    started = start(*command)
+    assert started.wait_until_it_says('"stage started", "stage": "evaluate"')
+    started.send_signal(signal.SIGTERM)
+    assert started.wait() == 51
+    begun = tmp_path / "runs/small/units/pack-0/evaluation.safetensors"
+    done = int(load_file(begun)["done"])
+    assert done > 0
+    again = lora_job(*command)
+    assert again.returncode == 0, again.stderr
+    first = next(line for line in map(json.loads, again.stderr.splitlines()) if line.get("stage") == "evaluate")
+    ended = [line for line in map(json.loads, again.stderr.splitlines()) if line["event"] == "stage ended"]
+    print(first, ended)
+    assert not begun.exists()
+    found = outcome(folder_of(str(tmp_path / "runs" / "small")))
+    for key in (key for key in straight if key.endswith("step-000000.safetensors")):
+        for name, values in found[key].items():
+            ours, theirs = (
+                torch.frombuffer(bytearray(data), dtype=torch.float32) for data in (values, straight[key][name])
+            )
+            if name == "losses":
+                torch.testing.assert_close(ours, theirs)
+
+
+def test_two_starts_of_one_run_end_as_one(miniature: Path, tmp_path: Path, straight: dict[str, Any]) -> None:
+    command = ["run", *arguments(miniature, tmp_path)]
+    both = [start(*command, "--workdir", tmp_path / f"machine-{at}") for at in range(2)]
+    assert [started.wait() for started in both] == [0, 0], [started.stderr for started in both]
+    assert any("waiting for another process" in started.stderr for started in both)
+    assert_as_straight(tmp_path, straight)
+
+
+def test_a_second_writer_is_refused_and_a_frozen_one_that_wakes_writes_nothing(
+    miniature: Path, tmp_path: Path, straight: dict[str, Any]
+) -> None:
+    run = tmp_path / "runs" / "small"
+    lines = ("limits={lease_seconds: 2, lease_wait: 0.01}", "training.steps=4")
+    command = ["run", *arguments(miniature, tmp_path, *lines)]
+    first = start(*command, "--workdir", tmp_path / "first")
+    assert first.wait_until_it_says('"stage started", "stage": "train"')
+    first.send_signal(signal.SIGSTOP)
+    while [*run.rglob("*.part-*")]:  # in a folder a process that is frozen within a write keeps others out of the file
+        first.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)
+    second = lora_job(*command, "--workdir", tmp_path / "second")
+    assert second.returncode == 0, second.stderr
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    first.send_signal(signal.SIGCONT)
+    assert first.wait() == 52, first.stderr
+    assert "pack-0" in first.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert_as_straight(tmp_path, straight)
+    epochs = {json.loads(path.read_text())["epoch"] for path in run.rglob("COMMIT.json")}
+    assert epochs <= {1, 2}
+    assert 2 in epochs
+
+
+def test_a_live_writer_is_waited_for_and_then_left_alone(miniature: Path, tmp_path: Path) -> None:
+    lines = ("limits={lease_seconds: 1, lease_wait: 0}", "training.steps=200", "evaluation.every=200")
+    command = ["run", *arguments(miniature, tmp_path, *lines)]
+    first = start(*command, "--workdir", tmp_path / "first")
+    assert first.wait_until_it_says('"stage started", "stage": "train"')
+    second = lora_job(*command, "--workdir", tmp_path / "second")
+    assert second.returncode == 52, second.stderr
+    assert "limits.lease_wait" in second.stderr
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() == 51
+
+
+def unfinished(run: Path) -> None:
+    """As a run is before its last pack is concluded."""
+    for path in [run / "_SUCCESS", *run.glob("variants/*/*/final.json")]:
+        path.unlink()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "lost", "commit"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    miniature: Path, tmp_path: Path, straight: dict[str, Any], damage: str
+) -> None:
+    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "work"]
+    assert lora_job(*command).returncode == 0
+    run = tmp_path / "runs" / "small"
+    unfinished(run)
+    checkpoint = run / "variants/blip/seed-1337/checkpoints/step-000004"
+    state = checkpoint / "state.safetensors"
+    data = bytearray(state.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        state.write_bytes(data)
+    elif damage == "cut":
+        state.write_bytes(data[:-1])
+    elif damage == "lost":
+        (checkpoint / "blip.safetensors").unlink()
+    else:
+        (checkpoint / "COMMIT.json").write_text("{")
+    again = lora_job(*command)
+    assert again.returncode == 0, again.stderr
+    assert "continues from the checkpoint before" in again.stderr
+    assert '"event": "resumed", "pack": 0, "step": 2' in again.stderr
+    assert_as_straight(tmp_path, straight)
+
+
+def test_if_all_checkpoints_are_damaged_nothing_is_restarted(miniature: Path, tmp_path: Path) -> None:
+    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "work"]
+    assert lora_job(*command).returncode == 0
+    run = tmp_path / "runs" / "small"
+    unfinished(run)
+    for state in run.glob("variants/blip/*/checkpoints/*/state.safetensors"):
+        state.write_bytes(b"")
+    before = {path: path.read_bytes() for path in run.glob("variants/**/*") if path.is_file()}
+    again = lora_job(*command)
+    assert again.returncode == 46
+    assert "whole" in again.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in run.glob("variants/**/*") if path.is_file()} == before
+
+
+def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path, tmp_path: Path) -> None:
+    lines = ("training.max_skipped_steps=0", "training.steps=14", "evaluation.every=2")
+    command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
+    started = start(*command)
+    run = tmp_path / "runs" / "small"
+    while not (run / "variants/vanilla/seed-1337/checkpoints/step-000002/COMMIT.json").exists():
+        assert started.poll() is None, started.stderr
+    started.send_signal(signal.SIGTERM)
+    assert started.wait() == 51
+    commit = sorted(run.glob("variants/blip/seed-1337/checkpoints/*/COMMIT.json"))[-1]
+    state = commit.parent / "state.safetensors"
+    tensors = load_file(state)
+    weight = next(key for key in tensors if key.startswith("adapter."))
+    tensors[weight][0, 0] = float("nan")
+    save_file(tensors, state)
+    record = json.loads(commit.read_text())
+    step = record["step"]  # where its losses are found not to be finite
+    entry = next(file for file in record["files"] if file["path"] == state.name)
+    digest = digest_of(state)
+    entry |= {"size": digest.size, "sha256": digest.sha256}
+    commit.write_text(json.dumps(record))
+    for _ in range(2):
+        again = lora_job(*command)
+        assert again.returncode == 45, again.stderr
+        assert f"blip, seed 1337 at step {step}" in again.stderr.splitlines()[-1]
+        report = json.loads((run / "report" / "comparison.json").read_text())
+        assert [(m["variant"], m["diverged_at"]) for m in report["members"]] == [("vanilla", None), ("blip", step)]
+        assert report["members"][0]["steps"] == 14
+        assert report["members"][0]["validation"][-1]["step"] == 14
+        assert report["differences"] == []
+        assert any("diverged" in note for note in report["notes"])
+        assert not (run / "_SUCCESS").exists()
+
+
+def test_old_checkpoints_are_removed_but_for_the_newest_and_the_best(miniature: Path, tmp_path: Path) -> None:
+    lines = ("output.keep_checkpoints=2", "training.steps=5", "evaluation.every=1")
+    done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    for member in (tmp_path / "runs" / "small" / "variants").glob("*/seed-1337"):
+        kept = {path.name for path in (member / "checkpoints").iterdir() if [*path.iterdir()]}
+        best = json.loads((member / "best.json").read_text())["checkpoint"].rpartition("/")[2]
+        assert kept == {"step-000004", "step-000005", best}
+        for path in (member / "checkpoints").iterdir():
+            assert (path.name in kept) == (path / "COMMIT.json").exists()
+
+
+def test_a_new_machine_does_not_fetch_what_is_in_storage(miniature: Path, tmp_path: Path) -> None:
+    command = ["run", *arguments(miniature, tmp_path)]
+    first = start(*command, "--workdir", tmp_path / "first")
+    assert first.wait_until_it_says('"stage started", "stage": "train"')
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    again = lora_job(*command, "--workdir", tmp_path / "second")
+    assert again.returncode == 0, again.stderr
+    assert '"stage": "preprocess"' not in again.stderr
+    assert not [*(tmp_path / "second").rglob("*.png")]
+
+
+def test_a_run_of_an_older_version_takes_defaults_for_what_it_lacks(miniature: Path, tmp_path: Path) -> None:
+    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "work"]
+    assert lora_job(*command).returncode == 0
+    resolved = tmp_path / "runs" / "small" / "resolved.json"
+    stored = json.loads(resolved.read_text())
+    del stored["identity"]["preprocess"]["deduplicate"]
+    del stored["identity"]["variants"]["blip"]["training"]["optimizer"]["beta2"]
+    del stored["fenced"]
+    resolved.write_text(json.dumps(stored))
+    (tmp_path / "runs" / "small" / "_SUCCESS").unlink()
+    again = lora_job(*command)
+    assert again.returncode == 0, again.stderr
+    other = lora_job(*command, "--set", "preprocess.deduplicate=none")
+    assert other.returncode == 46
+    assert "preprocess.deduplicate" in other.stderr
