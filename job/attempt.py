@@ -10,7 +10,6 @@ from job.context import Job, open_cache, open_run
 from job.manifest import Manifest
 from job.preemption import StopFlag
 from job.progress import open_progress, watch_for_stalls
-from job.resources import resource_errors
 from job.status import spent_seconds
 
 
@@ -39,6 +38,5 @@ def attempt(manifest: Manifest, workdir: Path | None, stop: StopFlag) -> None:
             return
         if manifest.limits.max_hours is not None:
             stop.limit_run(manifest.limits.max_hours, spent_seconds(job.run))
-        with resource_errors():
-            pipeline.run(job)
+        pipeline.run(job)
         progress.say("done", run=job.run.root, report=job.run.uri("report/comparison.json"))

@@ -1,10 +1,13 @@
 """Memory and disk that run out, and hardware that fails, told from bugs."""
 
-import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from safetensors import SafetensorError
+
 from job.errors import ExitCode, JobError
+from job.storage.files import NO_SPACE
 
 
 @contextmanager
@@ -31,14 +34,21 @@ def resource_errors() -> Iterator[None]:
                 "Start the job again, on another machine if it happens twice; `dmesg` and `nvidia-smi -q` say more.",
             ) from error
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        if _errno_of(error) in NO_SPACE:
             raise JobError(
                 ExitCode.RESOURCES,
-                f"The disk of {error.filename or 'the scratch folder'} is full.",
+                f"The disk of {getattr(error, 'filename', None) or 'the scratch folder'} is full.",
                 "Make room, or set --workdir.",
             ) from error
         raise
+
+
+def _errno_of(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    named = re.search(r"\(os error (\d+)\)", str(error))  # safetensors says no more
+    return int(named[1]) if named else None
 
 
 def _says_memory(error: RuntimeError) -> bool:

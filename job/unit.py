@@ -15,6 +15,7 @@ from job.context import Job
 from job.errors import ExitCode, JobError, code_of
 from job.lease import LeaseTimes, held
 from job.progress import Stage
+from job.resources import resource_errors
 
 _SECONDS = 5.0
 _LARGEST = 4096  # bytes of a termination message
@@ -57,7 +58,7 @@ def _held(job: Job, unit: str) -> Iterator[Job]:
 def _shown(job: Job, unit: str) -> Iterator[None]:
     writer = _Writer(job, unit)
     try:
-        with writer:
+        with writer, resource_errors():
             yield
     except BaseException as error:
         code = code_of(error)

@@ -39,8 +39,8 @@ class Keys:
         }
 
 
-ADMIN = Keys("A", "S")
-READ_ONLY = Keys("R", "S2")
+ADMIN = Keys("CANARYADMINKEY", "canary/admin+secret")
+READ_ONLY = Keys("CANARYREADERKEY", "canary/reader+secret")
 
 
 class S3Server:

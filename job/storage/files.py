@@ -19,7 +19,7 @@ CHUNK_BYTES = 256 * 1024
 _LOCK_SECONDS = 30.0  # a write takes milliseconds
 _LOCK_SUFFIX = f".part-{'0' * 16}"
 _PART_NAME = re.compile(r"\.part-[0-9a-f]{16}$")
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
@@ -175,7 +175,7 @@ def local_errors(path: Path) -> Iterator[None]:
 def local_error(error: OSError, path: Path) -> JobError:
     """44 where the disk is full, 50 where a network file system fails in passing, 42 for everything else."""
     cause = f"{path} cannot be used: {error.strerror or type(error).__name__}."
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         return JobError(ExitCode.RESOURCES, cause, "Free disk space, or put the folder on a larger disk.")
     if error.errno in _PASSING:
         return JobError(ExitCode.STORAGE_RETRIES, cause, "Check the disk or its network and start the job again.")

@@ -61,8 +61,9 @@ def straight(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
             "--workdir",
             folder / "work" / name,
         )
+        seconds = time.monotonic() - began
         assert done.returncode == 0, done.stderr
-    return outcome(folder_of(str(folder / "runs" / "small"))), time.monotonic() - began
+    return outcome(folder_of(str(folder / "runs" / "small"))), seconds
 
 
 def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
@@ -104,7 +105,9 @@ def kill_at_random(
         while True:
             started = start(*command)
             if done < kills:
-                time.sleep(chance.uniform(0, straight[1]))
+                deadline = time.monotonic() + chance.uniform(0, straight[1])
+                while time.monotonic() < deadline and started.poll() is None:
+                    time.sleep(0.01)
                 started.send_signal(signal.SIGKILL)
             if started.wait() == 0:
                 break
