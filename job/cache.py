@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Generic, TypeVar
 
 from job.storage.run_folder import RunFolder
 
 Value = TypeVar("Value")
-_SHARD_ITEMS = 256  # values to an object: what an interruption can cost
+_SHARD_ITEMS = 256  # values to an object: what a kill can cost; a stop costs nothing
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,11 @@ class ShardCache(Generic[Value]):
 
     def values(
         self, names: Sequence[str], compute: Callable[[Sequence[str]], Iterable[tuple[str, Value]]]
-    ) -> Iterator[tuple[str, Value]]:
-        """Each name with its value, stored ones first; the missing are computed and stored as they come."""
+    ) -> Generator[tuple[str, Value], None, None]:
+        """Each name with its value, stored ones first; the missing are computed and stored as they come.
+
+        What was computed when `compute` raises, or when the reader closes this, is stored too.
+        """
         missing = dict.fromkeys(names)
         for key, _ in self.folder.list():
             data = self.folder.read(key)
@@ -32,10 +34,17 @@ class ShardCache(Generic[Value]):
                 if name in missing:
                     del missing[name]
                     yield name, value
-        computed = iter(compute(list(missing)) if missing else ())
-        while shard := dict(islice(computed, _SHARD_ITEMS)):
-            yield from shard.items()
-            self._add(shard)
+        shard: dict[str, Value] = {}
+        try:
+            for name, value in compute(list(missing)) if missing else ():
+                shard[name] = value
+                if len(shard) == _SHARD_ITEMS:
+                    self._add(shard)
+                    shard = {}
+                yield name, value
+        finally:
+            if shard:
+                self._add(shard)
 
     def _add(self, shard: Mapping[str, Value]) -> None:
         name = hashlib.sha256("\n".join(sorted(shard)).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Gives every image its captions under every strategy of the manifest."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,12 @@ def _generate(job: Job, images: Images, folder: Path) -> dict[str, str]:
 
     result: dict[str, str] = {}
     ids = [record.id for record in images.used]
-    with job.progress.stage("caption", total=len(ids), unit="images") as stage:
-        for image_id, text in text_cache(job.cache_folder("captions", key)).values(ids, compute):
+    cache = text_cache(job.cache_folder("captions", key))
+    with (
+        job.progress.stage("caption", total=len(ids), unit="images") as stage,
+        closing(cache.values(ids, compute)) as found,
+    ):
+        for image_id, text in found:
             result[image_id] = text
             stage.advance(1)
     return result

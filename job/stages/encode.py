@@ -3,6 +3,7 @@
 import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -82,8 +83,11 @@ def _embeddings(
 def _cached(job: Job, kind: str, key: str, unit: str, names: Sequence[str], compute: _Compute) -> dict[str, Tensor]:
     cache = ShardCache[Tensor](job.cache_folder(kind, key), lambda shard: save(dict(shard)), load)
     result: dict[str, Tensor] = {}
-    with job.progress.stage(kind, total=len(names), unit=unit) as stage:
-        for name, value in cache.values(names, compute):
+    with (
+        job.progress.stage(kind, total=len(names), unit=unit) as stage,
+        closing(cache.values(names, compute)) as values,
+    ):
+        for name, value in values:
             result[name] = value
             stage.advance(1)
             job.stop.check()
