@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def pixels_key(config: PreprocessConfig) -> str:
 
 
 def preprocess_images(
-    files: Iterable[SourceFile], config: PreprocessConfig, out: Path, workers: int | None = None
+    files: Sequence[SourceFile], config: PreprocessConfig, out: Path, workers: int | None = None
 ) -> Iterator[PreparedImage]:
     """Prepare every file, in order. What is already there under the same settings is not made again.
 
@@ -58,7 +58,8 @@ def preprocess_images(
     """
     folder = out / f"images-{pixels_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)
-    count = workers or _cores()
+    # starting a worker takes as long as decoding a dozen files
+    count = workers or min(_cores(), 1 + len(files) // _WINDOW)
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
     # spawned workers inherit neither threads nor the memory of a large parent
     context = multiprocessing.get_context("spawn")

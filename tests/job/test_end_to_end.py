@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from scipy.stats import wasserstein_distance
 
 from lora_engine import miniature as miniature_data
-from tests.lora_job import ROOT, lora_job, start, stop_at
+from tests.lora_job import ROOT, lora_job
 from tests.s3_server import S3Server
 
 DRAWINGS = miniature_data.folder("drawings")
@@ -143,29 +143,6 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     assert after == before
 
 
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(miniature: Path, tmp_path: Path) -> None:
-    straight = manifest(miniature, tmp_path, "name=straight", "evaluation.samples=null", steps=12)
-    assert lora_job("run", *straight, "--workdir", tmp_path / "a").returncode == 0
-    arguments = manifest(miniature, tmp_path, "name=broken", "evaluation.samples=null", steps=12)
-    run = tmp_path / "runs" / "broken"
-    commit = run / "variants/vanilla/seed-1337/checkpoints/step-000003/COMMIT.json"
-    started = start("run", *arguments, "--workdir", tmp_path / "b")
-    assert stop_at(commit, started) == 51, started.stderr
-    assert "SIGTERM" in started.stderr.splitlines()[-1]
-    status = json.loads((run / "units/pack-0/status.json").read_text())
-    assert (status["state"], status["exit_code"]) == ("preempted", 51)
-    rerun = lora_job("run", *arguments, "--workdir", tmp_path / "c")
-    assert rerun.returncode == 0, rerun.stderr
-    expected = weights(tmp_path / "runs" / "straight")
-    found = weights(run)
-    assert {key: found[key] for key in expected} == expected
-    for validation in run.glob("variants/*/*/validation.jsonl"):
-        straight_rows = (tmp_path / "runs" / "straight" / validation.relative_to(run)).read_text()
-        assert validation.read_text() == straight_rows
-    for metrics in run.glob("variants/*/*/metrics.jsonl"):
-        assert [row["step"] for row in rows(metrics)] == list(range(1, 13))
-
-
 def test_variants_that_are_not_alike_train_in_packs_of_their_own(miniature: Path, tmp_path: Path) -> None:
     arguments = manifest(
         miniature, tmp_path, "variants.blip.lora.rank=2", "seeds=[0, 1]", "evaluation.samples=null", steps=3
@@ -235,6 +212,8 @@ def test_what_is_wrong_is_said_in_one_line_with_its_code(
     assert done.returncode == code, done.stderr
     assert phrase in done.stderr
     assert "Traceback" not in done.stderr
+    if code in (40, 43, 44):
+        assert '"stage": "preprocess"' not in done.stderr  # found out before any work
 
 
 def test_another_run_under_the_same_name_is_refused(miniature: Path, tmp_path: Path) -> None:

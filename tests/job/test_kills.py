@@ -4,6 +4,7 @@ import random
 import re
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,9 @@ BOUNDARIES = (
 
 
 class Killer:
-    """Kills the command under way at the first request that reaches each boundary."""
+    """Kills the command under way at the first request that reaches each of some boundaries."""
 
-    def __init__(self, boundaries: tuple[str, ...], prefix: str) -> None:
+    def __init__(self, boundaries: Sequence[str], prefix: str) -> None:
         self._left = [re.compile(f"/{prefix}/(runs/small/)?{boundary}") for boundary in boundaries]
         self._left += [re.compile(f"/{prefix}/runs/{boundary}") for boundary in boundaries if boundary[0] == "\\"]
         self.command: Started | None = None
@@ -71,27 +72,46 @@ def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
     assert {key: found.get(key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("moment", ["arrived", "applied"])
-def test_killed_at_every_boundary(
-    miniature: Path, tmp_path: Path, s3_admin: S3Server, straight: tuple[dict[str, object], float], moment: str
-) -> None:
-    bucket = s3_admin.make_bucket()
-    killer = Killer(BOUNDARIES, bucket)
-    with HttpFaultProxy(s3_admin.port, **{moment: killer}) as proxy:
+def kill_at_boundaries(
+    miniature: Path, folder: Path, server: S3Server, arrived: Sequence[str], applied: Sequence[str]
+) -> dict[str, object]:
+    """Kill a run at boundaries, before or after the store has the bytes; what it leaves in the end."""
+    bucket = server.make_bucket()
+    killers = Killer(arrived, bucket), Killer(applied, bucket)
+    with HttpFaultProxy(server.port, arrived=killers[0], applied=killers[1]) as proxy:
         lines = (
             f"output.destination=s3://{bucket}/runs",
             f"storage={{endpoint_url: '{proxy.url}', region: us-east-1, addressing_style: path}}",
         )
-        command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
-        for _ in range(2 * len(BOUNDARIES)):
-            killer.command = started = start(*command)
+        command = ["run", *arguments(miniature, folder, *lines), "--workdir", folder / "work"]
+        for _ in range(2 * len(BOUNDARIES) + 1):
+            started = start(*command)
+            for killer in killers:
+                killer.command = started
             if started.wait() == 0:
                 break
             assert started.returncode == -signal.SIGKILL, started.stderr
     assert started.returncode == 0
-    print(len(killer.kills), "kills:", killer.kills)
-    assert len(killer.kills) == len(BOUNDARIES)
-    assert_same(outcome(folder_of(f"s3://{bucket}/runs/small", s3_admin.endpoint_url)), straight[0])
+    kills = [kill for killer in killers for kill in killer.kills]
+    print(len(kills), "kills:", kills)
+    assert len(kills) == len(arrived) + len(applied)
+    return outcome(folder_of(f"s3://{bucket}/runs/small", server.endpoint_url))
+
+
+def test_killed_at_every_boundary(
+    miniature: Path, tmp_path: Path, s3_admin: S3Server, straight: tuple[dict[str, object], float]
+) -> None:
+    """At one before the store has the bytes, at the next one after."""
+    assert_same(kill_at_boundaries(miniature, tmp_path, s3_admin, BOUNDARIES[::2], BOUNDARIES[1::2]), straight[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["arrived", "applied"])
+def test_killed_at_every_boundary_on_the_same_side_of_it(
+    miniature: Path, tmp_path: Path, s3_admin: S3Server, straight: tuple[dict[str, object], float], moment: str
+) -> None:
+    sides = (BOUNDARIES, ()) if moment == "arrived" else ((), BOUNDARIES)
+    assert_same(kill_at_boundaries(miniature, tmp_path, s3_admin, *sides), straight[0])
 
 
 def kill_at_random(

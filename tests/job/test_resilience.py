@@ -1,8 +1,11 @@
 """Signals, second writers, damage and divergence, through the command."""
 
 import json
+import os
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +14,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from job.storage.files import digest_of
-from tests.job.small_run import arguments, folder_of, outcome
+from tests.job.small_run import arguments, drawings, folder_of, outcome
+from tests.lora_engine.data.hostile import hostile_files
 from tests.lora_job import lora_job, start
+from tests.rclone_server import RcloneServer
+from tests.s3_server import Keys
 
 STAGES = ("preprocess", "caption", "latents", "embeddings", "measure", "train", "evaluate", "sample")
 
 
 @pytest.fixture(scope="module")
-def straight(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an uninterrupted run leaves."""
+def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the drawings and an uninterrupted run of them."""
     folder = tmp_path_factory.mktemp("straight")
     done = lora_job("run", *arguments(miniature, folder), "--workdir", folder / "work")
     assert done.returncode == 0, done.stderr
-    return outcome(folder_of(str(folder / "runs" / "small")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(finished: Path) -> dict[str, Any]:
+    """What an uninterrupted run leaves."""
+    return outcome(folder_of(str(finished / "runs" / "small")))
 
 
 def assert_as_straight(folder: Path, straight: dict[str, Any]) -> None:
@@ -125,20 +137,20 @@ def test_a_live_writer_is_waited_for_and_then_left_alone(miniature: Path, tmp_pa
     assert first.wait() == 51
 
 
-def unfinished(run: Path) -> None:
-    """As a run is before its last pack is concluded."""
+def unconcluded(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the run, as it is before its last pack is concluded."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    run = tmp_path / "runs" / "small"
     for path in [run / "_SUCCESS", *run.glob("variants/*/*/final.json")]:
         path.unlink()
+    return run
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lost", "commit"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    miniature: Path, tmp_path: Path, straight: dict[str, Any], damage: str
+    miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
 ) -> None:
-    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "work"]
-    assert lora_job(*command).returncode == 0
-    run = tmp_path / "runs" / "small"
-    unfinished(run)
+    run = unconcluded(finished, tmp_path)
     checkpoint = run / "variants/blip/seed-1337/checkpoints/step-000004"
     state = checkpoint / "state.safetensors"
     data = bytearray(state.read_bytes())
@@ -151,22 +163,19 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         (checkpoint / "blip.safetensors").unlink()
     else:
         (checkpoint / "COMMIT.json").write_text("{")
-    again = lora_job(*command)
+    again = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
     assert "continues from the checkpoint before" in again.stderr
     assert '"event": "resumed", "pack": 0, "step": 2' in again.stderr
     assert_as_straight(tmp_path, straight)
 
 
-def test_if_all_checkpoints_are_damaged_nothing_is_restarted(miniature: Path, tmp_path: Path) -> None:
-    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "work"]
-    assert lora_job(*command).returncode == 0
-    run = tmp_path / "runs" / "small"
-    unfinished(run)
+def test_if_all_checkpoints_are_damaged_nothing_is_restarted(miniature: Path, tmp_path: Path, finished: Path) -> None:
+    run = unconcluded(finished, tmp_path)
     for state in run.glob("variants/blip/*/checkpoints/*/state.safetensors"):
         state.write_bytes(b"")
     before = {path: path.read_bytes() for path in run.glob("variants/**/*") if path.is_file()}
-    again = lora_job(*command)
+    again = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")
     assert again.returncode == 46
     assert "whole" in again.stderr.splitlines()[-1]
     assert {path: path.read_bytes() for path in run.glob("variants/**/*") if path.is_file()} == before
@@ -230,18 +239,62 @@ def test_a_new_machine_does_not_fetch_what_is_in_storage(miniature: Path, tmp_pa
     assert not [*(tmp_path / "second").rglob("*.png")]
 
 
-def test_a_run_of_an_older_version_takes_defaults_for_what_it_lacks(miniature: Path, tmp_path: Path) -> None:
-    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "work"]
-    assert lora_job(*command).returncode == 0
-    resolved = tmp_path / "runs" / "small" / "resolved.json"
+def test_a_run_of_an_older_version_takes_defaults_for_what_it_lacks(
+    miniature: Path, tmp_path: Path, finished: Path
+) -> None:
+    resolved = unconcluded(finished, tmp_path) / "resolved.json"
+    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere"]
     stored = json.loads(resolved.read_text())
     del stored["identity"]["preprocess"]["deduplicate"]
     del stored["identity"]["variants"]["blip"]["training"]["optimizer"]["beta2"]
     del stored["fenced"]
     resolved.write_text(json.dumps(stored))
-    (tmp_path / "runs" / "small" / "_SUCCESS").unlink()
     again = lora_job(*command)
     assert again.returncode == 0, again.stderr
     other = lora_job(*command, "--set", "preprocess.deduplicate=none")
     assert other.returncode == 46
     assert "preprocess.deduplicate" in other.stderr
+
+
+def test_a_store_that_ignores_conditions_is_refused_unless_the_manifest_says_so(
+    miniature: Path, tmp_path: Path, use_keys: Callable[[Keys], None], straight: dict[str, Any]
+) -> None:
+    (tmp_path / "store").mkdir()
+    with RcloneServer(tmp_path / "store") as server:
+        use_keys(server.keys)
+        root = f"s3://{server.bucket}/runs"
+        storage = f"storage={{endpoint_url: '{server.endpoint_url}', region: us-east-1, addressing_style: path}}"
+        command = ["run", *arguments(miniature, tmp_path, f"output.destination={root}", storage)]
+        refused = lora_job(*command, "--workdir", tmp_path / "work")
+        assert refused.returncode == 42, refused.stderr
+        assert "output.unfenced" in refused.stderr.splitlines()[-1]
+        done = lora_job(*command, "--set", "output.unfenced=true", "--workdir", tmp_path / "work")
+        assert done.returncode == 0, done.stderr
+        run = folder_of(f"{root}/small", server.endpoint_url)
+        report = run.read_json("report/comparison.json")
+        assert report is not None
+        assert any("conditional" in note for note in report["notes"])
+        assert not run.exists("units/pack-0/lease.json")
+        found = outcome(run)
+        assert {key: found.get(key) for key in straight} == straight
+
+
+def test_files_that_no_image_program_should_meet_go_through_a_whole_run(miniature: Path, tmp_path: Path) -> None:
+    folder = drawings(tmp_path / "drawings")
+    files = hostile_files()
+    for at, case in enumerate(files.values()):
+        (folder / f"hostile-{at:03d}.png").write_bytes(case.data)
+    (folder / "link.png").symlink_to("/etc/passwd")
+    os.mkfifo(folder / "pipe.png")
+    command = ["run", *arguments(miniature, tmp_path, "preprocess.max_rejected_fraction=1")]
+    done = lora_job(*command, "--workdir", tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    data = json.loads((tmp_path / "runs/small/report/comparison.json").read_text())["data"]
+    assert data["files"] >= len(files) + 12
+    rejected = sum(data["rejected"].values())
+    assert data["train"] + data["validation"] + data["duplicates"] + data["ignored"] + rejected == data["files"]
+    published = b"".join(path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file())
+    assert b"GPS" not in published
+    strict = lora_job(*command, "--set", "preprocess.max_rejected_fraction=0.05", "--set", "name=strict")
+    assert strict.returncode == 41

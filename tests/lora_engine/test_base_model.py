@@ -1,11 +1,13 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from job.preemption import StopFlag
 from job.stages.fetch import fetch_model
 from lora_engine import base_model
 from lora_engine.errors import ModelError
@@ -135,5 +137,6 @@ def test_a_hub_model_is_read_from_the_local_cache(
     snapshot.symlink_to(miniature / "sd")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    folder = fetch_model(None, "base_model.source", "hf://someone/small", revision, base_model.FILE_PATTERNS)  # type: ignore[arg-type]
+    job = SimpleNamespace(stop=StopFlag())  # all of a job that a hub's model needs
+    folder = fetch_model(job, "base_model.source", "hf://someone/small", revision, base_model.FILE_PATTERNS)  # type: ignore[arg-type]
     base_model.load_tokenizer(folder)

@@ -5,7 +5,7 @@ import pytest
 from job.errors import ExitCode, JobError
 from job.storage import S3Settings, join, open_storage
 from tests.http_fault_proxy import Answer, always
-from tests.s3_server import Keys
+from tests.s3_server import ADMIN, Keys
 
 OPERATIONS = {
     "read": lambda storage, uri, _: storage.read(uri),
@@ -75,7 +75,7 @@ def test_credentials_that_may_only_read(s3_server, s3_folder, use_keys, refusals
 
 @pytest.mark.parametrize(
     ("keys", "remedy"),
-    [(Keys("nobody", "S"), "AWS_ACCESS_KEY_ID"), (Keys("A", "wrong"), "AWS_SECRET_ACCESS_KEY")],
+    [(Keys("nobody", "S"), "AWS_ACCESS_KEY_ID"), (Keys(ADMIN.access_key, "wrong"), "AWS_SECRET_ACCESS_KEY")],
     ids=["unknown key", "wrong secret"],
 )
 def test_wrong_keys(s3_server, s3_folder, use_keys, refusals, keys, remedy):
