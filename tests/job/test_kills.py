@@ -50,20 +50,11 @@ class Killer:
 def straight(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], float]:
     """What an uninterrupted run leaves, and how many seconds it takes."""
     folder = tmp_path_factory.mktemp("straight")
-    for name in ("warm", "small"):  # the first one starts the server
-        began = time.monotonic()
-        done = lora_job(
-            "run",
-            *arguments(
-                miniature,
-                folder,
-                name=name,
-            ),
-            "--workdir",
-            folder / "work" / name,
-        )
-        seconds = time.monotonic() - began
-        assert done.returncode == 0, done.stderr
+    lora_job("--help")  # starts the server
+    began = time.monotonic()
+    done = lora_job("run", *arguments(miniature, folder), "--workdir", folder / "work")
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
     return outcome(folder_of(str(folder / "runs" / "small"))), seconds
 
 
@@ -117,15 +108,25 @@ def test_killed_at_every_boundary_on_the_same_side_of_it(
 def kill_at_random(
     miniature: Path, folder: Path, straight: tuple[dict[str, object], float], seed: int, kills: int
 ) -> None:
-    """Kill runs, one after the other, until so many kills have been survived."""
+    """Kill runs, one after the other, until so many kills have been survived.
+
+    Half the time of a run reaches all of it, since every start goes on from the one before.
+    """
     print("seed", seed)
     chance, done = random.Random(seed), 0
+    no_samples = "evaluation.samples=null"  # they have boundaries of their own
+    expected = {key: value for key, value in straight[0].items() if "/samples/" not in key and "line_art" not in key}
     for number in range(kills):
-        command = ["run", *arguments(miniature, folder, name=f"run-{number}"), "--workdir", folder / f"work-{number}"]
+        command = [
+            "run",
+            *arguments(miniature, folder, no_samples, name=f"run-{number}"),
+            "--workdir",
+            folder / f"work-{number}",
+        ]
         while True:
             started = start(*command)
             if done < kills:
-                deadline = time.monotonic() + chance.uniform(0, straight[1])
+                deadline = time.monotonic() + chance.uniform(0, straight[1] / 2)
                 while time.monotonic() < deadline and started.poll() is None:
                     time.sleep(0.01)
                 started.send_signal(signal.SIGKILL)
@@ -133,7 +134,7 @@ def kill_at_random(
                 break
             assert started.returncode == -signal.SIGKILL, started.stderr
             done += 1
-        assert_same(outcome(folder_of(str(folder / "runs" / f"run-{number}"))), straight[0])
+        assert_same(outcome(folder_of(str(folder / "runs" / f"run-{number}"))), expected)
         if done >= kills:
             print(done, "kills over", number + 1, "runs")
             return

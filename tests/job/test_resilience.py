@@ -182,7 +182,7 @@ def test_if_all_checkpoints_are_damaged_nothing_is_restarted(miniature: Path, tm
 
 
 def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path, tmp_path: Path) -> None:
-    lines = ("training.max_skipped_steps=0", "training.steps=14", "evaluation.every=2")
+    lines = ("training.max_skipped_steps=0", "training.steps=6", "evaluation.every=2")
     command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
     started = start(*command)
     run = tmp_path / "runs" / "small"
@@ -208,8 +208,8 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
         assert f"blip, seed 1337 at step {step}" in again.stderr.splitlines()[-1]
         report = json.loads((run / "report" / "comparison.json").read_text())
         assert [(m["variant"], m["diverged_at"]) for m in report["members"]] == [("vanilla", None), ("blip", step)]
-        assert report["members"][0]["steps"] == 14
-        assert report["members"][0]["validation"][-1]["step"] == 14
+        assert report["members"][0]["steps"] == 6
+        assert report["members"][0]["validation"][-1]["step"] == 6
         assert report["differences"] == []
         assert any("diverged" in note for note in report["notes"])
         assert not (run / "_SUCCESS").exists()
