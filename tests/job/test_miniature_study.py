@@ -22,7 +22,6 @@ from tests.lora_job import COLD, ROOT, lora_job, start, stop_at
 LOSS_SHARE = 0.75  # of the base model's, that is left at the end at most
 RETRIEVAL = 0.8  # of six prompts; chance is 0.17
 ALIKE = 1e-3  # relative; kernels round differently at other batch sizes
-pytestmark = pytest.mark.xdist_group("miniature study")  # its tests share one run
 
 
 def arguments(folder: Path, every: int, *more: str) -> list[str | Path]:
