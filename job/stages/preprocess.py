@@ -8,7 +8,7 @@ from job import layout
 from job.context import Job
 from job.handover import Images, Prepared
 from job.storage.transfer import upload_all
-from lora_engine.data.preprocess import PreparedImage, preprocess_images
+from lora_engine.data.preprocess import PreparedImage, pixels_key, preprocess_images
 from lora_engine.data.sidecars import split_sidecars
 from lora_engine.data.split import assign
 from lora_engine.records import ImageRecord, SourceFile
@@ -16,12 +16,19 @@ from lora_engine.records import ImageRecord, SourceFile
 
 def images_of(job: Job, fingerprint: str, fetch: Callable[[], Sequence[SourceFile]]) -> Images:
     """The images of the source with that fingerprint: as an earlier attempt found them, or prepared now."""
-    known = job.run.read_json(layout.SOURCE)
-    rows = job.run.read_jsonl(layout.IMAGES) if known == {"fingerprint": fingerprint} else None
+    config, split = job.manifest.preprocess, job.manifest.dataset.split
+    prepared_as = {
+        "fingerprint": fingerprint,
+        "pixels": pixels_key(config),
+        "preprocess": config.model_dump(mode="json"),
+        "split": split.model_dump(mode="json"),
+    }
+    same = job.run.read_json(layout.SOURCE) == prepared_as
+    rows = job.run.read_jsonl(layout.IMAGES) if same else None
     if rows is not None:
         return Images(tuple(ImageRecord(**row) for row in rows), lambda: _preprocess(job, fetch()))
     prepared = _preprocess(job, fetch())
-    job.run.write_json(layout.SOURCE, {"fingerprint": fingerprint})  # last: the rest is there
+    job.run.write_json(layout.SOURCE, prepared_as)  # last: the rest is there
     return Images(prepared.records, lambda: prepared)
 
 

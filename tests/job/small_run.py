@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def arguments(miniature: Path, tmp_path: Path, *lines: str, name: str = "small")
         "dataset.validation_min": 3,
         "output.destination": tmp_path / "runs",
     }
+    return quickstart(values, lines)
+
+
+def quickstart(values: Mapping[str, object], lines: Sequence[str]) -> list[str | Path]:
+    """The quickstart's manifest with those values, and then those lines, in the place of its own."""
     sets = [f"{key}={value}" for key, value in values.items()]
     result: list[str | Path] = [ROOT / "manifests" / "quickstart.yaml"]
     for option in (*sets, *lines):

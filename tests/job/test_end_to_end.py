@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from scipy.stats import wasserstein_distance
 
 from lora_engine import miniature as miniature_data
-from tests.lora_job import ROOT, lora_job
+from tests.job.small_run import quickstart
+from tests.lora_job import lora_job
 from tests.s3_server import S3Server
 
 DRAWINGS = miniature_data.folder("drawings")
@@ -45,11 +46,7 @@ def manifest(miniature: Path, tmp_path: Path, *lines: str, steps: int = 6) -> li
         "dataset.validation_min": 5,
         "output.destination": tmp_path / "runs",
     }
-    sets = [f"{key}={value}" for key, value in values.items()]
-    arguments: list[str | Path] = [ROOT / "manifests" / "quickstart.yaml"]
-    for option in (*sets, *lines):
-        arguments += ["--set", option]
-    return arguments
+    return quickstart(values, lines)
 
 
 def rows(path: Path) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.http_fault_proxy import HttpFaultProxy, Request
+from tests.http_fault_proxy import Drop, Fault, HttpFaultProxy, Request
 from tests.job.small_run import arguments, folder_of, outcome
 from tests.lora_job import Started, lora_job, start
 from tests.s3_server import S3Server
@@ -28,7 +28,10 @@ BOUNDARIES = (
 
 
 class Killer:
-    """Kills the command under way at the first request that reaches each of some boundaries."""
+    """Kills the command under way at the first request that reaches each of some boundaries.
+
+    As a proxy's plan it keeps that request from the store; as its `applied` hook it comes when the store has the bytes.
+    """
 
     def __init__(self, boundaries: Sequence[str], prefix: str) -> None:
         self._left = [re.compile(f"/{prefix}/(runs/small/)?{boundary}") for boundary in boundaries]
@@ -36,14 +39,15 @@ class Killer:
         self.command: Started | None = None
         self.kills: list[str] = []
 
-    def __call__(self, request: Request) -> None:
+    def __call__(self, request: Request) -> Fault | None:
         reached = [boundary for boundary in self._left if boundary.fullmatch(request.path)]
         if request.method != "PUT" or not reached or self.command is None:
-            return
+            return None
         self._left.remove(reached[0])
         self.kills.append(request.path)
         self.command.send_signal(signal.SIGKILL)
         self.command = None
+        return Drop("close")
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +68,12 @@ def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
 
 
 def kill_at_boundaries(
-    miniature: Path, folder: Path, server: S3Server, arrived: Sequence[str], applied: Sequence[str]
+    miniature: Path, folder: Path, server: S3Server, before: Sequence[str], after: Sequence[str]
 ) -> dict[str, object]:
     """Kill a run at boundaries, before or after the store has the bytes; what it leaves in the end."""
     bucket = server.make_bucket()
-    killers = Killer(arrived, bucket), Killer(applied, bucket)
-    with HttpFaultProxy(server.port, arrived=killers[0], applied=killers[1]) as proxy:
+    killers = Killer(before, bucket), Killer(after, bucket)
+    with HttpFaultProxy(server.port, plan=killers[0], applied=killers[1]) as proxy:
         lines = (
             f"output.destination=s3://{bucket}/runs",
             f"storage={{endpoint_url: '{proxy.url}', region: us-east-1, addressing_style: path}}",
@@ -85,7 +89,7 @@ def kill_at_boundaries(
     assert started.returncode == 0
     kills = [kill for killer in killers for kill in killer.kills]
     print(len(kills), "kills:", kills)
-    assert len(kills) == len(arrived) + len(applied)
+    assert len(kills) == len(before) + len(after)
     return outcome(folder_of(f"s3://{bucket}/runs/small", server.endpoint_url))
 
 
@@ -97,12 +101,34 @@ def test_killed_at_every_boundary(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["arrived", "applied"])
+@pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_every_boundary_on_the_same_side_of_it(
     miniature: Path, tmp_path: Path, s3_admin: S3Server, straight: tuple[dict[str, object], float], moment: str
 ) -> None:
-    sides = (BOUNDARIES, ()) if moment == "arrived" else ((), BOUNDARIES)
+    sides = (BOUNDARIES, ()) if moment == "before" else ((), BOUNDARIES)
     assert_same(kill_at_boundaries(miniature, tmp_path, s3_admin, *sides), straight[0])
+
+
+def test_what_was_prepared_before_a_kill_is_not_taken_for_other_settings(
+    miniature: Path, tmp_path: Path, s3_admin: S3Server
+) -> None:
+    """Killed before `resolved.json` says what the run is, so that the settings may still change."""
+    bucket = s3_admin.make_bucket()
+    killer = Killer(("resolved.json",), bucket)
+    with HttpFaultProxy(s3_admin.port, plan=killer) as proxy:
+        lines = (
+            "evaluation.samples=null",
+            f"output.destination=s3://{bucket}/runs",
+            f"storage={{endpoint_url: '{proxy.url}', region: us-east-1, addressing_style: path}}",
+        )
+        command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
+        killer.command = started = start(*command)
+        assert started.wait() == -signal.SIGKILL
+        done = lora_job(*command, "--set", "dataset.validation_min=2")
+        assert done.returncode == 0, done.stderr
+    report = folder_of(f"s3://{bucket}/runs/small", s3_admin.endpoint_url).read_json("report/comparison.json")
+    assert report is not None
+    assert report["data"]["validation"] == 2
 
 
 def kill_at_random(
