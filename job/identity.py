@@ -36,6 +36,7 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
         if captioner is None
         else captioner.model_dump(mode="json", exclude=_NOT_IDENTITY) | {"sha256": models["captioner"]},
         "evaluation": manifest.evaluation.model_dump(mode="json", include=_SCORING),
+        "split_packs_by": sorted(set(manifest.split_packs_by)),
         "variants": {
             variant.name: {
                 "captions": variant.captions.model_dump(mode="json"),
@@ -66,6 +67,7 @@ def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
         "split": SplitConfig().model_dump(mode="json") | stored["split"],
         "preprocess": PreprocessConfig().model_dump(mode="json") | stored["preprocess"],
         "captioner": captioner,
+        "split_packs_by": stored.get("split_packs_by", []),
         "evaluation": EvaluationConfig().model_dump(mode="json", include=_SCORING) | stored["evaluation"],
         "variants": {
             name: {

@@ -111,6 +111,10 @@ class Manifest(Config):
     preprocess: PreprocessConfig = PreprocessConfig()
     captioner: CaptionerConfig | None = None
     variants: tuple[VariantConfig, ...] = Field(min_length=1, max_length=64)
+    split_packs_by: tuple[Literal["variant", "seed"], ...] = Field(
+        default=(),
+        description="Make smaller packs, of one variant or one seed each, that several machines can train at a time.",
+    )
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -62,12 +62,14 @@ def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
 
 
 def pack_members(manifest: Manifest) -> tuple[Pack, ...]:
-    """All adapters of the run, those that may train in lockstep together, in the order of the manifest."""
-    groups: dict[str, tuple[ResolvedVariant, list[Member]]] = {}
+    """All adapters of the run, those that may and should train in lockstep together, in the order of the manifest."""
+    groups: dict[tuple[object, ...], tuple[ResolvedVariant, list[Member]]] = {}
+    split_by = manifest.split_packs_by
     for variant in resolve_variants(manifest):
-        key = variant.lora.model_dump_json() + variant.training.model_dump_json()
-        members = groups.setdefault(key, (variant, []))[1]
-        members += [Member(variant.name, seed) for seed in manifest.seeds]
+        settings = variant.lora.model_dump_json() + variant.training.model_dump_json()
+        for seed in manifest.seeds:
+            alone = variant.name if "variant" in split_by else None, seed if "seed" in split_by else None
+            groups.setdefault((settings, *alone), (variant, []))[1].append(Member(variant.name, seed))
     first = next(iter(groups.values()))[0]
     return tuple(
         Pack(at, tuple(members), variant.lora, variant.training, _differs(first, variant))

@@ -180,6 +180,21 @@ def test_packs_hold_what_is_alike_but_captions_and_seed() -> None:
     assert len(pack_members(load(SMALL, "seeds=[0, 7]"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("split_by", "packs"),
+    [
+        ("[variant]", [[("one", 0), ("one", 7)], [("two", 0), ("two", 7)]]),
+        ("[seed]", [[("one", 0), ("two", 0)], [("one", 7), ("two", 7)]]),
+        ("[seed, variant]", [[("one", 0)], [("one", 7)], [("two", 0)], [("two", 7)]]),
+    ],
+)
+def test_packs_can_be_split(split_by: str, packs: list[list[tuple[str, int]]]) -> None:
+    found = pack_members(load(SMALL, "seeds=[0, 7]", f"split_packs_by={split_by}"))
+    assert [[(member.variant, member.seed) for member in pack.members] for pack in found] == packs
+    assert [pack.unit for pack in found] == [f"pack-{at}" for at in range(len(packs))]
+    assert all(pack.differs == () for pack in found)
+
+
 def test_caption_sets_are_shared_by_equal_texts() -> None:
     manifest = load(SMALL, "variants.two.captions={strategy: constant, text: a tattoo, caption_dropout: 0.1}")
     assert list(caption_sets(manifest)) == ["one"]
@@ -198,6 +213,7 @@ def test_caption_sets_are_shared_by_equal_texts() -> None:
         ("output.destination=elsewhere", ()),
         ("dataset.validation_min=3", ("split.validation_min",)),
         ("preprocess.background=black", ("preprocess.background",)),
+        ("split_packs_by=[seed]", ("split_packs_by",)),
     ],
 )
 def test_what_makes_another_run(option: str, conflicts: tuple[str, ...]) -> None:
