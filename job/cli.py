@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,13 +46,18 @@ def run(
     manifest: ManifestArgument = None,
     sets: SetOption = None,
     workdir: Annotated[Path | None, typer.Option(help="Scratch folder; kept between attempts it saves work.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Share the run with N processes, of which this is number I, from 0."),
+    ] = None,
 ) -> None:
     """Do the job, or what is left of it."""
     stop = StopFlag()
     stop.install()  # before anything that takes time: as a container's first process it would miss an earlier signal
+    from job import settings
     from job.attempt import attempt
 
-    attempt(_load(manifest, sets), workdir, stop)
+    attempt(_load(manifest, sets), workdir, settings.shard(os.environ, shard), stop)
 
 
 @app.command()
@@ -138,6 +144,10 @@ def _folder(uri: str) -> Any:
     return RunFolder(open_storage(uri, storage_from_environment(os.environ)), uri)
 
 
+_TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows of a container that ended
+_LARGEST = 1024  # characters, of at most 4 bytes: Kubernetes takes 4 KB
+
+
 def main() -> None:
     """Run a command and exit with its code; the last line says the cause and the remedy."""
     code = _guarded()
@@ -177,4 +187,7 @@ def _one_line(message: str) -> str:
 
 def _fail(code: ExitCode, message: str) -> int:
     typer.echo(f"lora-job: {message}", err=True)
+    if _TERMINATION_LOG.exists():
+        with suppress(OSError):  # that of a container that may not write it
+            _TERMINATION_LOG.write_text(f"{code}: {message}"[:_LARGEST])
     return int(code)

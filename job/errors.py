@@ -29,6 +29,11 @@ class ExitCode(IntEnum):
     STALLED = 54
     ATTEMPT_HOURS = 55
 
+    @property
+    def is_final(self) -> bool:
+        """Whether starting again would end the same."""
+        return self in (ExitCode.BUG, ExitCode.USAGE) or 40 <= self < 50
+
 
 class JobError(Exception):
     """A failure with an exit code, a cause and a remedy, each one sentence for a person, on one line.

@@ -29,6 +29,10 @@ _RENEWALS = 4  # while a lease lasts
 _POLL_SECONDS = 1.0
 
 
+class HeldError(JobError):
+    """The unit is another live process's, and was not waited for any longer."""
+
+
 @dataclass(frozen=True)
 class LeaseTimes:
     """How long a lease lasts unrenewed, and how long to wait for another's."""
@@ -73,7 +77,8 @@ class Lease:
         """Take the lease once it is free, released, or its holder is dead or silent.
 
         Raises:
-            JobError: 52 when its holder still lives after `wait_seconds`; that of `stop`.
+            HeldError: 52 when its holder still lives after `wait_seconds`.
+            JobError: that of `stop`.
         """
         began, looks = _now(), _Looks()
         while not self._take(stored := self._storage.fetch(self._uri), looks):
@@ -82,7 +87,7 @@ class Lease:
             waiting(_described(stored))
             looks.add(stored.etag)
             if looks.changes > 0 and _now() - began >= self._times.wait_seconds:
-                raise self._held_by(stored)
+                raise HeldError(*self._held_by(stored))
             stop.check()
             self._ended.wait(min(_POLL_SECONDS, self._times.seconds / 10))
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
@@ -133,12 +138,12 @@ class Lease:
                 self._etag = stored.etag  # an earlier renewal whose answer was lost
                 if self._write(self.epoch, self._etag):
                     return
-            error = self._held_by(stored)
+            error = JobError(*self._held_by(stored))
         self._lost(error)
         raise error
 
-    def _held_by(self, stored: Stored | None) -> JobError:
-        return JobError(
+    def _held_by(self, stored: Stored | None) -> tuple[ExitCode, str, str]:
+        return (
             ExitCode.LEASE_HELD,
             f"Another process works on {self._unit} of this run: {_described(stored)}.",
             "Let it finish, or stop it and start this again; limits.lease_wait says how long to wait for it.",

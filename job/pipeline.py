@@ -1,22 +1,24 @@
 """The order of a run: fetch, preprocess, caption, encode, train, sample, report."""
 
 import hashlib
-import time
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import yaml
 
 from job import layout
 from job.context import Job
-from job.environment import environment
-from job.errors import ExitCode, JobError
 from job.handover import Captions, Images
-from job.identity import identity, identity_conflicts
 from job.report.publish import publish_report
-from job.report.schema import Comparison
+from job.resolved import is_prepared, resolve
+from job.resources import resource_errors
+from job.shard import Shard
+from job.sharing import share_out
 from job.stages.caption import caption
 from job.stages.encode import encode_all
 from job.stages.fetch import fetch_dataset, fetch_model, fetch_weights, source_fingerprint
@@ -29,28 +31,11 @@ from lora_engine import base_model
 from lora_engine.captions.vision import require_captioner
 from lora_engine.clip_score import FILE_PATTERNS as CLIP_PATTERNS
 from lora_engine.clip_score import require_clip
-from lora_engine.data.split import data_sha256
-from lora_engine.device import Resolved, find_device, resolve_precision
+from lora_engine.device import Resolved, find_device
 from lora_engine.errors import DivergedError
 from lora_engine.model_files import model_sha256
 
 CAPTIONER_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
-
-
-def is_done(job: Job) -> bool:
-    """Whether the run is finished, so that there is nothing to do.
-
-    Raises:
-        JobError: 46 when what is finished is another run of the same name.
-    """
-    stored = job.run.read_json(layout.RESOLVED)
-    if stored is None or not job.run.exists(layout.SUCCESS):
-        return False
-    data, models = stored["data_sha256"], {k: v["sha256"] for k, v in stored["models"].items() if v}
-    _refuse_conflicts(job, stored, identity(job.manifest, data_sha256=data, models=models))
-    samples = job.manifest.model_dump(mode="json")["evaluation"]["samples"]
-    as_drawn = stored["manifest"]["evaluation"]["samples"] == samples
-    return as_drawn and pack_members(job.manifest)[0].training.steps == _stored_steps(stored)
 
 
 @dataclass(frozen=True)
@@ -62,33 +47,68 @@ class _Models:
     scorer: Scorer | None
 
 
-def run(job: Job) -> None:
-    """Do all that is not done yet.
+def run(job: Job, shard: Shard | None) -> bool:
+    """Do all that is not done yet and that no other process is at; whether the run is finished then.
+
+    Args:
+        shard: which of several processes this is, so that each begins with a pack of its own.
 
     Raises:
         DivergedError: adapters diverged; all else is done.
+        HeldError: another process is at what is left, and this one was told of no other.
     """
-    device = find_device()
-    with unit_of(job, "prepare") as prepare:
-        models = _models(prepare)
-        images = images_of(prepare, source_fingerprint(prepare), lambda: fetch_dataset(prepare))
-        resolved = _resolve(prepare, images, models, device)
-        captions = caption(prepare, images, models.captioner, base_model.load_tokenizer(models.base))
-        study = _study(prepare, images, captions, models.base, resolved, device)
-        measure_training_images(prepare, images)
-    for pack in pack_members(job.manifest):
-        with unit_of(job, pack.unit) as train:
-            _train(train, study, pack, device, resolved["packs"][pack.index]["precision"], models.scorer)
-    with unit_of(job, "report") as report:
-        comparison = publish_report(report.run)
-        _require_converged(comparison)
+    device, packs, wait = find_device(), pack_members(job.manifest), job.manifest.limits.lease_wait
+    with resource_errors():
+        fingerprint = source_fingerprint(job)
+        # where others may find work, the preparation is worth waiting for as long as somebody is at it
+        with _preparing(job, fingerprint, wait if len(packs) == 1 else math.inf) as prepare:
+            models = _models(prepare)
+            images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
+            resolved = resolve(prepare, images, models.base, models.captioner, device)
+            captions = caption(prepare, images, models.captioner, base_model.load_tokenizer(models.base))
+            study = _study(prepare, images, captions, models.base, resolved, device)
+            measure_training_images(prepare, images)
+
+    def train(pack: Pack, wait_minutes: float) -> None:
+        with unit_of(job, pack.unit, wait_minutes) as unit:
+            if not is_trained(pack):
+                _train(unit, study, pack, device, resolved["packs"][pack.index]["precision"], models.scorer)
+
+    def is_trained(pack: Pack) -> bool:
+        return is_finished(job, pack) and has_samples(job, pack, models.scorer)
+
+    share_out(job, packs, shard, train)
+    left = [pack for pack in packs if not is_trained(pack)]
+    if shard is not None and left:
+        _require_converged(job, [pack for pack in packs if shard.owns(pack, packs)])
+        job.progress.say("this shard is done; the rest is with other processes", packs=[pack.unit for pack in left])
+        return False
+    with unit_of(job, "report", wait) as report:
+        if report.run.exists(layout.SUCCESS):  # of a process that finished at the same moment
+            return True
+        publish_report(report.run)
+        _require_converged(report, packs)
         report.run.write(layout.SUCCESS, b"")
+    return True
 
 
-def _require_converged(comparison: Comparison) -> None:
-    diverged = {f"{m.variant}, seed {m.seed}": m.diverged_at for m in comparison.members if m.diverged_at is not None}
+@contextmanager
+def _preparing(job: Job, fingerprint: str, wait_minutes: float) -> Iterator[Job]:
+    """Hold the preparation until it is done; what is done is read by any number of processes at a time."""
+    if not is_prepared(job, fingerprint):
+        with unit_of(job, "prepare", wait_minutes) as unit:
+            if not is_prepared(job, fingerprint):
+                yield unit
+                return
+    yield job
+
+
+def _require_converged(job: Job, packs: Sequence[Pack]) -> None:
+    members = [member for pack in packs for member in pack.members]
+    finals = {member: job.run.read_json(layout.final(member.variant, member.seed)) or {} for member in members}
+    diverged = {member: step for member, final in finals.items() if (step := final.get("diverged_at")) is not None}
     if diverged:
-        where = "; ".join(f"{name} at step {step}" for name, step in diverged.items())
+        where = "; ".join(f"{member.variant}, seed {member.seed} at step {step}" for member, step in diverged.items())
         raise DivergedError(
             f"Diverged: {where}. It keeps its last finite weights; the others are trained and reported.",
             "Lower training.optimizer.learning_rate or use precision: bf16 or fp32, with --set name=...",
@@ -116,79 +136,12 @@ def _base_folder(job: Job) -> Path:
         return model
     components = fetch_model(job, "base_model.components", config.components, None, base_model.CONFIG_PATTERNS)
     folder = job.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
-    if not (folder / "model_index.json").exists():
-        base_model.convert_single_file(model, components, folder)
+    if not folder.exists():
+        with TemporaryDirectory(dir=folder.parent) as scratch:
+            base_model.convert_single_file(model, components, Path(scratch) / folder.name)
+            with suppress(FileExistsError):  # another process on this machine was as fast
+                (Path(scratch) / folder.name).rename(folder)
     return folder
-
-
-def _resolve(job: Job, images: Images, models: _Models, device: torch.device) -> dict[str, Any]:
-    """Decide what the manifest leaves open, once: later attempts read the decision.
-
-    Raises:
-        JobError: 46 when the name belongs to a run with another identity.
-    """
-    hashes = {"base": model_sha256(models.base)}
-    if models.captioner is not None:
-        hashes["captioner"] = model_sha256(models.captioner)
-    current = identity(job.manifest, data_sha256=data_sha256(images.records), models=hashes)
-    stored = job.run.read_json(layout.RESOLVED)
-    if stored is not None:
-        _refuse_conflicts(job, stored, current)
-        job.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
-    resolved = _decide(job, hashes, current, stored, device)
-    job.run.write_json(layout.RESOLVED, resolved)
-    dump = yaml.safe_dump(job.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    job.run.write(layout.MANIFEST, dump.encode())
-    job.run.write_json(layout.ENVIRONMENT, environment(device))
-    return resolved
-
-
-def _decide(
-    job: Job, models: dict[str, str], current: dict[str, Any], stored: dict[str, Any] | None, device: torch.device
-) -> dict[str, Any]:
-    manifest = job.manifest
-    sources = {"base": manifest.base_model, "captioner": manifest.captioner}
-    return {
-        "schema": 1,
-        "started_at": time.time() if stored is None else stored["started_at"],
-        "manifest": manifest.model_dump(mode="json"),
-        "identity": current,
-        "fenced": job.fenced,
-        "data_sha256": current["data"],
-        "caption_sets": list(dict.fromkeys(set_of_variant(manifest).values())),
-        "set_of_variant": set_of_variant(manifest),
-        "packs": [_decided_pack(pack, stored, device) for pack in pack_members(manifest)],
-        "models": {
-            what: {"source": config.source, "sha256": models[what]} if config is not None and what in models else None
-            for what, config in sources.items()
-        },
-    }
-
-
-def _decided_pack(pack: Pack, stored: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
-    precision: Resolved = resolve_precision(pack.training.precision, device)
-    if stored is not None:
-        precision = resolve_precision(stored["packs"][pack.index]["precision"], device)
-    return {
-        "index": pack.index,
-        "members": [asdict(member) for member in pack.members],
-        "differs": list(pack.differs),
-        "precision": precision,
-    }
-
-
-def _refuse_conflicts(job: Job, stored: dict[str, Any], current: dict[str, Any]) -> None:
-    conflicts = identity_conflicts(stored["identity"], current)
-    if conflicts:
-        raise JobError(
-            ExitCode.CONFLICT,
-            f"{job.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
-            "Give this one another name: --set name=...",
-        )
-
-
-def _stored_steps(stored: dict[str, Any]) -> int:
-    return int(stored["manifest"]["training"]["steps"])
 
 
 def _study(
@@ -221,8 +174,6 @@ def _scorer(job: Job) -> Scorer | None:
 def _train(
     job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, scorer: Scorer | None
 ) -> None:
-    if is_finished(job, pack) and has_samples(job, pack, scorer):
-        return
     pack_run = PackRun(job, study, pack, device, precision)
     pack_run.run()
     sample(job, pack, study.model, pack_run.unet, device, scorer)

@@ -1,4 +1,4 @@
-"""What the environment says: where the manifest is, where scratch lies, how to reach a store without a manifest."""
+"""What the environment says: where manifest and scratch are, which process this is, how to reach a store."""
 
 import os
 import tempfile
@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from job.errors import ExitCode, JobError
+from job.shard import Shard, parse_shard
 from job.storage import S3Settings, is_remote, open_storage
 from job.storage.files import local_errors
 
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"
 WORKDIR_VARIABLE = "LORA_JOB_WORKDIR"
+# What platforms tell each process of a job: its place, from 0, and how many there are.
+_PLACES = (
+    ("JOB_COMPLETION_INDEX", None),  # Kubernetes, Indexed Job
+    ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT"),  # GCP Batch
+)
 _LARGEST_READ = 2**20 + 1  # bytes; one more than a manifest may have
 
 
@@ -42,6 +49,29 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: Binar
         raise JobError(
             ExitCode.MANIFEST, f"The manifest {place} cannot be read: {error.strerror}.", "Correct the path."
         ) from error
+
+
+def shard(environ: Mapping[str, str], chosen: str | None) -> Shard | None:
+    """The place of this process among several that share a run; None where it is the only one, as far as it is told.
+
+    Raises:
+        JobError: 2 when what it is told makes no sense.
+    """
+    if chosen is not None:
+        return parse_shard(chosen, "--shard")
+    for index, count in _PLACES:
+        if index in environ:
+            return _told(environ, index, count)
+    return None
+
+
+def _told(environ: Mapping[str, str], index: str, count: str | None) -> Shard | None:
+    if count is not None and count in environ:
+        found = parse_shard(f"{environ[index]}/{environ[count]}", f"{index}/{count}")
+        return found if found.count != 1 else None
+    if not environ[index].isdecimal():
+        raise JobError(ExitCode.USAGE, f"{index} is {environ[index]!r}, not a number.", "Unset it, or use --shard.")
+    return Shard(int(environ[index]))
 
 
 def storage_from_environment(environ: Mapping[str, str]) -> S3Settings:

@@ -39,11 +39,12 @@ def spent_seconds(run: RunFolder) -> float:
 
 
 def follow_status(run: RunFolder) -> Iterator[list[dict[str, Any]]]:
-    """The status again and again, until the run is finished or a unit has failed."""
+    """The status again and again, until the run is finished, or a unit has ended early and none is at work."""
     while True:
         units = read_status(run)
         yield units
-        if run.exists(layout.SUCCESS) or any(unit["state"] in ("failed", "preempted") for unit in units):
+        states = {_state(unit) for unit in units}
+        if run.exists(layout.SUCCESS) or (states & {"failed", "preempted"} and "running" not in states):
             return
         time.sleep(_POLL_SECONDS)
 

@@ -1,13 +1,14 @@
-"""One unit of a run under way: its lease, and `units/<unit>/status.json`, every few seconds and at its end."""
+"""One unit of a run under way: its lease, and `units/<unit>/status.json`, every few seconds and at its end.
+
+Its seconds, and those of its stages, are of all attempts together.
+"""
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from job import layout
@@ -18,29 +19,27 @@ from job.progress import Stage
 from job.resources import resource_errors
 
 _SECONDS = 5.0
-_LARGEST = 4096  # bytes of a termination message
-_TERMINATION_LOG = Path("/dev/termination-log")
 
 
 @contextlib.contextmanager
-def unit_of(job: Job, unit: str) -> Iterator[Job]:
+def unit_of(job: Job, unit: str, wait_minutes: float) -> Iterator[Job]:
     """Hold the unit while the block runs, keep its status true, and say at its end how it went.
 
     Gives the job with a run folder that writes only while the unit is held.
 
     Raises:
-        JobError: 52 when another process works on the unit and does not end in time.
+        HeldError: 52 when another process works on the unit and does not end in time.
     """
-    with _held(job, unit) as holding, _shown(holding, unit):
+    with _held(job, unit, wait_minutes) as holding, _shown(holding, unit):
         yield holding
 
 
 @contextlib.contextmanager
-def _held(job: Job, unit: str) -> Iterator[Job]:
+def _held(job: Job, unit: str, wait_minutes: float) -> Iterator[Job]:
     if not job.fenced:
         yield job
         return
-    limits, told = job.manifest.limits, False
+    told = False
 
     def waiting(holder: str) -> None:
         nonlocal told
@@ -49,7 +48,7 @@ def _held(job: Job, unit: str) -> Iterator[Job]:
             job.progress.say("waiting for another process", unit=unit, holder=holder)
         told = True
 
-    times = LeaseTimes(limits.lease_seconds, limits.lease_wait * 60)
+    times = LeaseTimes(job.manifest.limits.lease_seconds, wait_minutes * 60)
     with held(job.run, unit, times, job.stop, waiting) as (run, epoch):
         yield replace(job, run=run, epoch=epoch)
 
@@ -67,8 +66,6 @@ def _shown(job: Job, unit: str) -> Iterator[None]:
         end = {"state": state, "exit_code": int(code), "cause": cause[:1500], "remedy": remedy[:500]}
         with contextlib.suppress(JobError):  # the error at hand says more than a store that cannot be written
             writer.write(end)
-        if _TERMINATION_LOG.exists():
-            _TERMINATION_LOG.write_text(json.dumps(end)[:_LARGEST])
         raise
     writer.write({"state": "done", "exit_code": 0})
 
@@ -83,6 +80,7 @@ class _Writer:
         self._before = dict(job.progress.seconds)
         earlier = job.run.read_json(self._key) or {}
         self._earlier_seconds = float(earlier.get("seconds", 0.0))
+        self._earlier_stages: dict[str, float] = earlier.get("stages", {})
         self._facts: dict[str, Any] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="status", daemon=True)
@@ -109,13 +107,12 @@ class _Writer:
 
     def write(self, end: dict[str, Any]) -> None:
         """Write the status now."""
-        spent = {
-            name: round(seconds - self._before.get(name, 0.0), 3)
-            for name, seconds in dict(self._job.progress.seconds).items()
-            if seconds > self._before.get(name, 0.0)
-        }
+        stages = dict(self._earlier_stages)
+        for name, seconds in dict(self._job.progress.seconds).items():
+            if (spent := seconds - self._before.get(name, 0.0)) > 0:
+                stages[name] = round(stages.get(name, 0.0) + spent, 3)
         total = self._earlier_seconds + (datetime.now(UTC) - datetime.fromisoformat(self._started)).total_seconds()
-        status = {"unit": self._unit, "started": self._started, "updated": _now(), "stages": spent, "seconds": total}
+        status = {"unit": self._unit, "started": self._started, "updated": _now(), "stages": stages, "seconds": total}
         self._job.run.write_json(self._key, status | self._facts | end)
 
 

@@ -41,6 +41,15 @@ class Keys:
 
 ADMIN = Keys("CANARYADMINKEY", "canary/admin+secret")
 READ_ONLY = Keys("CANARYREADERKEY", "canary/reader+secret")
+JOB = Keys("CANARYJOBKEY", "canary/job+secret")
+WRITE_ONLY = Keys("CANARYWRITERKEY", "canary/writer+secret")
+STUDY_DATA, STUDY_RUNS = "study-data", "study-runs"  # buckets that only some may use
+_ACTIONS = {
+    ADMIN: ["Admin", "Read", "List", "Tagging", "Write"],
+    READ_ONLY: ["Read", "List"],
+    JOB: [f"Read:{STUDY_DATA}", f"List:{STUDY_DATA}", *(f"{do}:{STUDY_RUNS}" for do in ("Read", "List", "Write"))],
+    WRITE_ONLY: [f"Read:{STUDY_DATA}", f"List:{STUDY_DATA}", f"Write:{STUDY_RUNS}"],
+}
 
 
 class S3Server:
@@ -48,6 +57,8 @@ class S3Server:
 
     admin = ADMIN
     read_only = READ_ONLY
+    job = JOB  # reads one bucket, and reads and writes another
+    write_only = WRITE_ONLY  # the same, but may not read what it wrote
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="s3-server-"))
@@ -73,7 +84,7 @@ class S3Server:
 
     def _start(self) -> tuple[subprocess.Popen[bytes], int]:
         config = self._folder / "identities.json"
-        config.write_text(json.dumps({"identities": [_identity(ADMIN, "Admin"), _identity(READ_ONLY)]}))
+        config.write_text(json.dumps({"identities": [_identity(keys, actions) for keys, actions in _ACTIONS.items()]}))
         for attempt in range(5):
             base = _free_ports()
             with (self._folder / "log").open("wb") as log:
@@ -91,8 +102,7 @@ class S3Server:
         raise RuntimeError(f"the S3 server does not start: {(self._folder / 'log').read_text()[-2000:]}")
 
 
-def _identity(keys: Keys, *more: str) -> dict[str, Any]:
-    actions = ["Read", "List"] if not more else [*more, "Read", "List", "Tagging", "Write"]
+def _identity(keys: Keys, actions: list[str]) -> dict[str, Any]:
     credentials = [{"accessKey": keys.access_key, "secretKey": keys.secret_key}]
     return {"name": keys.access_key, "credentials": credentials, "actions": actions}
 

@@ -9,7 +9,7 @@ from typing import Any
 from job.errors import ExitCode
 
 # Starting again would end the same.
-NEVER = tuple(code for code in ExitCode if code in (ExitCode.BUG, ExitCode.USAGE) or 40 <= code < 50)
+NEVER = tuple(code for code in ExitCode if code.is_final)
 # Work was committed, so that every start gets further; no limit of retries should count it.
 FREE = (ExitCode.PREEMPTED, ExitCode.ATTEMPT_HOURS)
 

@@ -153,7 +153,7 @@ class Comparison(_Part):
     differences: list[Difference]
     fair: dict[str, bool] = Field(description="Per seed: whether all its members saw equal weights, order and noise.")
     captions: dict[str, dict[str, Any]] = Field(description="Lint of each caption set.")
-    timing: dict[str, dict[str, float]] = Field(description="Unit to stage to seconds, of the last attempt at it.")
+    timing: dict[str, dict[str, float]] = Field(description="Unit to stage to seconds, of all attempts at it.")
     environment: dict[str, Any]
     notes: list[str] = Field(description="What to keep in mind when reading the numbers.")
 

@@ -1,0 +1,117 @@
+"""What is decided once for a run, and kept in `resolved.json`: later attempts read the decision."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from job import layout
+from job.context import Job
+from job.environment import environment
+from job.errors import ExitCode, JobError
+from job.handover import Images
+from job.identity import identity, identity_conflicts
+from job.variants import Pack, pack_members, set_of_variant
+from lora_engine.data.split import data_sha256
+from lora_engine.device import Resolved, resolve_precision
+from lora_engine.model_files import model_sha256
+
+
+def is_done(job: Job) -> bool:
+    """Whether the run is finished, so that there is nothing to do.
+
+    Raises:
+        JobError: 46 when what is finished is another run of the same name.
+    """
+    stored = job.run.read_json(layout.RESOLVED)
+    if stored is None or not job.run.exists(layout.SUCCESS):
+        return False
+    data, models = stored["data_sha256"], {k: v["sha256"] for k, v in stored["models"].items() if v}
+    _refuse_conflicts(job, stored, identity(job.manifest, data_sha256=data, models=models))
+    samples = job.manifest.model_dump(mode="json")["evaluation"]["samples"]
+    as_drawn = stored["manifest"]["evaluation"]["samples"] == samples
+    return as_drawn and pack_members(job.manifest)[0].training.steps == _stored_steps(stored)
+
+
+def is_prepared(job: Job, fingerprint: str) -> bool:
+    """Whether a process with this manifest has made all that training needs, of the source with that fingerprint."""
+    keys = (layout.unit_status("prepare"), layout.SOURCE, layout.RESOLVED)
+    status, source, stored = (job.run.read_json(key) for key in keys)
+    if not (status and source and stored) or status["state"] != "done":
+        return False
+    same = stored["manifest"] == job.manifest.model_dump(mode="json")
+    return same and bool(source["fingerprint"] == fingerprint)
+
+
+def resolve(job: Job, images: Images, base: Path, captioner: Path | None, device: torch.device) -> dict[str, Any]:
+    """Decide what the manifest leaves open, unless an earlier attempt has. `base` and `captioner` are models on disk.
+
+    Raises:
+        JobError: 46 when the name belongs to a run with another identity.
+    """
+    hashes = {"base": model_sha256(base)}
+    if captioner is not None:
+        hashes["captioner"] = model_sha256(captioner)
+    current = identity(job.manifest, data_sha256=data_sha256(images.records), models=hashes)
+    stored = job.run.read_json(layout.RESOLVED)
+    if stored is not None:
+        _refuse_conflicts(job, stored, current)
+    resolved = _decide(job, hashes, current, stored, device)
+    if resolved != stored:
+        job.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
+        dump = yaml.safe_dump(job.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        job.run.write(layout.MANIFEST, dump.encode())
+        job.run.write_json(layout.ENVIRONMENT, environment(device))
+        job.run.write_json(layout.RESOLVED, resolved)  # last: the rest is there
+    return resolved
+
+
+def _decide(
+    job: Job, models: dict[str, str], current: dict[str, Any], stored: dict[str, Any] | None, device: torch.device
+) -> dict[str, Any]:
+    manifest = job.manifest
+    sources = {"base": manifest.base_model, "captioner": manifest.captioner}
+    return {
+        "schema": 1,
+        "started_at": time.time() if stored is None else stored["started_at"],
+        "manifest": manifest.model_dump(mode="json"),
+        "identity": current,
+        "fenced": job.fenced,
+        "data_sha256": current["data"],
+        "caption_sets": list(dict.fromkeys(set_of_variant(manifest).values())),
+        "set_of_variant": set_of_variant(manifest),
+        "packs": [_decided_pack(pack, stored, device) for pack in pack_members(manifest)],
+        "models": {
+            what: {"source": config.source, "sha256": models[what]} if config is not None and what in models else None
+            for what, config in sources.items()
+        },
+    }
+
+
+def _decided_pack(pack: Pack, stored: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
+    precision: Resolved = resolve_precision(pack.training.precision, device)
+    if stored is not None:
+        precision = resolve_precision(stored["packs"][pack.index]["precision"], device)
+    return {
+        "index": pack.index,
+        "members": [asdict(member) for member in pack.members],
+        "differs": list(pack.differs),
+        "precision": precision,
+    }
+
+
+def _refuse_conflicts(job: Job, stored: dict[str, Any], current: dict[str, Any]) -> None:
+    conflicts = identity_conflicts(stored["identity"], current)
+    if conflicts:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{job.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
+            "Give this one another name: --set name=...",
+        )
+
+
+def _stored_steps(stored: dict[str, Any]) -> int:
+    return int(stored["manifest"]["training"]["steps"])
