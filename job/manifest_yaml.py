@@ -1,4 +1,7 @@
-"""Strict YAML: one document of plain mappings, sequences and YAML 1.2 scalars, and the line that each key stands on."""
+"""Strict YAML: one document of plain mappings, sequences and YAML 1.2 scalars, and the line that each key stands on.
+
+And YAML that such a reader, and those of other programs, read back as it was.
+"""
 
 import re
 from dataclasses import dataclass
@@ -69,6 +72,19 @@ class _Loader(yaml.SafeLoader):
             raise _TooMuch("levels", _MAX_DEPTH, self.get_mark())
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what any version of YAML would take for another type, and writes no anchors."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -76,7 +92,8 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
 _Loader.yaml_implicit_resolvers[""] = _Loader.yaml_implicit_resolvers.pop("\0", [])
 
 
@@ -213,3 +230,8 @@ def read_scalar(text: str, origin: str) -> Any:
     if document.problems:
         raise ManifestError(document.problems)
     return document.data["value"]
+
+
+def write_yaml(*documents: Any) -> str:
+    """Plain data as YAML, keys in their order, text of several lines as such."""
+    return str(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))

@@ -23,7 +23,8 @@ _LARGEST_READ = 2**20 + 1  # bytes; one more than a manifest may have
 
 
 def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: BinaryIO) -> tuple[bytes, str]:
-    """The manifest's text and a name for messages. `LORA_JOB_MANIFEST` holds a place or the text itself.
+    """The manifest's text and a name for messages. `LORA_JOB_MANIFEST` holds a place or the text itself, which has
+    several lines or, as JSON, begins with a brace.
 
     Raises:
         JobError: 2 when none is named, 40 when there is none there.
@@ -33,7 +34,7 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: Binar
         raise JobError(
             ExitCode.USAGE, "No manifest is named.", f"Name a file, - or s3://..., or set {MANIFEST_VARIABLE}."
         )
-    if argument is None and "\n" in place:
+    if argument is None and ("\n" in place or place.startswith("{")):
         return os.fsencode(place), MANIFEST_VARIABLE
     if place == "-":
         return stdin.read(_LARGEST_READ), "<stdin>"
