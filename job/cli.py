@@ -13,6 +13,7 @@ import typer
 from job.errors import ExitCode, JobError, code_of
 from job.manifest import Manifest, load_manifest, manifest_schema
 from job.preemption import StopFlag
+from job.render import app as render
 from lora_engine.errors import EngineError
 from lora_engine.printable import printable, shortened
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(render, name="render")
 
 
 @app.callback()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from job.deploy.retry import aws_batch_retry_strategy, kubernetes_pod_failure_policy
+from job.deploy.retry import aws_batch_retry_strategy, gcp_batch_retry_policy, kubernetes_pod_failure_policy
 from job.errors import ExitCode
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,6 +34,13 @@ def by_aws_batch(strategy: dict[str, Any], code: int) -> str:
     return "RETRY"
 
 
+def by_gcp_batch(policy: dict[str, Any], code: int) -> str:
+    """What its one lifecycle policy says; a failure that it does not name is treated the opposite way."""
+    (rule,) = policy["lifecyclePolicies"]
+    opposite = {"FAIL_TASK": "RETRY_TASK", "RETRY_TASK": "FAIL_TASK"}[rule["action"]]
+    return str(rule["action"] if code in rule["actionCondition"]["exitCodes"] else opposite)
+
+
 def expected(code: ExitCode) -> str:
     """DESIGN: 4x never, 5x again; a bug or a wrong command would end the same."""
     if code in (ExitCode.PREEMPTED, ExitCode.ATTEMPT_HOURS):
@@ -42,25 +49,22 @@ def expected(code: ExitCode) -> str:
 
 
 @pytest.mark.parametrize("code", FAILURES, ids=lambda code: code.name)
-def test_shipped_policies_follow_the_table(code: ExitCode) -> None:
+def test_policies_follow_the_table(code: ExitCode) -> None:
     kubernetes = yaml.safe_load((ROOT / "deploy" / "kubernetes-pod-failure-policy.yaml").read_text())
     aws_batch = json.loads((ROOT / "deploy" / "aws-batch-retry-strategy.json").read_text())
+    indexed = kubernetes_pod_failure_policy("c", indexed=True)
     assert by_kubernetes(kubernetes, code) == {"never": "FailJob", "free": "Ignore", "again": "Count"}[expected(code)]
+    assert by_kubernetes(indexed, code) == {"never": "FailIndex", "free": "Ignore", "again": "Count"}[expected(code)]
+    assert by_gcp_batch(gcp_batch_retry_policy(), code) == ("FAIL_TASK" if expected(code) == "never" else "RETRY_TASK")
     assert by_aws_batch(aws_batch, code) == {"never": "EXIT", "free": "RETRY", "again": "RETRY"}[expected(code)]
 
 
 def test_a_process_that_the_platform_killed_is_started_again() -> None:
     for code in (137, 143):
         assert by_kubernetes(kubernetes_pod_failure_policy("c"), code) == "Count"
-        assert by_aws_batch(aws_batch_retry_strategy(3), code) == "RETRY"
-
-
-def test_shipped_policies_are_those_of_the_code() -> None:
-    kubernetes = yaml.safe_load((ROOT / "deploy" / "kubernetes-pod-failure-policy.yaml").read_text())
-    assert kubernetes == kubernetes_pod_failure_policy("lora-job")
-    aws_batch = json.loads((ROOT / "deploy" / "aws-batch-retry-strategy.json").read_text())
-    assert aws_batch == aws_batch_retry_strategy(10)
-    assert len(aws_batch["evaluateOnExit"]) <= 5
+        assert by_aws_batch(aws_batch_retry_strategy(), code) == "RETRY"
+        assert by_gcp_batch(gcp_batch_retry_policy(), code) == "RETRY_TASK"
+    assert by_gcp_batch(gcp_batch_retry_policy(), 50001) == "RETRY_TASK"  # how Batch tells of a spot machine taken away
 
 
 def test_the_operations_page_has_every_code() -> None:

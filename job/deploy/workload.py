@@ -1,0 +1,134 @@
+"""What runs in the containers: the manifest, made sure to work there, and how it gets in. Pure."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from job.errors import ExitCode, JobError
+from job.manifest import Manifest
+from job.manifest_yaml import write_yaml
+from job.problems import ManifestError, Problem
+from job.storage.uris import is_remote, local_path, scheme_of
+from job.variants import pack_members
+
+MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"
+_ANYWHERE = ("s3", "hf", "miniature")
+_DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself ends in time
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A study as it is given to containers.
+
+    Args:
+        uri: where the containers read the manifest; without it, it travels in the document.
+        sets: the overrides that `manifest` has and the file at `uri` has not.
+    """
+
+    manifest: Manifest
+    uri: str | None = None
+    sets: tuple[str, ...] = ()
+
+    @property
+    def machines(self) -> int:
+        """Containers that share the run: one, or one a pack if the manifest splits packs."""
+        return len(pack_members(self.manifest)) if self.manifest.split_packs_by else 1
+
+    @property
+    def deadline_seconds(self) -> int | None:
+        """When to give up on a container that does not end by itself. A backstop to `limits.max_hours`."""
+        hours = self.manifest.limits.max_hours
+        return None if hours is None else math.ceil(hours * 3600) + _DEADLINE_SLACK_SECONDS
+
+    def arguments(self, place: str | None = None) -> list[str]:
+        """Of `lora-job`: the manifest is at `place`, or else in `LORA_JOB_MANIFEST`, unless it has a URI."""
+        if self.uri is None:
+            return ["run"] if place is None else ["run", place]
+        return ["run", self.uri, *(argument for option in self.sets for argument in ("--set", option))]
+
+    def variables(self) -> dict[str, str]:
+        """Of the environment: how to reach the store that a manifest with a URI lies in."""
+        if self.uri is None:
+            return {}
+        storage = self.manifest.model_storage()
+        found = {"AWS_ENDPOINT_URL_S3": storage.endpoint_url, "AWS_REGION": storage.region}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def yaml(self) -> str:
+        """The manifest with its overrides, only the keys that were set."""
+        return write_yaml(_written(self.manifest))
+
+    def json(self) -> str:
+        """The same in one line, for environments that keep no line breaks."""
+        return json.dumps(_written(self.manifest), ensure_ascii=False)
+
+
+def check_size(what: str, size: int, largest: int) -> None:
+    """Make sure that the platform takes it.
+
+    Raises:
+        JobError: 40, it is larger.
+    """
+    if size > largest:
+        cause = f"{what} would have {size} bytes with this manifest; at most {largest} are taken."
+        raise JobError(
+            ExitCode.MANIFEST, cause, "Upload the manifest, and render it from there: s3://bucket/name.yaml."
+        )
+
+
+def _written(manifest: Manifest) -> dict[str, object]:
+    return manifest.model_dump(mode="json", exclude_unset=True)
+
+
+def check_containable(workload: Workload, origin: str) -> None:
+    """Make sure that containers find what the manifest names and keep what they make.
+
+    Raises:
+        ManifestError: 40, with every key that cannot work there.
+    """
+    problems = [Problem(origin, None, key, found, allowed) for key, found, allowed in _uncontainable(workload.manifest)]
+    if workload.machines > 1 and workload.manifest.output.unfenced:
+        allowed = (
+            "false, on a store with conditional writes, or one machine: no --per-variant, --per-seed, split_packs_by"
+        )
+        problems.append(Problem(origin, None, "output.unfenced", "true, for several machines", allowed))
+    if problems:
+        raise ManifestError(problems)
+
+
+def _uncontainable(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+    """Key, what was found and what is allowed."""
+    for key, uri in _places(manifest):
+        scheme = scheme_of(uri)
+        if key == "output.destination" and not is_remote(uri):
+            yield key, f"{uri!r}, which goes when the container goes", "s3://bucket/prefix"
+        elif scheme == "file" and not local_path(uri).is_absolute():
+            yield key, f"the relative path {uri!r}", "s3://..., or an absolute path in the image or of a mount"
+        elif scheme not in ("file", *_ANYWHERE):
+            yield key, repr(uri), "s3://...; Google Cloud Storage is s3:// with storage.endpoint_url"
+    for key, storage in (
+        ("storage", manifest.storage),
+        ("dataset.storage", manifest.dataset.storage),
+        ("output.storage", manifest.output.storage),
+    ):
+        host = urlsplit(storage.endpoint_url).hostname if storage is not None and storage.endpoint_url else None
+        if host is not None and re.fullmatch(r"localhost|127\..*|::1", host):
+            yield f"{key}.endpoint_url", f"{host}, which is the container itself", "an address that containers reach"
+
+
+def _places(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Key and URI of all that is read or written."""
+    base, samples = manifest.base_model, manifest.evaluation.samples
+    yield "base_model.source", base.source
+    yield "base_model.components", base.components
+    yield "dataset.source", manifest.dataset.source
+    if manifest.captioner is not None:
+        yield "captioner.source", manifest.captioner.source
+    if samples is not None and samples.clip is not None:
+        yield "evaluation.samples.clip.source", samples.clip.source
+    yield "output.destination", manifest.output.destination
+    if manifest.output.cache is not None:
+        yield "output.cache", manifest.output.cache
