@@ -18,6 +18,7 @@ from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.models import BaseModelConfig, CaptionerConfig, Source
 from lora_engine.config.training import EvaluationConfig, LoraConfig, TrainingConfig
 
+MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # of the environment: a manifest's place or its text
 _MOST_DOTS = 16  # of a key that --set names
 
 

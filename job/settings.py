@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from job.errors import ExitCode, JobError
+from job.manifest import MANIFEST_VARIABLE
 from job.shard import Shard, parse_shard
 from job.storage import S3Settings, is_remote, open_storage
 from job.storage.files import local_errors
 
-MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"
 WORKDIR_VARIABLE = "LORA_JOB_WORKDIR"
 # What platforms tell each process of a job: its place, from 0, and how many there are.
 _PLACES = (

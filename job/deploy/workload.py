@@ -14,7 +14,6 @@ from job.problems import ManifestError, Problem
 from job.storage.uris import is_remote, local_path, scheme_of
 from job.variants import pack_members
 
-MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"
 _ANYWHERE = ("s3", "hf", "miniature")
 _DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself ends in time
 

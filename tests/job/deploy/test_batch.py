@@ -85,7 +85,7 @@ def test_gpus_of_gcp_batch_come_with_the_machine_or_by_type() -> None:
     assert policy("gcp-batch-cpu").keys() == {"provisioningModel", "bootDisk"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(name=NAMES)
 def test_names_fit_both_services(name: str) -> None:
     manifest = load_manifest(STUDY.read_text(), "m.yaml")

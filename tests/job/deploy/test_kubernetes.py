@@ -131,7 +131,7 @@ def test_a_single_pack_is_an_ordinary_job() -> None:
     assert "completionMode" not in job["spec"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(name=NAMES, seeds=st.integers(1, 64), variants=st.integers(1, 3))
 def test_names_fit_everywhere(name: str, seeds: int, variants: int) -> None:
     manifest = load_manifest(STUDY.read_text(), "m.yaml", ("split_packs_by=[variant, seed]",))

@@ -56,7 +56,7 @@ def test_the_embedded_manifest_is_the_same_with_its_overrides(name: str) -> None
     assert found.model_fields_set == expected.model_fields_set  # nothing is stated that was not
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(prompt=TEXTS, hints=TEXTS, number=st.floats(1e-300, 1))
 def test_no_text_or_number_changes_on_its_way(prompt: str, hints: str, number: float) -> None:
     manifest = load_manifest(STUDY.read_text(), "study.yaml")
@@ -70,7 +70,7 @@ def test_no_text_or_number_changes_on_its_way(prompt: str, hints: str, number: f
     assert "\n" not in workload.json()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXTS)
 def test_yaml_is_read_alike_by_readers_of_all_versions(text: str) -> None:
     written = write_yaml({"key": text, "list": [text, text]})
