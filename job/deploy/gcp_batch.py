@@ -10,6 +10,7 @@ from job.manifest import MANIFEST_VARIABLE
 
 _LARGEST_VARIABLE = 128 * 1024 - 1  # bytes that Linux takes, name and all
 _SYSTEM_GIB = 40  # of the boot disk: the system, and the image packed and unpacked
+_DRIVER_FOLDER = "/usr/local/nvidia/lib64"  # where Container-Optimized OS mounts it
 _LONGEST_PREFIX = 26  # gcloud adds a hyphen and a UUID, within 63
 
 
@@ -41,11 +42,14 @@ def _task(workload: Workload, settings: GcpBatchSettings) -> dict[str, Any]:
     environment: dict[str, Any] = {"variables": _variables(workload)}
     if settings.secrets:
         environment["secretVariables"] = dict(secret.split("=", 1) for secret in settings.secrets)
+    options = ["--read-only", "--mount type=volume,dst=/scratch", f"--shm-size {SHARED_MEMORY_MIB}m"]
+    if settings.gpus:
+        options.append(f"--env LD_LIBRARY_PATH={_DRIVER_FOLDER}")
     container = {
         "imageUri": settings.image,
         "entrypoint": "lora-job",  # stated, since Batch drops an image's own where it adds a GPU
         "commands": workload.arguments(),
-        "options": f"--read-only --mount type=volume,dst=/scratch --shm-size {SHARED_MEMORY_MIB}m",
+        "options": " ".join(options),
     }
     task: dict[str, Any] = {
         "runnables": [{"container": container}],
