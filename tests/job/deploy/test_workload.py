@@ -1,6 +1,7 @@
 """The manifest as containers get it: the same, or refused where it could not work there."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from job.deploy.workload import Workload
 from job.manifest import load_manifest
 from job.manifest_yaml import read_yaml, write_yaml
+from job.plan import make_plan
 from job.settings import read_manifest
 from tests.job.deploy.rendering import AWS, CASES, GCP, IMAGE, ROLE, STUDY, golden_path, render
 from tests.s3_server import S3Server
@@ -246,3 +248,10 @@ def test_the_commands_of_the_pages_work(page: Path, monkeypatch: pytest.MonkeyPa
         assert rendered.code == 0, rendered.said
         for command in rendered.commands:
             assert command in page.read_text()
+
+
+def test_the_hours_of_the_page_are_those_of_the_plan() -> None:
+    path = ROOT / "manifests" / "tattoo-captions.yaml"
+    hours = make_plan(load_manifest(path.read_bytes(), path.name)).training_hours
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \|", (ROOT / "docs" / "running" / "README.md").read_text(), re.MULTILINE)
+    assert rows == [(device, f"{figure:g}") for device, figure in hours.items()]
