@@ -15,7 +15,6 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import Linear as PeftLinear
-from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -26,20 +25,24 @@ Adapter = dict[str, Tensor]  # parameter name without the adapter's own, to fp32
 
 
 class PackedLinear(PeftLinear):  # type: ignore[misc]
-    """A linear layer with K active adapters, each on its own K-th of the batch."""
+    """A linear layer with K active adapters, each on its own K-th of the batch.
+
+    It computes with copies in the base's dtype, made by `activate` or `pack_weights`: no call casts or stacks anything.
+    """
+
+    down_KRI: Tensor | None = None
+    up_KOR: Tensor | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base output plus each adapter's update of its own rows. [K*B, N, I] -> [K*B, N, O]."""
         base = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
+        if self.disable_adapters or self.down_KRI is None or self.up_KOR is None:
             return base  # type: ignore[no-any-return]
-        names = [name for name in self.active_adapters if name in self.lora_A]
-        down_KIR = torch.stack([self.lora_A[name].weight for name in names]).to(x.dtype).transpose(1, 2)
-        up_KRO = torch.stack([self.lora_B[name].weight * self.scaling[name] for name in names])
-        up_KRO = up_KRO.to(x.dtype).transpose(1, 2)
-        rows = x.reshape(len(names), -1, x.shape[-1])
-        update = torch.bmm(torch.bmm(rows, down_KIR), up_KRO)
-        return base + update.view_as(base)  # type: ignore[no-any-return]
+        count = len(self.down_KRI)
+        hidden = torch.bmm(x.reshape(count, -1, x.shape[-1]), self.down_KRI.transpose(1, 2))
+        rows = base.view(count, -1, base.shape[-1])
+        scale = self.scaling[self.active_adapters[0]]  # alpha / rank, the same for all of a pack
+        return torch.baddbmm(rows, hidden, self.up_KOR.transpose(1, 2), alpha=scale).view_as(base)
 
 
 def _peft_config(config: LoraConfig) -> peft.LoraConfig:
@@ -99,7 +102,7 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
             peft.inject_adapter_in_model(_peft_config(config), model, adapter_name=name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for layer in _layers(model):
+            for layer in packed_layers(model):
                 _initialise(layer, name)
     activate(model, [name for name, _ in adapters])
 
@@ -114,17 +117,21 @@ def _initialise(layer: PackedLinear, name: str) -> None:
         part.weight.data = part.weight.data.to(device, wide)
 
 
-def _layers(model: nn.Module) -> list[PackedLinear]:
+def packed_layers(model: nn.Module) -> list[PackedLinear]:
+    """The layers that have adapters, in the model's order."""
     return [module for module in model.modules() if isinstance(module, PackedLinear)]
 
 
 def activate(model: nn.Module, names: Sequence[str]) -> None:
-    """Make these the adapters that share the batch, in this order; none means the base model."""
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.enable_adapters(enabled=bool(names))
-            if names:
-                module.set_adapter(list(names))
+    """Make these adapters, with the weights that they have now, share the batch in this order; none: the base model."""
+    for layer in packed_layers(model):
+        layer.enable_adapters(enabled=bool(names))
+        layer.down_KRI = layer.up_KOR = None
+        if names:
+            layer.set_adapter(list(names))
+            dtype = layer.get_base_layer().weight.dtype
+            layer.down_KRI = torch.stack([layer.lora_A[name].weight.detach() for name in names]).to(dtype)
+            layer.up_KOR = torch.stack([layer.lora_B[name].weight.detach() for name in names]).to(dtype)
 
 
 def parameters(model: nn.Module, name: str) -> Adapter:

@@ -8,7 +8,7 @@ N training images, P texts of an image.
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lora_engine import adapters, diffusion, randomness
 from lora_engine.config.training import TrainingConfig
+from lora_engine.pack_weights import Moments, PackWeights
 from lora_engine.precision import LossScale
 from lora_engine.records import StepRecord
 from lora_engine.schedule import learning_rate
@@ -101,10 +102,8 @@ class PackTrainer:
         self._device = data.latent_mean_NCHW.device
         self._schedule = schedule.to(self._device, data.latent_mean_NCHW.dtype)
         self._seeds = tuple(dict.fromkeys(member.seed for member in members))
-        self._parameters = {m.name: adapters.parameters(unet, m.name) for m in members}
         self._scale = LossScale(self._device, enabled=half_precision)
-        self._optimizer = self._build_optimizer()
-        self._take_part()
+        self._take_part({})
 
     @property
     def active(self) -> tuple[PackMember, ...]:
@@ -113,13 +112,23 @@ class PackTrainer:
 
     def freeze(self, name: str) -> None:
         """Let a member that has diverged keep its weights from here on; the others go on."""
+        moments = {member.name: self._moments(member.name) for member in self._members}
         self.frozen_at[name] = self.step
-        self._take_part()
+        self._take_part(moments)
 
-    def _take_part(self) -> None:
+    def _take_part(self, moments: Mapping[str, Moments]) -> None:
+        """Gather the members that are active; the others keep the moments that they have."""
         members = self.active
+        self._resting = {name: moments[name] for name in self.frozen_at}
         self._seed_of_member = torch.tensor([self._seeds.index(m.seed) for m in members], device=self._device)
-        adapters.activate(self._unet, [member.name for member in members])
+        if members:
+            self._pack = PackWeights(self._unet, [m.name for m in members], self._config.optimizer)
+        for member in members:
+            if member.name in moments:
+                self._pack.load_moments(member.name, moments[member.name])
+
+    def _moments(self, name: str) -> Moments:
+        return self._resting[name] if name in self._resting else self._pack.moments(name)
 
     def run(self, last_step: int, stop: Callable[[], bool]) -> Iterator[tuple[StepRecord, ...]]:
         """Update up to and including `last_step`, or until `stop` says so, yielding a record a member for every step.
@@ -128,6 +137,8 @@ class PackTrainer:
         """
         pending: list[_Measured] = []
         since = time.monotonic()
+        if self.active:
+            self._pack.engage()
         while self.step < last_step and self.active and not stop():
             pending.append(self._update(self._draw(self.step + 1)))
             self.step += 1
@@ -136,10 +147,15 @@ class PackTrainer:
                 yield from self._flush(pending, since)
                 pending, since = [], time.monotonic()
             if verdict:
-                for member in self.active:
-                    if self._skipped[member.name] > self._config.max_skipped_steps:
-                        self.freeze(member.name)
+                self._freeze_the_diverged()
         yield from self._flush(pending, since)
+
+    def _freeze_the_diverged(self) -> None:
+        diverged = [m.name for m in self.active if self._skipped[m.name] > self._config.max_skipped_steps]
+        for name in diverged:
+            self.freeze(name)
+        if diverged and self.active:
+            self._pack.engage()
 
     def _draw(self, step: int) -> _Draw:
         images = self._config.images_per_step
@@ -157,8 +173,7 @@ class PackTrainer:
 
     def _update(self, draw: _Draw) -> _Measured:
         step, size = self.step + 1, self._config.batch_size
-        self._optimizer.param_groups[0]["lr"] = learning_rate(self._config, step)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._pack.forget_gradients()
         rows_KA = self._to_device(self._caption_rows(draw, step))
         inputs = [self._to_device(a) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)]
         losses_K = torch.zeros(len(self.active), device=self._device, dtype=self._schedule.alphas_cumprod_T.dtype)
@@ -166,10 +181,10 @@ class PackTrainer:
             part = slice(start, start + size)
             indices, timesteps, noise, posterior = (tensor[:, part] for tensor in inputs)
             losses_K += self._backward(indices, timesteps, noise, posterior, rows_KA[:, part])
-        norms_K = self._unscale_and_clip()
+        self._scale.unscale([self._pack.gradients_KP])
+        norms_K = self._pack.clip(self._config.max_grad_norm)
         finite_K = norms_K.isfinite() & losses_K.isfinite()
-        self._optimizer.found_inf = (~finite_K.all()).float()  # type: ignore[attr-defined]
-        self._optimizer.step()
+        self._pack.update(learning_rate(self._config, step), refuse=~finite_K.all())
         self._scale.update(finite_K.all())
         places = tuple(at for at, member in enumerate(self._members) if member.name not in self.frozen_at)
         return _Measured(step, places, losses_K, norms_K, finite_K, self._hashes(draw))
@@ -199,6 +214,7 @@ class PackTrainer:
         losses = diffusion.loss_per_image(prediction, per_member(target))
         losses_K = losses.view(len(self.active), -1).mean(dim=1) / self._config.gradient_accumulation
         torch.autograd.backward(self._scale.scaled(losses_K.sum()))
+        self._pack.gather_gradients()
         return losses_K.detach()
 
     def _caption_rows(self, draw: _Draw, step: int) -> randomness.Ints:
@@ -218,39 +234,6 @@ class PackTrainer:
         rows = member.caption_rows_NP[indices, part]
         dropped = randomness.dropout_uniform(member.seed, step, len(rows)) < member.caption_dropout
         return np.where(dropped, EMPTY_PROMPT_ROW, rows)
-
-    def _unscale_and_clip(self) -> Tensor:
-        """Gradient norms before clipping, [K]. Nothing waits for the device."""
-        norms = []
-        for member in self.active:
-            weights = list(self._parameters[member.name].values())
-            gradients = [w.grad for w in weights if w.grad is not None]
-            self._scale.unscale(gradients)
-            norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-            if self._config.max_grad_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(weights, self._config.max_grad_norm, norm, foreach=True)
-            norms.append(norm)
-        return torch.stack(norms)
-
-    def _build_optimizer(self) -> torch.optim.AdamW:
-        config = self._config.optimizer
-        weights = [weight for parameters in self._parameters.values() for weight in parameters.values()]
-        # The fused kernel is the one that refuses an update on the device (`found_inf`).
-        optimizer = torch.optim.AdamW(
-            weights,
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        for weight in weights:
-            optimizer.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=weight.device),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
-        return optimizer
 
     def _to_device(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
         tensor = torch.from_numpy(array)
@@ -313,9 +296,8 @@ class PackTrainer:
         saved = {"step": torch.tensor(self.step), "skipped": torch.tensor(self._skipped[name])}
         saved["frozen_at"] = torch.tensor(self.frozen_at.get(name, _NEVER))
         saved |= {f"loss_scale.{key}": value for key, value in self._scale.state().items()}
-        for key, weight in self._parameters[name].items():
-            saved[f"adapter.{key}"] = weight.detach()
-            saved |= {f"optimizer.{part}.{key}": value for part, value in self._optimizer.state[weight].items()}
+        saved |= {f"adapter.{key}": weight.detach() for key, weight in adapters.parameters(self._unet, name).items()}
+        saved |= {f"optimizer.{key}": value for key, value in self._moments(name).items()}
         return {key: value.to("cpu", copy=True).contiguous() for key, value in saved.items()}
 
     def restore(self, states: dict[str, dict[str, Tensor]]) -> None:
@@ -330,20 +312,17 @@ class PackTrainer:
             raise ValueError(f"a state does not fit this pack: {error}") from error
 
     def _restore(self, states: dict[str, dict[str, Tensor]]) -> None:
-        steps = {int(state["step"]) for state in states.values()}
-        if states.keys() != self._parameters.keys() or len(steps) != 1:
-            raise ValueError(f"a pack of {sorted(self._parameters)} cannot continue from {sorted(states)} at {steps}")
+        steps, names = {int(state["step"]) for state in states.values()}, {member.name for member in self._members}
+        if states.keys() != names or len(steps) != 1:
+            raise ValueError(f"a pack of {sorted(names)} cannot continue from {sorted(states)} at {steps}")
         for name, state in states.items():
             adapters.load(self._unet, name, _part(state, "adapter."))
-            for key, weight in self._parameters[name].items():
-                for part, value in self._optimizer.state[weight].items():
-                    value.copy_(state[f"optimizer.{part}.{key}"])
             self._scale.load(_part(state, "loss_scale."))
             self._skipped[name] = int(state["skipped"])
             if int(state.get("frozen_at", _NEVER)) != _NEVER:
                 self.frozen_at[name] = int(state["frozen_at"])
         self.step = steps.pop()
-        self._take_part()
+        self._take_part({name: _part(state, "optimizer.") for name, state in states.items()})
 
 
 def choose_parts(weights: Sequence[float], uniform: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> randomness.Ints:

@@ -73,8 +73,8 @@ def sample(
                 _publish(job, members, step, settings, list(_draw(job, pipeline, config, stage)), clip)
                 continue
             for member in members:
-                adapters.activate(unet, [member.adapter_name])
                 _load_adapter(job, unet, member, step)
+                adapters.activate(unet, [member.adapter_name])
                 _publish(job, [member], step, settings, list(_draw(job, pipeline, config, stage)), clip)
 
 

@@ -164,7 +164,6 @@ class PackRun:
         )
         facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
         self._score(scoring, facts | {"members": json.dumps(names), "batch_size": str(config.batch_size)})
-        adapters.activate(self.unet, [member.name for member in self._trainer.active])
         columns = evaluate.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
         for k, member in enumerate(members):
             losses = scoring.losses[0 if step == 0 else k]
