@@ -19,7 +19,8 @@ from lora_engine import adapters
 from lora_engine.config.training import LoraConfig, TrainingConfig
 from lora_engine.device import DTYPES, find_device
 from lora_engine.diffusion import NoiseSchedule
-from lora_engine.train import PackMember, PackTrainer, TrainingData
+from lora_engine.draws import PackMember
+from lora_engine.train import PackTrainer, TrainingData
 
 IMAGES = 16
 HEAD_DIM_OF_WIDTH = 40 / 320  # SD 1.5 has 8 heads at every level

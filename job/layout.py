@@ -29,6 +29,11 @@ def unit_lease(unit: str) -> str:
     return f"units/{unit}/lease.json"
 
 
+def passes(unit: str) -> str:
+    """How a pack's updates are cut up to fit in memory."""
+    return f"units/{unit}/passes.json"
+
+
 def begun_evaluation(unit: str) -> str:
     """The losses of an evaluation that was interrupted."""
     return f"units/{unit}/evaluation.safetensors"

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lora_engine.draws import EMPTY_PROMPT_ROW, choose_parts
 from lora_engine.evaluate import ValidationData
 from lora_engine.randomness import Ints, validation_caption_uniform
 from lora_engine.records import CaptionRecord
-from lora_engine.train import EMPTY_PROMPT_ROW, TrainingData, choose_parts
+from lora_engine.train import TrainingData
 
 EMPTY_PROMPT = ""  # as a text, and as the name of the caption set that shows it for every image
 

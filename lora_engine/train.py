@@ -1,22 +1,24 @@
 """The training loop: a pack of adapters, one frozen UNet, one pass over all of them.
 
-Shape legend: K members of the pack, S distinct seeds among them, B images per micro-batch and member, A micro-batches
-(so A*B images a step), C latent channels, H and W latent size, M text embeddings of L tokens and D features,
-N training images, P texts of an image.
+Shape legend: K members of the pack, S distinct seeds among them, A images a step and member, B of them in one pass,
+C latent channels, H and W latent size, M text embeddings of L tokens and D features, N training images, P texts of an
+image.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lora_engine import adapters, diffusion, randomness
+from lora_engine import adapters, diffusion
 from lora_engine.config.training import TrainingConfig
+from lora_engine.draws import Draw, Draws, PackMember
+from lora_engine.memory import Passes, kept_bytes
 from lora_engine.pack_weights import Moments, PackWeights
 from lora_engine.precision import LossScale
 from lora_engine.records import StepRecord
@@ -28,19 +30,6 @@ _VERDICT_STEPS = 10  # whether an adapter has diverged is asked at multiples, so
 
 _NEVER = -1
 
-EMPTY_PROMPT_ROW = 0  # of the embeddings
-
-
-@dataclass(frozen=True)
-class PackMember:
-    """One adapter of a pack: a name, its seed and what its captions look up."""
-
-    name: str
-    seed: int
-    caption_rows_NP: randomness.Ints  # rows of the embeddings, int64
-    caption_weights: tuple[float, ...]  # of the P texts, summing to 1
-    caption_dropout: float
-
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -51,16 +40,21 @@ class TrainingData:
     latent_std_NCHW: Tensor
     embeddings_MLD: Tensor  # in the base's dtype; row 0 is the empty prompt
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        channels, height, width = self.latent_mean_NCHW.shape[1:]
+        return channels, height, width
+
 
 @dataclass(frozen=True)
-class _Draw:
-    """All that chance decides about one update. Arrays lead with the distinct seeds."""
+class _Batch:
+    """What one update computes with, on the device; per seed, or per member."""
 
-    indices: randomness.Ints  # [S, A*B]
-    epochs: randomness.Ints  # [S, A*B]
-    timesteps: randomness.Ints  # [S, A*B]
-    noise: randomness.Floats  # [S, A*B, C, H, W]
-    posterior: randomness.Floats  # [S, A*B, C, H, W]
+    noisy: Tensor  # [S, A, C, H, W]
+    target: Tensor  # [S, A, C, H, W]
+    timesteps: Tensor  # [S, A]
+    caption_rows: Tensor  # of the embeddings, [K, A]
 
 
 @dataclass(frozen=True)
@@ -93,6 +87,7 @@ class PackTrainer:
         half_precision: bool = False,
     ) -> None:
         self.step = 0  # updates done
+        self.passes = Passes(config.batch_size, len(members))
         self._unet = unet
         self._members = tuple(members)
         self._skipped = {member.name: 0 for member in members}  # updates refused for a gradient of its own
@@ -101,7 +96,13 @@ class PackTrainer:
         self._config = config
         self._device = data.latent_mean_NCHW.device
         self._schedule = schedule.to(self._device, data.latent_mean_NCHW.dtype)
-        self._seeds = tuple(dict.fromkeys(member.seed for member in members))
+        self._draws = Draws(
+            seeds=tuple(dict.fromkeys(member.seed for member in members)),
+            image_ids=data.image_ids,
+            latent_shape=data.latent_shape,
+            images_per_step=config.images_per_step,
+            train_timesteps=schedule.timesteps,
+        )
         self._scale = LossScale(self._device, enabled=half_precision)
         self._take_part({})
 
@@ -120,7 +121,7 @@ class PackTrainer:
         """Gather the members that are active; the others keep the moments that they have."""
         members = self.active
         self._resting = {name: moments[name] for name in self.frozen_at}
-        self._seed_of_member = torch.tensor([self._seeds.index(m.seed) for m in members], device=self._device)
+        self._seed_of_member = torch.tensor([self._draws.seeds.index(m.seed) for m in members], device=self._device)
         if members:
             self._pack = PackWeights(self._unet, [m.name for m in members], self._config.optimizer)
         for member in members:
@@ -140,7 +141,7 @@ class PackTrainer:
         if self.active:
             self._pack.engage()
         while self.step < last_step and self.active and not stop():
-            pending.append(self._update(self._draw(self.step + 1)))
+            pending.append(self._update(self._draws.of(self.step + 1)))
             self.step += 1
             verdict = self.step % _VERDICT_STEPS == 0 or self.step == self._config.steps
             if verdict or len(pending) >= _FLUSH_STEPS or time.monotonic() - since >= _FLUSH_SECONDS:
@@ -150,6 +151,25 @@ class PackTrainer:
                 self._freeze_the_diverged()
         yield from self._flush(pending, since)
 
+    def image_bytes(self) -> int:
+        """What one image of one member keeps for the backward pass. Computes one forward pass."""
+        self._pack.engage(0, 1)
+        batch = self._batch(self._draws.of(self.step + 1))
+        return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1)), self._unet.parameters())
+
+    def use(self, passes: Passes) -> None:
+        """Cut updates up in this way, after trying the gradients of one of them on a GPU.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: they do not fit.
+        """
+        self.passes = passes
+        if passes.recompute:
+            cast(Any, self._unet).enable_gradient_checkpointing()
+        if self._device.type == "cuda":
+            self._pack.engage()
+            self._gradients(self._batch(self._draws.of(self.step + 1)))
+
     def _freeze_the_diverged(self) -> None:
         diverged = [m.name for m in self.active if self._skipped[m.name] > self._config.max_skipped_steps]
         for name in diverged:
@@ -157,100 +177,60 @@ class PackTrainer:
         if diverged and self.active:
             self._pack.engage()
 
-    def _draw(self, step: int) -> _Draw:
-        images = self._config.images_per_step
-        shape = (images, *self._data.latent_mean_NCHW.shape[1:])
-        positions = [randomness.sample_positions(s, step, images, len(self._data.image_ids)) for s in self._seeds]
-        return _Draw(
-            indices=np.stack([indices for indices, _ in positions]),
-            epochs=np.stack([epochs for _, epochs in positions]),
-            timesteps=np.stack(
-                [randomness.training_timesteps(s, step, images, self._schedule.timesteps) for s in self._seeds]
-            ),
-            noise=np.stack([randomness.training_noise(s, step, shape) for s in self._seeds]),
-            posterior=np.stack([randomness.posterior_noise(s, step, shape) for s in self._seeds]),
-        )
-
-    def _update(self, draw: _Draw) -> _Measured:
-        step, size = self.step + 1, self._config.batch_size
+    def _update(self, draw: Draw) -> _Measured:
         self._pack.forget_gradients()
-        rows_KA = self._to_device(self._caption_rows(draw, step))
-        inputs = [self._to_device(a) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)]
-        losses_K = torch.zeros(len(self.active), device=self._device, dtype=self._schedule.alphas_cumprod_T.dtype)
-        for start in range(0, self._config.images_per_step, size):
-            part = slice(start, start + size)
-            indices, timesteps, noise, posterior = (tensor[:, part] for tensor in inputs)
-            losses_K += self._backward(indices, timesteps, noise, posterior, rows_KA[:, part])
+        losses_K = self._gradients(self._batch(draw))
         self._scale.unscale([self._pack.gradients_KP])
         norms_K = self._pack.clip(self._config.max_grad_norm)
         finite_K = norms_K.isfinite() & losses_K.isfinite()
-        self._pack.update(learning_rate(self._config, step), refuse=~finite_K.all())
+        self._pack.update(learning_rate(self._config, draw.step), refuse=~finite_K.all())
         self._scale.update(finite_K.all())
         places = tuple(at for at, member in enumerate(self._members) if member.name not in self.frozen_at)
-        return _Measured(step, places, losses_K, norms_K, finite_K, self._hashes(draw))
+        return _Measured(draw.step, places, losses_K, norms_K, finite_K, self._draws.hashes(draw))
 
-    def _backward(
-        self,
-        indices: Tensor,
-        timesteps: Tensor,
-        noise: Tensor,
-        posterior: Tensor,
-        rows_KB: Tensor,
-    ) -> Tensor:
-        """Add a micro-batch's gradients; returns its share of each member's loss. [K]."""
+    def _batch(self, draw: Draw) -> _Batch:
+        """All of an update's input, on the device."""
+        rows = self._to_device(self._draws.caption_rows(draw, self.active))
+        indices, timesteps, noise, posterior = (
+            self._to_device(a) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)
+        )
         mean, std = self._data.latent_mean_NCHW, self._data.latent_std_NCHW
-        shape = (-1, *mean.shape[1:])
-        latents = mean[indices] + std[indices] * posterior.to(mean.dtype)
-        flat, noise, steps = latents.view(shape), noise.to(mean.dtype).reshape(shape), timesteps.reshape(-1)
-        noisy = diffusion.add_noise(self._schedule, flat, noise, steps)
-        target = diffusion.target(self._schedule, flat, noise, steps)
+        latents = (mean[indices] + std[indices] * posterior.to(mean.dtype)).flatten(0, 1)
+        flat = (latents, noise.to(mean.dtype).flatten(0, 1), timesteps.flatten())
+        shape = (*timesteps.shape, *mean.shape[1:])
+        noisy, target = (of(self._schedule, *flat).view(shape) for of in (diffusion.add_noise, diffusion.target))
+        return _Batch(noisy, target, timesteps, rows)
+
+    def _gradients(self, batch: _Batch) -> Tensor:
+        """Add an update's gradients, pass by pass; returns each member's loss. [K]."""
+        losses_K = torch.zeros(len(self.active), device=self._device, dtype=batch.target.dtype)
+        for members, images in self.passes.slices(len(self.active), self._config.images_per_step):
+            if self.passes.members < len(self.active):
+                self._pack.engage(members.start, members.stop)
+            losses_KB = self._losses(batch, members, images) / self._config.images_per_step
+            torch.autograd.backward(self._scale.scaled(losses_KB.sum()))
+            self._pack.gather_gradients()
+            losses_K[members] += losses_KB.detach().sum(dim=1)
+        return losses_K
+
+    def _losses(self, batch: _Batch, members: slice, images: slice) -> Tensor:
+        """Of some members for some images. [K, B]."""
+        seeds = self._seed_of_member[members]
+        rows_KB = batch.caption_rows[members, images]
+        text = self._data.embeddings_MLD[rows_KB.flatten()]
 
         def per_member(per_seed: Tensor) -> Tensor:
-            grouped = per_seed.view(len(self._seeds), -1, *per_seed.shape[1:])
-            return grouped[self._seed_of_member].flatten(0, 1)
+            return per_seed[:, images][seeds].flatten(0, 1)
 
-        text = self._data.embeddings_MLD[rows_KB.flatten()]
-        prediction = self._unet(per_member(noisy).to(text.dtype), per_member(steps), text).sample
-        losses = diffusion.loss_per_image(prediction, per_member(target))
-        losses_K = losses.view(len(self.active), -1).mean(dim=1) / self._config.gradient_accumulation
-        torch.autograd.backward(self._scale.scaled(losses_K.sum()))
-        self._pack.gather_gradients()
-        return losses_K.detach()
-
-    def _caption_rows(self, draw: _Draw, step: int) -> randomness.Ints:
-        """Which embedding each sample of each active member is conditioned on. [K, A*B]."""
-        return np.stack([self._member_rows(member, draw, step) for member in self.active])
-
-    def _member_rows(self, member: PackMember, draw: _Draw, step: int) -> randomness.Ints:
-        at = self._seeds.index(member.seed)
-        indices, epochs = draw.indices[at], draw.epochs[at]
-        part = np.zeros(len(indices), dtype=np.int64)
-        if len(member.caption_weights) > 1:
-            uniform = [
-                randomness.caption_uniform(member.seed, int(e), self._data.image_ids[i])
-                for i, e in zip(indices, epochs, strict=True)
-            ]
-            part = choose_parts(member.caption_weights, np.array(uniform))
-        rows = member.caption_rows_NP[indices, part]
-        dropped = randomness.dropout_uniform(member.seed, step, len(rows)) < member.caption_dropout
-        return np.where(dropped, EMPTY_PROMPT_ROW, rows)
+        noisy, timesteps = per_member(batch.noisy).to(text.dtype), per_member(batch.timesteps)
+        prediction = self._unet(noisy, timesteps, text).sample
+        return diffusion.loss_per_image(prediction, per_member(batch.target)).view(rows_KB.shape)
 
     def _to_device(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
         tensor = torch.from_numpy(array)
         if self._device.type == "cuda":
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor
-
-    def _hashes(self, draw: _Draw) -> tuple[tuple[str, str, str], ...]:
-        """What each seed's members saw, so that a reader can check that it was the same for all of them."""
-        return tuple(
-            (
-                _sha256("\n".join(self._data.image_ids[i] for i in draw.indices[at]).encode()),
-                _sha256(draw.timesteps[at].tobytes()),
-                _sha256(draw.noise[at].tobytes() + draw.posterior[at].tobytes()),
-            )
-            for at in range(len(self._seeds))
-        )
 
     def _flush(self, pending: list[_Measured], since: float) -> Iterator[tuple[StepRecord, ...]]:
         if not pending:
@@ -275,7 +255,7 @@ class PackTrainer:
         result = []
         for k, member in enumerate(self._members):
             loss, norm = numbers.get(k, (math.nan, math.nan))
-            order, timesteps, noise = measured.hashes[self._seeds.index(member.seed)]
+            order, timesteps, noise = measured.hashes[self._draws.seeds.index(member.seed)]
             result.append(
                 StepRecord(
                     step=measured.step,
@@ -325,18 +305,8 @@ class PackTrainer:
         self._take_part({name: _part(state, "optimizer.") for name, state in states.items()})
 
 
-def choose_parts(weights: Sequence[float], uniform: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> randomness.Ints:
-    """Which of the weighted texts each uniform draw in [0, 1) falls on. int64, shape of `uniform`."""
-    edges = np.cumsum(weights)[:-1]
-    return np.searchsorted(edges, uniform, side="right").astype(np.int64)
-
-
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _finite(value: float) -> float | None:

@@ -20,15 +20,16 @@ from job.handover import Captions
 from job.pack_checkpoints import collect_garbage, rewind
 from job.progress import Stage
 from job.variants import Member, Pack, ResolvedVariant
-from lora_engine import adapters, base_model, checkpoints, evaluate, validation
+from lora_engine import adapters, base_model, checkpoints, evaluate, memory, validation
 from lora_engine.config.captions import plain_parts
 from lora_engine.device import DTYPES, Resolved
 from lora_engine.diffusion import NoiseSchedule
+from lora_engine.draws import PackMember
 from lora_engine.encoded import EMPTY_PROMPT, Encoded
 from lora_engine.errors import ModelError
 from lora_engine.printable import printable
 from lora_engine.records import StepRecord, ValidationRecord
-from lora_engine.train import PackMember, PackTrainer
+from lora_engine.train import PackTrainer
 
 _SAVE_SECONDS = 60.0  # between looks at how far an evaluation is
 
@@ -80,6 +81,7 @@ class PackRun:
             JobError: 51 or 55 when asked to stop, after committing.
         """
         self._resume()
+        self._cut_up()
         with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
             stage.advance(self._trainer.step)
             while (due := self._due_step()) is not None or not self._is_trained():
@@ -89,6 +91,18 @@ class PackRun:
                     self._train(stage)
                 self._job.stop.check()
         self._conclude()
+
+    def _cut_up(self) -> None:
+        """Decide how updates are cut up to fit in memory: once, since it changes how sums are rounded."""
+        key, trainer = layout.passes(self._pack.unit), self._trainer
+        stored = self._job.run.read_json(key)
+        if stored is not None:
+            trainer.use(memory.Passes(**stored))
+        elif trainer.active and not self._is_trained():
+            device, config = self._data.latent_mean_NCHW.device, self._pack.training
+            ways = memory.candidates(config, len(trainer.active), fold=device.type == "cuda")
+            chosen = memory.choose(ways, trainer.image_bytes(), memory.free_bytes(device), trainer.use)
+            self._job.run.write_json(key, asdict(chosen))
 
     def _due_step(self) -> int | None:
         """A step that should be scored now and has not been: an attempt may end in between.

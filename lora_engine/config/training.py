@@ -66,6 +66,11 @@ class TrainingConfig(Config):
     schedule: ScheduleConfig = ConstantSchedule()
     max_grad_norm: float | None = Field(default=1.0, gt=0, description="Per adapter; null switches clipping off.")
     precision: Precision = Field(default="auto", description="Of the frozen base; adapters stay in fp32.")
+    memory: Literal["auto", "fast", "low"] = Field(
+        default="auto",
+        description="How much of an update is computed at once: as much as fits, all of it, or one image of one "
+        "variant at a time with activations computed twice.",
+    )
     deterministic: bool = Field(default=False, description="Only deterministic kernels; slower on a GPU.")
     max_skipped_steps: int = Field(
         default=20,

@@ -6,9 +6,11 @@ from diffusers import UNet2DConditionModel
 from lora_engine import adapters
 from lora_engine.config.training import AdamWConfig, CosineSchedule, LoraConfig, TrainingConfig
 from lora_engine.diffusion import PredictionType
+from lora_engine.draws import PackMember
 from lora_engine.errors import ModelError
+from lora_engine.memory import Passes
 from lora_engine.records import StepRecord
-from lora_engine.train import PackMember, PackTrainer
+from lora_engine.train import PackTrainer
 from tests.lora_engine.tiny import tiny_data, tiny_member, tiny_schedule, tiny_unet
 
 LORA = LoraConfig(rank=3, alpha=5.0)
@@ -93,6 +95,19 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
     run(split)
     for key, weight in adapters.export(split_unet, "a").items():
         torch.testing.assert_close(adapters.export(folded_unet, "a")[key], weight, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("passes", [Passes(4, 3), Passes(3, 2), Passes(1, 3), Passes(1, 1, recompute=True)])
+def test_however_an_update_is_cut_up_the_gradients_are_the_same(passes: Passes) -> None:
+    whole, whole_unet = trainer(MEMBERS)
+    cut, cut_unet = trainer(MEMBERS)
+    cut.use(passes)
+    for ours, theirs in zip(run(cut), run(whole), strict=True):
+        assert [record.loss for record in ours] == pytest.approx([record.loss for record in theirs], abs=1e-12)
+        assert [r.grad_norm for r in ours] == pytest.approx([r.grad_norm for r in theirs], abs=1e-10)
+    for member in MEMBERS:
+        for key, weight in adapters.export(whole_unet, member.name).items():
+            torch.testing.assert_close(adapters.export(cut_unet, member.name)[key], weight, rtol=0, atol=1e-10)
 
 
 def test_resuming_continues_as_if_nothing_happened() -> None:
@@ -190,7 +205,7 @@ def test_stop_ends_between_updates() -> None:
 
 def test_dropout_replaces_captions_by_the_empty_prompt_at_its_rate() -> None:
     made, _ = trainer((tiny_member("a", 3, 2, dropout=0.25),), CONFIG.model_copy(update={"batch_size": 500}))
-    rows = np.concatenate([made._caption_rows(made._draw(step), step)[0] for step in range(1, 5)])
+    rows = np.concatenate([made._draws.caption_rows(made._draws.of(step), made.active)[0] for step in range(1, 5)])
     assert set(rows) == {0, 2}
     assert (rows == 0).mean() == pytest.approx(0.25, abs=0.03)
 

@@ -5,7 +5,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from lora_engine.diffusion import NoiseSchedule, PredictionType
-from lora_engine.train import PackMember, TrainingData
+from lora_engine.draws import PackMember
+from lora_engine.train import TrainingData
 
 
 def tiny_unet(dtype: torch.dtype = torch.float64) -> UNet2DConditionModel:

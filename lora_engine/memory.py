@@ -1,0 +1,108 @@
+"""How an update is cut into passes so that it fits in memory, and how much memory a pass takes."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+from lora_engine.config.training import TrainingConfig
+from lora_engine.errors import ResourceError
+
+_SHARE = 0.9  # of what is free; the rest is for what a pass needs besides its activations
+_RECOMPUTED = 0.4  # of a pass's activations that are alive at once when they are recomputed block by block
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How much of an update goes through the UNet at once; the gradients of its passes add up to the same."""
+
+    images: int  # of each member
+    members: int
+    recompute: bool = False  # activations in the backward pass (gradient checkpointing) instead of keeping them
+
+    def slices(self, members: int, images: int) -> Iterator[tuple[slice, slice]]:
+        """Each pass's members and images."""
+        for first in range(0, members, self.members):
+            for start in range(0, images, self.images):
+                yield slice(first, min(first + self.members, members)), slice(start, min(start + self.images, images))
+
+    def bytes(self, image_bytes: int) -> int:
+        """Of its activations, if one image of one member keeps so many."""
+        return round(image_bytes * self.images * self.members * (_RECOMPUTED if self.recompute else 1))
+
+
+def candidates(config: TrainingConfig, members: int, *, fold: bool) -> Iterator[Passes]:
+    """The ways that `training.memory` allows, fastest first.
+
+    Args:
+        fold: put micro-batches together, which pays where a small batch leaves the device idle.
+    """
+    if config.memory == "low":
+        yield Passes(1, 1, recompute=True)
+        return
+    images = config.images_per_step if fold or config.memory == "fast" else config.batch_size
+    yield Passes(images, members)
+    if config.memory == "fast":
+        return
+    while images > 1:
+        images = (images + 1) // 2
+        yield Passes(images, members)
+    while members > 1:
+        members = (members + 1) // 2
+        yield Passes(1, members)
+    yield Passes(1, 1, recompute=True)
+
+
+def choose(ways: Iterable[Passes], image_bytes: int, free_bytes: int, attempt: Callable[[Passes], None]) -> Passes:
+    """The first way that fits by the estimate, and that `attempt` does not find too large.
+
+    Raises:
+        ResourceError: none does.
+    """
+    passes = None
+    for passes in ways:
+        if passes.bytes(image_bytes) > _SHARE * free_bytes:
+            continue
+        try:
+            attempt(passes)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        else:
+            return passes
+    assert passes is not None, "there is always a way to try"
+    raise ResourceError(
+        f"Training needs about {_gib(passes.bytes(image_bytes))} GiB for activations at its smallest, and "
+        f"{_gib(free_bytes)} GiB are free.",
+        "Use training.memory: auto, a smaller batch_size or resolution, or a larger machine.",
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"
+
+
+def free_bytes(device: torch.device) -> int:
+    """What may still be allocated there."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return int(psutil.virtual_memory().available)
+
+
+def kept_bytes(forward: Callable[[], object], parameters: Iterable[Tensor]) -> int:
+    """What a forward pass keeps for its backward pass, beside the parameters."""
+    ours = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ours:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()  # alive until all is counted, so that no address is used twice
+    del result
+    return sum(sizes.values())

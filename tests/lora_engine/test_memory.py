@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from lora_engine.config.training import TrainingConfig
+from lora_engine.errors import ResourceError
+from lora_engine.memory import Passes, candidates, choose, kept_bytes
+
+CONFIG = TrainingConfig(steps=1, batch_size=4, gradient_accumulation=2)
+
+
+def ways(memory: str, *, fold: bool = False, members: int = 3) -> list[Passes]:
+    config = CONFIG.model_copy(update={"memory": memory})
+    return list(candidates(config, members, fold=fold))
+
+
+def test_what_each_setting_allows() -> None:
+    assert ways("fast") == [Passes(8, 3)]
+    assert ways("low") == [Passes(1, 1, recompute=True)]
+    smaller = [Passes(2, 3), Passes(1, 3), Passes(1, 2), Passes(1, 1), Passes(1, 1, recompute=True)]
+    assert ways("auto") == [Passes(4, 3), *smaller]
+    assert ways("auto", fold=True) == [Passes(8, 3), Passes(4, 3), *smaller]
+
+
+@pytest.mark.parametrize("passes", [*ways("auto", fold=True), Passes(3, 2), Passes(100, 100)])
+def test_passes_cover_everything_once(passes: Passes) -> None:
+    seen = torch.zeros(3, 8)
+    for members, images in passes.slices(3, 8):
+        seen[members, images] += 1
+    assert torch.equal(seen, torch.ones(3, 8))
+
+
+def test_the_first_way_that_fits_is_taken() -> None:
+    tried: list[Passes] = []
+
+    def attempt(passes: Passes) -> None:
+        tried.append(passes)
+        if len(tried) == 1:
+            raise torch.cuda.OutOfMemoryError("injected: the estimate was too low")
+
+    assert choose(ways("auto"), 100, 7 * 100, attempt) == Passes(1, 3)
+    assert tried == [Passes(2, 3), Passes(1, 3)]
+    with pytest.raises(ResourceError, match="smallest"):
+        choose(ways("auto"), 2**30, 2**20, attempt)
+
+
+def test_bytes_kept_for_the_backward_pass_are_counted_once_each() -> None:
+    """A linear layer keeps its input, and a product both factors; the input is one tensor."""
+    weight = torch.randn(64, 64, requires_grad=True)
+    x = torch.randn(8, 64, requires_grad=True)
+    assert kept_bytes(lambda: x * (x @ weight), [weight]) == (x.numel() + x.numel()) * 4
+    more = torch.randn(16, 64, requires_grad=True)
+    assert kept_bytes(lambda: more * (more @ weight), [weight]) == 2 * kept_bytes(lambda: x * (x @ weight), [weight])
