@@ -1,0 +1,35 @@
+"""What one image keeps for the backward pass in SD 1.5's UNet with rank 8 adapters: what `lora-job plan` estimates with.
+
+Usage: memory.py [--width 320] [--resolutions 256,384,512] [--precision fp32]
+
+Beside it, the growth of the process while a whole update is computed.
+"""
+
+import argparse
+import resource
+
+import psutil
+
+from benchmarks.loop import trainer, unet
+from lora_engine.device import DTYPES, find_device
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--resolutions", default="256,384,512")
+    parser.add_argument("--precision", choices=sorted(DTYPES), default="fp32")
+    options = parser.parse_args()
+    print(f"{'resolution':>10} {'kept, MiB':>10} {'process, MiB':>13}")
+    for resolution in map(int, options.resolutions.split(",")):
+        made = trainer(unet(options.width, find_device(), DTYPES[options.precision]), 1, 1, resolution, 1)
+        kept = made.image_bytes()
+        before = psutil.Process().memory_info().rss
+        for _ in made.run(1, lambda: False):
+            pass
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(f"{resolution:10} {kept / 2**20:10.0f} {(peak - before) / 2**20:13.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
