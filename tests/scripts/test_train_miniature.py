@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,16 +13,24 @@ from torch import Tensor, nn
 from miniature.corpus import all_texts, corpus, line_sayings, sticker_sayings, truth
 from miniature.loop import Recipe, train
 
+# Imports once, and then trains in a process of its own for every line: a folder, and how long a step takes at least.
 SCRIPT = """
-import sys, time, torch
+import os, sys, time, torch, torch._dynamo
 from pathlib import Path
 from miniature.loop import Recipe, train
-torch.manual_seed(0)
-model = torch.nn.Linear(4, 4)
-def loss_of(dice):
-    time.sleep(float(sys.argv[2]))
-    return model(torch.randn(8, 4, generator=dice)).square().mean()
-train("x", model, loss_of, Recipe(60, 8, 1e-2, 10, ema_decay=0.9, cycles=2), Path(sys.argv[1]), 0, save_seconds=0)
+for line in sys.stdin:
+    folder, seconds = line.split()
+    pid = os.fork()
+    if pid == 0:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 4)
+        def loss_of(dice):
+            time.sleep(float(seconds))
+            return model(torch.randn(8, 4, generator=dice)).square().mean()
+        train("x", model, loss_of, Recipe(60, 8, 1e-2, 10, ema_decay=0.9, cycles=2), Path(folder), 0, save_seconds=0)
+        os._exit(0)
+    print(pid, flush=True)
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
@@ -31,17 +41,31 @@ def test_killed_training_ends_where_uninterrupted_training_does(tmp_path: Path, 
     broken.mkdir()
     root = Path(__file__).resolve().parents[2]
     environ = {"PYTHONPATH": str(root / "scripts"), "PATH": ""}
-    command = [sys.executable, "-c", SCRIPT]
-    subprocess.run([*command, straight, "0"], check=True, env=environ, capture_output=True)
-    for _ in range(kills):
-        process = subprocess.Popen([*command, broken, "0.02"], env=environ, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        for _ in range(7):
-            process.stdout.readline()
-        time.sleep(0.005)
-        process.kill()
-        process.communicate()
-    subprocess.run([*command, broken, "0"], check=True, env=environ, capture_output=True)
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert trainer.stdin is not None
+    assert trainer.stdout is not None
+
+    def start(folder: Path, seconds: float) -> int:
+        print(folder, seconds, file=trainer.stdin, flush=True)
+        return int(trainer.stdout.readline())
+
+    def end() -> str:
+        return next(line for line in trainer.stdout if line.startswith("ended"))
+
+    with trainer:
+        start(straight, 0)
+        assert end() == "ended 0\n"
+        for _ in range(kills):
+            pid = start(broken, 0.02)
+            for _ in range(7):
+                trainer.stdout.readline()
+            time.sleep(0.005)
+            os.kill(pid, signal.SIGKILL)
+            assert end() == f"ended {-signal.SIGKILL}\n"
+        start(broken, 0)
+        assert end() == "ended 0\n"
     expected, found = load_file(straight / "x.safetensors"), load_file(broken / "x.safetensors")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
