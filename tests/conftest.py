@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from miniature.architecture import make_blip, make_stable_diffusion
+from miniature.architecture import SHALLOW, make_blip, make_stable_diffusion
 from tests.s3_server import Keys, S3Server
 
 
@@ -46,8 +46,16 @@ def s3_admin(s3_server: S3Server, use_keys: Callable[[Keys], None]) -> S3Server:
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the miniature models `sd` and `blip`."""
+    """A folder with the miniature models `sd`, which has a quarter of Stable Diffusion's layers, and `blip`."""
     folder = tmp_path_factory.mktemp("miniature")
-    make_stable_diffusion(folder / "sd")
+    make_stable_diffusion(folder / "sd", sizes=SHALLOW)
     make_blip(folder / "blip")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def all_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline with every layer that Stable Diffusion 1.5 has, each of them narrow."""
+    folder = tmp_path_factory.mktemp("all-layers")
+    make_stable_diffusion(folder)
     return folder

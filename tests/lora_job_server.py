@@ -14,10 +14,12 @@ from pathlib import Path
 
 LIBRARIES = (
     *("job.cli", "job.attempt", "job.pipeline", "job.plan", "job.collect", "job.status", "job.storage.s3"),
-    *("boto3", "matplotlib.pyplot", "peft", "accelerate", "skimage.filters"),
+    *("boto3", "matplotlib.figure", "matplotlib.backends.backend_agg", "peft", "accelerate"),
+    *("skimage.filters.thresholding", "skimage.measure", "skimage.morphology"),
     *("diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl"),
-    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    *("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "diffusers.schedulers.scheduling_ddpm"),
     *("transformers.models.blip.modeling_blip", "transformers.models.blip.processing_blip"),
+    *("transformers.models.blip.image_processing_pil_blip", "transformers.models.bert.tokenization_bert"),
     *("transformers.models.clip.modeling_clip", "transformers.models.clip.processing_clip"),
     *("transformers.models.auto.modeling_auto", "transformers.models.auto.processing_auto"),
 )
@@ -27,6 +29,8 @@ def serve(address: str, parent: int) -> None:
     """Until the process that started it ends."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    # a table of thousands of patterns that the first model loaded would compile
+    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("blip")
     assert threading.active_count() == 1, f"a fork would lose {threading.enumerate()}"
     gc.freeze()  # or a child's first collection would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -20,9 +20,10 @@ _BLIP_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a pipeline is. The defaults are a tiny one for tests; `MINIATURE` and `SD_15` are others."""
+    """How large a pipeline is. The defaults are a tiny one for tests; `SHALLOW`, `MINIATURE` and `SD_15` are others."""
 
-    unet: tuple[int, int, int, int] = (32, 64, 64, 64)
+    unet: tuple[int, ...] = (32, 64, 64, 64)  # a width a block
+    unet_layers: int = 2  # of a block
     unet_norm_groups: int = 32
     heads: int = 8
     vae: tuple[int, ...] = (16, 16, 32, 32)  # one less halving than widths
@@ -35,21 +36,24 @@ class Sizes:
 
 
 TINY = Sizes()
+SHALLOW = Sizes(unet=(32, 64), unet_layers=1)  # 32 layers take adapters, not 128
 MINIATURE = Sizes(
     unet=(32, 64, 96, 96), heads=2, unet_norm_groups=16, vae=(24, 48, 64), text=96, text_layers=3, latent_side=16
 )
-SD_15 = Sizes((320, 640, 1280, 1280), 32, 8, (128, 256, 512, 512), 32, 2, 768, 12, 49408, 64)
+SD_15 = Sizes((320, 640, 1280, 1280), 2, 32, 8, (128, 256, 512, 512), 32, 2, 768, 12, 49408, 64)
 
 
 def unet(sizes: Sizes) -> Any:
-    """SD 1.5's UNet."""
+    """SD 1.5's UNet, of as many blocks as it has widths."""
     from diffusers import UNet2DConditionModel
 
+    attending = len(sizes.unet) - 1
     return UNet2DConditionModel(
         sample_size=sizes.latent_side,
         block_out_channels=sizes.unet,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        layers_per_block=sizes.unet_layers,
+        down_block_types=("CrossAttnDownBlock2D",) * attending + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * attending,
         cross_attention_dim=sizes.text,
         attention_head_dim=sizes.heads,  # SD 1.5's configuration gives the number of heads by this name
         norm_num_groups=sizes.unet_norm_groups,

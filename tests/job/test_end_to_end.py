@@ -49,6 +49,26 @@ def manifest(miniature: Path, tmp_path: Path, *lines: str, steps: int = 6) -> li
     return quickstart(values, lines)
 
 
+SAMPLED = ("evaluation.samples.seeds=[0, 3]",)
+
+
+@pytest.fixture(scope="module")
+def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the drawings and a finished run of them, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = lora_job("run", *manifest(miniature, folder, *SAMPLED), "--workdir", folder / "w")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that run, where `manifest` continues it."""
+    shutil.copytree(finished / "drawings", tmp_path / "drawings")
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    return tmp_path / "runs" / "quickstart"
+
+
 def rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -214,41 +234,34 @@ def test_what_is_wrong_is_said_in_one_line_with_its_code(
         assert '"stage": "preprocess"' not in done.stderr  # found out before any work
 
 
-def test_another_run_under_the_same_name_is_refused(miniature: Path, tmp_path: Path) -> None:
-    first = manifest(miniature, tmp_path, "evaluation.samples=null", steps=3)
-    assert lora_job("run", *first, "--workdir", tmp_path / "w").returncode == 0
-    before = snapshot(tmp_path / "runs" / "quickstart")
-    other = lora_job("run", *first, "--set", "lora.rank=2", "--workdir", tmp_path / "w")
+def test_another_run_under_the_same_name_is_refused(miniature: Path, tmp_path: Path, copied: Path) -> None:
+    before = snapshot(copied)
+    other = lora_job("run", *manifest(miniature, tmp_path, *SAMPLED, "lora.rank=2"), "--workdir", tmp_path / "w")
     assert other.returncode == 46
     assert "variants.blip.lora.rank" in other.stderr
     assert "--set name=" in other.stderr
-    assert snapshot(tmp_path / "runs" / "quickstart") == before
+    assert snapshot(copied) == before
 
 
-def test_status_and_report_read_a_finished_run(miniature: Path, tmp_path: Path) -> None:
-    arguments = manifest(miniature, tmp_path, "evaluation.samples=null", steps=3)
-    assert lora_job("run", *arguments, "--workdir", tmp_path / "w").returncode == 0
-    run = tmp_path / "runs" / "quickstart"
-    status = lora_job("status", run, "--json", "--follow")
+def test_status_and_report_read_a_finished_run(copied: Path) -> None:
+    status = lora_job("status", copied, "--json", "--follow")
     assert [unit["state"] for unit in json.loads(status.stdout)] == ["done", "done", "done"]
-    before = (run / "report" / "comparison.json").read_bytes()
-    assert lora_job("report", run).returncode == 0
-    assert (run / "report" / "comparison.json").read_bytes() == before
-    with Image.open(run / "report" / "curves.png") as picture:
+    before = (copied / "report" / "comparison.json").read_bytes()
+    assert lora_job("report", copied).returncode == 0
+    assert (copied / "report" / "comparison.json").read_bytes() == before
+    with Image.open(copied / "report" / "curves.png") as picture:
         assert picture.width > 800
-    broken = run / "variants/blip/seed-1337/validation.jsonl"
+    broken = copied / "variants/blip/seed-1337/validation.jsonl"
     broken.write_text(broken.read_text().replace('"loss": 1', '"loss": 2'))
-    refused = lora_job("report", run)
+    refused = lora_job("report", copied)
     assert refused.returncode == 46
     assert "validation.jsonl" in refused.stderr
 
 
-def test_samples_are_measured_and_drawn_again_where_they_are_lost(miniature: Path, tmp_path: Path) -> None:
-    prompts = 'evaluation.samples.prompts=["a heart", "a key"]'
-    arguments = manifest(miniature, tmp_path, prompts, "evaluation.samples.seeds=[0, 3]", steps=6)
-    assert lora_job("run", *arguments, "--workdir", tmp_path / "w").returncode == 0
-    run = tmp_path / "runs" / "quickstart"
-    before = snapshot(run)
+def test_samples_are_measured_and_drawn_again_where_they_are_lost(
+    miniature: Path, tmp_path: Path, copied: Path
+) -> None:
+    run, before = copied, snapshot(copied)
     report = json.loads((run / "report" / "comparison.json").read_text())
     training = rows(run / "data" / "line_art.jsonl")
     assert len(training) == report["data"]["train"]
@@ -273,7 +286,7 @@ def test_samples_are_measured_and_drawn_again_where_they_are_lost(miniature: Pat
     lost = run / "variants" / "blip" / "seed-1337" / "samples" / "step-000003"
     shutil.rmtree(lost)
     (run / "_SUCCESS").unlink()
-    again = lora_job("run", *arguments, "--workdir", tmp_path / "elsewhere")
+    again = lora_job("run", *manifest(miniature, tmp_path, *SAMPLED), "--workdir", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
     after = snapshot(run)
     assert {key for key in before if before[key] != after[key] and not key.startswith("units/")} <= {
@@ -282,28 +295,27 @@ def test_samples_are_measured_and_drawn_again_where_they_are_lost(miniature: Pat
     }
 
 
-def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(miniature: Path, tmp_path: Path) -> None:
-    arguments = manifest(miniature, tmp_path, "evaluation.samples=null", steps=6)
-    assert lora_job("run", *arguments, "--workdir", tmp_path / "w").returncode == 0
-    run = tmp_path / "runs" / "quickstart"
-    found = sorted(run.glob("variants/*/seed-*/validation.jsonl"))
+def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(
+    miniature: Path, tmp_path: Path, copied: Path
+) -> None:
+    found = sorted(copied.glob("variants/*/seed-*/validation.jsonl"))
     before = [path.read_bytes() for path in found]
     for path in found:
         path.write_text("".join(f"{line}\n" for line in path.read_text().splitlines()[1:]))
-    refused = lora_job("report", run)
+    refused = lora_job("report", copied)
     assert refused.returncode == 46
     assert "step 0" in refused.stderr
-    for path in [run / "_SUCCESS", *run.glob("variants/*/seed-*/final.json")]:
+    for path in [copied / "_SUCCESS", *copied.glob("variants/*/seed-*/final.json")]:
         path.unlink()
-    again = lora_job("run", *arguments, "--workdir", tmp_path / "w")
+    again = lora_job("run", *manifest(miniature, tmp_path, *SAMPLED), "--workdir", tmp_path / "w")
     assert again.returncode == 0, again.stderr
     assert [path.read_bytes() for path in found] == before
 
 
-def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(miniature: Path, tmp_path: Path) -> None:
-    arguments = manifest(miniature, tmp_path, 'evaluation.samples.prompts=["a heart", "a key"]', steps=6)
-    assert lora_job("run", *arguments, "--workdir", tmp_path / "w").returncode == 0
-    run = tmp_path / "runs" / "quickstart"
+def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(
+    miniature: Path, tmp_path: Path, copied: Path
+) -> None:
+    arguments, run = manifest(miniature, tmp_path, "evaluation.samples.seeds=[0]"), copied
     weights = {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key}
     other = [*arguments, "--set", 'evaluation.samples.prompts=["a cup"]', "--workdir", tmp_path / "w"]
     for _ in range(2):  # it fails on its way to the samples, and is as unfinished the second time

@@ -78,17 +78,17 @@ def ldm_vae(key: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
     return f"first_stage_model.{key}", value.clone()
 
 
-def test_a_single_files_unet_is_that_of_the_folder(miniature: Path, tmp_path: Path) -> None:
-    unet = load_file(miniature / "sd" / "unet" / "diffusion_pytorch_model.safetensors")
-    vae = load_file(miniature / "sd" / "vae" / "diffusion_pytorch_model.safetensors")
-    text = load_file(miniature / "sd" / "text_encoder" / "model.safetensors")
+def test_a_single_files_unet_is_that_of_the_folder(all_layers: Path, tmp_path: Path) -> None:
+    unet = load_file(all_layers / "unet" / "diffusion_pytorch_model.safetensors")
+    vae = load_file(all_layers / "vae" / "diffusion_pytorch_model.safetensors")
+    text = load_file(all_layers / "text_encoder" / "model.safetensors")
     checkpoint = {ldm_name(key): value.clone() for key, value in unet.items()}
     checkpoint |= dict(ldm_vae(key, value) for key, value in vae.items())
     prefix = "cond_stage_model.transformer.text_model."
     checkpoint |= {prefix + key.removeprefix("text_model."): value.clone() for key, value in text.items()}
     path = tmp_path / "model.safetensors"
     save_file(checkpoint, path)
-    base_model.convert_single_file(path, miniature / "sd", tmp_path / "out")
+    base_model.convert_single_file(path, all_layers, tmp_path / "out")
     converted = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
     assert converted.keys() == unet.keys()
     for key, value in unet.items():

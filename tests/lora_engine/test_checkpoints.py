@@ -27,8 +27,8 @@ CARD = checkpoints.AdapterCard(
 
 
 @pytest.fixture
-def trained(miniature: Path, tmp_path: Path) -> tuple[nn.Module, Path]:
-    unet = base_model.load_unet(miniature / "sd", torch.float32)
+def trained(all_layers: Path, tmp_path: Path) -> tuple[nn.Module, Path]:
+    unet = base_model.load_unet(all_layers, torch.float32)
     adapters.inject(unet, [("blip", 0), ("other", 1)], LORA)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -47,14 +47,14 @@ def unet_output(unet: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["blip.safetensors", "pytorch_lora_weights.safetensors"])
 def test_both_files_give_the_training_models_output_in_a_pipeline(
-    trained: tuple[nn.Module, Path], miniature: Path, name: str
+    trained: tuple[nn.Module, Path], all_layers: Path, name: str
 ) -> None:
     unet, folder = trained
     adapters.activate(unet, ["blip"])
     expected = unet_output(unet)
     adapters.activate(unet, [])
     base = unet_output(unet)
-    pipeline = StableDiffusionPipeline.from_pretrained(miniature / "sd")
+    pipeline = StableDiffusionPipeline.from_pretrained(all_layers)
     pipeline.load_lora_weights(folder, weight_name=name)
     torch.testing.assert_close(unet_output(pipeline.unet), expected, rtol=1e-4, atol=1e-5)
     assert (expected - base).abs().max() > 1e-3
