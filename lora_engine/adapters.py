@@ -1,8 +1,8 @@
 """LoRA layers that hold one or many adapters, and train the many in one pass.
 
-PEFT owns configuration, injection, naming, initialisation and the state dict. What is ours is one layer class whose
-forward gives each active adapter its own share of the batch: with K active adapters, rows [k*B, (k+1)*B) of the batch
-pass through adapter k. The layers of the frozen base see one batch of K*B.
+PEFT owns configuration, injection, naming and initialisation. What is ours is one layer class whose forward gives each
+active adapter its own share of the batch: with K active adapters, rows [k*B, (k+1)*B) of the batch pass through
+adapter k. The layers of the frozen base see one batch of K*B.
 
 Shape legend: K adapters, B images per adapter, N tokens, I and O features in and out, R rank.
 """
@@ -15,7 +15,6 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import Linear as PeftLinear
-from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from lora_engine.config.training import LoraConfig
@@ -149,8 +148,8 @@ def parameters(model: nn.Module, name: str) -> Adapter:
 
 def export(model: nn.Module, name: str) -> Adapter:
     """A copy of one adapter on the CPU, keys as PEFT writes them."""
-    state = get_peft_model_state_dict(model, adapter_name=name)
-    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+    live = parameters(model, name)
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in live.items()}
 
 
 def load(model: nn.Module, name: str, adapter: Adapter) -> None:

@@ -49,22 +49,22 @@ def manifest(miniature: Path, tmp_path: Path, *lines: str, steps: int = 6) -> li
     return quickstart(values, lines)
 
 
-SAMPLED = ("evaluation.samples.seeds=[0, 3]",)
+# Of the run that tests copy: its destination is relative, so that a copy is the same run where it is continued.
+COPIED = ("evaluation.samples.seeds=[0, 3]", "output.destination=runs")
 
 
 @pytest.fixture(scope="module")
 def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the drawings and a finished run of them, to be copied."""
+    """A folder with the drawings and a finished run of them."""
     folder = tmp_path_factory.mktemp("finished")
-    done = lora_job("run", *manifest(miniature, folder, *SAMPLED), "--workdir", folder / "w")
+    done = lora_job("run", *manifest(miniature, folder, *COPIED), "--workdir", folder / "w", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """A copy of that run, where `manifest` continues it."""
-    shutil.copytree(finished / "drawings", tmp_path / "drawings")
+    """A copy of that run, which is continued in `tmp_path`."""
     shutil.copytree(finished / "runs", tmp_path / "runs")
     return tmp_path / "runs" / "quickstart"
 
@@ -129,7 +129,7 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     bucket, client = s3_admin.make_bucket(), s3_admin.client()
     archive = tmp_path / "raw.zip"
     with zipfile.ZipFile(archive, "w") as packed:
-        for path in sorted(DRAWINGS.iterdir()):
+        for path in sorted(DRAWINGS.glob("*-10000[01].*")):
             packed.write(path, f"set/{path.name}")
         packed.writestr("__MACOSX/set/._heart-100000.png", b"x")
         packed.writestr("set/broken.png", b"not an image")
@@ -182,7 +182,7 @@ def test_variants_that_are_not_alike_train_in_packs_of_their_own(miniature: Path
 
 def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
     archive = tmp_path / "raw.tar.gz"
-    subprocess.run(["tar", "czf", archive, "-C", DRAWINGS, "."], check=True)
+    subprocess.run(["tar", "czf", archive, "-C", few_drawings(tmp_path / "drawings"), "."], check=True)
     mix = (
         "{strategy: mix, caption_dropout: 0.1, parts: [{weight: 2, captions: {strategy: existing}},"
         " {captions: {strategy: constant, text: a drawing}}]}"
@@ -234,9 +234,12 @@ def test_what_is_wrong_is_said_in_one_line_with_its_code(
         assert '"stage": "preprocess"' not in done.stderr  # found out before any work
 
 
-def test_another_run_under_the_same_name_is_refused(miniature: Path, tmp_path: Path, copied: Path) -> None:
+def test_another_run_under_the_same_name_is_refused(
+    miniature: Path, tmp_path: Path, finished: Path, copied: Path
+) -> None:
     before = snapshot(copied)
-    other = lora_job("run", *manifest(miniature, tmp_path, *SAMPLED, "lora.rank=2"), "--workdir", tmp_path / "w")
+    arguments = manifest(miniature, finished, *COPIED, "lora.rank=2")
+    other = lora_job("run", *arguments, "--workdir", tmp_path / "w", cwd=tmp_path)
     assert other.returncode == 46
     assert "variants.blip.lora.rank" in other.stderr
     assert "--set name=" in other.stderr
@@ -259,7 +262,7 @@ def test_status_and_report_read_a_finished_run(copied: Path) -> None:
 
 
 def test_samples_are_measured_and_drawn_again_where_they_are_lost(
-    miniature: Path, tmp_path: Path, copied: Path
+    miniature: Path, tmp_path: Path, finished: Path, copied: Path
 ) -> None:
     run, before = copied, snapshot(copied)
     report = json.loads((run / "report" / "comparison.json").read_text())
@@ -286,7 +289,7 @@ def test_samples_are_measured_and_drawn_again_where_they_are_lost(
     lost = run / "variants" / "blip" / "seed-1337" / "samples" / "step-000003"
     shutil.rmtree(lost)
     (run / "_SUCCESS").unlink()
-    again = lora_job("run", *manifest(miniature, tmp_path, *SAMPLED), "--workdir", tmp_path / "elsewhere")
+    again = lora_job("run", *manifest(miniature, finished, *COPIED), "--workdir", tmp_path / "elsewhere", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     after = snapshot(run)
     assert {key for key in before if before[key] != after[key] and not key.startswith("units/")} <= {
@@ -296,7 +299,7 @@ def test_samples_are_measured_and_drawn_again_where_they_are_lost(
 
 
 def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(
-    miniature: Path, tmp_path: Path, copied: Path
+    miniature: Path, tmp_path: Path, finished: Path, copied: Path
 ) -> None:
     found = sorted(copied.glob("variants/*/seed-*/validation.jsonl"))
     before = [path.read_bytes() for path in found]
@@ -307,20 +310,23 @@ def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(
     assert "step 0" in refused.stderr
     for path in [copied / "_SUCCESS", *copied.glob("variants/*/seed-*/final.json")]:
         path.unlink()
-    again = lora_job("run", *manifest(miniature, tmp_path, *SAMPLED), "--workdir", tmp_path / "w")
+    again = lora_job("run", *manifest(miniature, finished, *COPIED), "--workdir", tmp_path / "w", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert [path.read_bytes() for path in found] == before
 
 
 def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(
-    miniature: Path, tmp_path: Path, copied: Path
+    miniature: Path, tmp_path: Path, finished: Path, copied: Path
 ) -> None:
-    arguments, run = manifest(miniature, tmp_path, "evaluation.samples.seeds=[0]"), copied
+    arguments, run = manifest(miniature, finished, *COPIED, "evaluation.samples.seeds=[0]"), copied
     weights = {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key}
     other = [*arguments, "--set", 'evaluation.samples.prompts=["a cup"]', "--workdir", tmp_path / "w"]
     for _ in range(2):  # it fails on its way to the samples, and is as unfinished the second time
-        assert lora_job("run", *other, "--set", "evaluation.samples.clip.source=miniature://blip").returncode == 43
-    again = lora_job("run", *other)
+        assert (
+            lora_job("run", *other, "--set", "evaluation.samples.clip.source=miniature://blip", cwd=tmp_path).returncode
+            == 43
+        )
+    again = lora_job("run", *other, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     folders = sorted(run.glob("variants/*/seed-*/samples/step-*"))
     assert folders
@@ -330,7 +336,7 @@ def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(
     assert {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key} == weights
     assert (run / "_SUCCESS").exists()
     last = [*arguments, "--set", 'evaluation.samples.prompts=["a moon"]', "--set", "evaluation.samples.when=end"]
-    assert lora_job("run", *last, "--workdir", tmp_path / "w").returncode == 0
+    assert lora_job("run", *last, "--workdir", tmp_path / "w", cwd=tmp_path).returncode == 0
     report = json.loads((run / "report" / "comparison.json").read_text())
     assert [[point["step"] for point in member["samples"]] for member in report["members"]] == [[6], [6], [6]]
 

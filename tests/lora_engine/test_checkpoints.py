@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from peft import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -26,16 +27,17 @@ CARD = checkpoints.AdapterCard(
 )
 
 
-@pytest.fixture
-def trained(all_layers: Path, tmp_path: Path) -> tuple[nn.Module, Path]:
+@pytest.fixture(scope="module")
+def trained(all_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    folder = tmp_path_factory.mktemp("trained")
     unet = base_model.load_unet(all_layers, torch.float32)
     adapters.inject(unet, [("blip", 0), ("other", 1)], LORA)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in adapters.parameters(unet, "blip").values():
             weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    checkpoints.write_checkpoint(tmp_path, adapters.export(unet, "blip"), {"step": torch.tensor(1)}, LORA, CARD)
-    return unet, tmp_path
+    checkpoints.write_checkpoint(folder, adapters.export(unet, "blip"), {"step": torch.tensor(1)}, LORA, CARD)
+    return unet, folder
 
 
 def unet_output(unet: nn.Module) -> torch.Tensor:
@@ -70,6 +72,14 @@ def test_kohya_file_holds_what_its_readers_compute_with(trained: tuple[nn.Module
         layer = next(m for n, m in modules.items() if "lora_unet_" + n.replace(".", "_") == name)
         delta = up @ down * (alpha / down.shape[0])
         torch.testing.assert_close(delta, layer.get_delta_weight("blip"), rtol=0, atol=1e-6)
+
+
+def test_an_export_is_what_peft_would_save(trained: tuple[nn.Module, Path]) -> None:
+    unet, _ = trained
+    for name in ("blip", "other"):
+        exported, expected = adapters.export(unet, name), get_peft_model_state_dict(unet, adapter_name=name)
+        assert list(exported) == list(expected)
+        assert all(torch.equal(exported[key], value) for key, value in expected.items())
 
 
 def test_metadata_is_what_programs_show(trained: tuple[nn.Module, Path]) -> None:
