@@ -141,6 +141,7 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
         miniature,
         tmp_path,
         f"dataset.source=s3://{bucket}/raw.zip",
+        "dataset.validation_min=8",  # as many as intervals need
         f"output.destination=s3://{bucket}/runs",
         f"base_model.source=s3://{bucket}/models/sd",
         f"storage={{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}",
