@@ -37,10 +37,11 @@ def attempt(manifest: Manifest, workdir: Path | None, shard: Shard | None, stop:
                 "Several processes cannot share a run on a store that ignores conditional writes (output.unfenced).",
                 "Use another store, or run it as one process.",
             )
-        from job import pipeline, resolved  # torch and the model libraries take seconds to import
-        from lora_engine.quiet import quiet_libraries
+        with stop.at_once():
+            from job import pipeline, resolved  # torch and the model libraries take seconds to import
+            from lora_engine.quiet import quiet_libraries
 
-        quiet_libraries()
+            quiet_libraries()
         stop.check()
         check_device(manifest)
         job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop, fenced)

@@ -55,11 +55,13 @@ def run(
 ) -> None:
     """Do the job, or what is left of it."""
     stop = StopFlag()
-    stop.install()  # before anything that takes time: as a container's first process it would miss an earlier signal
-    from job import settings
-    from job.attempt import attempt
+    stop.install()
+    with stop.at_once():
+        from job import settings
+        from job.attempt import attempt
 
-    attempt(_load(manifest, sets), workdir, settings.shard(os.environ, shard), stop)
+        loaded = _load(manifest, sets)  # from a pipe that stays open it would wait for ever
+    attempt(loaded, workdir, settings.shard(os.environ, shard), stop)
 
 
 @app.command()

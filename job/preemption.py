@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from job.errors import ExitCode, JobError
@@ -9,11 +11,16 @@ from job.errors import ExitCode, JobError
 _AGAIN = "Start the same manifest again to continue."
 
 
+class _InterruptedError(BaseException):
+    """A signal came while nothing was held. No library's `except Exception` takes it for an error of its own."""
+
+
 class StopFlag:
     """Called, it says whether to stop; `check` stops."""
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
+        self._at_once = False
         self._abort: JobError | None = None
         self._limits: list[tuple[float, JobError]] = []  # on the monotonic clock, and what is over then
 
@@ -21,6 +28,22 @@ class StopFlag:
         """Let SIGTERM and SIGINT set the flag. Repeating the signal changes nothing."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal stops where it comes: for what takes seconds, or waits, and holds nothing.
+
+        Raises:
+            JobError: as `check` does.
+        """
+        self._at_once = True
+        try:
+            self.check()
+            yield
+        except _InterruptedError:
+            self.check()
+        finally:
+            self._at_once = False
 
     def limit_attempt(self, hours: float) -> None:
         """Stop, with code 55, so long from now."""
@@ -38,7 +61,10 @@ class StopFlag:
         self._abort = error
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self._signal = self._signal or signal.Signals(number)
+        if self._signal is None:
+            self._signal = signal.Signals(number)
+            if self._at_once:
+                raise _InterruptedError
 
     def __call__(self) -> bool:
         """Whether to stop."""

@@ -1,0 +1,55 @@
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from job.errors import ExitCode, JobError
+from job.preemption import StopFlag
+from tests.lora_job import ROOT
+
+
+@pytest.fixture
+def stop() -> Iterator[StopFlag]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    flag = StopFlag()
+    flag.install()
+    yield flag
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_waits_until_it_is_asked_for(stop: StopFlag) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    assert stop()
+    with pytest.raises(JobError) as caught, stop.at_once():
+        pytest.fail("nothing more is begun")
+    assert caught.value.code == ExitCode.PREEMPTED
+
+
+def test_where_nothing_is_held_a_signal_stops_at_once_and_no_library_can_hide_it(stop: StopFlag) -> None:
+    with pytest.raises(JobError) as caught, stop.at_once(), suppress(Exception):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == ExitCode.PREEMPTED
+    signal.raise_signal(signal.SIGTERM)  # a second one changes nothing
+
+
+@pytest.mark.parametrize(("command", "codes"), [("validate", {143}), ("run", {143, 51})])
+def test_a_process_that_would_not_hear_a_signal_hears_it(command: str, codes: set[int]) -> None:
+    """A container's first process ignores what it has no handler for; here one is told to ignore SIGTERM."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a child inherits
+    started = subprocess.Popen(
+        [sys.executable, "-m", "job", command, "-"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,  # open: the manifest never comes
+        stderr=subprocess.PIPE,
+    )
+    signal.signal(signal.SIGTERM, before)
+    while started.poll() is None:
+        started.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    started.communicate()
+    assert started.returncode in codes
