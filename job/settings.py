@@ -48,7 +48,9 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: Binar
             return file.read(_LARGEST_READ), place
     except OSError as error:
         raise JobError(
-            ExitCode.MANIFEST, f"The manifest {place} cannot be read: {error.strerror}.", "Correct the path."
+            ExitCode.MANIFEST,
+            f"The manifest {place} cannot be read: {error.strerror}.",
+            "Correct the path, or who may read it.",
         ) from error
 
 
