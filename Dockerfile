@@ -49,10 +49,9 @@ FROM code AS models
 ARG MODELS=""
 COPY scripts/bake_models.py .
 RUN --mount=type=secret,id=hf_token,target=/run/secrets/hf_token \
-    HF_TOKEN_PATH=/run/secrets/hf_token HF_HOME=/tmp/hub \
-    /opt/lora-job/bin/python bake_models.py /models ${MODELS}
-COPY --from=local-models / /models/
-RUN chmod -R a+rX /models
+    --mount=type=bind,from=local-models,target=/local \
+    HF_TOKEN_PATH=/run/secrets/hf_token HF_HOME=/tmp/hub /opt/lora-job/bin/python bake_models.py /models ${MODELS} \
+    && cp -r /local/. /models && chmod -R a+rX /models
 
 FROM base
 COPY --from=dependencies /opt/lora-job /opt/lora-job
