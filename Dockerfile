@@ -40,27 +40,24 @@ COPY pyproject.toml README.md LICENSE ./
 COPY lora_engine lora_engine
 COPY job job
 RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheel . \
-    && /opt/tools/bin/pip --python /opt/lora-job/bin/python install --no-deps --no-index /wheel/*.whl \
+    && /opt/tools/bin/pip --python /opt/lora-job/bin/python install --no-deps --no-index --prefix /install /wheel/*.whl \
+    && cp -r /install/. /opt/lora-job \
     && /opt/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
-    --output-file /sbom.cdx.json /opt/lora-job/bin/python
+    --output-file /install/sbom.cdx.json /opt/lora-job/bin/python
 
 # /models: the folder that replaces local-models, and those that MODELS names: "owner/name owner/name@revision".
 FROM code AS models
 ARG MODELS=""
 COPY scripts/bake_models.py .
 RUN --mount=type=secret,id=hf_token,target=/run/secrets/hf_token \
-    --mount=type=bind,from=local-models,target=/local \
-    HF_TOKEN_PATH=/run/secrets/hf_token HF_HOME=/tmp/hub /opt/lora-job/bin/python bake_models.py /models ${MODELS} \
-    && cp -r /local/. /models && chmod -R a+rX /models
+    HF_TOKEN_PATH=/run/secrets/hf_token HF_HOME=/tmp/hub /opt/lora-job/bin/python bake_models.py /models ${MODELS}
+COPY --from=local-models / /models/
+RUN chmod -R a+rX /models
 
 FROM base
 COPY --from=dependencies /opt/lora-job /opt/lora-job
 COPY --from=models /models /models
-RUN --mount=type=bind,from=code,source=/opt/tools,target=/opt/tools \
-    --mount=type=bind,from=code,source=/wheel,target=/wheel \
-    /opt/tools/bin/pip --python /opt/lora-job/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl \
-    && install -d -m 1777 /scratch
-COPY --from=code /sbom.cdx.json /opt/lora-job/sbom.cdx.json
+COPY --from=code /install /opt/lora-job
 
 # The root may be read-only: all that is written goes to /scratch, whoever the process runs as. LOGNAME stands for the
 # entry in /etc/passwd that an arbitrary user lacks.
@@ -83,6 +80,8 @@ ENV PATH=/opt/lora-job/bin:$PATH \
 ARG VERSION=""
 ARG REVISION=""
 ARG CREATED=""
+# Here, since older builders reuse the labels of another revision unless a RUN stands between the arguments and them.
+RUN install -d -m 1777 /scratch
 LABEL org.opencontainers.image.title="lora-job" \
       org.opencontainers.image.description="One manifest in; one Stable Diffusion LoRA per caption strategy and a comparison out." \
       org.opencontainers.image.licenses="Apache-2.0" \

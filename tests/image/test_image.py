@@ -1,7 +1,9 @@
 """What docs/running/docker.md promises of the image; scripts/test-image runs it."""
 
+import hashlib
 import json
 import secrets
+import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -244,6 +246,19 @@ print(os.listdir("/scratch"), os.path.exists("/root/.cache"), os.listdir("/var/l
     assert python(run, code).splitlines() == ["[]", "[]", "[]", "[] False []"]
 
 
+def test_the_image_holds_this_code_and_not_what_a_builder_kept(run: Run) -> None:
+    code = """
+import hashlib, json, job
+from pathlib import Path
+folder = Path(job.__file__).parents[1]
+files = [path for name in ("job", "lora_engine") for path in (folder / name).rglob("*.py")]
+print(json.dumps({str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}))
+"""
+    sources = [path for name in ("job", "lora_engine") for path in (ROOT / name).rglob("*.py")]
+    expected = {str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
+    assert json.loads(python(run, code)) == expected
+
+
 def test_labels_and_configuration() -> None:
     config: Mapping[str, Any] = json.loads(ask("image", "inspect", IMAGE))[0]
     labels, settings = config.get("Labels") or config["Config"]["Labels"], config["Config"]
@@ -252,7 +267,8 @@ def test_labels_and_configuration() -> None:
     assert labels["org.opencontainers.image.version"] == project["version"]
     assert labels["org.opencontainers.image.licenses"] == project["license"]
     assert labels["org.opencontainers.image.created"].endswith("Z")
-    assert len(labels["org.opencontainers.image.revision"]) == 40
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert labels["org.opencontainers.image.revision"] == head.stdout.strip()
     assert settings["Entrypoint"] == ["lora-job"]
     assert settings["User"] == "10001:0"
     assert settings["Volumes"] == {"/scratch": {}}
