@@ -1,4 +1,4 @@
-"""What one image keeps for the backward pass in SD 1.5's UNet with rank 8 adapters: what `lora-job plan` estimates with.
+"""What one image keeps for the backward pass in SD 1.5's UNet with rank 8 adapters: what `plan` estimates with.
 
 Usage: memory.py [--width 320] [--resolutions 256,384,512] [--precision fp32]
 
