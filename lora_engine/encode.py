@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from lora_engine.data.squares import read_square
 from lora_engine.errors import ModelError
 
 _Item = TypeVar("_Item")
@@ -64,8 +64,7 @@ def encode_texts(
 
 
 def _read(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    with Image.open(path, formats=["PNG"]) as image:
-        return np.array(image.convert("RGB"))
+    return np.array(read_square(path))
 
 
 def _in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

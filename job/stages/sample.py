@@ -19,6 +19,7 @@ from job.variants import Member, Pack
 from lora_engine import adapters, checkpoints, sampling
 from lora_engine.clip_score import ClipScorer, load_clip
 from lora_engine.config.training import SamplesConfig
+from lora_engine.data.squares import read_square
 from lora_engine.line_art import measure
 
 
@@ -38,8 +39,7 @@ def measure_training_images(job: Job, images: Images) -> None:
     rows = []
     with job.progress.stage("measure", total=len(images.train), unit="images") as stage:
         for record in images.train:
-            with Image.open(images.prepared.paths[record.id]) as picture:
-                rows.append({"id": record.id, **asdict(measure(picture))})
+            rows.append({"id": record.id, **asdict(measure(read_square(images.prepared.paths[record.id])))})
             stage.advance(1)
             job.stop.check()
     job.run.write_jsonl(layout.TRAINING_MEASURES, rows)

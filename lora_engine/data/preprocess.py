@@ -1,11 +1,12 @@
 """Prepares a dataset's images on all cores: decode one, write one, so memory does not grow with the dataset."""
 
+import ctypes
 import hashlib
 import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from lora_engine.config.data import PreprocessConfig
 from lora_engine.data.decode import RejectedImageError, decode_with_size, to_square, upright_size
 from lora_engine.data.perceptual_hash import perceptual_hash
 from lora_engine.data.sources import is_leftover
+from lora_engine.data.squares import SUFFIX, read_square, write_square
 from lora_engine.errors import DataError
 from lora_engine.records import SourceFile
 
-_DECODER = 2  # raised when the same file and settings come to give other pixels
-_THUMBNAIL_SIDE = 160
+_DECODER = 3  # raised when the same file and settings come to give other pixels
+_THUMBNAIL_SIDE = 128  # pixels at least, where the square has them
 _WINDOW = 16  # files under way for each worker
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # in malloc.h
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def preprocess_images(
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
     # spawned workers inherit neither threads nor the memory of a large parent
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker) as pool:
         try:
             for file in islice(remaining, count * _WINDOW):
                 window.append((file, pool.submit(prepare, file, config, folder)))
@@ -82,6 +85,19 @@ def preprocess_images(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    _end_with_parent()
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the memory of images before: to ask the kernel for fresh pages takes 7 % of the time."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # other C libraries lack it
+        library.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # bytes; larger blocks still go back at once
+        library.mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def _end_with_parent() -> None:
@@ -117,50 +133,45 @@ def _cores() -> int:
 
 
 def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> PreparedImage:
-    """Prepare one file: `<id>.png`, the square, and `<id>.webp`, the thumbnail, in `folder`."""
+    """Prepare one file: the square `<id>.ppm` and the thumbnail `<id>.webp` in `folder`."""
     path = Path(file.path)
     with path.open("rb") as opened:
         identity = hashlib.file_digest(opened, "sha256").hexdigest()
         size = opened.tell()
     if is_leftover(file.key):
         return PreparedImage(identity, file.key, size, ignored=True)
-    square_path, thumbnail = folder / f"{identity}.png", folder / f"{identity}.webp"
+    square_path, thumbnail = folder / f"{identity}{SUFFIX}", folder / f"{identity}.webp"
+    stored = _stored(square_path)
     try:
-        square = _stored(square_path)
-        if square is not None:
-            width, height = upright_size(path, config)
-        else:
+        if stored is None:
             image, (width, height) = decode_with_size(path, config)
             square = to_square(image, config.resolution)
-            _save(_reduced(square), thumbnail, "WEBP")
-            _save(square, square_path, "PNG")  # last: where it stands, the thumbnail does too
+            square.info.clear()  # nothing of the file but its pixels is kept
+        else:
+            square, (width, height) = stored, upright_size(path, config)
     except RejectedImageError as error:
         return PreparedImage(identity, file.key, size, rejected=str(error))
-    return PreparedImage(identity, file.key, size, width, height, square_path, thumbnail, perceptual_hash(square))
+    small = square.reduce(max(1, square.width // _THUMBNAIL_SIDE))
+    if stored is None:
+        # four times as fast as the default method, for files a little larger
+        _write(thumbnail, lambda part: small.save(part, "WEBP", method=0))
+        _write(square_path, lambda part: write_square(square, part))  # last: where it stands, the thumbnail does too
+    return PreparedImage(identity, file.key, size, width, height, square_path, thumbnail, perceptual_hash(small))
 
 
 def _stored(path: Path) -> Image.Image | None:
     """The square that an earlier attempt made; None where there is none, or a power cut left a part of it."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError):
+        return read_square(path)
+    except (OSError, ValueError):
         return None
 
 
-def _reduced(square: Image.Image) -> Image.Image:
-    small = square.copy()
-    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-    return small
-
-
-def _save(image: Image.Image, path: Path, kind: str) -> None:
-    """Write a copy without metadata under a temporary name, then rename."""
-    clean = Image.new("RGB", image.size)
-    clean.paste(image)
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write under a temporary name, then rename."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        clean.save(part, kind)
+        write(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

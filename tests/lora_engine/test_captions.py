@@ -21,6 +21,7 @@ from lora_engine.config.captions import (
     MixPart,
 )
 from lora_engine.config.models import CaptionerConfig
+from lora_engine.data.squares import write_square
 from lora_engine.errors import DataError, ModelError
 
 ALL = CleaningConfig(stop_words=False)
@@ -125,8 +126,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Path]]
     folder = tmp_path_factory.mktemp("pictures")
     result = []
     for at in range(7):
-        path = folder / f"{at}.png"
-        Image.effect_noise((64, 64), 20 + 30 * at).convert("RGB").save(path)
+        path = folder / f"{at}.ppm"
+        write_square(Image.effect_noise((64, 64), 20 + 30 * at).convert("RGB"), path)
         result.append((f"{at}", path))
     return result
 

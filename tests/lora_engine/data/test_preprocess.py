@@ -124,7 +124,7 @@ def test_every_file_gets_its_row_in_order(tmp_path: Path) -> None:
     assert {key for key, row in by_key.items() if row.rejected} == {"05.png", "notes.pdf", "in.zip"}
     assert {key for key, row in by_key.items() if row.ignored} == {"Thumbs.db"}
     assert by_key["copy.png"].id == by_key["03.png"].id
-    assert len(list((tmp_path / "out").rglob("*.png"))) == len(list((tmp_path / "out").rglob("*.webp"))) == 39
+    assert len(list((tmp_path / "out").rglob("*.ppm"))) == len(list((tmp_path / "out").rglob("*.webp"))) == 39
 
 
 def test_zip_tar_and_folder_give_the_same_records(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_full_or_broken_disk_is_no_fault_of_the_data(tmp_path: Path) -> None:
     folder.symlink_to(tmp_path / "target")
     (tmp_path / "target").mkdir()
     name = prepare(SourceFile("a.png", str(tmp_path / "a.png")), CONFIG, tmp_path).id
-    (folder / f"{name}.png").mkdir()  # in the way of the rename
+    (folder / f"{name}.ppm").mkdir()  # in the way of the rename
     with pytest.raises(OSError, match="directory"):
         list(rows)
     assert not list(folder.glob("*.part"))

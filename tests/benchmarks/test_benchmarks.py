@@ -1,0 +1,34 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_engine import miniature
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "ways"),
+    [
+        (
+            ["benchmarks.preprocess", "--images", "3", "--rounds", "2"],
+            ["bare loop", "bare loop, drafted down to the target", "preprocessing"],
+        ),
+        (
+            [
+                *("benchmarks.captioning", "--images", "3", "--rounds", "2", "--batch", "2", "--tokens", "2"),
+                *("--model", str(miniature.folder("blip"))),
+            ],
+            ["single images", "captioning"],
+        ),
+    ],
+)
+def test_a_benchmark_prints_machine_and_table(command: list[str], ways: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    machine, _, *table = done.stdout.splitlines()
+    assert "cores" in machine
+    assert "torch" in machine
+    assert [row.split("|")[1].strip() for row in table[2:]] == ways
+    assert table[2].split("|")[4].strip() == "1.00"
