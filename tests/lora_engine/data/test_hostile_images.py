@@ -115,6 +115,6 @@ def test_ten_thousand_tiny_files(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for at in range(10_000):
         (tmp_path / "in" / f"{at:05d}.png").write_bytes(saved(noise(at, 8), "PNG"))
-    rows = list(preprocess_images(list_files(tmp_path / "in"), CONFIG, tmp_path / "out"))
+    rows = list(preprocess_images(list(list_files(tmp_path / "in")), CONFIG, tmp_path / "out"))
     records = assign(rows, CONFIG, SplitConfig())
     assert sum(record.used for record in records) == 10_000
