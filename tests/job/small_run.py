@@ -38,7 +38,7 @@ def arguments(miniature: Path, tmp_path: Path, *lines: str, name: str = "small")
         "training.schedule.warmup_steps": 1,
         "evaluation.every": 2,
         "evaluation.timesteps": 2,
-        "evaluation.final_timesteps": 2,
+        "evaluation.final_timesteps": 4,
         "evaluation.samples": "{prompts: [a heart], steps: 1}",
         "dataset.source": drawings(tmp_path / "drawings"),
         "dataset.validation_min": 3,
