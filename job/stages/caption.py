@@ -13,7 +13,7 @@ from job.handover import Captions, Images
 from job.variants import caption_sets
 from lora_engine.captions.lint import lint
 from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
-from lora_engine.captions.vision import captioner_key, load_captioner
+from lora_engine.captions.vision import captioner_key, captioner_precision, load_captioner
 from lora_engine.data.preprocess import pixels_key
 from lora_engine.data.sidecars import read_sidecars
 from lora_engine.device import find_device
@@ -69,7 +69,8 @@ def _generate(job: Job, images: Images, folder: Path) -> dict[str, str]:
     config = job.manifest.captioner
     assert config is not None, "the manifest's validation asks for a captioner where one is needed"
     device = find_device()
-    key = captioner_key(model_sha256(folder), config, pixels_key(job.manifest.preprocess))
+    precision = captioner_precision(config, device)
+    key = captioner_key(model_sha256(folder), config, precision, pixels_key(job.manifest.preprocess))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, str]]:
         captioner = load_captioner(folder, config, device)

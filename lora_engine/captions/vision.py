@@ -12,7 +12,7 @@ import torch
 
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.data.squares import read_square
-from lora_engine.device import DTYPES, resolve_precision
+from lora_engine.device import DTYPES, Resolved, resolve_precision
 from lora_engine.errors import ModelError
 from lora_engine.model_files import holds_safetensors
 
@@ -91,7 +91,7 @@ def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) 
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     use_safetensors = holds_safetensors(folder, "captioner.source", allow_pickle=config.allow_pickle)
-    dtype = DTYPES[resolve_precision(config.precision if config.precision != "auto" else _default(device), device)]
+    dtype = DTYPES[captioner_precision(config, device)]
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             folder,
@@ -116,11 +116,13 @@ def _not_loadable(folder: Path, reason: object) -> ModelError:
     )
 
 
-def _default(device: torch.device) -> Any:
-    return "auto" if device.type == "cuda" else "fp32"
+def captioner_precision(config: CaptionerConfig, device: torch.device) -> Resolved:
+    """What the captioner computes in: `auto` is fp32 on a CPU, since captions take little time and bf16 changes them."""
+    automatic = config.precision == "auto" and device.type == "cpu"
+    return "fp32" if automatic else resolve_precision(config.precision, device)
 
 
-def captioner_key(model_sha256: str, config: CaptionerConfig, preprocess: str) -> str:
-    """A name for all that decides an image's caption but the image: model, search settings and preprocessing."""
-    settings = config.model_dump_json(exclude={"source", "revision", "allow_pickle"})
-    return hashlib.sha256("\n".join((model_sha256, settings, preprocess)).encode()).hexdigest()[:32]
+def captioner_key(model_sha256: str, config: CaptionerConfig, precision: Resolved, preprocess: str) -> str:
+    """A name for all that decides an image's caption but the image: model, search, precision and preprocessing."""
+    settings = config.model_dump_json(exclude={"source", "revision", "allow_pickle", "precision"})
+    return hashlib.sha256("\n".join((model_sha256, settings, precision, preprocess)).encode()).hexdigest()[:32]

@@ -11,7 +11,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from lora_engine.captions.lint import lint
 from lora_engine.captions.rules import TOKEN_LIMIT, clean, fit
 from lora_engine.captions.strategies import caption_record
-from lora_engine.captions.vision import captioner_key, load_captioner
+from lora_engine.captions.vision import captioner_key, captioner_precision, load_captioner
 from lora_engine.config.captions import (
     BlipCaptions,
     CleaningConfig,
@@ -168,14 +168,16 @@ def test_another_kind_of_model_is_a_change_of_source(
 def test_the_cache_key_knows_all_that_changes_a_caption() -> None:
     config = CaptionerConfig(source="x")
     keys = {
-        captioner_key(model, config.model_copy(update=update), preprocess)
-        for model, update, preprocess in [
-            ("m", {}, "p"),
-            ("n", {}, "p"),
-            ("m", {"beams": 2}, "p"),
-            ("m", {"prompt": "a"}, "p"),
-            ("m", {}, "q"),
+        captioner_key(model, config.model_copy(update=update), precision, preprocess)
+        for model, update, precision, preprocess in [
+            ("m", {}, "fp32", "p"),
+            ("n", {}, "fp32", "p"),
+            ("m", {"beams": 2}, "fp32", "p"),
+            ("m", {"prompt": "a"}, "fp32", "p"),
+            ("m", {}, "bf16", "p"),
+            ("m", {}, "fp32", "q"),
         ]
     }
-    assert len(keys) == 5
-    assert captioner_key("m", config.model_copy(update={"source": "y"}), "p") in keys
+    assert len(keys) == 6
+    same = config.model_copy(update={"source": "y", "precision": "fp32"})
+    assert captioner_key("m", same, captioner_precision(same, CPU), "p") in keys
