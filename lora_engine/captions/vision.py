@@ -117,7 +117,7 @@ def _not_loadable(folder: Path, reason: object) -> ModelError:
 
 
 def captioner_precision(config: CaptionerConfig, device: torch.device) -> Resolved:
-    """What the captioner computes in: `auto` is fp32 on a CPU, since captions take little time and bf16 changes them."""
+    """What the captioner computes in: `auto` is fp32 on a CPU, since bf16 would change captions."""
     automatic = config.precision == "auto" and device.type == "cpu"
     return "fp32" if automatic else resolve_precision(config.precision, device)
 
