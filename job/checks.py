@@ -5,6 +5,7 @@ from job.manifest import Manifest
 from job.storage import S3Settings, is_remote, open_storage
 from job.storage.probe import probe_conditions, probe_read, probe_write
 from job.storage.uris import local_path
+from lora_engine.processes import ALONE, Processes
 
 
 def check_access(manifest: Manifest) -> bool:
@@ -37,17 +38,18 @@ def check_access(manifest: Manifest) -> bool:
     return fenced
 
 
-def check_device(manifest: Manifest) -> None:
-    """Make sure that the device can compute in the precision that is asked for.
+def check_device(manifest: Manifest, processes: Processes = ALONE) -> None:
+    """Make sure that the device can compute in the precision that is asked for, and that each process has a share.
 
     Raises:
-        ResourceError: it cannot.
+        ResourceError: it cannot, or some have none.
     """
     from job.variants import resolve_variants
     from lora_engine.device import find_device, resolve_precision
 
     for variant in resolve_variants(manifest):
         resolve_precision(variant.training.precision, find_device())
+        processes.share(variant.training.images_per_step)
 
 
 def _check_source(what: str, source: str, settings: S3Settings, code: ExitCode) -> None:

@@ -60,8 +60,9 @@ def run(
         from job import settings
         from job.attempt import attempt
 
+        processes = settings.processes(os.environ, manifest)
         loaded = _load(manifest, sets)  # from a pipe that stays open it would wait for ever
-    attempt(loaded, workdir, settings.shard(os.environ, shard), stop)
+    attempt(loaded, workdir, settings.shard(os.environ, shard), stop, processes)
 
 
 @app.command()

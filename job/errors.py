@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from enum import IntEnum
 
-from lora_engine.errors import DataError, DivergedError, EngineError, ModelError, ResourceError, UnsafeError
+from lora_engine.errors import (
+    DataError,
+    DivergedError,
+    EngineError,
+    LostPeerError,
+    ModelError,
+    ResourceError,
+    UnsafeError,
+)
 from lora_engine.printable import printable
 
 
@@ -55,6 +63,7 @@ _ENGINE_CODES: tuple[tuple[type[EngineError], ExitCode], ...] = (
     (ModelError, ExitCode.MODEL),
     (ResourceError, ExitCode.RESOURCES),
     (DivergedError, ExitCode.DIVERGED),
+    (LostPeerError, ExitCode.STORAGE_RETRIES),
 )
 
 

@@ -13,7 +13,10 @@ import torch
 
 from job import layout
 from job.context import Job
+from job.errors import ExitCode, JobError
 from job.handover import Captions, Images
+from job.orders import Lead, Read, Start, Train, orders
+from job.pack_trainer import Study, TrainablePack, make_trainable
 from job.report.publish import publish_report
 from job.resolved import is_prepared, resolve
 from job.resources import resource_errors
@@ -24,7 +27,7 @@ from job.stages.encode import encode_all
 from job.stages.fetch import fetch_dataset, fetch_model, fetch_weights, source_fingerprint
 from job.stages.preprocess import images_of
 from job.stages.sample import Scorer, has_samples, measure_training_images, sample
-from job.stages.train import PackRun, Study, is_finished
+from job.stages.train import PackRun, is_finished
 from job.unit import unit_of
 from job.variants import Pack, pack_members, resolve_variants, set_of_variant
 from lora_engine import base_model
@@ -34,6 +37,7 @@ from lora_engine.clip_score import require_clip
 from lora_engine.device import Resolved, find_device
 from lora_engine.errors import DivergedError
 from lora_engine.model_files import model_sha256
+from lora_engine.processes import Processes
 
 CAPTIONER_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
 
@@ -47,11 +51,12 @@ class _Models:
     scorer: Scorer | None
 
 
-def run(job: Job, shard: Shard | None) -> bool:
+def run(job: Job, shard: Shard | None, lead: Lead) -> bool:
     """Do all that is not done yet and that no other process is at; whether the run is finished then.
 
     Args:
         shard: which of several processes this is, so that each begins with a pack of its own.
+        lead: the processes that train each pack together with this one.
 
     Raises:
         DivergedError: adapters diverged; all else is done.
@@ -68,11 +73,14 @@ def run(job: Job, shard: Shard | None) -> bool:
             captions = caption(prepare, images, models.captioner, base_model.load_tokenizer(models.base))
             study = _study(prepare, images, captions, models.base, resolved, device)
             measure_training_images(prepare, images)
+        lead.read(fingerprint)
 
     def train(pack: Pack, wait_minutes: float) -> None:
         with unit_of(job, pack.unit, wait_minutes) as unit:
             if not is_trained(pack):
-                _train(unit, study, pack, device, resolved["packs"][pack.index]["precision"], models.scorer)
+                pack_run = PackRun(unit, study, pack, device, _precision(resolved, pack), lead)
+                pack_run.run()
+                sample(unit, pack, study.model, pack_run.unet, device, models.scorer)
 
     def is_trained(pack: Pack) -> bool:
         return is_finished(job, pack) and has_samples(job, pack, models.scorer)
@@ -90,6 +98,52 @@ def run(job: Job, shard: Shard | None) -> bool:
         _require_converged(report, packs)
         report.run.write(layout.SUCCESS, b"")
     return True
+
+
+def follow(job: Job, processes: Processes) -> None:
+    """Train every pack that the first of several processes trains, together with it. Writes nothing.
+
+    Raises:
+        JobError: what the first process ended with, or 46 when this one was started with something else.
+        LostPeerError: the first process is gone.
+    """
+    device, packs = find_device(), pack_members(job.manifest)
+    with resource_errors():
+        for order in orders(processes):
+            match order:
+                case Read(fingerprint):
+                    resolved, study = _read(job, fingerprint, device)
+                case Start(index, passes, states):
+                    made: TrainablePack | None = None  # the last pack's is gone before another is there
+                    pack = packs[index]
+                    made = make_trainable(job, study, pack, device, _precision(resolved, pack), processes)
+                    made.trainer.restore(states)
+                    made.trainer.use(passes)
+                case Train(until, frozen):
+                    assert made is not None
+                    for name in set(frozen) - made.trainer.frozen_at.keys():
+                        made.trainer.freeze(name)
+                    for _ in made.trainer.run(until, job.stop):
+                        pass
+
+
+def _read(job: Job, fingerprint: str, device: torch.device) -> tuple[dict[str, Any], Study]:
+    """What another process has prepared: what was decided, and all that training needs."""
+    base, resolved = _base_folder(job), job.run.read_json(layout.RESOLVED) or {}
+    if not is_prepared(job, fingerprint) or resolved["models"]["base"]["sha256"] != model_sha256(base):
+        raise JobError(
+            ExitCode.CONFLICT,
+            "This process has another manifest or base model than the first, with which it is to train.",
+            "Start all of them with the same; pin base_model.revision.",
+        )
+    images = images_of(job, fingerprint, lambda: fetch_dataset(job))
+    captions = caption(job, images, None, base_model.load_tokenizer(base))
+    return resolved, _study(job, images, captions, base, resolved, device)
+
+
+def _precision(resolved: dict[str, Any], pack: Pack) -> Resolved:
+    precision: Resolved = resolved["packs"][pack.index]["precision"]
+    return precision
 
 
 @contextmanager
@@ -169,11 +223,3 @@ def _scorer(job: Job) -> Scorer | None:
     folder = fetch_weights(job, "evaluation.samples.clip.source", source, CLIP_PATTERNS)
     require_clip(folder, allow_pickle=source.allow_pickle)
     return Scorer(folder, model_sha256(folder), source.allow_pickle)
-
-
-def _train(
-    job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, scorer: Scorer | None
-) -> None:
-    pack_run = PackRun(job, study, pack, device, precision)
-    pack_run.run()
-    sample(job, pack, study.model, pack_run.unet, device, scorer)

@@ -11,6 +11,7 @@ from job.manifest import MANIFEST_VARIABLE
 from job.shard import Shard, parse_shard
 from job.storage import S3Settings, is_remote, open_storage
 from job.storage.files import local_errors
+from lora_engine.processes import ALONE, Processes
 
 WORKDIR_VARIABLE = "LORA_JOB_WORKDIR"
 # What platforms tell each process of a job: its place, from 0, and how many there are.
@@ -19,6 +20,8 @@ _PLACES = (
     ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
     ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT"),  # GCP Batch
 )
+# What is told to processes that train together; one machine each where LOCAL_RANK is missing.
+_TOGETHER = (("RANK", ""), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", ""), ("MASTER_PORT", ""))
 _LARGEST_READ = 2**20 + 1  # bytes; one more than a manifest may have
 
 
@@ -75,6 +78,30 @@ def _told(environ: Mapping[str, str], index: str, count: str | None) -> Shard | 
     if not environ[index].isdecimal():
         raise JobError(ExitCode.USAGE, f"{index} is {environ[index]!r}, not a number.", "Unset it, or use --shard.")
     return Shard(int(environ[index]))
+
+
+def processes(environ: Mapping[str, str], manifest: str | None) -> Processes:
+    """The place of this process among those that train each pack together, as torchrun and `accelerate launch` say it.
+
+    Raises:
+        JobError: 2 when what they say makes no sense, or when all would read `manifest` from one standard input.
+    """
+    told = {name: environ.get(name, default) for name, default in _TOGETHER}
+    if told["WORLD_SIZE"] == "1":
+        return ALONE
+    numbers = [told[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    if not all(number.isdecimal() for number in numbers) or not (told["MASTER_ADDR"] and told["MASTER_PORT"]):
+        raise JobError(
+            ExitCode.USAGE,
+            f"WORLD_SIZE says that {told['WORLD_SIZE']} processes train together, but not all of "
+            f"{', '.join(told)} are set as torchrun sets them.",
+            "Start them with torchrun, or unset WORLD_SIZE.",
+        )
+    if manifest == "-":
+        raise JobError(
+            ExitCode.USAGE, "Several processes cannot all read the manifest from standard input.", "Name a file."
+        )
+    return Processes(*map(int, numbers))
 
 
 def storage_from_environment(environ: Mapping[str, str]) -> S3Settings:

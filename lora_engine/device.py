@@ -13,8 +13,8 @@ DTYPES: dict[Resolved, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.flo
 
 
 def find_device() -> torch.device:
-    """The first GPU, or the CPU where there is none."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """The process's GPU, which is the first unless it chose another, or the CPU where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def resolve_precision(requested: Precision, device: torch.device) -> Resolved:

@@ -27,5 +27,9 @@ class ResourceError(EngineError):
     """The machine lacks memory, disk or the device that was asked for."""
 
 
+class LostPeerError(EngineError):
+    """One of several processes that train together has ended, or cannot be reached."""
+
+
 class DivergedError(EngineError):
     """Training produced non-finite numbers more often than its budget allows."""

@@ -33,16 +33,18 @@ class Passes:
         return round(image_bytes * self.images * self.members * (_RECOMPUTED if self.recompute else 1))
 
 
-def candidates(config: TrainingConfig, members: int, *, fold: bool) -> Iterator[Passes]:
+def candidates(config: TrainingConfig, members: int, images: int, *, fold: bool) -> Iterator[Passes]:
     """The ways that `training.memory` allows, fastest first.
 
     Args:
+        images: of an update and member that this process computes.
         fold: put micro-batches together, which pays where a small batch leaves the device idle.
     """
     if config.memory == "low":
         yield Passes(1, 1, recompute=True)
         return
-    images = config.images_per_step if fold or config.memory == "fast" else config.batch_size
+    if not fold and config.memory != "fast":
+        images = min(images, config.batch_size)
     yield Passes(images, members)
     if config.memory == "fast":
         return
@@ -83,12 +85,12 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.1f}"
 
 
-def free_bytes(device: torch.device) -> int:
-    """What may still be allocated there."""
+def free_bytes(device: torch.device, processes: int = 1) -> int:
+    """What each of the processes may still allocate there; a GPU is one process's alone."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // processes
 
 
 def kept_bytes(forward: Callable[[], object], parameters: Iterable[Tensor]) -> int:

@@ -1,8 +1,8 @@
 """The training loop: a pack of adapters, one frozen UNet, one pass over all of them.
 
-Shape legend: K members of the pack, S distinct seeds among them, A images a step and member, B of them in one pass,
-C latent channels, H and W latent size, M text embeddings of L tokens and D features, N training images, P texts of an
-image.
+Shape legend: K members of the pack, S distinct seeds among them, A images a step and member (of several processes
+that train together: this one's), B of them in one pass, C latent channels, H and W latent size, M text embeddings of L
+tokens and D features, N training images, P texts of an image.
 """
 
 import math
@@ -21,6 +21,7 @@ from lora_engine.draws import Draw, Draws, PackMember
 from lora_engine.memory import Passes, kept_bytes
 from lora_engine.pack_weights import Moments, PackWeights
 from lora_engine.precision import LossScale
+from lora_engine.processes import ALONE, Processes
 from lora_engine.records import StepRecord
 from lora_engine.schedule import learning_rate
 
@@ -74,6 +75,8 @@ class PackTrainer:
 
     The gradient of an adapter depends on its own rows alone, and the loss is the sum of the members' means, so every
     member trains exactly as it would by itself.
+
+    Of several processes that train together, each has a trainer made with equal arguments and does with it what all do.
     """
 
     def __init__(
@@ -85,9 +88,12 @@ class PackTrainer:
         config: TrainingConfig,
         *,
         half_precision: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         self.step = 0  # updates done
         self.passes = Passes(config.batch_size, len(members))
+        self._processes = processes
+        self._share = processes.share(config.images_per_step)
         self._unet = unet
         self._members = tuple(members)
         self._skipped = {member.name: 0 for member in members}  # updates refused for a gradient of its own
@@ -135,12 +141,13 @@ class PackTrainer:
         """Update up to and including `last_step`, or until `stop` says so, yielding a record a member for every step.
 
         A member that had more updates refused than the configuration allows is frozen; ends when all of them are.
+        Of several processes, all stop when one is told to.
         """
         pending: list[_Measured] = []
         since = time.monotonic()
         if self.active:
             self._pack.engage()
-        while self.step < last_step and self.active and not stop():
+        while self.step < last_step and self.active and not self._processes.any(stop()):
             pending.append(self._update(self._draws.of(self.step + 1)))
             self.step += 1
             verdict = self.step % _VERDICT_STEPS == 0 or self.step == self._config.steps
@@ -180,6 +187,8 @@ class PackTrainer:
     def _update(self, draw: Draw) -> _Measured:
         self._pack.forget_gradients()
         losses_K = self._gradients(self._batch(draw))
+        self._processes.sum_(self._pack.gradients_KP)
+        self._processes.sum_(losses_K)
         self._scale.unscale([self._pack.gradients_KP])
         norms_K = self._pack.clip(self._config.max_grad_norm)
         finite_K = norms_K.isfinite() & losses_K.isfinite()
@@ -189,10 +198,10 @@ class PackTrainer:
         return _Measured(draw.step, places, losses_K, norms_K, finite_K, self._draws.hashes(draw))
 
     def _batch(self, draw: Draw) -> _Batch:
-        """All of an update's input, on the device."""
-        rows = self._to_device(self._draws.caption_rows(draw, self.active))
+        """All of an update's input that is this process's to compute with, on the device."""
+        rows = self._to_device(self._draws.caption_rows(draw, self.active)[:, self._share])
         indices, timesteps, noise, posterior = (
-            self._to_device(a) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)
+            self._to_device(a[:, self._share]) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)
         )
         mean, std = self._data.latent_mean_NCHW, self._data.latent_std_NCHW
         latents = (mean[indices] + std[indices] * posterior.to(mean.dtype)).flatten(0, 1)
@@ -202,9 +211,9 @@ class PackTrainer:
         return _Batch(noisy, target, timesteps, rows)
 
     def _gradients(self, batch: _Batch) -> Tensor:
-        """Add an update's gradients, pass by pass; returns each member's loss. [K]."""
+        """Add an update's gradients, pass by pass; returns what they add to each member's loss. [K]."""
         losses_K = torch.zeros(len(self.active), device=self._device, dtype=batch.target.dtype)
-        for members, images in self.passes.slices(len(self.active), self._config.images_per_step):
+        for members, images in self.passes.slices(len(self.active), batch.timesteps.shape[1]):
             if self.passes.members < len(self.active):
                 self._pack.engage(members.start, members.stop)
             losses_KB = self._losses(batch, members, images) / self._config.images_per_step

@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,59 +16,38 @@ from safetensors.numpy import load, save
 
 from job import commit, layout
 from job.context import Job
-from job.handover import Captions
+from job.errors import ExitCode, JobError
+from job.orders import Lead
 from job.pack_checkpoints import collect_garbage, rewind
+from job.pack_trainer import Study, make_trainable
 from job.progress import Stage
-from job.variants import Member, Pack, ResolvedVariant
-from lora_engine import adapters, base_model, checkpoints, evaluate, memory, validation
+from job.variants import Member, Pack
+from lora_engine import adapters, checkpoints, evaluate, memory, validation
 from lora_engine.config.captions import plain_parts
-from lora_engine.device import DTYPES, Resolved
-from lora_engine.diffusion import NoiseSchedule
-from lora_engine.draws import PackMember
-from lora_engine.encoded import EMPTY_PROMPT, Encoded
+from lora_engine.device import Resolved
+from lora_engine.encoded import EMPTY_PROMPT
 from lora_engine.errors import ModelError
 from lora_engine.printable import printable
 from lora_engine.records import StepRecord, ValidationRecord
-from lora_engine.train import PackTrainer
 
 _SAVE_SECONDS = 60.0  # between looks at how far an evaluation is
-
-
-@dataclass(frozen=True)
-class Study:
-    """What all packs of a run share."""
-
-    variants: dict[str, ResolvedVariant]
-    set_of_variant: dict[str, str]
-    captions: Captions
-    encoded: Encoded
-    model: Path
-    base_name: str
-    manifest_sha256: str
-    started_at: float  # of the run's first attempt, seconds since 1970
+_STOPPED_TOGETHER = JobError(
+    ExitCode.PREEMPTED,
+    "Another process of this training was told to stop; what was done is saved.",
+    "Start the same manifest again to continue.",
+)
 
 
 class PackRun:
     """One pack on its way from the base model to its final checkpoints."""
 
-    def __init__(self, job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved) -> None:
-        self._job, self._study, self._pack = job, study, pack
-        self._schedule: NoiseSchedule = base_model.load_noise_schedule(study.model)
-        allow_pickle = job.manifest.base_model.allow_pickle
-        self.unet = base_model.load_unet(study.model, DTYPES[precision], allow_pickle=allow_pickle)
-        adapters.inject(self.unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
-        self.unet.to(device)
-        torch.use_deterministic_algorithms(pack.training.deterministic)
+    def __init__(
+        self, job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, lead: Lead
+    ) -> None:
+        self._job, self._study, self._pack, self._lead = job, study, pack, lead
+        made = make_trainable(job, study, pack, device, precision, lead.processes)
+        self.unet, self._schedule, self._data, self._trainer = made.unet, made.schedule, made.data, made.trainer
         self._initial = {m: adapters.weights_sha256(adapters.export(self.unet, m.adapter_name)) for m in pack.members}
-        self._data = study.encoded.training_data(device, DTYPES[precision])
-        self._trainer = PackTrainer(
-            self.unet,
-            [self._pack_member(member) for member in pack.members],
-            self._data,
-            self._schedule,
-            pack.training,
-            half_precision=precision == "fp16",
-        )
         self._metrics: dict[Member, list[dict[str, Any]]] = {member: [] for member in pack.members}
         self._scores: dict[Member, list[ValidationRecord]] = {member: [] for member in pack.members}
 
@@ -82,6 +61,8 @@ class PackRun:
         """
         self._resume()
         self._cut_up()
+        if not self._is_trained():
+            self._lead.start(self._pack, self._trainer)
         with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
             stage.advance(self._trainer.step)
             while (due := self._due_step()) is not None or not self._is_trained():
@@ -100,8 +81,10 @@ class PackRun:
             trainer.use(memory.Passes(**stored))
         elif trainer.active and not self._is_trained():
             device, config = self._data.latent_mean_NCHW.device, self._pack.training
-            ways = memory.candidates(config, len(trainer.active), fold=device.type == "cuda")
-            chosen = memory.choose(ways, trainer.image_bytes(), memory.free_bytes(device), trainer.use)
+            share = self._lead.processes.share(config.images_per_step)  # no other has more
+            images, free = share.stop - share.start, memory.free_bytes(device, self._lead.processes.count)
+            ways = memory.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
+            chosen = memory.choose(ways, trainer.image_bytes(), free, trainer.use)
             self._job.run.write_json(key, asdict(chosen))
 
     def _due_step(self) -> int | None:
@@ -129,9 +112,12 @@ class PackRun:
         first, every = self._trainer.step, self._job.manifest.evaluation.every
         until = min(self._pack.training.steps, (first // every + 1) * every)
         frozen = set(self._trainer.frozen_at)
-        for records in self._trainer.run(until, self._job.stop):
-            self._keep(records)
-            stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+        with self._lead.training(until, sorted(frozen)):
+            for records in self._trainer.run(until, self._job.stop):
+                self._keep(records)
+                stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+        if self._trainer.step < until and self._trainer.active and not self._job.stop():
+            self._job.stop.abort(_STOPPED_TOGETHER)
         for name in self._trainer.frozen_at.keys() - frozen:
             self._job.progress.warn(
                 f"{name} has diverged and keeps its weights of step {self._trainer.frozen_at[name]}"
@@ -142,17 +128,6 @@ class PackRun:
     def _keep(self, records: Sequence[StepRecord]) -> None:
         for member, record in zip(self._pack.members, records, strict=True):
             self._metrics[member].append(asdict(record))
-
-    def _pack_member(self, member: Member) -> PackMember:
-        encoded, captions = self._study.encoded, self._study.captions
-        config = self._study.variants[member.variant].captions
-        return PackMember(
-            member.adapter_name,
-            member.seed,
-            encoded.caption_rows(captions, self._study.set_of_variant[member.variant], encoded.train_ids),
-            tuple(weight for weight, _ in plain_parts(config)),
-            config.caption_dropout,
-        )
 
     # evaluation
 
@@ -255,6 +230,7 @@ class PackRun:
                 "weights_sha256": adapters.weights_sha256(weights),
                 "initial_weights_sha256": self._initial[member],
                 "epoch": self._job.epoch,
+                "processes": self._lead.processes.count,
             }
             commit.publish(self._job.run, folder, member.variant, member.seed, step, files, facts)
 
@@ -285,6 +261,15 @@ class PackRun:
         if states:
             self._trainer.restore(states)
             self._job.progress.say("resumed", pack=self._pack.index, step=step)
+            self._warn_of_other_rounding(commit.read_commit(run, members[0].variant, members[0].seed, step))
+
+    def _warn_of_other_rounding(self, continued: dict[str, Any]) -> None:
+        before, now = continued.get("processes", 1), self._lead.processes.count
+        if before != now:
+            self._job.progress.warn(
+                f"{self._pack.unit} goes on with {now} processes after {before}: its weights will be those of an "
+                "uninterrupted run to rounding, not bit for bit"
+            )
 
     def _conclude(self) -> None:
         """Say which checkpoint is the last and which the best."""

@@ -10,7 +10,7 @@ CONFIG = TrainingConfig(steps=1, batch_size=4, gradient_accumulation=2)
 
 def ways(memory: str, *, fold: bool = False, members: int = 3) -> list[Passes]:
     config = CONFIG.model_copy(update={"memory": memory})
-    return list(candidates(config, members, fold=fold))
+    return list(candidates(config, members, config.images_per_step, fold=fold))
 
 
 def test_what_each_setting_allows() -> None:

@@ -9,6 +9,7 @@ from lora_engine.diffusion import PredictionType
 from lora_engine.draws import PackMember
 from lora_engine.errors import ModelError
 from lora_engine.memory import Passes
+from lora_engine.processes import ALONE, Processes
 from lora_engine.records import StepRecord
 from lora_engine.train import PackTrainer
 from tests.lora_engine.tiny import tiny_data, tiny_member, tiny_schedule, tiny_unet
@@ -26,11 +27,14 @@ MEMBERS = (tiny_member("a", 5, 1), tiny_member("b", 5, 2, dropout=0.4), tiny_mem
 
 
 def trainer(
-    members: tuple[PackMember, ...], config: TrainingConfig = CONFIG, prediction: PredictionType = "epsilon"
+    members: tuple[PackMember, ...],
+    config: TrainingConfig = CONFIG,
+    prediction: PredictionType = "epsilon",
+    processes: Processes = ALONE,
 ) -> tuple[PackTrainer, UNet2DConditionModel]:
     unet = tiny_unet()
     adapters.inject(unet, [(m.name, m.seed) for m in members], LORA)
-    return PackTrainer(unet, members, tiny_data(), tiny_schedule(prediction), config), unet
+    return PackTrainer(unet, members, tiny_data(), tiny_schedule(prediction), config, processes=processes), unet
 
 
 def run(made: PackTrainer, last: int = 6) -> list[tuple[StepRecord, ...]]:

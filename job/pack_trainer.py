@@ -1,0 +1,77 @@
+"""A pack ready to train: the base model with its adapters, and the trainer. The same in every process at it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from job.context import Job
+from job.handover import Captions
+from job.variants import Member, Pack, ResolvedVariant
+from lora_engine import adapters, base_model
+from lora_engine.config.captions import plain_parts
+from lora_engine.device import DTYPES, Resolved
+from lora_engine.diffusion import NoiseSchedule
+from lora_engine.draws import PackMember
+from lora_engine.encoded import Encoded
+from lora_engine.processes import Processes
+from lora_engine.train import PackTrainer, TrainingData
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all packs of a run share."""
+
+    variants: dict[str, ResolvedVariant]
+    set_of_variant: dict[str, str]
+    captions: Captions
+    encoded: Encoded
+    model: Path
+    base_name: str
+    manifest_sha256: str
+    started_at: float  # of the run's first attempt, seconds since 1970
+
+
+@dataclass(frozen=True)
+class TrainablePack:
+    """What training and scoring a pack work with, on the device."""
+
+    unet: nn.Module
+    schedule: NoiseSchedule
+    data: TrainingData
+    trainer: PackTrainer
+
+
+def make_trainable(
+    job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, processes: Processes
+) -> TrainablePack:
+    """Load the base model, put the pack's adapters in as they are before the first step, and make their trainer."""
+    schedule = base_model.load_noise_schedule(study.model)
+    unet = base_model.load_unet(study.model, DTYPES[precision], allow_pickle=job.manifest.base_model.allow_pickle)
+    adapters.inject(unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
+    unet.to(device)
+    torch.use_deterministic_algorithms(pack.training.deterministic)
+    data = study.encoded.training_data(device, DTYPES[precision])
+    trainer = PackTrainer(
+        unet,
+        [_pack_member(study, member) for member in pack.members],
+        data,
+        schedule,
+        pack.training,
+        half_precision=precision == "fp16",
+        processes=processes,
+    )
+    return TrainablePack(unet, schedule, data, trainer)
+
+
+def _pack_member(study: Study, member: Member) -> PackMember:
+    config = study.variants[member.variant].captions
+    caption_set = study.set_of_variant[member.variant]
+    return PackMember(
+        member.adapter_name,
+        member.seed,
+        study.encoded.caption_rows(study.captions, caption_set, study.encoded.train_ids),
+        tuple(weight for weight, _ in plain_parts(config)),
+        config.caption_dropout,
+    )

@@ -1,0 +1,134 @@
+"""The processes that train one pack together: each takes a share of an update's images; gradients are added up.
+
+What is on a GPU travels by NCCL, all else by gloo, so that agreeing on a flag does not wait for a GPU. torch is
+imported only to join: whoever starts a process knows its place before that takes its seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from lora_engine.errors import LostPeerError, ResourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TIMEOUT = timedelta(days=30)  # the first process prepares and evaluates alone, and the others wait
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One of them. Alone, nothing is sent, and nothing is ever waited for."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0  # among those of this machine
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Be in touch with the others while the block runs, on a GPU of its own where there are any.
+
+        Raises:
+            ResourceError: there are more processes on this machine than GPUs.
+        """
+        if self.count == 1:
+            yield
+            return
+        import torch
+        from torch import distributed
+
+        backend = "gloo"
+        if torch.cuda.is_available():
+            backend = "cpu:gloo,cuda:nccl"
+            _take_gpu(self.local_rank, torch.cuda.device_count())
+        distributed.init_process_group(backend, rank=self.rank, world_size=self.count, timeout=_TIMEOUT)
+        yield
+        distributed.destroy_process_group()  # not after an error: it could wait for a process that is gone
+
+    def share(self, images: int) -> slice:
+        """Which of an update's images are this process's. The first process has the most, by one at most.
+
+        Raises:
+            ResourceError: there are not enough for all processes.
+        """
+        if images < self.count:
+            raise ResourceError(
+                f"Of {self.count} processes some would have none of an update's images: training.batch_size x "
+                f"gradient_accumulation is {images}.",
+                "Start fewer processes, or raise training.batch_size.",
+            )
+        first, last = (-(-images * rank // self.count) for rank in (self.rank, self.rank + 1))
+        return slice(first, last)
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Put the sum over all processes in its place, the same bits in each. Does not wait for a GPU."""
+        if self.count > 1:
+            from torch import distributed
+
+            with _lost_peers():
+                distributed.all_reduce(tensor)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is set in any process. Does not wait for a GPU."""
+        if self.count == 1:
+            return flag
+        import torch
+
+        flags = torch.tensor(int(flag))
+        self.sum_(flags)
+        return bool(flags)
+
+    def broadcast(self, message: bytes) -> None:
+        """Send it to all others; only the first process does."""
+        if self.count > 1:
+            import torch
+            from torch import distributed
+
+            with _lost_peers():
+                distributed.broadcast(torch.tensor(len(message)), 0)
+                distributed.broadcast(torch.frombuffer(bytearray(message), dtype=torch.uint8), 0)
+
+    def receive(self) -> bytes:
+        """What the first process sends next. Waits for as long as it lives."""
+        import torch
+        from torch import distributed
+
+        length = torch.tensor(0)
+        with _lost_peers():
+            distributed.broadcast(length, 0)
+            message = torch.empty(int(length), dtype=torch.uint8)
+            distributed.broadcast(message, 0)
+        return message.numpy().tobytes()
+
+
+ALONE = Processes()
+
+
+def _take_gpu(local_rank: int, gpus: int) -> None:
+    import torch
+
+    if local_rank >= gpus:
+        raise ResourceError(
+            f"This is process {local_rank} of this machine, counted from 0, and there are {gpus} GPUs.",
+            "Start as many processes as there are GPUs, or fewer.",
+        )
+    torch.cuda.set_device(local_rank)
+
+
+@contextmanager
+def _lost_peers() -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise LostPeerError(
+            f"Another process of this training is gone ({' '.join(str(error).split())[:200]}).",
+            "Its own last line says why. Start all of them again to continue.",
+        ) from error
