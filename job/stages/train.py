@@ -267,8 +267,8 @@ class PackRun:
         before, now = continued.get("processes", 1), self._lead.processes.count
         if before != now:
             self._job.progress.warn(
-                f"{self._pack.unit} goes on with {now} processes after {before}: its weights will be those of an "
-                "uninterrupted run to rounding, not bit for bit"
+                f"{self._pack.unit}: processes at a time were {before} and are {now} now, so its weights will be those "
+                "of an uninterrupted run to rounding, not bit for bit"
             )
 
     def _conclude(self) -> None:

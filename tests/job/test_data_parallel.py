@@ -89,6 +89,11 @@ def test_interrupted_in_every_way_two_processes_end_as_if_nothing_had_happened(
     assert ends(pair) == [51, 51]
     assert "Stopped by SIGTERM" in pair[1].stderr
 
+    alone = start(*command)
+    assert alone.wait_until_it_says("processes at a time were 2 and are 1 now")
+    alone.send_signal(signal.SIGTERM)
+    assert alone.wait() == 51
+
     pair = together(*command, env=read_only)
     assert pair[0].wait_until_it_says('"event": "resumed"')
     pair[1].send_signal(signal.SIGTERM)
@@ -104,9 +109,6 @@ def test_interrupted_in_every_way_two_processes_end_as_if_nothing_had_happened(
     assert ends(pair) == [0, 0]
     assert outcome(run) == outcome(folder_of(str(launched)))
     assert {key for key, _ in run.list("variants")} == {key for key, _ in folder_of(str(launched)).list("variants")}
-
-    alone = lora_job(*command)
-    assert "already done" in alone.stderr
 
 
 def test_what_ends_the_first_process_early_ends_the_others(miniature: Path, tmp_path: Path) -> None:
