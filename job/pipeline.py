@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -191,10 +191,14 @@ def _base_folder(job: Job) -> Path:
     components = fetch_model(job, "base_model.components", config.components, None, base_model.CONFIG_PATTERNS)
     folder = job.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
     if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:
             base_model.convert_single_file(model, components, Path(scratch) / folder.name)
-            with suppress(FileExistsError):  # another process on this machine was as fast
+            try:
                 (Path(scratch) / folder.name).rename(folder)
+            except OSError:
+                if not folder.exists():  # otherwise another process on this machine was as fast
+                    raise
     return folder
 
 

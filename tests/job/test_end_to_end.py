@@ -17,6 +17,7 @@ from lora_engine import miniature as miniature_data
 from tests.job.small_run import quickstart
 from tests.lora_job import lora_job
 from tests.s3_server import S3Server
+from tests.single_file import write_single_file
 
 DRAWINGS = miniature_data.folder("drawings")
 
@@ -355,3 +356,21 @@ def test_the_grid_has_a_column_for_every_step_at_which_any_variant_drew(miniatur
     assert steps == {"vanilla": [0, 3, 6], "blip": [0, 3, 4], "blip_plus": [0, 3, 6]}
     with Image.open(report / "samples.png") as grid:
         assert grid.width == 660  # 260 for the labels, 100 for each of 0, 3, 4 and 6
+
+
+def test_a_checkpoint_in_one_file_is_a_base_model(all_layers: Path, tmp_path: Path) -> None:
+    """Twice, on an empty scratch folder and on one that holds it converted."""
+    write_single_file(all_layers, tmp_path / "base.safetensors")
+    lines = (
+        f"base_model={{source: {tmp_path}/base.safetensors, components: {all_layers}}}",
+        "variants=[{name: one, captions: {strategy: constant, text: a drawing}}]",
+        "captioner=null",
+        "evaluation.samples=null",
+    )
+    for name in ("first", "second"):
+        command = ("run", *manifest(all_layers, tmp_path, *lines, f"name={name}", steps=1), "--workdir", tmp_path / "w")
+        done = lora_job(*command)
+        assert done.returncode == 0, done.stderr
+    reports = [tmp_path / "runs" / name / "report" / "comparison.json" for name in ("first", "second")]
+    first, second = (json.loads(path.read_text())["members"][0]["final_loss"] for path in reports)
+    assert first == second

@@ -1,5 +1,4 @@
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,82 +11,15 @@ from job.stages.fetch import fetch_model
 from lora_engine import base_model
 from lora_engine.errors import ModelError
 from miniature.architecture import make_stable_diffusion
-
-
-def ldm_name(key: str) -> str:
-    """A diffusers UNet key under the names of the original checkpoints (4 levels, 2 layers a block)."""
-    rules = [
-        (r"^conv_in\.", "input_blocks.0.0."),
-        (r"^time_embedding\.linear_1\.", "time_embed.0."),
-        (r"^time_embedding\.linear_2\.", "time_embed.2."),
-        (r"^conv_norm_out\.", "out.0."),
-        (r"^conv_out\.", "out.2."),
-        (r"^mid_block\.resnets\.0\.", "middle_block.0."),
-        (r"^mid_block\.attentions\.0\.", "middle_block.1."),
-        (r"^mid_block\.resnets\.1\.", "middle_block.2."),
-    ]
-    for pattern, name in rules:
-        key = re.sub(pattern, name, key)
-    key = re.sub(r"^down_blocks\.(\d)\.(resnets|attentions)\.(\d)\.", down, key)
-    key = re.sub(
-        r"^down_blocks\.(\d)\.downsamplers\.0\.conv\.", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op.", key
-    )
-    key = re.sub(r"^up_blocks\.(\d)\.(resnets|attentions)\.(\d)\.", up, key)
-    key = re.sub(r"^up_blocks\.(\d)\.upsamplers\.0\.", sampler, key)
-    if "transformer_blocks" not in key and re.match(r"(input|output|middle)_block", key):
-        names = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
-        names |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-        for ours, theirs in names.items():
-            key = key.replace(f".{ours}.", f".{theirs}.")
-    return f"model.diffusion_model.{key}"
-
-
-def down(match: re.Match[str]) -> str:
-    return f"input_blocks.{3 * int(match[1]) + int(match[3]) + 1}.{int(match[2] == 'attentions')}."
-
-
-def downsampler(match: re.Match[str]) -> str:
-    return f"input_blocks.{3 * int(match[1]) + 3}.0.op."
-
-
-def up(match: re.Match[str]) -> str:
-    return f"output_blocks.{3 * int(match[1]) + int(match[3])}.{int(match[2] == 'attentions')}."
-
-
-def sampler(match: re.Match[str]) -> str:
-    return f"output_blocks.{3 * int(match[1]) + 2}.{1 if match[1] == '0' else 2}."
-
-
-def ldm_vae(key: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
-    """A diffusers VAE tensor as the original checkpoints hold it."""
-    key = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", key)
-    key = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", key)
-    key = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{3 - int(m[1])}.block", key)
-    key = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{3 - int(m[1])}.upsample", key)
-    names = {
-        "mid_block.resnets.0": "mid.block_1",
-        "mid_block.resnets.1": "mid.block_2",
-        "conv_shortcut": "nin_shortcut",
-    }
-    names |= {"conv_norm_out": "norm_out", "mid_block.attentions.0": "mid.attn_1", "group_norm": "norm"}
-    names |= {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-    for ours, theirs in names.items():
-        key = key.replace(ours, theirs)
-    if "attn_1" in key and value.ndim == 2:
-        value = value[:, :, None, None]
-    return f"first_stage_model.{key}", value.clone()
+from tests.single_file import write_single_file
 
 
 def test_a_single_files_unet_is_that_of_the_folder(all_layers: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_single_file(all_layers, path)
     unet = load_file(all_layers / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(all_layers / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(all_layers / "text_encoder" / "model.safetensors")
-    checkpoint = {ldm_name(key): value.clone() for key, value in unet.items()}
-    checkpoint |= dict(ldm_vae(key, value) for key, value in vae.items())
-    prefix = "cond_stage_model.transformer.text_model."
-    checkpoint |= {prefix + key.removeprefix("text_model."): value.clone() for key, value in text.items()}
-    path = tmp_path / "model.safetensors"
-    save_file(checkpoint, path)
     base_model.convert_single_file(path, all_layers, tmp_path / "out")
     converted = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
     assert converted.keys() == unet.keys()
