@@ -1,6 +1,6 @@
 """What one image keeps for the backward pass in SD 1.5's UNet with rank 8 adapters: what `plan` estimates with.
 
-Usage: memory.py [--width 320] [--resolutions 256,384,512] [--precision fp32]
+Usage: python -m benchmarks.memory [--width 320] [--resolutions 256,384,512] [--precision fp32]
 
 Beside it, the growth of the process while a whole update is computed.
 """

@@ -4,7 +4,11 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,16 +22,25 @@ class Lap:
 Laps = dict[str, list[Lap]]
 
 
-def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> Laps:
-    """Every way in every round. Each round starts with another one."""
-    laps: Laps = {name: [] for name in ways}
+def in_turns(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """What every way gives in every round. Each round starts with another one."""
+    given: dict[str, list[T]] = {name: [] for name in ways}
     for at in range(rounds):
         names = list(ways)
         for name in names[at % len(names) :] + names[: at % len(names)]:
-            start, cpu_start = time.perf_counter(), _cpu_seconds()
-            ways[name]()
-            laps[name].append(Lap(time.perf_counter() - start, _cpu_seconds() - cpu_start))
-    return laps
+            given[name].append(ways[name]())
+    return given
+
+
+def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> Laps:
+    """How long every way takes in every round."""
+    return in_turns({name: partial(_lap, way) for name, way in ways.items()}, rounds)
+
+
+def _lap(way: Callable[[], object]) -> Lap:
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
+    way()
+    return Lap(time.perf_counter() - start, _cpu_seconds() - cpu_start)
 
 
 def _cpu_seconds() -> float:

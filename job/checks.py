@@ -45,11 +45,14 @@ def check_device(manifest: Manifest, processes: Processes = ALONE) -> None:
         ResourceError: it cannot, or some have none.
     """
     from job.variants import resolve_variants
-    from lora_engine.device import find_device, resolve_precision
 
-    for variant in resolve_variants(manifest):
-        resolve_precision(variant.training.precision, find_device())
-        processes.share(variant.training.images_per_step)
+    trainings = [variant.training for variant in resolve_variants(manifest)]
+    if any(training.precision == "fp16" for training in trainings):  # the only one that a device can lack
+        from lora_engine.device import find_device, resolve_precision  # importing torch takes seconds
+
+        resolve_precision("fp16", find_device())
+    for training in trainings:
+        processes.share(training.images_per_step)
 
 
 def _check_source(what: str, source: str, settings: S3Settings, code: ExitCode) -> None:
