@@ -31,6 +31,7 @@ from benchmarks.rounds import in_turns
 from lora_engine.device import DTYPES, Resolved, find_device, resolve_precision
 from lora_engine.device import describe as describe_device
 from lora_engine.memory import Passes
+from lora_engine.quiet import quiet_libraries
 
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -103,6 +104,7 @@ _TRICKS = {
 
 def measure(case: Case, setting: Setting) -> Measured:
     """Train on that many images. To be called in a new process."""
+    quiet_libraries()
     device, dtype = find_device(), DTYPES[case.precision]
     update = _bare(case, setting, device, dtype) if case.bare else _ours(case, setting, device, dtype)
     update(1)
@@ -251,7 +253,7 @@ def main() -> None:
         flush=True,
     )
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["benchmarks.ablation"])  # what takes long to import is imported once
+    server.set_forkserver_preload(["benchmarks.loop"])  # what takes long to import is imported once
     with ProcessPoolExecutor(1, server, max_tasks_per_child=1) as processes:
         ways = {name: partial(_in, processes, case, setting) for name, case in chosen.items()}
         measured = in_turns(ways, options.rounds)

@@ -42,7 +42,7 @@ def spend(
         process = subprocess.Popen(command, env=env, cwd=cwd, stdout=output, stderr=output)
         spent = wait_for(process)
     if process.returncode:
-        tail = log.read_text(errors="replace")[-_TAIL:]
+        tail = log.read_text(errors="replace")[-_TAIL:].strip()
         raise SystemExit(f"{tail}\n{command[0]} ended with {process.returncode}; all that it said is in {log}")
     return replace(spent, seconds=time.perf_counter() - began)
 
