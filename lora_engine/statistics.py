@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 CONFIDENCE = 0.95
 FEWEST_GROUPS = 6  # below, a bootstrap over groups says nothing
@@ -47,10 +46,12 @@ def paired_difference(
     if np.ptp(sums / counts) == 0:
         return PairedDifference(mean, mean, mean, CONFIDENCE, len(a), n, "all groups differ by the same amount")
 
+    from scipy.stats import bootstrap  # takes most of a second to import, and is asked for at the end of a run
+
     def ratio(s: npt.NDArray[np.float64], c: npt.NDArray[np.float64], axis: int = -1) -> npt.NDArray[np.float64]:
         return np.asarray(np.sum(s, axis=axis) / np.sum(c, axis=axis))
 
-    result = stats.bootstrap(
+    result = bootstrap(
         (sums, counts),
         ratio,
         paired=True,
