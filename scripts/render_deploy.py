@@ -1,4 +1,4 @@
-"""Writes all of deploy/: a Kustomize base, and the retry policies alone for documents of one's own."""
+"""Writes what of deploy/ follows from code: a Kustomize base, and the retry policies for documents of one's own."""
 
 import json
 from pathlib import Path

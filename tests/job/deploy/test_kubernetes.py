@@ -151,7 +151,7 @@ def test_names_fit_everywhere(name: str, seeds: int, variants: int) -> None:
 def test_the_base_is_what_the_code_gives() -> None:
     expected = deploy_files()
     found = {str(path.relative_to(ROOT / "deploy")) for path in (ROOT / "deploy").rglob("*") if path.is_file()}
-    assert found == set(expected)
+    assert found == {*expected, "iam-policy.json"}  # which no manifest changes
     for name, text in expected.items():
         assert (ROOT / "deploy" / name).read_text() == text, "python scripts/render_deploy.py"
 
