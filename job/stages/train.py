@@ -60,8 +60,8 @@ class PackRun:
             JobError: 51 or 55 when asked to stop, after committing.
         """
         self._resume()
-        self._cut_up()
         if not self._is_trained():
+            self._cut_up()
             self._lead.start(self._pack, self._trainer)
         with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
             stage.advance(self._trainer.step)
@@ -79,7 +79,7 @@ class PackRun:
         stored = self._job.run.read_json(key)
         if stored is not None:
             trainer.use(memory.Passes(**stored))
-        elif trainer.active and not self._is_trained():
+        else:
             device, config = self._data.latent_mean_NCHW.device, self._pack.training
             share = self._lead.processes.share(config.images_per_step)  # no other has more
             images, free = share.stop - share.start, memory.free_bytes(device, self._lead.processes.count)

@@ -170,6 +170,16 @@ def test_exit_codes_come_through(run: Run, tmp_path: Path, s3_admin: S3Server, b
     assert "Permission denied" in unreadable.stderr.splitlines()[-1]
 
 
+def test_the_last_line_is_kubernetes_termination_message(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    log.chmod(0o666)
+    wrong = run("run", "-", options=("--volume", f"{log}:/dev/termination-log"), stdin=b"apiVersion: lora-job/v1\n")
+    assert wrong.wait() == 40
+    assert log.read_text().startswith("40: The manifest has")
+    assert wrong.stderr.endswith(f"lora-job: {log.read_text().removeprefix('40: ')}\n")
+
+
 @pytest.mark.parametrize("user", ["12345:0", STRANGER])
 def test_any_user_may_run_it_without_a_volume(
     user: str, run: Run, data: tuple[str, ...], s3_admin: S3Server, bucket: str

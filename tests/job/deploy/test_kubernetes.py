@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from render_deploy import deploy_files
 from tests.job.deploy.rendering import CASES, STUDY, golden_path, render, render_case
 
 ROOT = Path(__file__).resolve().parents[3]
+KUBECTL = Path(sys.executable).parent / "kubectl"
 NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
 UNITS = {"": 1, "Mi": 2**20, "Gi": 2**30}
 CASE_NAMES = [name for name in CASES if name.startswith("kubernetes")]
@@ -163,12 +165,11 @@ def overlay_of_the_page() -> str:
     return block[1]
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl lays the overlay over the base")
 def test_an_overlay_brings_its_own_manifest_and_image(tmp_path: Path) -> None:
     (tmp_path / "manifest.yaml").write_text(STUDY.read_text())
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
     (tmp_path / "kustomization.yaml").write_text(overlay_of_the_page().replace("lora-job/deploy/", "deploy/"))
-    built = subprocess.run(["kubectl", "kustomize", tmp_path], check=True, capture_output=True, text=True).stdout
+    built = subprocess.run([KUBECTL, "kustomize", tmp_path], check=True, capture_output=True, text=True).stdout
     documents = {document["kind"]: document for document in yaml.safe_load_all(built)}
     pod = documents["Job"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"] == "registry.example/lora-job:0.1.0"
