@@ -25,7 +25,7 @@ from diffusers import UNet2DConditionModel
 from torch.nn.functional import mse_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.loop import RANK, TEXT_TOKENS, TEXT_WIDTH, trainer, unet
+from benchmarks.loop import RANK, TEXT_TOKENS, TEXT_WIDTH, random_data, trainer, unet
 from benchmarks.machine import describe
 from benchmarks.rounds import in_turns
 from lora_engine.device import DTYPES, Resolved, find_device, resolve_precision
@@ -119,7 +119,14 @@ def measure(case: Case, setting: Setting) -> Measured:
 
 def _ours(case: Case, setting: Setting, device: torch.device, dtype: torch.dtype) -> Callable[[int], None]:
     model = unet(setting.width, device, dtype)
-    made = trainer(model, case.members, case.batch, setting.resolution, setting.images + 1, case.accumulation)
+    made = trainer(
+        model,
+        random_data(setting.resolution, device, dtype),
+        case.members,
+        case.batch,
+        setting.images + 1,
+        case.accumulation,
+    )
     made.use(case.passes or Passes(case.batch * case.accumulation, case.members))
 
     def update(steps: int) -> None:

@@ -8,11 +8,12 @@ from lora_engine import adapters
 from lora_engine.config.training import LoraConfig, TrainingConfig
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.draws import PackMember
+from lora_engine.rows import Rows
 from lora_engine.train import PackTrainer, TrainingData
 
 RANK = 8
 TEXT_TOKENS, TEXT_WIDTH = 77, 768
-_IMAGES = 16
+_IMAGES, _TEXTS = 16, 4
 
 
 def unet(width: int, device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
@@ -27,20 +28,30 @@ def unet(width: int, device: torch.device, dtype: torch.dtype) -> UNet2DConditio
         ).to(dtype)
 
 
-def trainer(
-    model: UNet2DConditionModel, members: int, batch: int, resolution: int, steps: int, accumulation: int = 1
-) -> PackTrainer:
-    """A pack whose adapters are new."""
-    weight = next(model.parameters())
-    names = [f"{members}x{batch}-{at}" for at in range(members)]
-    adapters.inject(model, [(name, 0) for name in names], LoraConfig(rank=RANK, alpha=RANK))
+def random_data(resolution: int, device: torch.device, dtype: torch.dtype) -> TrainingData:
+    """A few images' and texts', on the device."""
     generator = torch.Generator().manual_seed(1)
     side = resolution // 8
-    mean = torch.randn(_IMAGES, 4, side, side, generator=generator).to(weight.device)
-    text = torch.randn(4, TEXT_TOKENS, TEXT_WIDTH, generator=generator).to(weight.device, weight.dtype)
-    data = TrainingData(tuple(f"{i:064x}" for i in range(_IMAGES)), mean, mean.abs() * 0.1, text)
+    mean = torch.randn(_IMAGES, 4, side, side, generator=generator).to(device)
+    text = torch.randn(_TEXTS, TEXT_TOKENS, TEXT_WIDTH, generator=generator).to(device, dtype)
+    ids = tuple(f"{i:064x}" for i in range(_IMAGES))
+    return TrainingData(ids, _resident(torch.stack([mean, mean.abs() * 0.1], dim=1)), _resident(text))
+
+
+def _resident(tensor: torch.Tensor) -> Rows:
+    return Rows(tensor.__getitem__, len(tensor), tensor.device, tensor.dtype, resident=True)
+
+
+def trainer(
+    model: UNet2DConditionModel, data: TrainingData, members: int, batch: int, steps: int, accumulation: int = 1
+) -> PackTrainer:
+    """A pack whose adapters are new."""
+    names = [f"{members}x{batch}-{at}" for at in range(members)]
+    adapters.inject(model, [(name, 0) for name in names], LoraConfig(rank=RANK, alpha=RANK))
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     schedule = NoiseSchedule(scheduler.alphas_cumprod.double(), "epsilon")
-    pack = [PackMember(name, 0, np.full((_IMAGES, 1), 1 + at % 3), (1.0,), 0.0) for at, name in enumerate(names)]
+    rows_N1 = np.arange(len(data.image_ids))[:, np.newaxis]
+    texts = data.embeddings.count - 1  # the empty prompt is not drawn
+    pack = [PackMember(name, 0, 1 + (rows_N1 + at) % texts, (1.0,), 0.0) for at, name in enumerate(names)]
     config = TrainingConfig(steps=steps, batch_size=batch, gradient_accumulation=accumulation)
     return PackTrainer(model, pack, data, schedule, config)

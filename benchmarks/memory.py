@@ -10,7 +10,7 @@ import resource
 
 import psutil
 
-from benchmarks.loop import trainer, unet
+from benchmarks.loop import random_data, trainer, unet
 from lora_engine.device import DTYPES, find_device
 
 
@@ -22,7 +22,8 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{'resolution':>10} {'kept, MiB':>10} {'process, MiB':>13}")
     for resolution in map(int, options.resolutions.split(",")):
-        made = trainer(unet(options.width, find_device(), DTYPES[options.precision]), 1, 1, resolution, 1)
+        device, dtype = find_device(), DTYPES[options.precision]
+        made = trainer(unet(options.width, device, dtype), random_data(resolution, device, dtype), 1, 1, 1)
         kept = made.image_bytes()
         before = psutil.Process().memory_info().rss
         for _ in made.run(1, lambda: False):

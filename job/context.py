@@ -28,6 +28,10 @@ class Job:
         """Where values of one kind under one key are kept."""
         return RunFolder(self.cache.storage, self.cache.uri(f"{kind}/{key}"))
 
+    def cache_scratch(self, kind: str, key: str) -> Path:
+        """Where this machine keeps copies of them, if they have to cross a network."""
+        return self.workdir / "cache" / kind / key
+
 
 def open_run(manifest: Manifest) -> RunFolder:
     """The folder of the manifest's run."""

@@ -15,6 +15,7 @@ from lora_engine.device import DTYPES, Resolved
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.draws import PackMember
 from lora_engine.encoded import Encoded
+from lora_engine.memory import free_bytes
 from lora_engine.processes import Processes
 from lora_engine.train import PackTrainer, TrainingData
 
@@ -52,7 +53,11 @@ def make_trainable(
     adapters.inject(unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
     unet.to(device)
     torch.use_deterministic_algorithms(pack.training.deterministic)
-    data = study.encoded.training_data(device, DTYPES[precision])
+    flips = pack.training.random_flip
+    resident = study.encoded.fits(free_bytes(device, processes.count), flips=flips)
+    if not resident:
+        job.progress.say("latents and embeddings are read as they are needed", pack=pack.index)
+    data = study.encoded.training_data(device, DTYPES[precision], flips=flips, resident=resident)
     trainer = PackTrainer(
         unet,
         [_pack_member(study, member) for member in pack.members],

@@ -207,11 +207,12 @@ def _study(
 ) -> Study:
     manifest_sha256 = hashlib.sha256(job.manifest.model_dump_json().encode()).hexdigest()
     precision = resolved["packs"][0]["precision"]
+    flips = any(pack.training.random_flip for pack in pack_members(job.manifest))
     return Study(
         variants={variant.name: variant for variant in resolve_variants(job.manifest)},
         set_of_variant=set_of_variant(job.manifest),
         captions=captions,
-        encoded=encode_all(job, images, captions, model, device, precision),
+        encoded=encode_all(job, images, captions, model, device, precision, flips=flips),
         model=model,
         base_name=job.manifest.base_model.source,
         manifest_sha256=manifest_sha256,

@@ -5,7 +5,7 @@ latent size, N training images, P texts of an image.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ class Draw:
     step: int  # of the update, 1 is the first
     indices: randomness.Ints  # [S, A]
     epochs: randomness.Ints  # [S, A]
+    flips: randomness.Ints  # [S, A]; 1 where the mirror image is meant
     timesteps: randomness.Ints  # [S, A]
     noise: randomness.Floats  # [S, A, C, H, W]
     posterior: randomness.Floats  # [S, A, C, H, W]
@@ -47,16 +48,19 @@ class Draws:
     latent_shape: tuple[int, int, int]  # C, H, W
     images_per_step: int
     train_timesteps: int
+    flips: bool = False
 
     def of(self, step: int) -> Draw:
         """An update's draw, whatever was drawn before."""
         count, shape = self.images_per_step, (self.images_per_step, *self.latent_shape)
         positions = [randomness.sample_positions(seed, step, count, len(self.image_ids)) for seed in self.seeds]
         timesteps = [randomness.training_timesteps(seed, step, count, self.train_timesteps) for seed in self.seeds]
+        flips = [randomness.flips(seed, step, count) for seed in self.seeds]
         return Draw(
             step=step,
             indices=np.stack([indices for indices, _ in positions]),
             epochs=np.stack([epochs for _, epochs in positions]),
+            flips=np.stack(flips) * self.flips,
             timesteps=np.stack(timesteps),
             noise=np.stack([randomness.training_noise(seed, step, shape) for seed in self.seeds]),
             posterior=np.stack([randomness.posterior_noise(seed, step, shape) for seed in self.seeds]),
@@ -84,12 +88,17 @@ class Draws:
         """Of each seed: SHA-256 of order, timesteps and noise, so that a reader can check that members saw the same."""
         return tuple(
             (
-                _sha256("\n".join(self.image_ids[i] for i in draw.indices[at]).encode()),
+                _sha256("\n".join(self._seen(draw, at)).encode()),
                 _sha256(draw.timesteps[at].tobytes()),
                 _sha256(draw.noise[at].tobytes() + draw.posterior[at].tobytes()),
             )
             for at in range(len(self.seeds))
         )
+
+    def _seen(self, draw: Draw, at: int) -> Iterator[str]:
+        """The ids of one seed's images, in their order; a mirror image's begins with a minus."""
+        for index, flipped in zip(draw.indices[at], draw.flips[at], strict=True):
+            yield "-" * int(flipped) + self.image_ids[index]
 
 
 def choose_parts(weights: Sequence[float], uniform: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> randomness.Ints:

@@ -15,12 +15,13 @@ _Item = TypeVar("_Item")
 
 
 def encode_latents(
-    vae: Any, images: Sequence[tuple[str, Path]], batch_size: int, device: torch.device
+    vae: Any, images: Sequence[tuple[str, Path]], batch_size: int, device: torch.device, *, mirrored: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """Posterior mean and standard deviation of each image, scaled as the UNet expects them.
 
     Args:
         images: id and file of square RGB images, all of one size.
+        mirrored: encode what they show in a mirror.
 
     Yields:
         id and float32 tensor [2, C, H/8, W/8] on the CPU: mean, then standard deviation.
@@ -31,9 +32,10 @@ def encode_latents(
     vae.to(device)
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     for batch in _in_batches(images, batch_size):
-        pixels = torch.from_numpy(np.stack([_read(path) for _, path in batch])).to(device, torch.float32)
+        squares = torch.from_numpy(np.stack([_read(path) for _, path in batch])).to(device, torch.float32)
+        pixels = squares.permute(0, 3, 1, 2) / 127.5 - 1
         with torch.inference_mode():
-            posterior = vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+            posterior = vae.encode(pixels.flip(3) if mirrored else pixels).latent_dist
             scaled = torch.stack([posterior.mean - shift, posterior.std], dim=1) * vae.config.scaling_factor
         for (image_id, _), moments in zip(batch, scaled.float().cpu(), strict=True):
             if not moments.isfinite().all():

@@ -1,7 +1,9 @@
 """Latents and text embeddings of a dataset, and which of them each adapter looks up."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,11 +13,19 @@ from lora_engine.draws import EMPTY_PROMPT_ROW, choose_parts
 from lora_engine.evaluate import ValidationData
 from lora_engine.randomness import Ints, validation_caption_uniform
 from lora_engine.records import CaptionRecord
+from lora_engine.rows import Rows
 from lora_engine.train import TrainingData
 
 EMPTY_PROMPT = ""  # as a text, and as the name of the caption set that shows it for every image
 
+_RESIDENT_SHARE = 0.25  # of the memory that is free, for data that could be streamed instead
+
 _Captions = Mapping[str, Sequence[CaptionRecord]]
+
+
+def text_name(text: str) -> str:
+    """What a text's embedding is kept under: its SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -25,13 +35,44 @@ class Encoded:
     train_ids: tuple[str, ...]
     validation_ids: tuple[str, ...]
     moments: Mapping[str, Tensor]  # image id to [2, C, H, W]
-    embeddings_MLD: Tensor  # row 0 is the empty prompt
-    row_of_text: Mapping[str, int]
+    mirrored: Mapping[str, Tensor]  # the same of the training images' mirror images; empty where no pack flips
+    texts: tuple[str, ...]  # the empty prompt is the first
+    embeddings: Mapping[str, Tensor]  # name of a text, see `text_name`, to [L, D]
 
-    def training_data(self, device: torch.device, dtype: torch.dtype) -> TrainingData:
-        """The training images on the device, the embeddings in the base's dtype."""
-        moments = torch.stack([self.moments[i] for i in self.train_ids]).to(device)
-        return TrainingData(self.train_ids, moments[:, 0], moments[:, 1], self.embeddings_MLD.to(device, dtype))
+    @cached_property
+    def row_of_text(self) -> Mapping[str, int]:
+        """Where each text stands."""
+        return {text: row for row, text in enumerate(self.texts)}
+
+    def training_data(self, device: torch.device, dtype: torch.dtype, *, flips: bool, resident: bool) -> TrainingData:
+        """What training reads of them, the embeddings in the base's dtype.
+
+        Args:
+            resident: put all of it on the device now.
+        """
+        rows = [(self.moments, image) for image in self.train_ids]
+        if flips:
+            rows += [(self.mirrored, image) for image in self.train_ids]
+
+        def moments(number: int) -> Tensor:
+            of, image = rows[number]
+            return of[image]
+
+        def embedding(number: int) -> Tensor:
+            return self.embeddings[text_name(self.texts[number])]
+
+        return TrainingData(
+            self.train_ids,
+            Rows(moments, len(rows), device, torch.float32, resident=resident),
+            Rows(embedding, len(self.texts), device, dtype, resident=resident),
+            flips,
+        )
+
+    def fits(self, free_bytes: int, *, flips: bool) -> bool:
+        """Whether all that training reads leaves most of that memory to training itself."""
+        moments, embedding = self.moments[self.train_ids[0]], self.embeddings[text_name(EMPTY_PROMPT)]
+        images, texts = len(self.train_ids) * (1 + flips), len(self.texts)
+        return images * moments.nbytes + texts * embedding.nbytes <= _RESIDENT_SHARE * free_bytes
 
     def validation_data(
         self, captions: _Captions, weights: Mapping[str, Sequence[float]], data: TrainingData
@@ -40,7 +81,7 @@ class Encoded:
         latents = torch.stack([self.moments[i][0] for i in self.validation_ids])
         rows = {name: self._shown(captions, name, weights[name]) for name in captions}
         rows[EMPTY_PROMPT] = np.full(len(self.validation_ids), EMPTY_PROMPT_ROW)
-        return ValidationData(self.validation_ids, latents.to(data.latent_mean_NCHW.device), data.embeddings_MLD, rows)
+        return ValidationData(self.validation_ids, latents.to(data.device), data.embeddings, rows)
 
     def caption_rows(self, captions: _Captions, name: str, ids: Sequence[str]) -> Ints:
         """Rows of the embeddings of each image's texts, int64 [N, P]."""

@@ -1,7 +1,7 @@
 """Validation loss with little noise: the same noise and stratified timesteps for every adapter and step.
 
 Shape legend: K adapters (1 for the base model), E caption sets, N held-out images, T timesteps an image,
-C latent channels, H and W latent size, M text embeddings of L tokens and D features.
+C latent channels, H and W latent size, L tokens of a text and D features of a token.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_engine import adapters, diffusion, randomness
+from lora_engine.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ValidationData:
 
     image_ids: tuple[str, ...]
     latents_NCHW: Tensor  # the posterior's mean, scaled for the UNet
-    embeddings_MLD: Tensor  # in the base's dtype
+    embeddings: Rows  # [L, D] a text, in the base's dtype
     caption_rows: Mapping[str, randomness.Ints]  # caption set -> row of the embeddings for each image, [N]
 
 
@@ -118,8 +119,7 @@ class Scoring:
         target = diffusion.target(self._schedule, latents, noise, timesteps)
         copies = self._losses.shape[0]
         for at, name in enumerate(self._sets):
-            rows = torch.from_numpy(self._data.caption_rows[name][images]).to(device)
-            text = self._data.embeddings_MLD[rows]
+            text = self._data.embeddings.place(self._data.embeddings.read(self._data.caption_rows[name][images]))
             prediction = self._unet(
                 noisy.to(text.dtype).repeat(copies, 1, 1, 1), timesteps.repeat(copies), text.repeat(copies, 1, 1)
             ).sample

@@ -25,6 +25,7 @@ class _Stream(IntEnum):
     VALIDATION_OFFSET = 8
     VALIDATION_STRATUM = 9
     VALIDATION_CAPTION = 10
+    FLIP = 11
 
 
 def _generator(stream: _Stream, key: int, *counter: int) -> np.random.Generator:
@@ -69,6 +70,11 @@ def training_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
 def posterior_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
     """Standard normal draws that sample latents from the VAE's posterior, float32."""
     return _generator(_Stream.POSTERIOR, seed, step).standard_normal(shape, dtype=np.float32)
+
+
+def flips(seed: int, step: int, count: int) -> Ints:
+    """1 for half of an update's images, which are seen mirrored, else 0; int64 of shape [count]."""
+    return _generator(_Stream.FLIP, seed, step).integers(0, 2, size=count, dtype=np.int64)
 
 
 def dropout_uniform(seed: int, step: int, count: int) -> Floats:

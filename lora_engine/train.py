@@ -1,13 +1,14 @@
 """The training loop: a pack of adapters, one frozen UNet, one pass over all of them.
 
 Shape legend: K members of the pack, S distinct seeds among them, A images a step and member (of several processes
-that train together: this one's), B of them in one pass, C latent channels, H and W latent size, M text embeddings of L
-tokens and D features, N training images, P texts of an image.
+that train together: this one's), B of them in one pass, C latent channels, H and W latent size, L tokens of a text and
+D features of a token.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_engine import adapters, diffusion
+from lora_engine.ahead import ahead
 from lora_engine.config.training import TrainingConfig
 from lora_engine.draws import Draw, Draws, PackMember
 from lora_engine.memory import Passes, kept_bytes
@@ -23,10 +25,12 @@ from lora_engine.pack_weights import Moments, PackWeights
 from lora_engine.precision import LossScale
 from lora_engine.processes import ALONE, Processes
 from lora_engine.records import StepRecord
+from lora_engine.rows import Rows
 from lora_engine.schedule import learning_rate
 
 _FLUSH_STEPS = 10  # numbers stay on the device for so many steps ...
 _FLUSH_SECONDS = 1.0  # ... or so long, since reading one waits for the device
+_READ_AHEAD = 3  # updates whose input is read before it is needed
 _VERDICT_STEPS = 10  # whether an adapter has diverged is asked at multiples, so that an interruption changes nothing
 
 _NEVER = -1
@@ -37,15 +41,33 @@ class TrainingData:
     """What the loop reads, on the training device; nothing else is read until it ends."""
 
     image_ids: tuple[str, ...]
-    latent_mean_NCHW: Tensor  # of the VAE's posterior, scaled for the UNet
-    latent_std_NCHW: Tensor
-    embeddings_MLD: Tensor  # in the base's dtype; row 0 is the empty prompt
+    moments: Rows  # [2, C, H, W] an image: mean and deviation of the VAE's posterior, scaled for the UNet
+    embeddings: Rows  # [L, D] a text, in the base's dtype; number 0 is the empty prompt
+    flips: bool = False  # the moments of the images' mirror images follow theirs, and half of what is drawn are those
+
+    @property
+    def device(self) -> torch.device:
+        """Where training computes."""
+        return self.moments.device
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """C, H, W."""
-        channels, height, width = self.latent_mean_NCHW.shape[1:]
+        _, channels, height, width = self.moments.shape
         return channels, height, width
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What an update needs from the CPU: this process's share of it."""
+
+    draw: Draw
+    hashes: tuple[tuple[str, str, str], ...]  # order, timesteps, noise of each distinct seed
+    moments: Tensor  # as `Rows.place` takes them, [S, A, ...]
+    embeddings: Tensor  # the same, of all members, [K, A, ...]
+    timesteps: Tensor  # [S, A]
+    noise: Tensor  # [S, A, C, H, W]
+    posterior: Tensor  # [S, A, C, H, W]
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,7 @@ class _Batch:
     noisy: Tensor  # [S, A, C, H, W]
     target: Tensor  # [S, A, C, H, W]
     timesteps: Tensor  # [S, A]
-    caption_rows: Tensor  # of the embeddings, [K, A]
+    text: Tensor  # [K, A, L, D]
 
 
 @dataclass(frozen=True)
@@ -100,14 +122,15 @@ class PackTrainer:
         self.frozen_at: dict[str, int] = {}  # name to step, of members that diverged and train no more
         self._data = data
         self._config = config
-        self._device = data.latent_mean_NCHW.device
-        self._schedule = schedule.to(self._device, data.latent_mean_NCHW.dtype)
+        self._device = data.device
+        self._schedule = schedule.to(self._device, data.moments.dtype)
         self._draws = Draws(
             seeds=tuple(dict.fromkeys(member.seed for member in members)),
             image_ids=data.image_ids,
             latent_shape=data.latent_shape,
             images_per_step=config.images_per_step,
             train_timesteps=schedule.timesteps,
+            flips=data.flips,
         )
         self._scale = LossScale(self._device, enabled=half_precision)
         self._take_part({})
@@ -127,6 +150,7 @@ class PackTrainer:
         """Gather the members that are active; the others keep the moments that they have."""
         members = self.active
         self._resting = {name: moments[name] for name in self.frozen_at}
+        self._places = [at for at, member in enumerate(self._members) if member.name not in self.frozen_at]
         self._seed_of_member = torch.tensor([self._draws.seeds.index(m.seed) for m in members], device=self._device)
         if members:
             self._pack = PackWeights(self._unet, [m.name for m in members], self._config.optimizer)
@@ -147,21 +171,22 @@ class PackTrainer:
         since = time.monotonic()
         if self.active:
             self._pack.engage()
-        while self.step < last_step and self.active and not self._processes.any(stop()):
-            pending.append(self._update(self._draws.of(self.step + 1)))
-            self.step += 1
-            verdict = self.step % _VERDICT_STEPS == 0 or self.step == self._config.steps
-            if verdict or len(pending) >= _FLUSH_STEPS or time.monotonic() - since >= _FLUSH_SECONDS:
-                yield from self._flush(pending, since)
-                pending, since = [], time.monotonic()
-            if verdict:
-                self._freeze_the_diverged()
+        with closing(ahead(self._read, range(self.step + 1, last_step + 1), _READ_AHEAD)) as reads:
+            while self.step < last_step and self.active and not self._processes.any(stop()):
+                pending.append(self._update(next(reads)))
+                self.step += 1
+                verdict = self.step % _VERDICT_STEPS == 0 or self.step == self._config.steps
+                if verdict or len(pending) >= _FLUSH_STEPS or time.monotonic() - since >= _FLUSH_SECONDS:
+                    yield from self._flush(pending, since)
+                    pending, since = [], time.monotonic()
+                if verdict:
+                    self._freeze_the_diverged()
         yield from self._flush(pending, since)
 
     def image_bytes(self) -> int:
         """What one image of one member keeps for the backward pass. Computes one forward pass."""
         self._pack.engage(0, 1)
-        batch = self._batch(self._draws.of(self.step + 1))
+        batch = self._batch(self._read(self.step + 1))
         return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1)), self._unet.parameters())
 
     def use(self, passes: Passes) -> None:
@@ -175,7 +200,7 @@ class PackTrainer:
             cast(Any, self._unet).enable_gradient_checkpointing()
         if self._device.type == "cuda":
             self._pack.engage()
-            self._gradients(self._batch(self._draws.of(self.step + 1)))
+            self._gradients(self._batch(self._read(self.step + 1)))
 
     def _freeze_the_diverged(self) -> None:
         diverged = [m.name for m in self.active if self._skipped[m.name] > self._config.max_skipped_steps]
@@ -184,31 +209,41 @@ class PackTrainer:
         if diverged and self.active:
             self._pack.engage()
 
-    def _update(self, draw: Draw) -> _Measured:
+    def _update(self, read: _Read) -> _Measured:
         self._pack.forget_gradients()
-        losses_K = self._gradients(self._batch(draw))
+        losses_K = self._gradients(self._batch(read))
         self._processes.sum_(self._pack.gradients_KP)
         self._processes.sum_(losses_K)
         self._scale.unscale([self._pack.gradients_KP])
         norms_K = self._pack.clip(self._config.max_grad_norm)
         finite_K = norms_K.isfinite() & losses_K.isfinite()
-        self._pack.update(learning_rate(self._config, draw.step), refuse=~finite_K.all())
+        self._pack.update(learning_rate(self._config, read.draw.step), refuse=~finite_K.all())
         self._scale.update(finite_K.all())
-        places = tuple(at for at, member in enumerate(self._members) if member.name not in self.frozen_at)
-        return _Measured(draw.step, places, losses_K, norms_K, finite_K, self._draws.hashes(draw))
+        return _Measured(read.draw.step, tuple(self._places), losses_K, norms_K, finite_K, read.hashes)
 
-    def _batch(self, draw: Draw) -> _Batch:
-        """All of an update's input that is this process's to compute with, on the device."""
-        rows = self._to_device(self._draws.caption_rows(draw, self.active)[:, self._share])
-        indices, timesteps, noise, posterior = (
-            self._to_device(a[:, self._share]) for a in (draw.indices, draw.timesteps, draw.noise, draw.posterior)
+    def _read(self, step: int) -> _Read:
+        """All of an update's input, on the CPU. May be called in another thread than all else."""
+        draw, share, data = self._draws.of(step), self._share, self._data
+        rows_KA = self._draws.caption_rows(draw, self._members)[:, share]
+        return _Read(
+            draw,
+            self._draws.hashes(draw),
+            data.moments.read((draw.indices + draw.flips * len(data.image_ids))[:, share]),
+            data.embeddings.read(rows_KA),
+            *(self._pinned(array[:, share]) for array in (draw.timesteps, draw.noise, draw.posterior)),
         )
-        mean, std = self._data.latent_mean_NCHW, self._data.latent_std_NCHW
-        latents = (mean[indices] + std[indices] * posterior.to(mean.dtype)).flatten(0, 1)
-        flat = (latents, noise.to(mean.dtype).flatten(0, 1), timesteps.flatten())
-        shape = (*timesteps.shape, *mean.shape[1:])
-        noisy, target = (of(self._schedule, *flat).view(shape) for of in (diffusion.add_noise, diffusion.target))
-        return _Batch(noisy, target, timesteps, rows)
+
+    def _batch(self, read: _Read) -> _Batch:
+        """All of an update's input, on the device."""
+        moments_SA2CHW = self._data.moments.place(read.moments)
+        mean, std = moments_SA2CHW.unbind(2)
+        timesteps, noise, posterior = (
+            t.to(self._device, non_blocking=True) for t in (read.timesteps, read.noise, read.posterior)
+        )
+        latents = mean + std * posterior.to(mean.dtype)
+        flat = (latents.flatten(0, 1), noise.to(mean.dtype).flatten(0, 1), timesteps.flatten())
+        noisy, target = (of(self._schedule, *flat).view_as(mean) for of in (diffusion.add_noise, diffusion.target))
+        return _Batch(noisy, target, timesteps, self._data.embeddings.place(read.embeddings[self._places]))
 
     def _gradients(self, batch: _Batch) -> Tensor:
         """Add an update's gradients, pass by pass; returns what they add to each member's loss. [K]."""
@@ -224,22 +259,18 @@ class PackTrainer:
 
     def _losses(self, batch: _Batch, members: slice, images: slice) -> Tensor:
         """Of some members for some images. [K, B]."""
-        seeds = self._seed_of_member[members]
-        rows_KB = batch.caption_rows[members, images]
-        text = self._data.embeddings_MLD[rows_KB.flatten()]
+        seeds, text_KBLD = self._seed_of_member[members], batch.text[members, images]
 
         def per_member(per_seed: Tensor) -> Tensor:
             return per_seed[:, images][seeds].flatten(0, 1)
 
-        noisy, timesteps = per_member(batch.noisy).to(text.dtype), per_member(batch.timesteps)
-        prediction = self._unet(noisy, timesteps, text).sample
-        return diffusion.loss_per_image(prediction, per_member(batch.target)).view(rows_KB.shape)
+        noisy, timesteps = per_member(batch.noisy).to(text_KBLD.dtype), per_member(batch.timesteps)
+        prediction = self._unet(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
+        return diffusion.loss_per_image(prediction, per_member(batch.target)).view(text_KBLD.shape[:2])
 
-    def _to_device(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
+    def _pinned(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
         tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _flush(self, pending: list[_Measured], since: float) -> Iterator[tuple[StepRecord, ...]]:
         if not pending:

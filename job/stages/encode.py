@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from job.cache import ShardCache
@@ -16,9 +16,10 @@ from job.handover import Captions, Images
 from lora_engine import base_model, encode
 from lora_engine.data.preprocess import pixels_key
 from lora_engine.device import DTYPES, Resolved
-from lora_engine.encoded import EMPTY_PROMPT, Encoded
+from lora_engine.encoded import EMPTY_PROMPT, Encoded, text_name
 from lora_engine.model_files import model_sha256
 from lora_engine.records import ImageRecord
+from lora_engine.shards import Shards
 
 _LATENT_BATCH = 4
 _TEXT_BATCH = 32
@@ -27,10 +28,15 @@ _Compute = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
 
 def encode_all(
-    job: Job, images: Images, captions: Captions, model: Path, device: torch.device, precision: Resolved
+    job: Job, images: Images, captions: Captions, model: Path, device: torch.device, precision: Resolved, *, flips: bool
 ) -> Encoded:
-    """Latents of every image and embeddings of every text, from the cache where it has them."""
-    moments = _latents(job, images, model, device)
+    """Latents of every image and embeddings of every text, from the cache where it has them.
+
+    Args:
+        flips: latents of the training images' mirror images too.
+    """
+    moments = _latents(job, images.used, images, model, device, mirrored=False)
+    mirrored = _latents(job, images.train, images, model, device, mirrored=True) if flips else {}
     texts = [
         EMPTY_PROMPT,
         *sorted({t for records in captions.values() for r in records for t in r.texts} - {EMPTY_PROMPT}),
@@ -43,31 +49,26 @@ def encode_all(
     def ids(records: Sequence[ImageRecord]) -> tuple[str, ...]:
         return tuple(record.id for record in records)
 
-    return Encoded(
-        ids(images.train),
-        ids(images.validation),
-        moments,
-        torch.stack([embeddings[text] for text in texts]),
-        {text: row for row, text in enumerate(texts)},
-    )
+    return Encoded(ids(images.train), ids(images.validation), moments, mirrored, tuple(texts), embeddings)
 
 
-def _latents(job: Job, images: Images, model: Path, device: torch.device) -> dict[str, Tensor]:
-    key = _key(model_sha256(model / "vae"), pixels_key(job.manifest.preprocess))
+def _latents(
+    job: Job, wanted: Sequence[ImageRecord], images: Images, model: Path, device: torch.device, *, mirrored: bool
+) -> Shards:
+    parts = (model_sha256(model / "vae"), pixels_key(job.manifest.preprocess), *(["mirrored"] if mirrored else []))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         vae = base_model.load_vae(model, allow_pickle=job.manifest.base_model.allow_pickle)
-        yield from encode.encode_latents(vae, [(i, images.prepared.paths[i]) for i in missing], _LATENT_BATCH, device)
+        squares = [(image, images.prepared.paths[image]) for image in missing]
+        yield from encode.encode_latents(vae, squares, _LATENT_BATCH, device, mirrored=mirrored)
 
-    return _cached(job, "latents", key, "images", [record.id for record in images.used], compute)
+    return _cached(job, "latents", _key(*parts), "images", [record.id for record in wanted], compute)
 
 
-def _embeddings(
-    job: Job, texts: Sequence[str], model: Path, device: torch.device, precision: Resolved
-) -> dict[str, Tensor]:
+def _embeddings(job: Job, texts: Sequence[str], model: Path, device: torch.device, precision: Resolved) -> Shards:
     dtype = DTYPES[precision]
     key = _key(model_sha256(model / "text_encoder"), model_sha256(model / "tokenizer"), precision)
-    text_of = {hashlib.sha256(text.encode()).hexdigest(): text for text in texts}
+    text_of = {text_name(text): text for text in texts}
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         allow_pickle = job.manifest.base_model.allow_pickle
@@ -76,22 +77,25 @@ def _embeddings(
         encoded = encode.encode_texts(tokenizer, encoder, wanted, _TEXT_BATCH, device)
         yield from zip(missing, (embedding for _, embedding in encoded), strict=True)
 
-    found = _cached(job, "embeddings", key, "texts", list(text_of), compute)
-    return {text_of[name]: value for name, value in found.items()}
+    return _cached(job, "embeddings", key, "texts", list(text_of), compute)
 
 
-def _cached(job: Job, kind: str, key: str, unit: str, names: Sequence[str], compute: _Compute) -> dict[str, Tensor]:
-    cache = ShardCache[Tensor](job.cache_folder(kind, key), lambda shard: save(dict(shard)), load)
-    result: dict[str, Tensor] = {}
+def _cached(job: Job, kind: str, key: str, unit: str, names: Sequence[str], compute: _Compute) -> Shards:
+    """The values, in files that are read when a value is used."""
+    cache = ShardCache[Tensor](
+        job.cache_folder(kind, key),
+        job.cache_scratch(kind, key),
+        lambda shard: save(dict(shard)),
+        lambda path: Shards([path]),
+    )
     with (
         job.progress.stage(kind, total=len(names), unit=unit) as stage,
         closing(cache.values(names, compute)) as values,
     ):
-        for name, value in values:
-            result[name] = value
+        for _ in values:
             stage.advance(1)
             job.stop.check()
-    return result
+    return Shards(list(cache.files()))
 
 
 def _key(*parts: str) -> str:

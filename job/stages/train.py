@@ -80,7 +80,7 @@ class PackRun:
         if stored is not None:
             trainer.use(memory.Passes(**stored))
         else:
-            device, config = self._data.latent_mean_NCHW.device, self._pack.training
+            device, config = self._data.device, self._pack.training
             share = self._lead.processes.share(config.images_per_step)  # no other has more
             images, free = share.stop - share.start, memory.free_bytes(device, self._lead.processes.count)
             ways = memory.candidates(config, len(trainer.active), images, fold=device.type == "cuda")

@@ -1,15 +1,15 @@
 """Captions images with a transformers image-to-text model: BLIP, or any other by a change of its source."""
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lora_engine.ahead import ahead
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.data.squares import read_square
 from lora_engine.device import DTYPES, Resolved, resolve_precision
@@ -31,13 +31,8 @@ class Captioner:
 
     def caption(self, images: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
         """Each id with its caption. The last batch is filled up, since a batch's size can change its results."""
-        batches = _in_batches(images, self._config.batch_size)
-        # the next batch is read while the model is at work on this one
-        with ThreadPoolExecutor(1, thread_name_prefix="caption-images") as reader:
-            coming = deque(reader.submit(self._read, batch) for batch in islice(batches, 1))
-            while coming:
-                ids, inputs = coming.popleft().result()
-                coming.extend(reader.submit(self._read, batch) for batch in islice(batches, 1))
+        with closing(ahead(self._read, _in_batches(images, self._config.batch_size))) as batches:
+            for ids, inputs in batches:
                 yield from zip(ids, self._generate(inputs), strict=False)
 
     def _read(self, batch: Sequence[tuple[str, Path]]) -> tuple[list[str], Any]:

@@ -65,6 +65,9 @@ class TrainingConfig(Config):
     optimizer: AdamWConfig = AdamWConfig()
     schedule: ScheduleConfig = ConstantSchedule()
     max_grad_norm: float | None = Field(default=1.0, gt=0, description="Per adapter; null switches clipping off.")
+    random_flip: bool = Field(
+        default=False, description="Show half of the images mirrored left to right; not for images with writing."
+    )
     precision: Precision = Field(default="auto", description="Of the frozen base; adapters stay in fp32.")
     memory: Literal["auto", "fast", "low"] = Field(
         default="auto",

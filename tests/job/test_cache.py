@@ -36,21 +36,26 @@ def folder(tmp_path: Path) -> RunFolder:
 @pytest.mark.parametrize("stop_after", [1, 255, 256, 257, 512, 599])
 def test_what_was_computed_before_a_stop_is_kept(folder: RunFolder, stop_after: int) -> None:
     with pytest.raises(InterruptedError):
-        list(text_cache(folder).values(NAMES, Computer(stop_after)))
+        list(text_cache(folder, Path(folder.root) / "unused").values(NAMES, Computer(stop_after)))
     rest = Computer()
-    assert dict(text_cache(folder).values(NAMES, rest)) == {name: f"value of {name}" for name in NAMES}
+    assert dict(text_cache(folder, Path(folder.root) / "unused").values(NAMES, rest)) == {
+        name: f"value of {name}" for name in NAMES
+    }
     assert rest.asked == NAMES[stop_after:]
 
 
 def test_what_a_reader_that_leaves_was_given_is_kept(folder: RunFolder) -> None:
-    with closing(text_cache(folder).values(NAMES, Computer())) as values:
+    with closing(text_cache(folder, Path(folder.root) / "unused").values(NAMES, Computer())) as values:
         given = dict(next(values) for _ in range(300))
     rest = Computer()
-    list(text_cache(folder).values(NAMES, rest))
+    list(text_cache(folder, Path(folder.root) / "unused").values(NAMES, rest))
     assert set(rest.asked) == set(NAMES) - given.keys()
 
 
 def test_equal_names_are_computed_once(folder: RunFolder) -> None:
     computer = Computer()
-    assert list(text_cache(folder).values(["a", "b", "a"], computer)) == [("a", "value of a"), ("b", "value of b")]
+    assert list(text_cache(folder, Path(folder.root) / "unused").values(["a", "b", "a"], computer)) == [
+        ("a", "value of a"),
+        ("b", "value of b"),
+    ]
     assert computer.asked == ["a", "b"]

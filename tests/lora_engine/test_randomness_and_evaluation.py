@@ -54,7 +54,9 @@ def scoring(names: list[str], batch_size: int) -> evaluate.Scoring:
         for weight in adapters.parameters(unet, "b").values():
             weight.add_(0.05)
     rows = {"x": np.array([1, 2, 3, 4, 5]), "": np.zeros(5, dtype=np.int64)}
-    validation = evaluate.ValidationData(IDS, data.latent_mean_NCHW, data.embeddings_MLD, rows)
+    validation = evaluate.ValidationData(
+        IDS, data.moments.place(data.moments.read(np.arange(5)))[:, 0], data.embeddings, rows
+    )
     grid = evaluate.final_grid(IDS, 4, 1000)
     result = evaluate.Scoring(unet, names, validation, ["x", ""], grid, tiny_schedule(), batch_size)
     assert sum(result) == 20

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from lora_engine.errors import ModelError
 from lora_engine.memory import Passes
 from lora_engine.processes import ALONE, Processes
 from lora_engine.records import StepRecord
-from lora_engine.train import PackTrainer
-from tests.lora_engine.tiny import tiny_data, tiny_member, tiny_schedule, tiny_unet
+from lora_engine.train import PackTrainer, TrainingData
+from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
 
 LORA = LoraConfig(rank=3, alpha=5.0)
 CONFIG = TrainingConfig(
@@ -31,10 +33,11 @@ def trainer(
     config: TrainingConfig = CONFIG,
     prediction: PredictionType = "epsilon",
     processes: Processes = ALONE,
+    data: TrainingData | None = None,
 ) -> tuple[PackTrainer, UNet2DConditionModel]:
     unet = tiny_unet()
     adapters.inject(unet, [(m.name, m.seed) for m in members], LORA)
-    return PackTrainer(unet, members, tiny_data(), tiny_schedule(prediction), config, processes=processes), unet
+    return PackTrainer(unet, members, data or tiny_data(), tiny_schedule(prediction), config, processes=processes), unet
 
 
 def run(made: PackTrainer, last: int = 6) -> list[tuple[StepRecord, ...]]:
@@ -129,6 +132,18 @@ def test_resuming_continues_as_if_nothing_happened() -> None:
         assert adapters.weights_sha256(ours) == adapters.weights_sha256(theirs)
 
 
+def test_streamed_data_trains_to_the_same_bits() -> None:
+    kept, kept_unet = trainer(MEMBERS)
+    streamed, streamed_unet = trainer(MEMBERS, data=tiny_data(resident=False))
+    for ours, theirs in zip(run(streamed), run(kept), strict=True):
+        assert [replace(record, images_per_second=0.0) for record in ours] == [
+            replace(record, images_per_second=0.0) for record in theirs
+        ]
+    for m in MEMBERS:
+        ours, theirs = adapters.export(streamed_unet, m.name), adapters.export(kept_unet, m.name)
+        assert adapters.weights_sha256(ours) == adapters.weights_sha256(theirs)
+
+
 def test_members_of_one_seed_start_equal_and_see_the_same() -> None:
     made, unet = trainer(MEMBERS)
     start = {m.name: adapters.weights_sha256(adapters.export(unet, m.name)) for m in MEMBERS}
@@ -205,6 +220,24 @@ def test_stop_ends_between_updates() -> None:
     records = list(made.run(6, lambda: next(answers)))
     assert [r[0].step for r in records] == [1, 2]
     assert made.step == 2
+
+
+def test_mirror_images_are_seen_half_of_the_time() -> None:
+    """An image's number says that its mirror image is meant; what is drawn otherwise stays as it was."""
+    plain = tiny_data()
+    moments = plain.moments.place(plain.moments.read(np.arange(7)))
+    flipped = TrainingData(
+        plain.image_ids, rows_of(torch.cat([moments, moments.flip(4)])), plain.embeddings, flips=True
+    )
+    config = CONFIG.model_copy(update={"batch_size": 200})
+    (with_flips, _), (without, _) = trainer(MEMBERS[:1], config, data=flipped), trainer(MEMBERS[:1], config)
+    ours, theirs = (made._read(1) for made in (with_flips, without))
+    numbers = ours.moments[0]
+    assert (numbers >= 7).double().mean() == pytest.approx(0.5, abs=0.1)
+    assert torch.equal(numbers % 7, theirs.moments[0])
+    assert torch.equal(ours.noise, theirs.noise)
+    assert ours.hashes[0][0] != theirs.hashes[0][0]
+    assert ours.hashes[0][1:] == theirs.hashes[0][1:]
 
 
 def test_dropout_replaces_captions_by_the_empty_prompt_at_its_rate() -> None:

@@ -6,6 +6,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from lora_engine.diffusion import NoiseSchedule, PredictionType
 from lora_engine.draws import PackMember
+from lora_engine.rows import Rows
 from lora_engine.train import TrainingData
 
 
@@ -29,12 +30,22 @@ def tiny_schedule(prediction_type: PredictionType = "epsilon") -> NoiseSchedule:
     return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
 
 
-def tiny_data(images: int = 7, texts: int = 6, dtype: torch.dtype = torch.float64) -> TrainingData:
+def tiny_data(
+    images: int = 7, texts: int = 6, dtype: torch.dtype = torch.float64, *, resident: bool = True
+) -> TrainingData:
     generator = torch.Generator().manual_seed(1)
     ids = tuple(f"{i + 1:064x}" for i in range(images))
     mean = torch.randn(images, 4, 8, 8, generator=generator, dtype=dtype)
     std = torch.rand(images, 4, 8, 8, generator=generator, dtype=dtype) * 0.1
-    return TrainingData(ids, mean, std, torch.randn(texts, 5, 12, generator=generator, dtype=dtype))
+    return TrainingData(
+        ids,
+        rows_of(torch.stack([mean, std], dim=1), resident=resident),
+        rows_of(torch.randn(texts, 5, 12, generator=generator, dtype=dtype), resident=resident),
+    )
+
+
+def rows_of(tensor: torch.Tensor, *, resident: bool = True) -> Rows:
+    return Rows(tensor.__getitem__, len(tensor), tensor.device, tensor.dtype, resident=resident)
 
 
 def tiny_member(name: str, seed: int, text: int, images: int = 7, dropout: float = 0.0) -> PackMember:
