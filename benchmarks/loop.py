@@ -9,7 +9,8 @@ from lora_engine.config.training import LoraConfig, TrainingConfig
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.draws import PackMember
 from lora_engine.rows import Rows
-from lora_engine.train import PackTrainer, TrainingData
+from lora_engine.train import PackTrainer
+from lora_engine.update import TrainingData
 
 RANK = 8
 TEXT_TOKENS, TEXT_WIDTH = 77, 768

@@ -1,11 +1,12 @@
 """Training on more latents than are kept in memory: how much memory that takes, and what it costs.
 
 Usage: python -m benchmarks.streaming FOLDER [--images 100000] [--resolution 384] [--width 32]
-           [--updates 200] [--rounds 3]
+           [--updates 5] [--rounds 3]
 
 Writes random latents and one text embedding for every ten of them to FOLDER, as the cache keeps them, unless they are
-there; then trains three variants at batch 4 on them, and on data that is kept on the device, in turns. Resident memory
-that no file backs is what a process cannot give back; pages of files are the kernel's to drop.
+there. Reads all of them as training does, four at a time in random order, and says how much memory that takes: what no
+file backs cannot be given back; pages of files are the kernel's to drop. Then trains three variants at batch 4 on them,
+and on data that is kept on the device, in turns.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -23,7 +25,8 @@ from lora_engine.device import DTYPES, find_device, resolve_precision
 from lora_engine.device import describe as describe_device
 from lora_engine.encoded import EMPTY_PROMPT, Encoded, text_name
 from lora_engine.shards import Shards
-from lora_engine.train import PackTrainer, TrainingData
+from lora_engine.train import PackTrainer
+from lora_engine.update import TrainingData
 
 _SHARD_ITEMS = 256
 _MEMBERS, _BATCH = 3, 4
@@ -56,8 +59,20 @@ def streamed(folder: Path, images: int, resolution: int, device: torch.device, d
     return encoded.training_data(device, dtype, flips=False, resident=False)
 
 
-def unshared_mib() -> float:
-    """Resident memory of this process that no file backs."""
+def read_all(data: TrainingData) -> None:
+    """Every image and a text with each, as a step reads them; prints what memory it takes."""
+    order = np.random.default_rng(0).permutation(len(data.image_ids))
+    before, start, peak = _unshared_mib(), time.perf_counter(), 0.0
+    for batch in order.reshape(-1, _BATCH):
+        data.moments.place(data.moments.read(batch))
+        data.embeddings.place(data.embeddings.read(batch // _IMAGES_PER_TEXT))
+        peak = max(peak, _unshared_mib())
+    rate = len(order) / (time.perf_counter() - start)
+    print(f"{len(order)} images read in random order, {rate:.0f} a second")
+    print(f"memory that no file backs: {before:.0f} MiB before, {peak:.0f} MiB at most", flush=True)
+
+
+def _unshared_mib() -> float:
     fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return next(int(words[1]) / 1024 for words in fields if words[0] == "RssAnon:")
 
@@ -76,33 +91,27 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--resolution", type=int, default=384)
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--updates", type=int, default=200)
+    parser.add_argument("--updates", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     device = find_device()
     dtype = DTYPES[resolve_precision("auto", device)]
     print(describe(describe_device(device)))
-    steps = options.updates * options.rounds + 10
+    steps = options.updates * options.rounds + 1
 
     def prepared(data: TrainingData) -> PackTrainer:
         made = trainer(unet(options.width, device, dtype), data, _MEMBERS, _BATCH, steps)
-        _updates(made, 10)()  # what is allocated once is
+        _updates(made, 1)()  # what is allocated once is
         return made
 
-    kept = prepared(random_data(options.resolution, device, dtype))
     start = time.perf_counter()
     data = streamed(options.folder, options.images, options.resolution, device, dtype)
     print(f"{options.images} latents and their texts, written or opened in {time.perf_counter() - start:.0f} s")
-    read = prepared(data)
-    before = unshared_mib()
+    read_all(data)
+    kept, read = prepared(random_data(options.resolution, device, dtype)), prepared(data)
     ways = {"kept on the device": _updates(kept, options.updates), "streamed": _updates(read, options.updates)}
     laps = take_turns(ways, options.rounds)
-    images = options.updates * _MEMBERS * _BATCH
-    print(f"\n{table(laps, images, 'kept on the device')}")
-    seen = options.updates * options.rounds * _BATCH
-    print(
-        f"\nUnshared memory grew by {unshared_mib() - before:.0f} MiB over {before:.0f} while {seen} images were read."
-    )
+    print(f"\n{table(laps, options.updates * _MEMBERS * _BATCH, 'kept on the device')}")
 
 
 if __name__ == "__main__":

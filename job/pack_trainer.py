@@ -17,7 +17,8 @@ from lora_engine.draws import PackMember
 from lora_engine.encoded import Encoded
 from lora_engine.memory import free_bytes
 from lora_engine.processes import Processes
-from lora_engine.train import PackTrainer, TrainingData
+from lora_engine.train import PackTrainer
+from lora_engine.update import TrainingData
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,14 @@ from job.manifest import Manifest
 from job.storage import is_remote, open_storage
 from job.storage.uris import local_path
 from job.variants import Pack, caption_sets, pack_members
+from lora_engine import estimate
 from lora_engine.data.sources import is_archive, list_files
 from lora_engine.records import SourceFile
 
 _MANY_EPOCHS = 100
-_FLOPS_384 = 877e9  # forward and input gradients of one 384x384 image through SD 1.5's UNet
-_FLOPS_512 = 1718e9
 _DEVICES = {"T4": 18e12, "A10G": 35e12, "H100": 300e12}  # FLOP/s that half-precision training reaches, roughly
 _STATE_BYTES = 3 * 4  # fp32 weight and two moments; the two exported files hold 2 * 4 more
-_BASE_BYTES = 860e6 * 2 + 0.6 * 2**30  # the UNet in half precision, and the libraries
-_ACTIVATION_BYTES_384 = 0.63 * 2**30  # of one image; measured on a CPU, see docs/performance.md
-_PARAMETERS_PER_RANK = 199_296  # of SD 1.5's attention: 1,594,368 at rank 8
+_LIBRARIES_BYTES = 0.6 * 2**30
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class Plan:
     packs: tuple[PackPlan, ...]
     files: int
     checkpoint_bytes: int  # for SD 1.5
-    memory_bytes: int  # of the largest pack, for SD 1.5 in half precision
+    scratch_bytes: int | None  # on this machine's disk, beside what is fetched; None as for images
+    memory_bytes: int  # of the largest pack, for SD 1.5; in half precision, unless the manifest says fp32
     training_hours: dict[str, float]  # device to hours, for SD 1.5, training alone
     warnings: tuple[str, ...]
 
@@ -78,7 +76,8 @@ def make_plan(manifest: Manifest) -> Plan:
         caption_sets=tuple(caption_sets(manifest)),
         packs=packs,
         files=4 * members + per_member + (images or 0) + len(caption_sets(manifest)) + 8,
-        checkpoint_bytes=members * manifest.lora.rank * _PARAMETERS_PER_RANK * (_STATE_BYTES + 2 * 4),
+        checkpoint_bytes=members * manifest.lora.rank * estimate.PARAMETERS_PER_RANK * (_STATE_BYTES + 2 * 4),
+        scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
         memory_bytes=max(_memory(manifest, pack) for pack in pack_members(manifest)),
         training_hours=_hours(manifest, packs),
         warnings=tuple(warnings),
@@ -124,17 +123,21 @@ def _looks_like_image(file: SourceFile) -> bool:
 
 
 def _memory(manifest: Manifest, pack: Pack) -> int:
+    value_bytes = 4 if pack.training.precision == "fp32" else 2
     images = len(pack.members) * pack.training.batch_size
-    activations = images * _ACTIVATION_BYTES_384 * (manifest.preprocess.resolution / 384) ** 2
-    adapters = len(pack.members) * pack.lora.rank * _PARAMETERS_PER_RANK * (_STATE_BYTES + 4)
-    return round(_BASE_BYTES + activations + adapters)
+    training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images)
+    adapters = len(pack.members) * pack.lora.rank * estimate.PARAMETERS_PER_RANK * (_STATE_BYTES + 4)
+    return round(_LIBRARIES_BYTES + training + adapters)
 
 
 def _hours(manifest: Manifest, packs: tuple[PackPlan, ...]) -> dict[str, float]:
-    side = manifest.preprocess.resolution
-    flops = (_FLOPS_512 if side >= 512 else _FLOPS_384) * side**2 / (512 if side >= 512 else 384) ** 2
-    work = sum(len(pack.members) * pack.steps * pack.images_per_step for pack in packs) * flops
+    images = sum(len(pack.members) * pack.steps * pack.images_per_step for pack in packs)
+    work = images * estimate.image_flops(manifest.preprocess.resolution)
     return {device: round(work / rate / 3600, 2) for device, rate in _DEVICES.items()}
+
+
+def _scratch(size: int) -> str:
+    return f"about {size / 2**20:.0f} MiB of prepared images, and what is fetched over a network"
 
 
 def render_plan(plan: Plan) -> str:
@@ -158,7 +161,8 @@ def render_plan(plan: Plan) -> str:
     lines += [
         f"files             about {plan.files}",
         f"checkpoints       about {plan.checkpoint_bytes / 2**20:.0f} MiB (SD 1.5)",
-        f"memory            about {plan.memory_bytes / 2**30:.1f} GiB (SD 1.5 training in half precision, estimated)",
+        f"scratch           {unknown if plan.scratch_bytes is None else _scratch(plan.scratch_bytes)}",
+        f"memory            about {plan.memory_bytes / 2**30:.1f} GiB (SD 1.5, estimated)",
         f"training alone    {hours} (SD 1.5, estimated)",
         *(f"warning           {warning}" for warning in plan.warnings),
     ]

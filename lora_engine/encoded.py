@@ -14,7 +14,7 @@ from lora_engine.evaluate import ValidationData
 from lora_engine.randomness import Ints, validation_caption_uniform
 from lora_engine.records import CaptionRecord
 from lora_engine.rows import Rows
-from lora_engine.train import TrainingData
+from lora_engine.update import TrainingData
 
 EMPTY_PROMPT = ""  # as a text, and as the name of the caption set that shows it for every image
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lora_engine.config.training import TrainingConfig
 from lora_engine.errors import ResourceError
 
-_SHARE = 0.9  # of what is free; the rest is for what a pass needs besides its activations
+_SPENDABLE = {"cuda": 0.9, "cpu": 0.65}  # of what is free; a pass needs some besides, and a GPU lets us try
 _RECOMPUTED = 0.4  # of a pass's activations that are alive at once when they are recomputed block by block
 
 
@@ -57,7 +57,7 @@ def candidates(config: TrainingConfig, members: int, images: int, *, fold: bool)
     yield Passes(1, 1, recompute=True)
 
 
-def choose(ways: Iterable[Passes], image_bytes: int, free_bytes: int, attempt: Callable[[Passes], None]) -> Passes:
+def choose(ways: Iterable[Passes], image_bytes: int, spendable_bytes: int, attempt: Callable[[Passes], None]) -> Passes:
     """The first way that fits by the estimate, and that `attempt` does not find too large.
 
     Raises:
@@ -65,7 +65,7 @@ def choose(ways: Iterable[Passes], image_bytes: int, free_bytes: int, attempt: C
     """
     passes = None
     for passes in ways:
-        if passes.bytes(image_bytes) > _SHARE * free_bytes:
+        if passes.bytes(image_bytes) > spendable_bytes:
             continue
         try:
             attempt(passes)
@@ -76,7 +76,7 @@ def choose(ways: Iterable[Passes], image_bytes: int, free_bytes: int, attempt: C
     assert passes is not None, "there is always a way to try"
     raise ResourceError(
         f"Training needs about {_gib(passes.bytes(image_bytes))} GiB for activations at its smallest, and "
-        f"{_gib(free_bytes)} GiB are free.",
+        f"{_gib(spendable_bytes)} GiB can be had.",
         "Use training.memory: auto, a smaller batch_size or resolution, or a larger machine.",
     )
 
@@ -91,6 +91,11 @@ def free_bytes(device: torch.device, processes: int = 1) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
     return int(psutil.virtual_memory().available) // processes
+
+
+def spendable(free_bytes: int, device: torch.device) -> int:
+    """How much of that a pass's activations may take."""
+    return round(_SPENDABLE[device.type] * free_bytes)
 
 
 def kept_bytes(forward: Callable[[], object], parameters: Iterable[Tensor]) -> int:

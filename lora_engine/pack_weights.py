@@ -53,6 +53,11 @@ class PackWeights:
             leaf.requires_grad_().grad = gradient  # backward adds to what is there, in place
         self._leaves = list(zip(leaves[::2], leaves[1::2], strict=True))
 
+    def _cast(self) -> None:
+        if self._casts:
+            # behind autograd's back, which would not have views of a matrix used again after it has changed
+            self._copy_KP.data.copy_(self._weights_KP.detach())
+
     def _make_optimizer(self, config: AdamWConfig) -> torch.optim.AdamW:
         # The fused kernel is the one that refuses an update on the device (`found_inf`).
         optimizer = torch.optim.AdamW(
@@ -72,8 +77,7 @@ class PackWeights:
 
     def engage(self, first: int = 0, last: int | None = None) -> None:
         """Let the model compute with the rows from `first` to before `last`, as they are now, and learn them."""
-        if self._casts:
-            self._copy_KP.copy_(self._weights_KP.detach())
+        self._cast()
         for layer, (down_KRI, up_KOR) in zip(self._layers, self._leaves, strict=True):
             layer.enable_adapters(enabled=True)
             layer.set_adapter(self._names)
@@ -98,13 +102,18 @@ class PackWeights:
             self.gradients_KP.mul_((max_norm / (norms_K + 1e-6)).clamp(max=1.0).unsqueeze(1))
         return norms_K
 
-    def update(self, learning_rate: float, refuse: Tensor) -> None:
+    def update(self, learning_rate: float | Tensor, refuse: Tensor) -> None:
         """AdamW's update of all rows, unless the boolean on the device says otherwise."""
-        self._optimizer.param_groups[0]["lr"] = learning_rate
+        group = self._optimizer.param_groups[0]
+        group["lr"], group["capturable"] = learning_rate, isinstance(learning_rate, Tensor)
         self._optimizer.found_inf = refuse.float()  # type: ignore[attr-defined]
         self._optimizer.step()
-        if self._casts:
-            self._copy_KP.copy_(self._weights_KP.detach())
+        self._cast()
+
+    def tensors(self) -> list[Tensor]:
+        """All that an update changes, live."""
+        matrices = [self._weights_KP.detach(), self.gradients_KP, self._copy_KP, self._partial_KP]
+        return [*matrices, *self._optimizer.state[self._weights_KP].values()]
 
     def moments(self, name: str) -> Moments:
         """The optimizer's state of one adapter, live."""

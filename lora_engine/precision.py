@@ -36,14 +36,14 @@ class LossScale:
         if self._enabled:
             lasted = torch.where(finite, self._lasted + 1, 0)
             grown = torch.where(lasted == _GROWTH_INTERVAL, self._factor * 2, self._factor)
-            self._factor = torch.where(finite, grown, self._factor / 2)
-            self._lasted = torch.where(lasted == _GROWTH_INTERVAL, 0, lasted)
+            self._factor.copy_(torch.where(finite, grown, self._factor / 2))
+            self._lasted.copy_(torch.where(lasted == _GROWTH_INTERVAL, 0, lasted))
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """What a checkpoint keeps, live."""
         return {"factor": self._factor, "lasted": self._lasted}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a checkpoint."""
-        self._factor = state["factor"].to(self._factor.device)
-        self._lasted = state["lasted"].to(self._lasted.device)
+        self._factor.copy_(state["factor"])
+        self._lasted.copy_(state["lasted"])

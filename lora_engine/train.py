@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from lora_engine import adapters, diffusion
 from lora_engine.ahead import ahead
 from lora_engine.config.training import TrainingConfig
-from lora_engine.draws import Draw, Draws, PackMember
-from lora_engine.memory import Passes, kept_bytes
+from lora_engine.draws import Draws, PackMember
+from lora_engine.memory import Passes
 from lora_engine.pack_weights import Moments, PackWeights
 from lora_engine.precision import LossScale
 from lora_engine.processes import ALONE, Processes
 from lora_engine.records import StepRecord
-from lora_engine.rows import Rows
 from lora_engine.schedule import learning_rate
+from lora_engine.update import Inputs, PackUpdate, TrainingData
 
 _FLUSH_STEPS = 10  # numbers stay on the device for so many steps ...
 _FLUSH_SECONDS = 1.0  # ... or so long, since reading one waits for the device
@@ -37,47 +37,12 @@ _NEVER = -1
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """What the loop reads, on the training device; nothing else is read until it ends."""
-
-    image_ids: tuple[str, ...]
-    moments: Rows  # [2, C, H, W] an image: mean and deviation of the VAE's posterior, scaled for the UNet
-    embeddings: Rows  # [L, D] a text, in the base's dtype; number 0 is the empty prompt
-    flips: bool = False  # the moments of the images' mirror images follow theirs, and half of what is drawn are those
-
-    @property
-    def device(self) -> torch.device:
-        """Where training computes."""
-        return self.moments.device
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """C, H, W."""
-        _, channels, height, width = self.moments.shape
-        return channels, height, width
-
-
-@dataclass(frozen=True)
 class _Read:
-    """What an update needs from the CPU: this process's share of it."""
+    """An update's input on the CPU, of all members."""
 
-    draw: Draw
+    step: int
     hashes: tuple[tuple[str, str, str], ...]  # order, timesteps, noise of each distinct seed
-    moments: Tensor  # as `Rows.place` takes them, [S, A, ...]
-    embeddings: Tensor  # the same, of all members, [K, A, ...]
-    timesteps: Tensor  # [S, A]
-    noise: Tensor  # [S, A, C, H, W]
-    posterior: Tensor  # [S, A, C, H, W]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What one update computes with, on the device; per seed, or per member."""
-
-    noisy: Tensor  # [S, A, C, H, W]
-    target: Tensor  # [S, A, C, H, W]
-    timesteps: Tensor  # [S, A]
-    text: Tensor  # [K, A, L, D]
+    inputs: Inputs
 
 
 @dataclass(frozen=True)
@@ -86,10 +51,8 @@ class _Measured:
 
     step: int
     members: tuple[int, ...]  # the K places in the pack of those that take part
-    losses_K: Tensor
-    norms_K: Tensor
-    finite_K: Tensor
-    hashes: tuple[tuple[str, str, str], ...]  # order, timesteps, noise of each distinct seed
+    numbers_3K: Tensor  # loss, gradient norm, whether both are finite
+    hashes: tuple[tuple[str, str, str], ...]  # as `_Read` has them
 
 
 class PackTrainer:
@@ -113,7 +76,6 @@ class PackTrainer:
         processes: Processes = ALONE,
     ) -> None:
         self.step = 0  # updates done
-        self.passes = Passes(config.batch_size, len(members))
         self._processes = processes
         self._share = processes.share(config.images_per_step)
         self._unet = unet
@@ -123,7 +85,6 @@ class PackTrainer:
         self._data = data
         self._config = config
         self._device = data.device
-        self._schedule = schedule.to(self._device, data.moments.dtype)
         self._draws = Draws(
             seeds=tuple(dict.fromkeys(member.seed for member in members)),
             image_ids=data.image_ids,
@@ -133,6 +94,8 @@ class PackTrainer:
             flips=data.flips,
         )
         self._scale = LossScale(self._device, enabled=half_precision)
+        passes = Passes(config.batch_size, len(members))
+        self._update = PackUpdate(unet, data, schedule, config, self._scale, processes, passes)
         self._take_part({})
 
     @property
@@ -151,12 +114,14 @@ class PackTrainer:
         members = self.active
         self._resting = {name: moments[name] for name in self.frozen_at}
         self._places = [at for at, member in enumerate(self._members) if member.name not in self.frozen_at]
-        self._seed_of_member = torch.tensor([self._draws.seeds.index(m.seed) for m in members], device=self._device)
-        if members:
-            self._pack = PackWeights(self._unet, [m.name for m in members], self._config.optimizer)
+        if not members:
+            return
+        self._pack = PackWeights(self._unet, [m.name for m in members], self._config.optimizer)
         for member in members:
             if member.name in moments:
                 self._pack.load_moments(member.name, moments[member.name])
+        seed_of_member = torch.tensor([self._draws.seeds.index(m.seed) for m in members], device=self._device)
+        self._update.take_part(self._pack, seed_of_member)
 
     def _moments(self, name: str) -> Moments:
         return self._resting[name] if name in self._resting else self._pack.moments(name)
@@ -173,7 +138,9 @@ class PackTrainer:
             self._pack.engage()
         with closing(ahead(self._read, range(self.step + 1, last_step + 1), _READ_AHEAD)) as reads:
             while self.step < last_step and self.active and not self._processes.any(stop()):
-                pending.append(self._update(next(reads)))
+                read = next(reads)
+                numbers_3K = self._update(self._inputs(read), learning_rate(self._config, read.step))
+                pending.append(_Measured(read.step, tuple(self._places), numbers_3K, read.hashes))
                 self.step += 1
                 verdict = self.step % _VERDICT_STEPS == 0 or self.step == self._config.steps
                 if verdict or len(pending) >= _FLUSH_STEPS or time.monotonic() - since >= _FLUSH_SECONDS:
@@ -185,9 +152,7 @@ class PackTrainer:
 
     def image_bytes(self) -> int:
         """What one image of one member keeps for the backward pass. Computes one forward pass."""
-        self._pack.engage(0, 1)
-        batch = self._batch(self._read(self.step + 1))
-        return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1)), self._unet.parameters())
+        return self._update.image_bytes(self._inputs(self._read(self.step + 1)))
 
     def use(self, passes: Passes) -> None:
         """Cut updates up in this way, after trying the gradients of one of them on a GPU.
@@ -195,12 +160,24 @@ class PackTrainer:
         Raises:
             torch.cuda.OutOfMemoryError: they do not fit.
         """
-        self.passes = passes
+        self._update.passes = passes
         if passes.recompute:
             cast(Any, self._unet).enable_gradient_checkpointing()
+        inputs = self._inputs(self._read(self.step + 1))
+        if self._config.compile != "off":
+            self._update.compile(self._config.compile, self._config.steps - self.step, inputs)
         if self._device.type == "cuda":
-            self._pack.engage()
-            self._gradients(self._batch(self._read(self.step + 1)))
+            self._update.try_gradients(inputs)
+
+    @property
+    def passes(self) -> Passes:
+        """How updates are cut up."""
+        return self._update.passes
+
+    def remarks(self) -> list[str]:
+        """What is new to say on how it trains, to whoever asked for something else."""
+        said, self._update.remarks = self._update.remarks, []
+        return said
 
     def _freeze_the_diverged(self) -> None:
         diverged = [m.name for m in self.active if self._skipped[m.name] > self._config.max_skipped_steps]
@@ -209,64 +186,23 @@ class PackTrainer:
         if diverged and self.active:
             self._pack.engage()
 
-    def _update(self, read: _Read) -> _Measured:
-        self._pack.forget_gradients()
-        losses_K = self._gradients(self._batch(read))
-        self._processes.sum_(self._pack.gradients_KP)
-        self._processes.sum_(losses_K)
-        self._scale.unscale([self._pack.gradients_KP])
-        norms_K = self._pack.clip(self._config.max_grad_norm)
-        finite_K = norms_K.isfinite() & losses_K.isfinite()
-        self._pack.update(learning_rate(self._config, read.draw.step), refuse=~finite_K.all())
-        self._scale.update(finite_K.all())
-        return _Measured(read.draw.step, tuple(self._places), losses_K, norms_K, finite_K, read.hashes)
-
     def _read(self, step: int) -> _Read:
         """All of an update's input, on the CPU. May be called in another thread than all else."""
         draw, share, data = self._draws.of(step), self._share, self._data
         rows_KA = self._draws.caption_rows(draw, self._members)[:, share]
-        return _Read(
-            draw,
-            self._draws.hashes(draw),
+        inputs = Inputs(
             data.moments.read((draw.indices + draw.flips * len(data.image_ids))[:, share]),
             data.embeddings.read(rows_KA),
             *(self._pinned(array[:, share]) for array in (draw.timesteps, draw.noise, draw.posterior)),
         )
+        return _Read(step, self._draws.hashes(draw), inputs)
 
-    def _batch(self, read: _Read) -> _Batch:
-        """All of an update's input, on the device."""
-        moments_SA2CHW = self._data.moments.place(read.moments)
-        mean, std = moments_SA2CHW.unbind(2)
-        timesteps, noise, posterior = (
-            t.to(self._device, non_blocking=True) for t in (read.timesteps, read.noise, read.posterior)
-        )
-        latents = mean + std * posterior.to(mean.dtype)
-        flat = (latents.flatten(0, 1), noise.to(mean.dtype).flatten(0, 1), timesteps.flatten())
-        noisy, target = (of(self._schedule, *flat).view_as(mean) for of in (diffusion.add_noise, diffusion.target))
-        return _Batch(noisy, target, timesteps, self._data.embeddings.place(read.embeddings[self._places]))
-
-    def _gradients(self, batch: _Batch) -> Tensor:
-        """Add an update's gradients, pass by pass; returns what they add to each member's loss. [K]."""
-        losses_K = torch.zeros(len(self.active), device=self._device, dtype=batch.target.dtype)
-        for members, images in self.passes.slices(len(self.active), batch.timesteps.shape[1]):
-            if self.passes.members < len(self.active):
-                self._pack.engage(members.start, members.stop)
-            losses_KB = self._losses(batch, members, images) / self._config.images_per_step
-            torch.autograd.backward(self._scale.scaled(losses_KB.sum()))
-            self._pack.gather_gradients()
-            losses_K[members] += losses_KB.detach().sum(dim=1)
-        return losses_K
-
-    def _losses(self, batch: _Batch, members: slice, images: slice) -> Tensor:
-        """Of some members for some images. [K, B]."""
-        seeds, text_KBLD = self._seed_of_member[members], batch.text[members, images]
-
-        def per_member(per_seed: Tensor) -> Tensor:
-            return per_seed[:, images][seeds].flatten(0, 1)
-
-        noisy, timesteps = per_member(batch.noisy).to(text_KBLD.dtype), per_member(batch.timesteps)
-        prediction = self._unet(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
-        return diffusion.loss_per_image(prediction, per_member(batch.target)).view(text_KBLD.shape[:2])
+    def _inputs(self, read: _Read) -> Inputs:
+        """Those of the members that take part, on the device."""
+        placed = Inputs(*(tensor.to(self._device, non_blocking=True) for tensor in read.inputs))
+        if len(self._places) == len(self._members):
+            return placed
+        return placed._replace(embeddings=placed.embeddings[self._places])
 
     def _pinned(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
         tensor = torch.from_numpy(array)
@@ -275,8 +211,7 @@ class PackTrainer:
     def _flush(self, pending: list[_Measured], since: float) -> Iterator[tuple[StepRecord, ...]]:
         if not pending:
             return
-        host = [torch.stack((m.losses_K, m.norms_K, m.finite_K.to(m.norms_K))) for m in pending]
-        values = torch.cat(host, dim=1).double().cpu().numpy()
+        values = torch.cat([measured.numbers_3K for measured in pending], dim=1).double().cpu().numpy()
         images = self._config.images_per_step * values.shape[1]
         rate = images / max(time.monotonic() - since, 1e-9)
         start = 0

@@ -4,8 +4,8 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import cached_property
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from torch import Tensor
 
 from job import commit, layout
+from job.background import Background
 from job.context import Job
 from job.errors import ExitCode, JobError
 from job.orders import Lead
@@ -22,7 +24,7 @@ from job.pack_checkpoints import collect_garbage, rewind
 from job.pack_trainer import Study, make_trainable
 from job.progress import Stage
 from job.variants import Member, Pack
-from lora_engine import adapters, checkpoints, evaluate, memory, validation
+from lora_engine import adapters, checkpoints, estimate, evaluate, memory, validation
 from lora_engine.config.captions import plain_parts
 from lora_engine.device import Resolved
 from lora_engine.encoded import EMPTY_PROMPT
@@ -38,6 +40,18 @@ _STOPPED_TOGETHER = JobError(
 )
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """One member as it is at a step, on the CPU."""
+
+    member: Member
+    step: int
+    weights: adapters.Adapter
+    state: dict[str, Tensor]
+    metrics: Sequence[dict[str, Any]]
+    scores: Sequence[ValidationRecord]
+
+
 class PackRun:
     """One pack on its way from the base model to its final checkpoints."""
 
@@ -50,6 +64,7 @@ class PackRun:
         self._initial = {m: adapters.weights_sha256(adapters.export(self.unet, m.adapter_name)) for m in pack.members}
         self._metrics: dict[Member, list[dict[str, Any]]] = {member: [] for member in pack.members}
         self._scores: dict[Member, list[ValidationRecord]] = {member: [] for member in pack.members}
+        self._uploads = Background("uploads")
 
     def run(self) -> None:
         """Train to the last step, with an evaluation and a checkpoint every `evaluation.every` steps.
@@ -59,18 +74,19 @@ class PackRun:
         Raises:
             JobError: 51 or 55 when asked to stop, after committing.
         """
-        self._resume()
-        if not self._is_trained():
-            self._cut_up()
-            self._lead.start(self._pack, self._trainer)
-        with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
-            stage.advance(self._trainer.step)
-            while (due := self._due_step()) is not None or not self._is_trained():
-                if due is not None:
-                    self._evaluate(due)
-                else:
-                    self._train(stage)
-                self._job.stop.check()
+        with self._uploads:
+            self._resume()
+            if not self._is_trained():
+                self._cut_up()
+                self._lead.start(self._pack, self._trainer)
+            with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
+                stage.advance(self._trainer.step)
+                while (due := self._due_step()) is not None or not self._is_trained():
+                    if due is not None:
+                        self._evaluate(due)
+                    else:
+                        self._train(stage)
+                    self._job.stop.check()
         self._conclude()
 
     def _cut_up(self) -> None:
@@ -84,8 +100,24 @@ class PackRun:
             share = self._lead.processes.share(config.images_per_step)  # no other has more
             images, free = share.stop - share.start, memory.free_bytes(device, self._lead.processes.count)
             ways = memory.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
-            chosen = memory.choose(ways, trainer.image_bytes(), free, trainer.use)
+            image_bytes = trainer.image_bytes()
+            self._compare_with_plan(image_bytes)
+            chosen = memory.choose(ways, image_bytes, memory.spendable(free, device), trainer.use)
             self._job.run.write_json(key, asdict(chosen))
+
+    def _compare_with_plan(self, image_bytes: int) -> None:
+        """Say what an image needs, and if `lora-job plan` was wrong about it; it knows one size of UNet."""
+        facts: dict[str, Any] = {"pack": self._pack.index, "image_mib": round(image_bytes / 2**20, 1)}
+        weights = [w for name, w in self.unet.named_parameters() if "lora_" not in name]
+        if sum(weight.numel() for weight in weights) == estimate.UNET_PARAMETERS:
+            planned = estimate.kept_bytes(self._job.manifest.preprocess.resolution, weights[0].element_size())
+            facts["planned_mib"] = round(planned / 2**20, 1)
+            if abs(image_bytes / planned - 1) > estimate.TOLERANCE:
+                self._job.progress.warn(
+                    f"{self._pack.unit}: an image takes {facts['image_mib']} MiB; lora-job plan says "
+                    f"{facts['planned_mib']}"
+                )
+        self._job.progress.say("memory of an image", **facts)
 
     def _due_step(self) -> int | None:
         """A step that should be scored now and has not been: an attempt may end in between.
@@ -113,9 +145,13 @@ class PackRun:
         until = min(self._pack.training.steps, (first // every + 1) * every)
         frozen = set(self._trainer.frozen_at)
         with self._lead.training(until, sorted(frozen)):
-            for records in self._trainer.run(until, self._job.stop):
+            for records in self._trainer.run(until, lambda: self._uploads.failed or self._job.stop()):
                 self._keep(records)
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+        for remark in self._trainer.remarks():
+            self._job.progress.warn(f"{self._pack.unit}: {remark}")
+        if self._uploads.failed:
+            self._uploads.wait()
         if self._trainer.step < until and self._trainer.active and not self._job.stop():
             self._job.stop.abort(_STOPPED_TOGETHER)
         for name in self._trainer.frozen_at.keys() - frozen:
@@ -183,6 +219,7 @@ class PackRun:
             for done in scoring:
                 stage.advance(done)
                 if self._job.stop() or time.monotonic() - saved > _SAVE_SECONDS:
+                    self._uploads.wait()  # or a rerun could continue these scores with other weights
                     tensors = {"losses": scoring.losses, "done": np.array(scoring.done)}
                     self._job.run.write(self._begun, save(tensors, facts))
                     saved = time.monotonic()
@@ -200,30 +237,46 @@ class PackRun:
     # checkpoints
 
     def _commit(self) -> None:
-        for member in self._pack.members:
-            self._job.run.write_jsonl(layout.metrics(member.variant, member.seed), self._metrics[member])
-        for member in self._pack.members:
-            self._commit_member(member)
+        """Write and upload the members as they are now, while the training goes on."""
+        step, trainer = self._trainer.step, self._trainer
+        snapshots = [
+            _Snapshot(
+                member,
+                step,
+                adapters.export(self.unet, member.adapter_name),
+                trainer.state(member.adapter_name),
+                tuple(self._metrics[member]),
+                tuple(self._scores[member]),
+            )
+            for member in self._pack.members
+        ]
+        self._uploads.submit(partial(self._publish, snapshots))
+
+    def _publish(self, snapshots: Sequence[_Snapshot]) -> None:
+        for snapshot in snapshots:
+            member = snapshot.member
+            self._job.run.write_jsonl(layout.metrics(member.variant, member.seed), snapshot.metrics)
+        for snapshot in snapshots:
+            self._publish_member(snapshot)
         keep = self._job.manifest.output.keep_checkpoints
         if keep is None:
             return
-        for member in self._pack.members:
-            best = self._best(member)
-            collect_garbage(self._job.run, member, keep, [best.step] if best else [])
+        for snapshot in snapshots:
+            best = self._best(snapshot.member, snapshot.scores)
+            collect_garbage(self._job.run, snapshot.member, keep, [best.step] if best else [])
 
-    def _best(self, member: Member) -> validation.Best | None:
+    def _best(self, member: Member, scores: Sequence[ValidationRecord]) -> validation.Best | None:
         """The best so far of the checkpoints that are kept and scored."""
         kept = set(commit.committed_steps(self._job.run, member.variant, member.seed))
-        scored = [record for record in self._scores[member] if record.step in kept]
+        scored = [record for record in scores if record.step in kept]
         return validation.choose_best(scored) if scored else None
 
-    def _commit_member(self, member: Member) -> None:
-        step, weights = self._trainer.step, adapters.export(self.unet, member.adapter_name)
+    def _publish_member(self, snapshot: _Snapshot) -> None:
+        member, step, weights = snapshot.member, snapshot.step, snapshot.weights
         earlier = [s for s in commit.committed_steps(self._job.run, member.variant, member.seed) if s < step]
         with tempfile.TemporaryDirectory(dir=self._job.workdir) as scratch:
             folder = Path(scratch)
-            state = self._trainer.state(member.adapter_name)
-            files = checkpoints.write_checkpoint(folder, weights, state, self._pack.lora, self._card(member))
+            files = checkpoints.write_checkpoint(folder, weights, snapshot.state, self._pack.lora, self._card(member))
             facts = {
                 "parent": earlier[-1] if earlier else None,
                 "manifest_sha256": self._study.manifest_sha256,
@@ -275,7 +328,7 @@ class PackRun:
         """Say which checkpoint is the last and which the best."""
         for member in self._pack.members:
             where = (member.variant, member.seed)
-            if best := self._best(member):
+            if best := self._best(member, self._scores[member]):
                 self._job.run.write_json(
                     layout.best(*where), self._pointer(member, best.step, best.loss) | asdict(best)
                 )

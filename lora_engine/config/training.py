@@ -56,6 +56,9 @@ class CosineSchedule(_Warmup):
 ScheduleConfig = Annotated[ConstantSchedule | LinearSchedule | CosineSchedule, Field(discriminator="name")]
 
 
+CompileMode = Literal["regional", "full"]
+
+
 class TrainingConfig(Config):
     """One optimizer update sees `batch_size * gradient_accumulation` images."""
 
@@ -73,6 +76,15 @@ class TrainingConfig(Config):
         default="auto",
         description="How much of an update is computed at once: as much as fits, all of it, or one image of one "
         "variant at a time with activations computed twice.",
+    )
+    compile: Literal["off"] | CompileMode = Field(
+        default="off",
+        description="Compile the UNet's blocks, or all of it, for training. A run with too few updates for that trains "
+        "without, and says so.",
+    )
+    cuda_graph: Literal["auto", "off"] = Field(
+        default="off",
+        description="On a GPU, start an update as one graph of kernels; where that fails, train without and say why.",
     )
     deterministic: bool = Field(default=False, description="Only deterministic kernels; slower on a GPU.")
     max_skipped_steps: int = Field(

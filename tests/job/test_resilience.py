@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from job import layout
 from job.storage.files import digest_of
+from tests.http_fault_proxy import HttpFaultProxy, Request, matching
 from tests.job.small_run import arguments, drawings, folder_of, outcome
 from tests.lora_engine.data.hostile import hostile_files
 from tests.lora_job import lora_job, start
 from tests.rclone_server import RcloneServer
-from tests.s3_server import Keys
+from tests.s3_server import Keys, S3Server
 
 STAGES = ("preprocess", "caption", "latents", "embeddings", "measure", "train", "evaluate", "sample")
 
@@ -64,6 +67,35 @@ def test_a_signal_in_any_stage_saves_once_and_the_next_start_goes_on(
     done = lora_job(*command, "--workdir", tmp_path / "last")
     assert done.returncode == 0, done.stderr
     assert_as_straight(tmp_path, straight)
+
+
+def test_a_checkpoint_on_its_way_holds_nothing_up_and_the_end_waits_for_it(
+    miniature: Path, tmp_path: Path, straight: dict[str, Any], s3_admin: S3Server
+) -> None:
+    """The store is given a file of the first checkpoint only once it has seen that checkpoint's evaluation."""
+    first, evaluation = (
+        matching("PUT", f".*/{name}") for name in ("step-000002/vanilla.safetensors", "validation.jsonl")
+    )
+    seen, evaluated, waited = [], threading.Event(), []
+
+    def arrived(request: Request) -> None:
+        seen.append(request.path)
+        if evaluation(request) and any(path.endswith("/validation/step-000002.safetensors") for path in seen):
+            evaluated.set()
+        if first(request):
+            waited.append(evaluated.wait(60))
+
+    bucket = s3_admin.make_bucket()
+    with HttpFaultProxy(s3_admin.port, arrived=arrived) as proxy:
+        lines = (
+            f"output.destination=s3://{bucket}/runs",
+            f"storage={{endpoint_url: '{proxy.url}', region: us-east-1, addressing_style: path}}",
+        )
+        done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    assert waited == [True]
+    found = outcome(folder_of(f"s3://{bucket}/runs/small", s3_admin.endpoint_url))
+    assert {key: found.get(key) for key in straight} == straight
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(miniature: Path, tmp_path: Path, straight: dict[str, Any]) -> None:
@@ -197,7 +229,10 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
     tensors[weight][0, 0] = float("nan")
     save_file(tensors, state)
     record = json.loads(commit.read_text())
-    step = record["step"]  # where its losses are found not to be finite
+    scored = [json.loads(row)["step"] for row in (run / layout.validation("blip", 1337)).read_text().splitlines()]
+    last = record["step"]
+    # where its losses are found not to be finite: at the next evaluation
+    step = last if last % 2 == 0 and last not in scored else (last // 2 + 1) * 2
     entry = next(file for file in record["files"] if file["path"] == state.name)
     digest = digest_of(state)
     entry |= {"size": digest.size, "sha256": digest.sha256}

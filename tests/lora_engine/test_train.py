@@ -6,14 +6,15 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lora_engine import adapters
-from lora_engine.config.training import AdamWConfig, CosineSchedule, LoraConfig, TrainingConfig
+from lora_engine.config.training import AdamWConfig, CompileMode, CosineSchedule, LoraConfig, TrainingConfig
 from lora_engine.diffusion import PredictionType
 from lora_engine.draws import PackMember
 from lora_engine.errors import ModelError
 from lora_engine.memory import Passes
 from lora_engine.processes import ALONE, Processes
 from lora_engine.records import StepRecord
-from lora_engine.train import PackTrainer, TrainingData
+from lora_engine.train import PackTrainer
+from lora_engine.update import TrainingData
 from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
 
 LORA = LoraConfig(rank=3, alpha=5.0)
@@ -222,6 +223,49 @@ def test_stop_ends_between_updates() -> None:
     assert made.step == 2
 
 
+@pytest.mark.parametrize(
+    ("asked", "remark"),
+    [
+        ({"compile": "regional"}, "regional pays from 500 updates on, and there are 6"),
+        ({"compile": "full"}, "full pays from 2000 updates on, and there are 6"),
+        ({"cuda_graph": "auto"}, "Training without a CUDA graph: it takes a GPU, and one process"),
+    ],
+)
+def test_what_was_asked_for_and_is_not_done_is_said_once(asked: dict[str, str], remark: str) -> None:
+    made, unet = trainer(MEMBERS, CONFIG.model_copy(update=asked))
+    made.use(Passes(2, 3))
+    run(made)
+    (said,) = made.remarks()
+    assert remark in said
+    assert made.remarks() == []
+    plain, plain_unet = trainer(MEMBERS)
+    run(plain)
+    ours, theirs = adapters.export(unet, "a"), adapters.export(plain_unet, "a")
+    assert adapters.weights_sha256(ours) == adapters.weights_sha256(theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.parametrize("mode", ["regional", "full"])
+def test_a_compiled_pack_trains_as_an_eager_one(mode: CompileMode) -> None:
+    """Whole batches, batches in passes, and beside a frozen adapter, with an evaluation's shapes in between."""
+    config = CONFIG.model_copy(update={"compile": mode, "steps": 4000})
+    (made, unet), (plain, plain_unet) = trainer(MEMBERS, config), trainer(MEMBERS, config)
+    for each in (Passes(2, 3), Passes(4, 2)):
+        made.use(each)
+        plain._update.passes = each
+        ours, theirs = (run(t, t.step + 3) for t in (made, plain))
+        assert [[r.loss for r in row] for row in ours] == [
+            [pytest.approx(r.loss, abs=1e-9) for r in row] for row in theirs
+        ]
+    for each_trainer in (made, plain):
+        each_trainer.freeze("a")
+        run(each_trainer, 8)
+    assert made.remarks() == []
+    for key, weight in adapters.export(plain_unet, "b").items():
+        torch.testing.assert_close(adapters.export(unet, "b")[key], weight, rtol=0, atol=1e-8)
+
+
 def test_mirror_images_are_seen_half_of_the_time() -> None:
     """An image's number says that its mirror image is meant; what is drawn otherwise stays as it was."""
     plain = tiny_data()
@@ -232,10 +276,10 @@ def test_mirror_images_are_seen_half_of_the_time() -> None:
     config = CONFIG.model_copy(update={"batch_size": 200})
     (with_flips, _), (without, _) = trainer(MEMBERS[:1], config, data=flipped), trainer(MEMBERS[:1], config)
     ours, theirs = (made._read(1) for made in (with_flips, without))
-    numbers = ours.moments[0]
+    numbers = ours.inputs.moments[0]
     assert (numbers >= 7).double().mean() == pytest.approx(0.5, abs=0.1)
-    assert torch.equal(numbers % 7, theirs.moments[0])
-    assert torch.equal(ours.noise, theirs.noise)
+    assert torch.equal(numbers % 7, theirs.inputs.moments[0])
+    assert torch.equal(ours.inputs.noise, theirs.inputs.noise)
     assert ours.hashes[0][0] != theirs.hashes[0][0]
     assert ours.hashes[0][1:] == theirs.hashes[0][1:]
 

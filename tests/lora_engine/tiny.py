@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from lora_engine.diffusion import NoiseSchedule, PredictionType
 from lora_engine.draws import PackMember
 from lora_engine.rows import Rows
-from lora_engine.train import TrainingData
+from lora_engine.update import TrainingData
 
 
 def tiny_unet(dtype: torch.dtype = torch.float64) -> UNet2DConditionModel:

@@ -1,0 +1,40 @@
+"""When and how the UNet is compiled for training."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lora_engine.config.training import CompileMode
+
+# Fewer updates than this do not win back what compiling takes: minutes for all of the UNet, a part of one for a block
+# that stands in it sixteen times.
+LEAST_UPDATES: dict[CompileMode, int] = {"regional": 500, "full": 2000}
+
+
+def compiled(unet: nn.Module, mode: CompileMode) -> Callable[..., Any]:
+    """The UNet, compiled as a whole or block by block when this is first called; called itself, it is as before."""
+    if mode == "full":
+        call: Callable[..., Any] = torch.compile(unet)
+    else:
+        call = unet
+        cast(Any, unet).compile_repeated_blocks()
+    # of a part of a pack's weights, which the compiler asks and we do not
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+    # what else calls the UNet has other shapes, and would compile it again for each
+    torch.compiler.set_stance("force_eager")
+
+    def forward(*inputs: Tensor) -> Any:
+        with torch.compiler.set_stance("default"):
+            return call(*inputs)
+
+    return forward
+
+
+def too_few_updates(mode: CompileMode, updates: int) -> str | None:
+    """Why so many updates are not worth compiling for; None where they are."""
+    if updates >= LEAST_UPDATES[mode]:
+        return None
+    return f"training.compile: {mode} pays from {LEAST_UPDATES[mode]} updates on, and there are {updates}"

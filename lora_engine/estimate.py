@@ -1,0 +1,28 @@
+"""What training adapters of Stable Diffusion 1.5 takes, known before anything is loaded. Torch-free.
+
+`python -m benchmarks.memory` and `python -m benchmarks.ablation` measure what this says; see docs/performance.md.
+"""
+
+UNET_PARAMETERS = 859_520_964
+PARAMETERS_PER_RANK = 199_296  # of an adapter of all attention: 1,594,368 at rank 8
+TOLERANCE = 0.15  # of what a run measures before its first step
+
+_KEPT_BYTES_384 = 861 * 2**20  # of one image, by the backward pass, in fp32
+_WORKING_SHARE = 0.3  # of that, while the backward pass is computed
+_FLOPS_384, _FLOPS_512 = 877e9, 1718e9  # of one image, forward and input gradients
+
+
+def kept_bytes(resolution: int, value_bytes: int) -> int:
+    """What one image of one adapter keeps for the backward pass; in proportion to its pixels."""
+    return round(_KEPT_BYTES_384 * (resolution / 384) ** 2 * value_bytes / 4)
+
+
+def training_bytes(resolution: int, value_bytes: int, images: int) -> int:
+    """The UNet, and what so many images that are computed at once need."""
+    return round(UNET_PARAMETERS * value_bytes + images * kept_bytes(resolution, value_bytes) * (1 + _WORKING_SHARE))
+
+
+def image_flops(resolution: int) -> float:
+    """Of one image, forward and backward; attention's share grows with the resolution."""
+    flops, side = (_FLOPS_512, 512) if resolution >= 512 else (_FLOPS_384, 384)
+    return flops * (resolution / side) ** 2

@@ -1,0 +1,205 @@
+"""One update of a pack: from what was read for it to new weights, all on the device and nothing waiting for it.
+
+Shape legend: K members that take part, S distinct seeds, A images of an update and member (of several processes that
+train together: this one's), B of them in one pass, C latent channels, H and W latent size, L tokens of a text and D
+features of a token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lora_engine import diffusion
+from lora_engine.compiled import compiled, too_few_updates
+from lora_engine.config.training import CompileMode, TrainingConfig
+from lora_engine.cuda_graph import CapturedUpdate
+from lora_engine.memory import Passes, kept_bytes
+from lora_engine.pack_weights import PackWeights
+from lora_engine.precision import LossScale
+from lora_engine.processes import Processes
+from lora_engine.rows import Rows
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the loop reads, on the training device; nothing else is read until it ends."""
+
+    image_ids: tuple[str, ...]
+    moments: Rows  # [2, C, H, W] an image: mean and deviation of the VAE's posterior, scaled for the UNet
+    embeddings: Rows  # [L, D] a text, in the base's dtype; number 0 is the empty prompt
+    flips: bool = False  # the moments of the images' mirror images follow theirs, and half of what is drawn are those
+
+    @property
+    def device(self) -> torch.device:
+        """Where training computes."""
+        return self.moments.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        _, channels, height, width = self.moments.shape
+        return channels, height, width
+
+
+class Inputs(NamedTuple):
+    """What decides an update, as tensors; of several processes, this one's share of it."""
+
+    moments: Tensor  # as `Rows.place` takes them, [S, A, ...]
+    embeddings: Tensor  # the same, [K, A, ...]
+    timesteps: Tensor  # [S, A]
+    noise: Tensor  # [S, A, C, H, W]
+    posterior: Tensor  # [S, A, C, H, W]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one update computes with; per seed, or per member."""
+
+    noisy: Tensor  # [S, A, C, H, W]
+    target: Tensor  # [S, A, C, H, W]
+    timesteps: Tensor  # [S, A]
+    text: Tensor  # [K, A, L, D]
+
+
+class PackUpdate:
+    """Updates the adapters that take part, pass by pass."""
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        data: TrainingData,
+        schedule: diffusion.NoiseSchedule,
+        config: TrainingConfig,
+        scale: LossScale,
+        processes: Processes,
+        passes: Passes,
+    ) -> None:
+        self.passes = passes
+        self.remarks: list[str] = []  # on how it computes, for whoever asked for something else
+        self._unet = unet
+        self._forward: Callable[..., Any] = unet
+        self._data = data
+        self._schedule = schedule.to(data.device, data.moments.dtype)
+        self._config = config
+        self._scale = scale
+        self._processes = processes
+
+    def take_part(self, pack: PackWeights, seed_of_member: Tensor) -> None:
+        """Update these from now on.
+
+        Args:
+            seed_of_member: the place of each one's seed among the distinct ones, int64 [K] on the device.
+        """
+        self._pack, self._seed_of_member = pack, seed_of_member
+        self._captured: CapturedUpdate | None = None
+        self._to_capture = self._config.cuda_graph == "auto"
+
+    @property
+    def _members(self) -> int:
+        return len(self._seed_of_member)
+
+    def __call__(self, inputs: Inputs, rate: float) -> Tensor:
+        """Update at that learning rate.
+
+        Returns:
+            Of each member its loss, its gradient's norm, and whether both are finite. [3, K], on the device.
+        """
+        if self._to_capture:
+            self._capture(inputs, rate)
+        if self._captured is not None:
+            return self._captured((*inputs, torch.tensor(rate)))
+        return self._compute(inputs, rate)
+
+    def image_bytes(self, inputs: Inputs) -> int:
+        """What one image of one member keeps for the backward pass. Computes one forward pass."""
+        self._pack.engage(0, 1)
+        batch = self._batch(inputs)
+        return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1)), self._unet.parameters())
+
+    def try_gradients(self, inputs: Inputs) -> None:
+        """Compute an update's gradients, and forget them."""
+        self._pack.engage()
+        self._gradients(self._batch(inputs))
+
+    def compile(self, mode: CompileMode, updates: int, inputs: Inputs) -> None:
+        """Compile the UNet, if that pays for so many updates and works for these inputs."""
+        reason = too_few_updates(mode, updates)
+        if reason is None:
+            try:
+                self._forward = compiled(self._unet, mode)
+                self.try_gradients(inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # no compiler here, or one that cannot: neither keeps us from training
+                self._forward = self._unet
+                reason = f"the UNet cannot be compiled here: {_line(error)}"
+        if reason is not None:
+            self.remarks.append(f"Training without compiling: {reason}.")
+
+    def _capture(self, inputs: Inputs, rate: float) -> None:
+        """Make updates one graph, if that works."""
+        self._to_capture = False
+        reason = "it takes a GPU, and one process"
+        if self._data.device.type == "cuda" and self._processes.count == 1:
+            state = [*self._pack.tensors(), *self._scale.state().values()]
+            first = (*inputs, torch.tensor(rate, device=self._data.device))
+            try:
+                self._captured = CapturedUpdate(lambda t: self._compute(Inputs(*t[:-1]), t[-1]), first, state)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = _line(error)
+            else:
+                return
+        self.remarks.append(f"Training without a CUDA graph: {reason}.")
+
+    def _compute(self, inputs: Inputs, rate: float | Tensor) -> Tensor:
+        """One update, of which nothing waits for the device. See `__call__`."""
+        self._pack.forget_gradients()
+        losses_K = self._gradients(self._batch(inputs))
+        self._processes.sum_(self._pack.gradients_KP)
+        self._processes.sum_(losses_K)
+        self._scale.unscale([self._pack.gradients_KP])
+        norms_K = self._pack.clip(self._config.max_grad_norm)
+        finite_K = norms_K.isfinite() & losses_K.isfinite()
+        self._pack.update(rate, refuse=~finite_K.all())
+        self._scale.update(finite_K.all())
+        return torch.stack((losses_K, norms_K, finite_K.to(norms_K)))
+
+    def _batch(self, inputs: Inputs) -> _Batch:
+        mean, std = self._data.moments.place(inputs.moments).unbind(2)
+        latents = mean + std * inputs.posterior.to(mean.dtype)
+        noise, timesteps = inputs.noise.to(mean.dtype), inputs.timesteps
+        flat = (latents.flatten(0, 1), noise.flatten(0, 1), timesteps.flatten())
+        noisy, target = (of(self._schedule, *flat).view_as(mean) for of in (diffusion.add_noise, diffusion.target))
+        return _Batch(noisy, target, timesteps, self._data.embeddings.place(inputs.embeddings))
+
+    def _gradients(self, batch: _Batch) -> Tensor:
+        """Add an update's gradients, pass by pass; returns what they add to each member's loss. [K]."""
+        losses_K = torch.zeros(self._members, device=self._data.device, dtype=batch.target.dtype)
+        for members, images in self.passes.slices(self._members, batch.timesteps.shape[1]):
+            if self.passes.members < self._members:
+                self._pack.engage(members.start, members.stop)
+            losses_KB = self._losses(batch, members, images) / self._config.images_per_step
+            torch.autograd.backward(self._scale.scaled(losses_KB.sum()))
+            self._pack.gather_gradients()
+            losses_K[members] += losses_KB.detach().sum(dim=1)
+        return losses_K
+
+    def _losses(self, batch: _Batch, members: slice, images: slice) -> Tensor:
+        """Of some members for some images. [K, B]."""
+        seeds, text_KBLD = self._seed_of_member[members], batch.text[members, images]
+
+        def per_member(per_seed: Tensor) -> Tensor:
+            return per_seed[:, images][seeds].flatten(0, 1)
+
+        noisy, timesteps = per_member(batch.noisy).to(text_KBLD.dtype), per_member(batch.timesteps)
+        prediction = self._forward(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
+        return diffusion.loss_per_image(prediction, per_member(batch.target)).view(text_KBLD.shape[:2])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,121 @@
+"""Fifty updates with everything that makes them fast, against the loop that anybody would write."""
+
+import math
+
+import numpy as np
+import peft
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from lora_engine import adapters, diffusion
+from lora_engine.config.training import AdamWConfig, CosineSchedule, LoraConfig, TrainingConfig
+from lora_engine.draws import Draws, PackMember
+from lora_engine.memory import Passes
+from lora_engine.rows import Rows
+from lora_engine.schedule import learning_rate
+from lora_engine.train import PackTrainer
+from lora_engine.update import TrainingData
+from tests.lora_engine.tiny import tiny_data, tiny_schedule, tiny_unet
+
+LORA = LoraConfig(rank=4, alpha=8.0)
+CONFIG = TrainingConfig(
+    steps=50,
+    batch_size=2,
+    gradient_accumulation=2,
+    optimizer=AdamWConfig(learning_rate=2e-3),
+    schedule=CosineSchedule(name="cosine", warmup_steps=5),
+    max_grad_norm=0.5,
+    random_flip=True,
+)
+MEMBERS = tuple(
+    PackMember(name, 5, np.array([[1 + (image + at) % 5] for image in range(7)]), (1.0,), dropout)
+    for at, (name, dropout) in enumerate([("a", 0.0), ("b", 0.3), ("c", 0.1)])
+)
+
+
+def data_of(dtype: torch.dtype) -> TrainingData:
+    """In float32, the texts in the base's dtype, none of it kept on the device."""
+    tiny = tiny_data(dtype=torch.float32)
+    moments = tiny.moments.place(tiny.moments.read(np.arange(7)))
+    texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
+    both = torch.cat([moments, moments.flip(4)])
+    cpu = torch.device("cpu")
+    return TrainingData(
+        tiny.image_ids,
+        Rows(both.__getitem__, len(both), cpu, torch.float32, resident=False),
+        Rows(texts.__getitem__, len(texts), cpu, dtype, resident=False),
+        flips=True,
+    )
+
+
+def fast(dtype: torch.dtype, passes: Passes) -> list[list[float]]:
+    """The losses of every member: packed, streamed, accumulation folded or in passes."""
+    unet, data = tiny_unet(dtype), data_of(dtype)
+    adapters.inject(unet, [(member.name, member.seed) for member in MEMBERS], LORA)
+    made = PackTrainer(unet, MEMBERS, data, tiny_schedule(), CONFIG)
+    made.use(passes)
+    return [[record.loss or math.nan for record in row] for row in made.run(CONFIG.steps, lambda: False)]
+
+
+def plain(member: PackMember) -> list[float]:
+    """One adapter in fp32: PEFT's layers, one image after the other, torch's optimizer and clipping."""
+    unet, schedule = tiny_unet(torch.float32), tiny_schedule().to(torch.device("cpu"))
+    adapters.inject(unet, [(member.name, member.seed)], LORA)
+    start = adapters.export(unet, member.name)
+    unet = tiny_unet(torch.float32).requires_grad_(requires_grad=False)
+    unet.add_adapter(peft.LoraConfig(r=4, lora_alpha=8.0, target_modules=list(LORA.target_modules)))
+    peft.set_peft_model_state_dict(unet, start)
+    weights = [weight for weight in unet.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=CONFIG.optimizer.weight_decay)
+    tiny = tiny_data(dtype=torch.float32)
+    moments = tiny.moments.place(tiny.moments.read(np.arange(7)))
+    texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
+    draws = Draws((member.seed,), tiny.image_ids, tiny.latent_shape, 4, 1000, flips=True)
+    losses = []
+    for step in range(1, CONFIG.steps + 1):
+        draw = draws.of(step)
+        rows = draws.caption_rows(draw, [member])[0]
+        total = 0.0
+        for at in range(4):
+            mean, std = moments[draw.indices[0, at]]
+            if draw.flips[0, at]:
+                mean, std = mean.flip(2), std.flip(2)
+            noise = torch.from_numpy(draw.noise[0, at : at + 1])
+            timestep = torch.from_numpy(draw.timesteps[0, at : at + 1])
+            latents: Tensor = (mean + std * torch.from_numpy(draw.posterior[0, at])).unsqueeze(0)
+            noisy = diffusion.add_noise(schedule, latents, noise, timestep)
+            loss = mse_loss(unet(noisy, timestep, texts[rows[at : at + 1]]).sample, noise) / 4
+            torch.autograd.backward(loss)
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(weights, 0.5)
+        optimizer.param_groups[0]["lr"] = learning_rate(CONFIG, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    return losses
+
+
+@pytest.fixture(scope="module")
+def plain_losses() -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """[50, 3]."""
+    return np.array([plain(member) for member in MEMBERS]).T
+
+
+def test_fifty_updates_in_fp32_are_those_of_a_plain_loop(
+    plain_losses: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
+) -> None:
+    found = np.array(fast(torch.float32, Passes(4, 3)))
+    worst = np.abs(found / plain_losses - 1).max()
+    print(f"largest relative difference of a loss: {worst:.1e}")
+    np.testing.assert_allclose(found, plain_losses, rtol=1e-5)
+
+
+def test_fifty_updates_over_a_bf16_base_stay_near_a_plain_loop_in_fp32(
+    plain_losses: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
+) -> None:
+    found = np.array(fast(torch.bfloat16, Passes(4, 3)))
+    worst = np.abs(found / plain_losses - 1).max()
+    print(f"largest relative difference of a loss: {worst:.1e}; of the last: {found[-1] / plain_losses[-1] - 1}")
+    np.testing.assert_allclose(found, plain_losses, rtol=5e-3)
