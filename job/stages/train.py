@@ -122,13 +122,14 @@ class PackRun:
     def _due_step(self) -> int | None:
         """A step that should be scored now and has not been: an attempt may end in between.
 
-        The base model, step 0, can be scored at any time.
+        The base model, step 0, can be scored at any time: it waits for the first adapters, and training begins.
         """
         step, every = self._trainer.step, self._job.manifest.evaluation.every
+        if not self._is_trained() and (step == 0 or step % every):
+            return None
         if not self._is_scored(0, self._pack.members):
             return 0
-        due = step % every == 0 or step == self._pack.training.steps
-        return step if due and not self._is_scored(step, self._active()) else None
+        return None if self._is_scored(step, self._active()) else step
 
     def _is_scored(self, step: int, members: Sequence[Member]) -> bool:
         return all(any(record.step == step for record in self._scores[m]) for m in members)

@@ -99,12 +99,17 @@ def test_a_checkpoint_on_its_way_holds_nothing_up_and_the_end_waits_for_it(
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(miniature: Path, tmp_path: Path, straight: dict[str, Any]) -> None:
-    """What was scored before the stop is marked, and the mark is found in the end."""
+    """What was scored before the stop is marked, and the mark is found in the end.
+
+    It is the base model's evaluation, which does not keep the first updates waiting.
+    """
     command = ["run", *arguments(miniature, tmp_path, "evaluation.batch_size=1"), "--workdir", tmp_path / "work"]
     started = start(*command)
     assert started.wait_until_it_says('"stage started", "stage": "evaluate"')
     started.send_signal(signal.SIGTERM)
     assert started.wait() == 51
+    rows = (tmp_path / "runs/small" / layout.metrics("blip", 1337)).read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2]
     begun = tmp_path / "runs/small/units/pack-0/evaluation.safetensors"
     with safe_open(begun, "pt") as file:
         facts, losses, done = file.metadata(), file.get_tensor("losses"), int(file.get_tensor("done"))
