@@ -6,7 +6,6 @@ import numpy as np
 import peft
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from lora_engine import adapters, diffusion
@@ -60,7 +59,7 @@ def fast(dtype: torch.dtype, passes: Passes) -> list[list[float]]:
 
 
 def plain(member: PackMember) -> list[float]:
-    """One adapter in fp32: PEFT's layers, one image after the other, torch's optimizer and clipping."""
+    """One adapter in fp32: PEFT's layers, one micro-batch after the other, torch's optimizer and clipping."""
     unet, schedule = tiny_unet(torch.float32), tiny_schedule().to(torch.device("cpu"))
     adapters.inject(unet, [(member.name, member.seed)], LORA)
     start = adapters.export(unet, member.name)
@@ -78,15 +77,14 @@ def plain(member: PackMember) -> list[float]:
         draw = draws.of(step)
         rows = draws.caption_rows(draw, [member])[0]
         total = 0.0
-        for at in range(4):
-            mean, std = moments[draw.indices[0, at]]
-            if draw.flips[0, at]:
-                mean, std = mean.flip(2), std.flip(2)
-            noise = torch.from_numpy(draw.noise[0, at : at + 1])
-            timestep = torch.from_numpy(draw.timesteps[0, at : at + 1])
-            latents: Tensor = (mean + std * torch.from_numpy(draw.posterior[0, at])).unsqueeze(0)
-            noisy = diffusion.add_noise(schedule, latents, noise, timestep)
-            loss = mse_loss(unet(noisy, timestep, texts[rows[at : at + 1]]).sample, noise) / 4
+        for micro in (slice(0, 2), slice(2, 4)):
+            both = moments[draw.indices[0, micro]]  # [2, 2, C, H, W]
+            flipped = torch.from_numpy(draw.flips[0, micro]).bool().view(-1, 1, 1, 1, 1)
+            mean, std = torch.where(flipped, both.flip(4), both).unbind(1)
+            noise, posterior = (torch.from_numpy(drawn[0, micro]) for drawn in (draw.noise, draw.posterior))
+            timesteps = torch.from_numpy(draw.timesteps[0, micro])
+            noisy = diffusion.add_noise(schedule, mean + std * posterior, noise, timesteps)
+            loss = mse_loss(unet(noisy, timesteps, texts[rows[micro]]).sample, noise) / 2
             torch.autograd.backward(loss)
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(weights, 0.5)
