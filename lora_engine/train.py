@@ -163,11 +163,8 @@ class PackTrainer:
         self._update.passes = passes
         if passes.recompute:
             cast(Any, self._unet).enable_gradient_checkpointing()
-        inputs = self._inputs(self._read(self.step + 1))
-        if self._config.compile != "off":
-            self._update.compile(self._config.compile, self._config.steps - self.step, inputs)
         if self._device.type == "cuda":
-            self._update.try_gradients(inputs)
+            self._update.try_gradients(self._inputs(self._read(self.step + 1)))
 
     @property
     def passes(self) -> Passes:

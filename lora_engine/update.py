@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lora_engine import diffusion
 from lora_engine.compiled import compiled, too_few_updates
-from lora_engine.config.training import CompileMode, TrainingConfig
+from lora_engine.config.training import TrainingConfig
 from lora_engine.cuda_graph import CapturedUpdate
 from lora_engine.memory import Passes, kept_bytes
 from lora_engine.pack_weights import PackWeights
@@ -25,7 +25,7 @@ from lora_engine.rows import Rows
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What the loop reads, on the training device; nothing else is read until it ends."""
+    """All that the loop reads."""
 
     image_ids: tuple[str, ...]
     moments: Rows  # [2, C, H, W] an image: mean and deviation of the VAE's posterior, scaled for the UNet
@@ -86,6 +86,7 @@ class PackUpdate:
         self._config = config
         self._scale = scale
         self._processes = processes
+        self._to_compile = config.compile != "off"
 
     def take_part(self, pack: PackWeights, seed_of_member: Tensor) -> None:
         """Update these from now on.
@@ -107,6 +108,8 @@ class PackUpdate:
         Returns:
             Of each member its loss, its gradient's norm, and whether both are finite. [3, K], on the device.
         """
+        if self._to_compile:
+            self._compile(inputs)
         if self._to_capture:
             self._capture(inputs, rate)
         if self._captured is not None:
@@ -124,13 +127,15 @@ class PackUpdate:
         self._pack.engage()
         self._gradients(self._batch(inputs))
 
-    def compile(self, mode: CompileMode, updates: int, inputs: Inputs) -> None:
-        """Compile the UNet, if that pays for so many updates and works for these inputs."""
-        reason = too_few_updates(mode, updates)
+    def _compile(self, inputs: Inputs) -> None:
+        """Compile the UNet, if that pays and works for these inputs."""
+        self._to_compile, mode = False, self._config.compile
+        assert mode != "off", "it is asked for"
+        reason = too_few_updates(mode, self._config.steps)
         if reason is None:
             try:
                 self._forward = compiled(self._unet, mode)
-                self.try_gradients(inputs)
+                self._gradients(self._batch(inputs))
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # no compiler here, or one that cannot: neither keeps us from training

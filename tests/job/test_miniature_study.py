@@ -117,7 +117,8 @@ def test_the_captioner_names_what_is_drawn(straight: Path) -> None:
 def test_interruption_and_packing_leave_the_figures_unchanged(straight: Path, tmp_path: Path) -> None:
     """One variant alone, stopped after its first checkpoint and started again, against the same one in its pack."""
     blip = "variants=[{name: blip, captions: {strategy: blip}}]"
-    command = arguments(tmp_path, 100, blip, "evaluation.samples.when=end")
+    same_cache = f"output.cache={straight / '.cache'}"
+    command = arguments(tmp_path, 100, blip, "evaluation.samples.when=end", same_cache)
     commit = tmp_path / "quickstart/variants/blip/seed-1337/checkpoints/step-000100/COMMIT.json"
     started = start(*command)
     assert stop_at(commit, started) == 51, started.stderr

@@ -30,7 +30,7 @@ CONFIG = TrainingConfig(
 )
 MEMBERS = tuple(
     PackMember(name, 5, np.array([[1 + (image + at) % 5] for image in range(7)]), (1.0,), dropout)
-    for at, (name, dropout) in enumerate([("a", 0.0), ("b", 0.3), ("c", 0.1)])
+    for at, (name, dropout) in enumerate([("a", 0.0), ("b", 0.3)])
 )
 
 
@@ -97,14 +97,14 @@ def plain(member: PackMember) -> list[float]:
 
 @pytest.fixture(scope="module")
 def plain_losses() -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    """[50, 3]."""
+    """[50, 2]."""
     return np.array([plain(member) for member in MEMBERS]).T
 
 
 def test_fifty_updates_in_fp32_are_those_of_a_plain_loop(
     plain_losses: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
 ) -> None:
-    found = np.array(fast(torch.float32, Passes(4, 3)))
+    found = np.array(fast(torch.float32, Passes(4, 2)))
     worst = np.abs(found / plain_losses - 1).max()
     print(f"largest relative difference of a loss: {worst:.1e}")
     np.testing.assert_allclose(found, plain_losses, rtol=1e-5)
@@ -113,7 +113,7 @@ def test_fifty_updates_in_fp32_are_those_of_a_plain_loop(
 def test_fifty_updates_over_a_bf16_base_stay_near_a_plain_loop_in_fp32(
     plain_losses: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
 ) -> None:
-    found = np.array(fast(torch.bfloat16, Passes(4, 3)))
+    found = np.array(fast(torch.bfloat16, Passes(4, 2)))
     worst = np.abs(found / plain_losses - 1).max()
     print(f"largest relative difference of a loss: {worst:.1e}; of the last: {found[-1] / plain_losses[-1] - 1}")
     np.testing.assert_allclose(found, plain_losses, rtol=5e-3)

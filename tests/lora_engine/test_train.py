@@ -233,7 +233,6 @@ def test_stop_ends_between_updates() -> None:
 )
 def test_what_was_asked_for_and_is_not_done_is_said_once(asked: dict[str, str], remark: str) -> None:
     made, unet = trainer(MEMBERS, CONFIG.model_copy(update=asked))
-    made.use(Passes(2, 3))
     run(made)
     (said,) = made.remarks()
     assert remark in said
@@ -248,12 +247,13 @@ def test_what_was_asked_for_and_is_not_done_is_said_once(asked: dict[str, str], 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("mode", ["regional", "full"])
 def test_a_compiled_pack_trains_as_an_eager_one(mode: CompileMode) -> None:
-    """Whole batches, batches in passes, and beside a frozen adapter, with an evaluation's shapes in between."""
+    """Whole batches, batches in passes, and beside a frozen adapter."""
     config = CONFIG.model_copy(update={"compile": mode, "steps": 4000})
-    (made, unet), (plain, plain_unet) = trainer(MEMBERS, config), trainer(MEMBERS, config)
+    eager = config.model_copy(update={"compile": "off"})
+    (made, unet), (plain, plain_unet) = trainer(MEMBERS, config), trainer(MEMBERS, eager)
     for each in (Passes(2, 3), Passes(4, 2)):
         made.use(each)
-        plain._update.passes = each
+        plain.use(each)
         ours, theirs = (run(t, t.step + 3) for t in (made, plain))
         assert [[r.loss for r in row] for row in ours] == [
             [pytest.approx(r.loss, abs=1e-9) for r in row] for row in theirs
