@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lora_engine.config.training import CompileMode
 
-# A run of fewer updates than this does not win back what compiling takes: minutes for all of the UNet, half a minute for
-# a block that stands in it sixteen times. Of all of the run, not of what is left, or a resumed one would round otherwise.
+# A run of fewer updates than this does not win back what compiling takes: minutes for all of the UNet, half a minute
+# for a block that stands in it sixteen times. Of all of the run: one that is resumed must not round otherwise.
 LEAST_UPDATES: dict[CompileMode, int] = {"regional": 500, "full": 2000}
 
 
