@@ -56,7 +56,7 @@ class CosineSchedule(_Warmup):
 ScheduleConfig = Annotated[ConstantSchedule | LinearSchedule | CosineSchedule, Field(discriminator="name")]
 
 
-CompileMode = Literal["regional", "full"]
+CompileMode = Literal["regional", "full"]  # where it is on
 
 
 class TrainingConfig(Config):
@@ -77,7 +77,7 @@ class TrainingConfig(Config):
         description="How much of an update is computed at once: as much as fits, all of it, or one image of one "
         "variant at a time with activations computed twice.",
     )
-    compile: Literal["off"] | CompileMode = Field(
+    compile: Literal["off", "regional", "full"] = Field(
         default="off",
         description="Compile the UNet's blocks, or all of it, for training. A run with too few updates for that trains "
         "without, and says so.",
