@@ -3,8 +3,8 @@
 Usage: python -m benchmarks.start [--manifest manifests/quickstart.yaml] [--rounds 3] [--set KEY=VALUE ...]
 
 A run that does not count fills the cache of captions, latents and embeddings; each of the others has a name of its own,
-so that it fetches, preprocesses and scores the base model again. It is killed once its first update is done. Last comes
-one with the interpreter's import profile, which makes it slower.
+so that it fetches and preprocesses again. It is killed once its first update is done. Last comes one with the
+interpreter's import profile, which makes it slower.
 """
 
 import argparse

@@ -16,11 +16,12 @@ LEAST_UPDATES: dict[CompileMode, int] = {"regional": 500, "full": 2000}
 
 def compiled(unet: nn.Module, mode: CompileMode) -> Callable[..., Any]:
     """The UNet, compiled as a whole or block by block when this is first called; called itself, it is as before."""
+    # of the few shapes that a pack trains with, each for itself: compiling for all at once takes ten times as long
     if mode == "full":
-        call: Callable[..., Any] = torch.compile(unet)
+        call: Callable[..., Any] = torch.compile(unet, dynamic=False)
     else:
         call = unet
-        cast(Any, unet).compile_repeated_blocks()
+        cast(Any, unet).compile_repeated_blocks(dynamic=False)
     # of a part of a pack's weights, which the compiler asks and we do not
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
     # what else calls the UNet has other shapes, and would compile it again for each
