@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from lora_engine import adapters
 from lora_engine.config.training import AdamWConfig
 
+_NEXT_TO_NOTHING = 1e-3  # of the largest layer's gradients
+
 Moments = Mapping[str, Tensor]  # AdamW's state of one adapter: `exp_avg.<parameter>` and so on
 
 
@@ -109,6 +111,14 @@ class PackWeights:
         self._optimizer.found_inf = refuse.float()  # type: ignore[attr-defined]
         self._optimizer.step()
         self._cast()
+
+    def relative_error(self, found_KP: Tensor, true_KP: Tensor) -> float:
+        """The largest of any layer's gradients, leaving out those that are next to nothing. Waits for the device."""
+        pairs = zip(self._split(found_KP), self._split(true_KP), strict=True)
+        norms = [((found - true).flatten(1).norm(dim=1), true.flatten(1).norm(dim=1)) for found, true in pairs]
+        wrong, size = (torch.stack(side) for side in zip(*norms, strict=True))
+        matters = size > _NEXT_TO_NOTHING * size.max()
+        return float((wrong[matters] / size[matters]).max()) if matters.any() else 0.0
 
     def tensors(self) -> list[Tensor]:
         """All that an update changes, live."""

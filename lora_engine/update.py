@@ -22,6 +22,8 @@ from lora_engine.precision import LossScale
 from lora_engine.processes import Processes
 from lora_engine.rows import Rows
 
+_GRADIENT_ERROR = 0.1  # relative, of one layer's; half precision alone stays well below
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -133,16 +135,26 @@ class PackUpdate:
         assert mode != "off", "it is asked for"
         reason = too_few_updates(mode, self._config.steps)
         if reason is None:
+            batch = self._batch(inputs)
             try:
+                eager_KP = self._fresh_gradients(batch)
                 self._forward = compiled(self._unet, mode)
-                self._gradients(self._batch(inputs))
+                error = self._pack.relative_error(self._fresh_gradients(batch), eager_KP)
+                if error > _GRADIENT_ERROR:
+                    reason = f"compiled, the UNet gives other gradients (a layer's differ by {error:.0%})"
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError as error:  # no compiler here, or one that cannot: neither keeps us from training
-                self._forward = self._unet
-                reason = f"the UNet cannot be compiled here: {_line(error)}"
+            except RuntimeError as failure:  # no compiler here, or one that cannot: neither keeps us from training
+                reason = f"the UNet cannot be compiled here: {_line(failure)}"
         if reason is not None:
+            self._forward = self._unet
             self.remarks.append(f"Training without compiling: {reason}.")
+
+    def _fresh_gradients(self, batch: _Batch) -> Tensor:
+        """A copy of an update's gradients. [K, P]."""
+        self._pack.forget_gradients()
+        self._gradients(batch)
+        return self._pack.gradients_KP.clone()
 
     def _capture(self, inputs: Inputs, rate: float) -> None:
         """Make updates one graph, if that works."""
