@@ -110,10 +110,10 @@ def _initialise(layer: PackedLinear, name: str) -> None:
     wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
     device = layer.get_base_layer().weight.device
     for part in (layer.lora_A[name], layer.lora_B[name]):
-        part.weight = nn.Parameter(torch.empty_like(part.weight, dtype=torch.float32, device="cpu"))
+        part.weight.data = torch.empty_like(part.weight, dtype=torch.float32, device="cpu")
     layer.reset_lora_parameters(name, init_lora_weights=True)
     for part in (layer.lora_A[name], layer.lora_B[name]):
-        part.weight = nn.Parameter(part.weight.detach().to(device, wide))
+        part.weight.data = part.weight.data.to(device, wide)
 
 
 def packed_layers(model: nn.Module) -> list[PackedLinear]:

@@ -113,11 +113,14 @@ class PackWeights:
         self._cast()
 
     def relative_error(self, found_KP: Tensor, true_KP: Tensor) -> float:
-        """The largest of any layer's gradients, leaving out those that are next to nothing. Waits for the device."""
+        """The largest of any layer's gradients but for those that are next to nothing; NaN where one is not finite.
+
+        Waits for the device.
+        """
         pairs = zip(self._split(found_KP), self._split(true_KP), strict=True)
         norms = [((found - true).flatten(1).norm(dim=1), true.flatten(1).norm(dim=1)) for found, true in pairs]
         wrong, size = (torch.stack(side) for side in zip(*norms, strict=True))
-        matters = size > _NEXT_TO_NOTHING * size.max()
+        matters = ~(size <= _NEXT_TO_NOTHING * size.max())  # true of NaN
         return float((wrong[matters] / size[matters]).max()) if matters.any() else 0.0
 
     def tensors(self) -> list[Tensor]:

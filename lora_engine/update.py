@@ -140,7 +140,7 @@ class PackUpdate:
                 eager_KP = self._fresh_gradients(batch)
                 self._forward = compiled(self._unet, mode)
                 error = self._pack.relative_error(self._fresh_gradients(batch), eager_KP)
-                if error > _GRADIENT_ERROR:
+                if not error <= _GRADIENT_ERROR:  # true of NaN
                     reason = f"compiled, the UNet gives other gradients (a layer's differ by {error:.0%})"
             except torch.OutOfMemoryError:
                 raise

@@ -11,6 +11,7 @@ from lora_engine.diffusion import PredictionType
 from lora_engine.draws import PackMember
 from lora_engine.errors import ModelError
 from lora_engine.memory import Passes
+from lora_engine.pack_weights import PackWeights
 from lora_engine.processes import ALONE, Processes
 from lora_engine.records import StepRecord
 from lora_engine.train import PackTrainer
@@ -241,6 +242,22 @@ def test_what_was_asked_for_and_is_not_done_is_said_once(asked: dict[str, str], 
     run(plain)
     ours, theirs = adapters.export(unet, "a"), adapters.export(plain_unet, "a")
     assert adapters.weights_sha256(ours) == adapters.weights_sha256(theirs)
+
+
+def test_one_layer_without_gradients_is_as_wrong_as_can_be() -> None:
+    """What a compiled UNet is refused for."""
+    _, unet = trainer(MEMBERS)
+    pack = PackWeights(unet, [member.name for member in MEMBERS], CONFIG.optimizer)
+    true = torch.randn(pack.gradients_KP.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lost, spoiled, noisy = true.clone(), true.clone(), true * 1.01
+    first = next(iter(adapters.parameters(unet, "a").values())).numel()
+    lost[1, :first] = 0
+    spoiled[2, -1] = float("nan")
+    assert pack.relative_error(true, true) == 0
+    assert pack.relative_error(noisy, true) == pytest.approx(0.01)
+    assert pack.relative_error(lost, true) == pytest.approx(1)
+    assert np.isnan(pack.relative_error(spoiled, true))
+    assert np.isnan(pack.relative_error(true, spoiled))
 
 
 @pytest.mark.slow
