@@ -145,7 +145,17 @@ def _members(archive: Path) -> Iterator[_Member]:
 
 
 class _TarInfo(tarfile.TarInfo):
-    """Refuses what makes tarfile loop without end (negative sizes), or for hours (long extended headers)."""
+    """Refuses what makes tarfile loop without end (negative sizes), or for hours (long extended headers).
+
+    So it does a header that is damaged: tarfile takes it for the end of the archive, and what follows would be lost.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_TarInfo":
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from error
 
     def _proc_member(self, archive: "_TarFile") -> tarfile.TarInfo:
         if self.size < 0:

@@ -260,7 +260,15 @@ def test_headers_that_would_take_hours_are_refused(tmp_path: Path, kind: bytes) 
     huge = tar_header("x", 2**22, kind) + b"1" * 2**22 + member
     many = (tar_header("x", 2**13, kind) + b"1" * 2**13 + member) * 100
     for data in (huge, many):
-        assert "a header of" in refusal(tmp_path, "a.tgz", gzip.compress(data + bytes(1024)), 41).cause
+        # a newer Python's parser refuses the first of them
+        assert "header" in refusal(tmp_path, "a.tgz", gzip.compress(data + bytes(1024)), 41).cause
+
+
+def test_a_damaged_header_is_not_taken_for_the_end_of_the_archive(tmp_path: Path) -> None:
+    data = bytearray(tar_of([(name, b"0123456789") for name in ("a.png", "b.png", "c.png")]))
+    data[1024 + 20] ^= 1  # in the second member's name
+    assert "bad checksum" in refusal(tmp_path, "a.tar", bytes(data), 41).cause
+    assert "truncated header" in refusal(tmp_path, "b.tar", bytes(data[: 1024 + 20]), 41).cause
 
 
 def test_long_names_in_many_members_are_no_trouble(tmp_path: Path) -> None:
