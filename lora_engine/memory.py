@@ -99,17 +99,16 @@ def spendable(free_bytes: int, device: torch.device) -> int:
 
 
 def kept_bytes(forward: Callable[[], object], parameters: Iterable[Tensor]) -> int:
-    """What a forward pass keeps for its backward pass, beside the parameters."""
+    """What a forward pass keeps for its backward pass, beside the parameters. Its result has no backward pass."""
     ours = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    sizes: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # alive until all is counted, so that no address is used twice
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> None:
+        # not the tensor: one that its own step of the backward pass keeps would never be freed
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in ours:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            kept[storage.data_ptr()] = storage
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = forward()  # alive until all is counted, so that no address is used twice
-    del result
-    return sum(sizes.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
+        forward()
+    return sum(storage.nbytes() for storage in kept.values())

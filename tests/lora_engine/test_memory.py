@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 
@@ -54,6 +56,19 @@ def test_bytes_kept_for_the_backward_pass_are_counted_once_each() -> None:
     assert kept_bytes(lambda: more * (more @ weight), [weight]) == 2 * kept_bytes(lambda: x * (x @ weight), [weight])
 
 
+def test_what_was_counted_is_freed() -> None:
+    """A CUDA graph cannot be captured while an earlier pass's is alive, and its activations would stay with it."""
+    x, seen = torch.randn(8, 64, requires_grad=True), []
+
+    def forward() -> torch.Tensor:
+        kept = x.exp()  # which is what its backward pass needs
+        seen.append(weakref.ref(kept))
+        return kept
+
+    assert kept_bytes(forward, []) == x.numel() * 4
+    assert seen[0]() is None
+
+
 def test_what_a_pass_needs_beside_its_activations_stays_free() -> None:
     assert spendable(1000, torch.device("cuda")) == 900
     assert spendable(1000, torch.device("cpu")) == 650
@@ -66,5 +81,5 @@ def test_the_plan_knows_what_an_image_of_the_real_size_keeps(resolution: int) ->
     cpu = torch.device("cpu")
     model = unet(320, cpu, torch.float32)
     assert sum(weight.numel() for weight in model.parameters()) == estimate.UNET_PARAMETERS
-    made = trainer(model, random_data(resolution, cpu, torch.float32), 1, 1, 1)
+    made = trainer(model, random_data(resolution, cpu, torch.float32), 1, TrainingConfig(steps=1, batch_size=1))
     assert made.image_bytes() == pytest.approx(estimate.kept_bytes(resolution, 4), rel=0.02)
