@@ -34,14 +34,52 @@ class PackedLinear(PeftLinear):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base output plus each adapter's update of its own rows. [K*B, N, I] -> [K*B, N, O]."""
-        base = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.down_KRI is None or self.up_KOR is None:
-            return base  # type: ignore[no-any-return]
-        count = len(self.down_KRI)
-        hidden = torch.bmm(x.reshape(count, -1, x.shape[-1]), self.down_KRI.transpose(1, 2))
-        rows = base.view(count, -1, base.shape[-1])
+            return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
+        base = self.get_base_layer()
         scale = self.scaling[self.active_adapters[0]]  # alpha / rank, the same for all of a pack
-        return torch.baddbmm(rows, hidden, self.up_KOR.transpose(1, 2), alpha=scale).view_as(base)
+        return _PackedLinear.apply(x, base.weight, base.bias, self.down_KRI, self.up_KOR, scale)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _PackedLinear(torch.autograd.Function):
+    """A frozen linear layer and its adapters' updates, forward and backward in as few kernels as there are products.
+
+    Left to autograd, an update's result and its input's gradient are tensors of their own that have to be added to the
+    base's: on a GPU that takes as long as the products themselves.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down_KRI: Tensor, up_KOR: Tensor, scale: float
+    ) -> Tensor:
+        """[K*B, N, I] -> [K*B, N, O]; other leading dimensions do as well."""
+        out = torch.nn.functional.linear(x, weight, bias)
+        hidden = torch.bmm(_rows(x, down_KRI), down_KRI.transpose(1, 2))
+        _rows(out, down_KRI).baddbmm_(hidden, up_KOR.transpose(1, 2), alpha=scale)
+        ctx.save_for_backward(x, weight, down_KRI, up_KOR, hidden)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Of what is not frozen."""
+        x, weight, down_KRI, up_KOR, hidden = ctx.saved_tensors
+        grad_rows = _rows(grads[0], up_KOR)
+        grad_hidden = torch.bmm(grad_rows, up_KOR)
+        grad_up = torch.bmm(grad_rows.transpose(1, 2), hidden)
+        if ctx.scale != 1:
+            grad_hidden, grad_up = grad_hidden * ctx.scale, grad_up * ctx.scale
+        grad_down = torch.bmm(grad_hidden.transpose(1, 2), _rows(x, down_KRI))
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.matmul(grads[0], weight)
+            _rows(grad_x, down_KRI).baddbmm_(grad_hidden, down_KRI)
+        return grad_x, None, None, grad_down, grad_up, None
+
+
+def _rows(values: Tensor, per_adapter: Tensor) -> Tensor:
+    """Each adapter's: [K*B, N, F] -> [K, B*N, F]."""
+    return values.reshape(len(per_adapter), -1, values.shape[-1])
 
 
 def _peft_config(config: LoraConfig) -> peft.LoraConfig:

@@ -80,10 +80,12 @@ class PackWeights:
     def engage(self, first: int = 0, last: int | None = None) -> None:
         """Let the model compute with the rows from `first` to before `last`, as they are now, and learn them."""
         self._cast()
-        for layer, (down_KRI, up_KOR) in zip(self._layers, self._leaves, strict=True):
+        whole = first == 0 and last in (None, len(self._names))
+        for layer, leaves in zip(self._layers, self._leaves, strict=True):
             layer.enable_adapters(enabled=True)
             layer.set_adapter(self._names)
-            layer.down_KRI, layer.up_KOR = down_KRI[first:last], up_KOR[first:last]
+            # a part of a leaf takes kernels of its own, and remembers the stream that it was made on
+            layer.down_KRI, layer.up_KOR = leaves if whole else (leaf[first:last] for leaf in leaves)
 
     def forget_gradients(self) -> None:
         """Begin an update."""
