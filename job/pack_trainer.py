@@ -11,7 +11,7 @@ from job.handover import Captions
 from job.variants import Member, Pack, ResolvedVariant
 from lora_engine import adapters, base_model
 from lora_engine.config.captions import plain_parts
-from lora_engine.device import DTYPES, Resolved
+from lora_engine.device import DTYPES, Resolved, use_deterministic_kernels
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.draws import PackMember
 from lora_engine.encoded import Encoded
@@ -53,7 +53,7 @@ def make_trainable(
     unet = base_model.load_unet(study.model, DTYPES[precision], allow_pickle=job.manifest.base_model.allow_pickle)
     adapters.inject(unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
     unet.to(device)
-    torch.use_deterministic_algorithms(pack.training.deterministic)
+    use_deterministic_kernels(enabled=pack.training.deterministic)
     flips = pack.training.random_flip
     resident = study.encoded.fits(free_bytes(device, processes.count), flips=flips)
     if not resident:

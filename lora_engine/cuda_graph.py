@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _WARM_UPS = 3  # on a stream of its own, as torch asks for, so that libraries have chosen their kernels
+_LEFT = 0.5  # of what it keeps for itself, which must still be free: an evaluation needs less than an update
 _TOLERANCE = 0.02  # relative, between losses of equal inputs: kernels may add up in another order
 
 
@@ -15,10 +16,10 @@ class CapturedUpdate:
     Args:
         update: of tensors on the device to one tensor; it waits for nothing and allocates nothing that outlives it.
         inputs: the first ones.
-        state: every tensor that it changes; they are as before when this returns.
+        state: every tensor that it changes; they are as before when this returns or fails.
 
     Raises:
-        RuntimeError: it cannot be captured, or what was captured gives something else.
+        RuntimeError: it cannot be captured, what was captured gives something else, or it leaves too little memory.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class CapturedUpdate:
         saved = [tensor.clone() for tensor in state]
 
         def result_of(work: Callable[[], Tensor]) -> Tensor:
-            result = work().clone()
-            for tensor, before in zip(state, saved, strict=True):
-                tensor.copy_(before)
-            return result
+            try:
+                return work().clone()
+            finally:
+                for tensor, before in zip(state, saved, strict=True):
+                    tensor.data.copy_(before)  # behind the back of autograd, which would follow it
 
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
@@ -39,14 +41,24 @@ class CapturedUpdate:
             for _ in range(_WARM_UPS):
                 expected = result_of(lambda: update(self._inputs))
         torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._result = update(self._inputs)
-        for tensor, before in zip(state, saved, strict=True):
-            tensor.copy_(before)
+        self._capture(update)
         found = result_of(self._replayed)
         if not torch.allclose(found, expected, rtol=_TOLERANCE, equal_nan=True):
             raise RuntimeError("a replay gives other losses than the update itself")
+
+    def _capture(self, update: Callable[[Sequence[Tensor]], Tensor]) -> None:
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info()[0]
+        self._graph = torch.cuda.CUDAGraph()
+        # of this thread alone: the one that reads the next inputs pins memory meanwhile, which a capture forbids
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._result = update(self._inputs)
+        left = torch.cuda.mem_get_info()[0]
+        if left < _LEFT * (free - left):
+            gib = 2**30
+            raise RuntimeError(
+                f"it would keep {(free - left) / gib:.1f} GiB and leave {left / gib:.1f} for evaluations"
+            )
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """`update` of these inputs. Nothing waits for the device."""

@@ -1,5 +1,6 @@
 """Where the engine computes and in which precision. Both are decided once and frozen with the run."""
 
+import os
 from typing import Literal
 
 import torch
@@ -35,6 +36,13 @@ def resolve_precision(requested: Precision, device: torch.device) -> Resolved:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
+
+
+def use_deterministic_kernels(*, enabled: bool) -> None:
+    """From now on; or the fastest ones."""
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses any matrix product
+    torch.use_deterministic_algorithms(enabled)
 
 
 def describe(device: torch.device) -> str:

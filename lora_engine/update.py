@@ -157,18 +157,19 @@ class PackUpdate:
         return self._pack.gradients_KP.clone()
 
     def _capture(self, inputs: Inputs, rate: float) -> None:
-        """Make updates one graph, if that works."""
+        """Make updates one graph, if that works. On a CPU there is nothing to gain, and nothing to say."""
         self._to_capture = False
-        reason = "it takes a GPU, and one process"
-        if self._data.device.type == "cuda" and self._processes.count == 1:
+        if self._data.device.type != "cuda":
+            return
+        reason = "several processes train together"
+        if self._processes.count == 1:
             state = [*self._pack.tensors(), *self._scale.state().values()]
             first = (*inputs, torch.tensor(rate, device=self._data.device))
             try:
                 self._captured = CapturedUpdate(lambda t: self._compute(Inputs(*t[:-1]), t[-1]), first, state)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
+            except RuntimeError as error:  # also of memory: an update without a graph needs less
                 reason = _line(error)
+                torch.cuda.empty_cache()
             else:
                 return
         self.remarks.append(f"Training without a CUDA graph: {reason}.")

@@ -83,7 +83,7 @@ class TrainingConfig(Config):
         "without, and says so.",
     )
     cuda_graph: Literal["auto", "off"] = Field(
-        default="off",
+        default="auto",
         description="On a GPU, start an update as one graph of kernels; where that fails, train without and say why.",
     )
     deterministic: bool = Field(default=False, description="Only deterministic kernels; slower on a GPU.")

@@ -34,28 +34,30 @@ MEMBERS = tuple(
 )
 
 
-def data_of(dtype: torch.dtype) -> TrainingData:
+def data_of(dtype: torch.dtype, device: torch.device) -> TrainingData:
     """In float32, the texts in the base's dtype, none of it kept on the device."""
     tiny = tiny_data(dtype=torch.float32)
     moments = tiny.moments.place(tiny.moments.read(np.arange(7)))
     texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
     both = torch.cat([moments, moments.flip(4)])
-    cpu = torch.device("cpu")
     return TrainingData(
         tiny.image_ids,
-        Rows(both.__getitem__, len(both), cpu, torch.float32, resident=False),
-        Rows(texts.__getitem__, len(texts), cpu, dtype, resident=False),
+        Rows(both.__getitem__, len(both), device, torch.float32, resident=False),
+        Rows(texts.__getitem__, len(texts), device, dtype, resident=False),
         flips=True,
     )
 
 
-def fast(dtype: torch.dtype, passes: Passes) -> list[list[float]]:
-    """The losses of every member: packed, streamed, accumulation folded or in passes."""
-    unet, data = tiny_unet(dtype), data_of(dtype)
+def fast(dtype: torch.dtype, device: torch.device, **asked: str) -> list[list[float]]:
+    """The losses of every member: packed, streamed, accumulation folded."""
+    unet, data = tiny_unet(dtype).to(device), data_of(dtype, device)
     adapters.inject(unet, [(member.name, member.seed) for member in MEMBERS], LORA)
-    made = PackTrainer(unet, MEMBERS, data, tiny_schedule(), CONFIG)
-    made.use(passes)
-    return [[record.loss or math.nan for record in row] for row in made.run(CONFIG.steps, lambda: False)]
+    config = CONFIG.model_copy(update=asked)
+    made = PackTrainer(unet, MEMBERS, data, tiny_schedule(), config, half_precision=dtype == torch.float16)
+    made.use(Passes(4, 2))
+    losses = [[record.loss or math.nan for record in row] for row in made.run(CONFIG.steps, lambda: False)]
+    assert not made.remarks()
+    return losses
 
 
 def plain(member: PackMember) -> list[float]:
@@ -105,6 +107,21 @@ def plain_losses() -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
 def test_fifty_updates_over_a_base_in_any_precision_are_those_of_a_plain_loop_in_fp32(
     plain_losses: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", dtype: torch.dtype, tolerance: float
 ) -> None:
-    found = np.array(fast(dtype, Passes(4, 2)))
-    print(f"largest relative difference of a loss: {np.abs(found / plain_losses - 1).max():.1e}")
-    np.testing.assert_allclose(found, plain_losses, rtol=tolerance)
+    compare(fast(dtype, torch.device("cpu")), plain_losses, tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cuda_graph", ["off", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_so_they_are_on_a_gpu(
+    plain_losses: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", dtype: torch.dtype, cuda_graph: str
+) -> None:
+    compare(fast(dtype, torch.device("cuda", 0), cuda_graph=cuda_graph), plain_losses, 5e-3)  # fp32 convolves in TF32
+
+
+def compare(
+    losses: list[list[float]], plain: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", tolerance: float
+) -> None:
+    found = np.array(losses)
+    print(f"largest relative difference of a loss: {np.abs(found / plain - 1).max():.1e}")
+    np.testing.assert_allclose(found, plain, rtol=tolerance)
