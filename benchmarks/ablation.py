@@ -14,10 +14,11 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import peft
 import torch
@@ -28,11 +29,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.loop import RANK, TEXT_TOKENS, TEXT_WIDTH, random_data, trainer, unet
 from benchmarks.machine import describe
 from benchmarks.rounds import in_turns
+from lora_engine.config.training import TrainingConfig
 from lora_engine.device import DTYPES, Resolved, find_device, resolve_precision
 from lora_engine.device import describe as describe_device
 from lora_engine.memory import Passes
 from lora_engine.quiet import quiet_libraries
 
+_STEPS = 1_000_000  # of a run, so that it would be worth compiling for; few of them are done
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
@@ -46,6 +49,9 @@ class Case:
     accumulation: int = 1
     passes: Passes | None = None  # None is all of an update at once
     bare: bool = False  # PEFT's own layers and torch's optimizer, and nothing else
+    compile: Literal["off", "regional", "full"] = "off"
+    cuda_graph: Literal["auto", "off"] = "off"
+    channels_last: bool = False
 
     @property
     def images_per_step(self) -> int:
@@ -85,8 +91,15 @@ def cases(precision: Resolved) -> dict[str, Case]:
         "1x1x4 folded": Case(precision, accumulation=4, passes=Passes(4, 1)),
         "1x12": Case(precision, batch=12),
         "3x4": Case(precision, members=3, batch=4),
+        "3x4 channels-last": Case(precision, members=3, batch=4, channels_last=True),
+        "3x4 regional": Case(precision, members=3, batch=4, compile="regional"),
+        "3x4 full": Case(precision, members=3, batch=4, compile="full"),
     }
-    return found if precision == "fp32" else found | {"1x1 fp32": Case("fp32")}
+    if precision != "fp32":
+        found["1x1 fp32"] = Case("fp32")
+    if torch.cuda.is_available():
+        found |= {f"{name} graph": replace(case, cuda_graph="auto") for name, case in found.items() if not case.bare}
+    return found
 
 
 _TRICKS = {
@@ -99,6 +112,17 @@ _TRICKS = {
     "accumulation folded into the batch": ("1x1x4 folded", "1x1x4"),
     "activations computed twice": ("1x4 recomputed", "1x4"),
     "precision, against fp32": ("1x1", "1x1 fp32"),
+    "channels-last, against the plain layout": ("3x4 channels-last", "3x4"),
+    "blocks compiled": ("3x4 regional", "3x4"),
+    "the UNet compiled": ("3x4 full", "3x4"),
+    "as one graph, batch 1": ("1x1 graph", "1x1"),
+    "as one graph, batch 4": ("1x4 graph", "1x4"),
+    "as one graph, three variants, batch 4": ("3x4 graph", "3x4"),
+    "as graphs: three variants packed, against one variant, batch 4": ("3x4 graph", "1x4 graph"),
+    "as graphs: the same, against one variant with that batch": ("3x4 graph", "1x12 graph"),
+    "as graphs: channels-last, against the plain layout": ("3x4 channels-last graph", "3x4 graph"),
+    "as graphs: blocks compiled": ("3x4 regional graph", "3x4 graph"),
+    "as graphs: the UNet compiled": ("3x4 full graph", "3x4 graph"),
 }
 
 
@@ -107,31 +131,36 @@ def measure(case: Case, setting: Setting) -> Measured:
     quiet_libraries()
     device, dtype = find_device(), DTYPES[case.precision]
     update = _bare(case, setting, device, dtype) if case.bare else _ours(case, setting, device, dtype)
+    _forget_peak(device)
     update(1)
+    first_peak = _peak_bytes(device)  # a graph's memory counts when it is captured, and not when it is used
     before = _matrix_rate(device, dtype)
     _forget_peak(device)
     start, cpu_start = time.perf_counter(), time.process_time()
     update(setting.images // case.images_per_step)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    peak = _peak_bytes(device)
+    peak = max(first_peak, _peak_bytes(device))
     return Measured(seconds, cpu_seconds, peak, (before + _matrix_rate(device, dtype)) / 2)
 
 
 def _ours(case: Case, setting: Setting, device: torch.device, dtype: torch.dtype) -> Callable[[int], None]:
     model = unet(setting.width, device, dtype)
-    made = trainer(
-        model,
-        random_data(setting.resolution, device, dtype),
-        case.members,
-        case.batch,
-        setting.images + 1,
-        case.accumulation,
+    if case.channels_last:
+        model.to(memory_format=torch.channels_last)
+    config = TrainingConfig(
+        steps=_STEPS,
+        batch_size=case.batch,
+        gradient_accumulation=case.accumulation,
+        compile=case.compile,
+        cuda_graph=case.cuda_graph,
     )
+    made = trainer(model, random_data(setting.resolution, device, dtype), case.members, config)
     made.use(case.passes or Passes(case.batch * case.accumulation, case.members))
 
     def update(steps: int) -> None:
         for _ in made.run(made.step + steps, lambda: False):
             pass
+        assert not made.remarks(), "then it would not be this case that is measured"
 
     return update
 

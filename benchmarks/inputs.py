@@ -5,7 +5,7 @@ Usage: PYTHONPATH=scripts python -m benchmarks.inputs FOLDER [--width 320] [--re
 
 FOLDER/model is the pipeline, with random weights; FOLDER/model/tokenizer also has the files that older libraries read.
 FOLDER/images are the drawings with their captions. FOLDER/diffusers/<strategy> and FOLDER/kohya/<strategy> are links to
-them, with that strategy's captions as each of the peers wants them.
+them, with that strategy's captions as each of the peers wants them. FOLDER/inputs.json, written last, has the sizes.
 """
 
 import argparse
@@ -102,6 +102,8 @@ def main() -> None:
     options = parser.parse_args()
     write_model(options.folder / "model", options.width)
     write_images(options.folder, options.images, options.resolution, options.repeats)
+    sizes = {name: value for name, value in vars(options).items() if name != "folder"}
+    (options.folder / "inputs.json").write_text(json.dumps(sizes))
 
 
 if __name__ == "__main__":

@@ -43,16 +43,13 @@ def _resident(tensor: torch.Tensor) -> Rows:
     return Rows(tensor.__getitem__, len(tensor), tensor.device, tensor.dtype, resident=True)
 
 
-def trainer(
-    model: UNet2DConditionModel, data: TrainingData, members: int, batch: int, steps: int, accumulation: int = 1
-) -> PackTrainer:
+def trainer(model: UNet2DConditionModel, data: TrainingData, members: int, config: TrainingConfig) -> PackTrainer:
     """A pack whose adapters are new."""
-    names = [f"{members}x{batch}-{at}" for at in range(members)]
+    names = [f"{members}x{config.batch_size}-{at}" for at in range(members)]
     adapters.inject(model, [(name, 0) for name in names], LoraConfig(rank=RANK, alpha=RANK))
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     schedule = NoiseSchedule(scheduler.alphas_cumprod.double(), "epsilon")
     rows_N1 = np.arange(len(data.image_ids))[:, np.newaxis]
     texts = data.embeddings.count - 1  # the empty prompt is not drawn
     pack = [PackMember(name, 0, 1 + (rows_N1 + at) % texts, (1.0,), 0.0) for at, name in enumerate(names)]
-    config = TrainingConfig(steps=steps, batch_size=batch, gradient_accumulation=accumulation)
     return PackTrainer(model, pack, data, schedule, config)

@@ -11,6 +11,7 @@ import resource
 import psutil
 
 from benchmarks.loop import random_data, trainer, unet
+from lora_engine.config.training import TrainingConfig
 from lora_engine.device import DTYPES, find_device
 
 
@@ -23,7 +24,8 @@ def main() -> None:
     print(f"{'resolution':>10} {'kept, MiB':>10} {'process, MiB':>13}")
     for resolution in map(int, options.resolutions.split(",")):
         device, dtype = find_device(), DTYPES[options.precision]
-        made = trainer(unet(options.width, device, dtype), random_data(resolution, device, dtype), 1, 1, 1)
+        config = TrainingConfig(steps=1, batch_size=1)
+        made = trainer(unet(options.width, device, dtype), random_data(resolution, device, dtype), 1, config)
         kept = made.image_bytes()
         before = psutil.Process().memory_info().rss
         for _ in made.run(1, lambda: False):

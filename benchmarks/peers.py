@@ -2,12 +2,13 @@
 
 Usage: PYTHONPATH=scripts python -m benchmarks.peers DIFFUSERS_SCRIPT [--diffusers-python PYTHON]
            [--kohya FOLDER --kohya-python PYTHON] [--width 320] [--resolution 384] [--steps 50] [--batch 1]
-           [--images 16] [--precision bf16] [--rounds 3] [--folder FOLDER]
+           [--images 16] [--precision bf16] [--rounds 3] [--runs 3] [--folder FOLDER]
 
 DIFFUSERS_SCRIPT is diffusers' `train_text_to_image_lora.py`; FOLDER that of kohya's `train_network.py`, which takes
 real size (320) alone. Same images, steps, batch, resolution, rank and precision, latents and text embeddings from
 nothing, loading included, nothing validated: what validation took of ours is shown and taken off. Adapters are in fp32
-over a base in that precision with us; the peers keep them as they do. Ways take turns.
+over a base in that precision with us; the peers keep them as they do. Ways take turns. The three runs of a peer differ
+in their captions alone: with --runs 1 one is made, and counts three times.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -93,7 +94,7 @@ def ours(work: Work, name: str, variants: Sequence[Mapping[str, object]]) -> Spe
     report = json.loads((out / "runs/study/report/comparison.json").read_text())
     seconds = report["timing"]["pack-0"]["evaluate"]
     work.validation_seconds.setdefault(name, []).append(seconds)
-    return Spent(spent.seconds - seconds, spent.cpu_seconds, spent.peak_bytes)
+    return replace(spent, seconds=spent.seconds - seconds)
 
 
 def diffusers(work: Work, launch: Sequence[str | Path], strategy: str) -> Spent:
@@ -169,26 +170,30 @@ def ways_of(work: Work, options: argparse.Namespace) -> dict[str, Callable[[], S
     """What is timed, by name."""
     ways: dict[str, Callable[[], Spent]] = {
         _OURS: partial(ours, work, _OURS, VARIANTS),
-        _ALONE: partial(ours, work, _ALONE, VARIANTS[:1]),
         "diffusers, three runs": _for_all(
-            partial(diffusers, work, launcher(options.diffusers_python, options.diffusers_script.resolve()))
+            partial(diffusers, work, launcher(options.diffusers_python, options.diffusers_script.resolve())),
+            options.runs,
         ),
     }
     if options.kohya is not None:
         script = options.kohya.resolve() / "train_network.py"
-        ways["kohya, three runs"] = _for_all(partial(kohya, work, launcher(options.kohya_python, script)))
+        ways["kohya, three runs"] = _for_all(partial(kohya, work, launcher(options.kohya_python, script)), options.runs)
+    ways[_ALONE] = partial(ours, work, _ALONE, VARIANTS[:1])
     return ways
 
 
-def _for_all(run: Callable[[str], Spent]) -> Callable[[], Spent]:
-    return lambda: reduce(add, (run(strategy) for strategy in STRATEGIES))
+def _for_all(run: Callable[[str], Spent], runs: int) -> Callable[[], Spent]:
+    """What a run for every strategy spends, of which so many are made."""
+    strategies = list(STRATEGIES)
+    return lambda: reduce(add, map(run, strategies[:runs])).times(len(strategies) / runs)
 
 
 def table(spent: Mapping[str, Sequence[Spent]], work: Work) -> str:
     """A row a way: medians of the rounds, and of its time over ours in the same round."""
     lines = [
-        "| | seconds | over ours | CPU seconds | over ours | peak memory, GiB | validation taken off, seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| | seconds | over ours | CPU seconds | over ours | peak memory, GiB | on the GPU, GiB "
+        "| validation taken off, seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, own in spent.items():
         pairs = list(zip(own, spent[_OURS], strict=True))
@@ -199,6 +204,7 @@ def table(spent: Mapping[str, Sequence[Spent]], work: Work) -> str:
             f"{median(s.cpu_seconds for s in own):.1f}",
             f"{median(s.cpu_seconds / base.cpu_seconds for s, base in pairs):.2f}",
             f"{median(s.peak_bytes for s in own) / 2**30:.2f}",
+            f"{median(s.gpu_bytes for s in own) / 2**30:.2f}",
             f"{median(validation):.1f}" if validation else "",
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -218,7 +224,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--precision", choices=("bf16", "fp16", "fp32"), default="bf16")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="Kept, with all that the ways leave.")
+    parser.add_argument("--runs", type=int, choices=range(1, 4), default=3, help="Of a peer, that are made.")
+    parser.add_argument("--folder", type=Path, help="Kept, with model, drawings and all that the ways leave.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = Work(
@@ -228,18 +235,28 @@ def main() -> None:
         print(describe())
         print(
             f"UNet of width {options.width}, {options.images} images at {work.resolution}x{work.resolution}, "
-            f"{work.steps} steps, batch {work.batch}, {work.precision}, {options.rounds} rounds",
+            f"{work.steps} steps, batch {work.batch}, {work.precision}, {options.rounds} rounds, "
+            f"{options.runs} of a peer's three runs made",
             flush=True,
         )
-        print(table(in_turns(ways_of(work, options), options.rounds), work))
+        ways = {name: partial(_told, name, way) for name, way in ways_of(work, options).items()}
+        print(table(in_turns(ways, options.rounds), work))
+
+
+def _told(name: str, way: Callable[[], Spent]) -> Spent:
+    spent = way()
+    print(f"{name}: {spent.seconds:.1f} s", flush=True)  # all of it may take hours
+    return spent
 
 
 def make_inputs(work: Work, options: argparse.Namespace) -> None:
-    """Model and images, in a process of its own: its memory would count for those that are timed."""
+    """Model and images, unless they are there; in a process of its own: its memory would count for those timed."""
     repeats = -(-work.steps * work.batch // options.images)  # one epoch, since kohya's workers start with each
     sizes = {"width": options.width, "resolution": work.resolution, "images": options.images, "repeats": repeats}
-    command: list[str | Path] = [sys.executable, "-m", "benchmarks.inputs", work.folder, *_flags(sizes)]
-    spend(command, work.folder / "inputs.txt")
+    done = work.folder / "inputs.json"
+    if not done.exists() or json.loads(done.read_text()) != sizes:
+        command: list[str | Path] = [sys.executable, "-m", "benchmarks.inputs", work.folder, *_flags(sizes)]
+        spend(command, work.folder / "inputs.txt")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from benchmarks.loop import TEXT_TOKENS, TEXT_WIDTH, random_data, trainer, unet
 from benchmarks.machine import describe
 from benchmarks.rounds import table, take_turns
+from lora_engine.config.training import TrainingConfig
 from lora_engine.device import DTYPES, find_device, resolve_precision
 from lora_engine.device import describe as describe_device
 from lora_engine.encoded import EMPTY_PROMPT, Encoded, text_name
@@ -97,10 +98,10 @@ def main() -> None:
     device = find_device()
     dtype = DTYPES[resolve_precision("auto", device)]
     print(describe(describe_device(device)))
-    steps = options.updates * options.rounds + 1
+    config = TrainingConfig(steps=options.updates * options.rounds + 1, batch_size=_BATCH)
 
     def prepared(data: TrainingData) -> PackTrainer:
-        made = trainer(unet(options.width, device, dtype), data, _MEMBERS, _BATCH, steps)
+        made = trainer(unet(options.width, device, dtype), data, _MEMBERS, config)
         _updates(made, 1)()  # what is allocated once is
         return made
 
