@@ -55,7 +55,7 @@ class _PackedLinear(torch.autograd.Function):
         """[K*B, N, I] -> [K*B, N, O]; other leading dimensions do as well."""
         out = torch.nn.functional.linear(x, weight, bias)
         hidden = torch.bmm(_rows(x, down_KRI), down_KRI.transpose(1, 2))
-        _rows(out, down_KRI).baddbmm_(hidden, up_KOR.transpose(1, 2), alpha=scale)
+        out.view(*hidden.shape[:2], -1).baddbmm_(hidden, up_KOR.transpose(1, 2), alpha=scale)
         ctx.save_for_backward(x, weight, down_KRI, up_KOR, hidden)
         ctx.scale = scale
         return out
@@ -73,7 +73,7 @@ class _PackedLinear(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.matmul(grads[0], weight)
-            _rows(grad_x, down_KRI).baddbmm_(grad_hidden, down_KRI)
+            grad_x.view(*grad_hidden.shape[:2], -1).baddbmm_(grad_hidden, down_KRI)
         return grad_x, None, None, grad_down, grad_up, None
 
 
