@@ -60,6 +60,8 @@ large = spend([sys.executable, "-c", "print(len(b'x' * 2**27))"], log)
 assert abs((large.peak_bytes - small.peak_bytes) / 2**27 - 1) < 0.1
 assert (small + large).peak_bytes == large.peak_bytes
 assert (small + large).seconds == small.seconds + large.seconds
+assert small.times(3).seconds == 3 * small.seconds
+assert small.times(3).peak_bytes == small.peak_bytes
 assert log.read_text() == f"{2**27}\\n"
 spend([sys.executable, "-c", "raise SystemExit('no such thing')"], log)
 """
