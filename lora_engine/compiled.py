@@ -18,7 +18,10 @@ def compiled(unet: nn.Module, mode: CompileMode) -> Callable[..., Any]:
     """The UNet, compiled as a whole or block by block when this is first called; called itself, it is as before."""
     # of the few shapes that a pack trains with, each for itself: compiling for all at once takes ten times as long
     if mode == "full":
-        call: Callable[..., Any] = torch.compile(unet, dynamic=False)
+        on_cpu = next(unet.parameters()).device.type == "cpu"
+        # torch 2.13's other layouts lose gradients there, of whole blocks, with the right loss
+        options: dict[str, Any] | None = {"layout_optimization": False} if on_cpu else None
+        call: Callable[..., Any] = torch.compile(unet, dynamic=False, options=options)
     else:
         call = unet
         cast(Any, unet).compile_repeated_blocks(dynamic=False)

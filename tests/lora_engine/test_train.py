@@ -277,10 +277,7 @@ def test_a_compiled_pack_trains_as_an_eager_one(mode: CompileMode) -> None:
     for each_trainer in (made, plain):
         each_trainer.freeze("a")
         run(each_trainer, 8)
-    # compiled as a whole, torch 2.13 leaves the middle block of this UNet without gradients
-    assert [remark[:43] for remark in made.remarks()] == ["Training without compiling: compiled, the U"] * (
-        mode == "full"
-    )
+    assert not made.remarks()
     for key, weight in adapters.export(plain_unet, "b").items():
         torch.testing.assert_close(adapters.export(unet, "b")[key], weight, rtol=0, atol=1e-8)
 
