@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lora_engine.config.training import CompileMode
 
-# A run of fewer updates than this does not win back what compiling takes: on a GPU machine two minutes or more for the
-# blocks alone, of which each update can save 0.03 s. Of all of the run: one that is resumed must not round otherwise.
+# A run of fewer updates than this does not win back what compiling takes: on a GPU machine more than 110 s for the
+# blocks alone, where an update can save 0.03 s. Of all of the run: one that is resumed must not round otherwise.
 LEAST_UPDATES: dict[CompileMode, int] = {"regional": 4000, "full": 8000}
 
 

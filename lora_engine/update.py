@@ -169,9 +169,9 @@ class PackUpdate:
                 self._captured = CapturedUpdate(lambda t: self._compute(Inputs(*t[:-1]), t[-1]), first, state)
             except RuntimeError as error:  # also of memory: an update without a graph needs less
                 reason = _line(error)
-                torch.cuda.empty_cache()
             else:
                 return
+            torch.cuda.empty_cache()  # only now is what it had captured gone
         self.remarks.append(f"Training without a CUDA graph: {reason}.")
 
     def _compute(self, inputs: Inputs, rate: float | Tensor) -> Tensor:

@@ -10,10 +10,9 @@ from lora_engine import adapters
 from lora_engine.config.training import AdamWConfig, CosineSchedule, LoraConfig, TrainingConfig
 from lora_engine.device import use_deterministic_kernels
 from lora_engine.memory import Passes
-from lora_engine.rows import Rows
 from lora_engine.train import PackTrainer
 from lora_engine.update import TrainingData
-from tests.lora_engine.tiny import tiny_data, tiny_member, tiny_schedule, tiny_unet
+from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
 
 pytestmark = pytest.mark.gpu
 
@@ -35,11 +34,7 @@ def trainer(dtype: torch.dtype, **asked: Any) -> PackTrainer:
     tiny = tiny_data(dtype=torch.float32)
     moments = tiny.moments.place(tiny.moments.read(np.arange(7)))
     texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
-    data = TrainingData(
-        tiny.image_ids,
-        Rows(moments.__getitem__, len(moments), device, torch.float32, resident=True),
-        Rows(texts.__getitem__, len(texts), device, dtype, resident=True),
-    )
+    data = TrainingData(tiny.image_ids, rows_of(moments.to(device)), rows_of(texts.to(device, dtype)))
     config = CONFIG.model_copy(update=asked)
     return PackTrainer(unet, MEMBERS, data, tiny_schedule(), config, half_precision=dtype == torch.float16)
 
