@@ -9,7 +9,6 @@ must, turns and converts, and writes the square, a thumbnail and the perceptual 
 import argparse
 import math
 import multiprocessing
-import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +50,7 @@ def main() -> None:
             {
                 "bare loop": partial(bare_loop, files, config.resolution, 1.5),
                 "bare loop, drafted down to the target": partial(bare_loop, files, config.resolution, 1.0),
-                "preprocessing": partial(_preprocess, files, config, folder / "out"),
+                "preprocessing": partial(_preprocess, files, config, folder),
             },
             options.rounds,
         )
@@ -110,8 +109,8 @@ def _bare(path: str, resolution: int, reduced_side: float) -> None:
         square.resize((resolution, resolution), Image.Resampling.LANCZOS)
 
 
-def _preprocess(files: Sequence[SourceFile], config: PreprocessConfig, out: Path) -> None:
-    shutil.rmtree(out, ignore_errors=True)
+def _preprocess(files: Sequence[SourceFile], config: PreprocessConfig, folder: Path) -> None:
+    out = Path(tempfile.mkdtemp(dir=folder))  # nothing made before, and nothing to remove meanwhile
     for prepared in preprocess_images(files, config, out):
         assert prepared.rejected is None, prepared.rejected
 

@@ -1,13 +1,12 @@
 """Turns files into square images, decides which are held out, and says what became of every file."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 
 from job import layout
 from job.context import Job
 from job.handover import Images, Prepared
-from job.storage.transfer import upload_all
+from job.storage.transfer import write_all
 from lora_engine.data.preprocess import PreparedImage, pixels_key, preprocess_images
 from lora_engine.data.sidecars import split_sidecars
 from lora_engine.data.split import assign
@@ -33,7 +32,7 @@ def images_of(job: Job, fingerprint: str, fetch: Callable[[], Sequence[SourceFil
 
 
 def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
-    """Prepare every image; writes `data/images.jsonl` and the thumbnails of those that are used.
+    """Prepare every image; writes their thumbnails and `data/images.jsonl`.
 
     Raises:
         DataError: too few or too many unusable images.
@@ -41,22 +40,23 @@ def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
     config = job.manifest.preprocess
     pictures, _ = split_sidecars(files)
     prepared: list[PreparedImage] = []
+    stored = {key for key, _ in job.run.list("data/thumbnails")}
     with job.progress.stage("preprocess", total=len(pictures), unit="images") as stage:
-        for image in preprocess_images(pictures, config, job.workdir / "prepared"):
-            prepared.append(image)
-            stage.advance(1)
-            job.stop.check()
+
+        def thumbnails() -> Iterator[tuple[str, bytes]]:
+            for image in preprocess_images(pictures, config, job.workdir / "prepared"):
+                key = layout.thumbnail(image.id)
+                if image.thumbnail is not None and key not in stored:
+                    stored.add(key)
+                    yield job.run.uri(key), image.thumbnail
+                prepared.append(replace(image, thumbnail=None))
+                stage.advance(1)
+                job.stop.check()
+
+        for _ in write_all(job.run.storage, thumbnails(), check=job.stop.check):
+            pass
     records = assign(prepared, config, job.manifest.dataset.split)
     job.run.write_jsonl(layout.IMAGES, (asdict(record) for record in records))
     used = {record.id for record in records if record.used}
     paths = {image.id: image.path for image in prepared if image.id in used and image.path is not None}
-    _publish_thumbnails(job, {i.id: i.thumbnail for i in prepared if i.id in used and i.thumbnail is not None})
     return Prepared(tuple(files), records, paths)
-
-
-def _publish_thumbnails(job: Job, thumbnails: dict[str, Path]) -> None:
-    stored = {key for key, _ in job.run.list("data/thumbnails")}
-    missing = [(path, layout.thumbnail(i)) for i, path in thumbnails.items() if layout.thumbnail(i) not in stored]
-    items = [(path, job.run.uri(key)) for path, key in missing]
-    for _ in upload_all(job.run.storage, items, check=job.stop.check):
-        job.stop.check()

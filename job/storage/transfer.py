@@ -30,16 +30,16 @@ def download_all(
     return _as_finished(download, items, workers, check)
 
 
-def upload_all(
-    storage: Storage, items: Iterable[tuple[Path, str]], workers: int = 16, check: Check = lambda: None
+def write_all(
+    storage: Storage, items: Iterable[tuple[str, bytes]], workers: int = 16, check: Check = lambda: None
 ) -> Iterator[tuple[str, Digest]]:
-    """Upload each file to its URI; otherwise as `download_all`."""
+    """Write each URI's bytes; otherwise as `download_all`."""
 
-    def upload(item: tuple[Path, str]) -> tuple[str, Digest]:
-        path, uri = item
-        return uri, storage.upload(path, uri)
+    def write(item: tuple[str, bytes]) -> tuple[str, Digest]:
+        uri, data = item
+        return uri, storage.write(uri, data)
 
-    return _as_finished(upload, items, workers, check)
+    return _as_finished(write, items, workers, check)
 
 
 def wait_for(work: Callable[[], Result], check: Check) -> Result:

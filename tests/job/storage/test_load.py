@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from job.storage import Digest, Storage, join
-from job.storage.transfer import download_all, upload_all
+from job.storage.transfer import download_all
 from tests.http_fault_proxy import Answer, Drop, now_and_then
 
 # What a listing holds of an object: it is sorted whole, since stores differ in their order. 20,000 take 12 MB.
@@ -40,7 +40,7 @@ def test_concurrent_checkpoints_lose_nothing(direct, through, tmp_path, seed):
 
     def commit(step: str) -> None:
         files = [(path, join(direct.root, step, path.name)) for path in sorted(checkpoints[step].iterdir())]
-        digests = {uri: digest.sha256 for uri, digest in upload_all(faulty.storage, files, workers=2)}
+        digests = {uri: faulty.storage.upload(path, uri).sha256 for path, uri in files}
         faulty.storage.write(join(direct.root, step, "COMMIT.json"), json.dumps(digests).encode())
 
     with ThreadPoolExecutor(16) as pool:

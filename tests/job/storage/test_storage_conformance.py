@@ -12,7 +12,7 @@ from job.errors import ExitCode, JobError
 from job.storage import Digest, ObjectInfo, Stored, join
 from job.storage.probe import probe_conditions, probe_read, probe_write
 from job.storage.run_folder import RunFolder
-from job.storage.transfer import download_all, upload_all
+from job.storage.transfer import download_all, write_all
 
 ODD_NAMES = ["a b.txt", "Ünï-日本/🐍.txt", "1+1=2.txt", "100%25.txt", "what?.txt", "#1&a;b,'\"()[]!~.txt", ".hidden"]
 
@@ -216,11 +216,8 @@ def test_upload_of_a_missing_file(place, tmp_path):
 def test_many_objects_there_and_back(place, tmp_path):
     """More than one page of a listing."""
     count = 1005
-    files = [tmp_path / f"out-{index}" for index in range(count)]
-    for index, path in enumerate(files):
-        path.write_bytes(b"%d" % index)
     uris = [join(place.root, "many", f"{index:05}") for index in range(count)]
-    sent = dict(upload_all(place.storage, zip(files, uris, strict=True), workers=4))
+    sent = dict(write_all(place.storage, ((uri, b"%d" % index) for index, uri in enumerate(uris)), workers=4))
     assert sorted(sent) == uris
     listed = list(place.storage.list(join(place.root, "many")))
     assert [info.uri for info in listed] == uris
