@@ -50,9 +50,9 @@ def make_trainable(
 ) -> TrainablePack:
     """Load the base model, put the pack's adapters in as they are before the first step, and make their trainer."""
     schedule = base_model.load_noise_schedule(study.model)
-    unet = base_model.load_unet(study.model, DTYPES[precision], allow_pickle=job.manifest.base_model.allow_pickle)
+    allow_pickle = job.manifest.base_model.allow_pickle
+    unet = base_model.load_unet(study.model, DTYPES[precision], device, allow_pickle=allow_pickle)
     adapters.inject(unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
-    unet.to(device)
     use_deterministic_kernels(enabled=pack.training.deterministic)
     flips = pack.training.random_flip
     resident = study.encoded.fits(free_bytes(device, processes.count), flips=flips)

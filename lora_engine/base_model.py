@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from lora_engine import adapters
 from lora_engine.config.training import LoraConfig
@@ -31,12 +32,22 @@ FILE_PATTERNS = (
     "scheduler/*",
 )
 # What a single-file checkpoint lacks.
+_TENSORS_AT_ONCE = 32  # some 100 MB
 CONFIG_PATTERNS = ("model_index.json", "*/config.json", "tokenizer/*", "scheduler/*")
 
 
 def _load(folder: Path, component: str, model_class: Any, **options: Any) -> Any:
     with _model_errors(folder, component):
         return model_class.from_pretrained(folder, subfolder=component, local_files_only=True, **options)
+
+
+def _load_weights(folder: Path, component: str, model_class: Any, **options: Any) -> Any:
+    """As `_load`; also refuses a file that lacks weights, which the libraries would draw at random."""
+    model, loaded = _load(folder, component, model_class, output_loading_info=True, **options)
+    with _model_errors(folder, component):
+        if loaded["missing_keys"]:
+            raise ValueError(f"its weights lack {', '.join(sorted(loaded['missing_keys'])[:3])}")
+    return model.eval()
 
 
 @contextmanager
@@ -74,23 +85,58 @@ def require_trainable(folder: Path, config: LoraConfig) -> None:
     Raises:
         ModelError: the UNet lacks the layers, or the scheduler predicts something unknown.
     """
+    load_noise_schedule(folder)
+    adapters.matching_modules(_empty_unet(folder), config)
+
+
+def _empty_unet(folder: Path) -> nn.Module:
+    """Its layers on the meta device."""
     from accelerate import init_empty_weights
     from diffusers import UNet2DConditionModel
 
-    load_noise_schedule(folder)
     with init_empty_weights(), _model_errors(folder, "unet"):
         settings = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=True)
-        unet = UNet2DConditionModel.from_config(settings)
-    adapters.matching_modules(unet, config)
+        return UNet2DConditionModel.from_config(settings)  # type: ignore[no-any-return]
 
 
-def load_unet(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> nn.Module:
-    """The UNet, in `dtype`, on the CPU, in evaluation mode."""
+def load_unet(
+    folder: Path, dtype: torch.dtype, device: torch.device | None = None, *, allow_pickle: bool = False
+) -> nn.Module:
+    """The UNet, in `dtype`, on the device (the CPU), in evaluation mode.
+
+    Takes the memory of its weights in `dtype` and little more, whatever type the file holds.
+    """
     from diffusers import UNet2DConditionModel
 
-    safe = _holds_safetensors(folder, "unet", allow_pickle)
-    unet = _load(folder, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=safe)
-    return unet.eval()  # type: ignore[no-any-return]
+    device = device or torch.device("cpu")
+    if not _holds_safetensors(folder, "unet", allow_pickle):
+        pickled = _load_weights(folder, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=False)
+        return pickled.to(device)  # type: ignore[no-any-return]
+    unet = _empty_unet(folder)
+    with _model_errors(folder, "unet"):
+        weights = {name: w for file in _weight_files(folder / "unet") for name, w in _read(file, dtype, device)}
+        unet.load_state_dict(weights, assign=True)
+    return unet.eval()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that diffusers would read."""
+    from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
+
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.exists():
+        return [folder / SAFETENSORS_WEIGHTS_NAME]
+    return sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+
+
+def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """A file's tensors. It is mapped anew for every few, or what has been read of it would stay in memory."""
+    with safe_open(file, framework="pt") as opened:
+        names = list(opened.keys())
+    for start in range(0, len(names), _TENSORS_AT_ONCE):
+        with safe_open(file, framework="pt") as opened:
+            for name in names[start : start + _TENSORS_AT_ONCE]:
+                yield name, opened.get_tensor(name).to(device).to(dtype)  # on a GPU, the GPU converts
 
 
 def load_vae(folder: Path, *, allow_pickle: bool = False) -> Any:
@@ -98,7 +144,7 @@ def load_vae(folder: Path, *, allow_pickle: bool = False) -> Any:
     from diffusers import AutoencoderKL
 
     safe = _holds_safetensors(folder, "vae", allow_pickle)
-    return _load(folder, "vae", AutoencoderKL, torch_dtype=torch.float32, use_safetensors=safe).eval()
+    return _load_weights(folder, "vae", AutoencoderKL, torch_dtype=torch.float32, use_safetensors=safe)
 
 
 def load_text_encoder(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> tuple[Any, Any]:
@@ -107,8 +153,8 @@ def load_text_encoder(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = 
 
     safe = _holds_safetensors(folder, "text_encoder", allow_pickle)
     options = {"use_safetensors": safe, "weights_only": True}
-    encoder = _load(folder, "text_encoder", CLIPTextModel, dtype=dtype, **options)
-    return load_tokenizer(folder), encoder.eval()
+    encoder = _load_weights(folder, "text_encoder", CLIPTextModel, dtype=dtype, **options)
+    return load_tokenizer(folder), encoder
 
 
 def load_tokenizer(folder: Path) -> Any:

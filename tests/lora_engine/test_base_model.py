@@ -1,4 +1,10 @@
 import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +16,7 @@ from job.preemption import StopFlag
 from job.stages.fetch import fetch_model
 from lora_engine import base_model
 from lora_engine.errors import ModelError
-from miniature.architecture import make_stable_diffusion
+from miniature.architecture import TINY, make_stable_diffusion, unet
 from tests.single_file import write_single_file
 
 
@@ -45,6 +51,69 @@ def test_a_missing_or_pickled_part_is_named(miniature: Path, tmp_path: Path) -> 
     (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ModelError, match="safetensors"):
         base_model.load_unet(tmp_path, torch.float32)
+
+
+def test_a_unet_is_read_as_diffusers_reads_it(all_layers: Path, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    whole = UNet2DConditionModel.from_pretrained(all_layers, subfolder="unet")
+    whole.half().save_pretrained(tmp_path / "unet", max_shard_size="1MB")
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1
+    for dtype in (torch.float32, torch.float16):
+        expected = UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet", torch_dtype=dtype)
+        loaded = base_model.load_unet(tmp_path, dtype)
+        assert not loaded.training
+        assert loaded.state_dict().keys() == expected.state_dict().keys()
+        for key, value in loaded.state_dict().items():
+            assert value.dtype == dtype
+            assert torch.equal(value, expected.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("file", "layer", "load"),
+    [
+        ("unet/diffusion_pytorch_model", "conv_in.weight", lambda f: base_model.load_unet(f, torch.float32)),
+        ("vae/diffusion_pytorch_model", "encoder.conv_in.weight", base_model.load_vae),
+        ("text_encoder/model", "final_layer_norm.bias", lambda f: base_model.load_text_encoder(f, torch.float32)),
+    ],
+)
+def test_a_file_that_lacks_a_layer_is_refused(
+    miniature: Path, tmp_path: Path, file: str, layer: str, load: Callable[[Path], object]
+) -> None:
+    """The libraries would draw it at random, and only warn."""
+    shutil.copytree(miniature / "sd", tmp_path / "sd")
+    path = tmp_path / "sd" / f"{file}.safetensors"
+    weights = {key: value for key, value in load_file(path).items() if not key.endswith(layer)}
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"cannot be loaded.*{re.escape(layer)}"):
+        load(tmp_path / "sd")
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+import torch
+from diffusers import UNet2DConditionModel
+from lora_engine import base_model
+
+def field(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+before = field("VmRSS:")
+unet = base_model.load_unet(Path(sys.argv[1]), torch.float32)
+weights = sum(parameter.nbytes for parameter in unet.parameters())
+print((field("VmHWM:") - before) / weights)
+"""
+
+
+def test_loading_takes_no_more_memory_than_the_weights(tmp_path: Path) -> None:
+    """Half-precision weights that are wanted in fp32: the file itself, half as large again, does not stay in memory."""
+    unet(replace(TINY, unet=(64, 128, 256, 256))).half().save_pretrained(tmp_path / "unet")
+    command = [sys.executable, "-c", _PEAK, str(tmp_path)]
+    peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(f"{peak:.2f} of the weights")
+    assert peak < 1.3
 
 
 def test_the_prediction_type_is_that_of_the_scheduler(miniature: Path, tmp_path: Path) -> None:
