@@ -32,7 +32,7 @@ from benchmarks.rounds import in_turns
 from lora_engine.config.training import TrainingConfig
 from lora_engine.device import DTYPES, Resolved, find_device, resolve_precision
 from lora_engine.device import describe as describe_device
-from lora_engine.memory import Passes
+from lora_engine.memory import Passes, peak_bytes
 from lora_engine.quiet import quiet_libraries
 
 _STEPS = 1_000_000  # of a run, so that it would be worth compiling for; few of them are done
@@ -133,13 +133,13 @@ def measure(case: Case, setting: Setting) -> Measured:
     update = _bare(case, setting, device, dtype) if case.bare else _ours(case, setting, device, dtype)
     _forget_peak(device)
     update(1)
-    first_peak = _peak_bytes(device)  # a graph's memory counts when it is captured, and not when it is used
+    first_peak = peak_bytes(device)  # a graph's memory counts when it is captured, and not when it is used
     before = _matrix_rate(device, dtype)
     _forget_peak(device)
     start, cpu_start = time.perf_counter(), time.process_time()
     update(setting.images // case.images_per_step)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    peak = max(first_peak, _peak_bytes(device))
+    peak = max(first_peak, peak_bytes(device))
     return Measured(seconds, cpu_seconds, peak, (before + _matrix_rate(device, dtype)) / 2)
 
 
@@ -224,14 +224,6 @@ def _forget_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """Of what the process has had resident, or allocated on the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return next(int(words[1]) * 1024 for words in fields if words[0] == "VmHWM:")
 
 
 def case_table(measured: Mapping[str, Sequence[Measured]], of: Mapping[str, Case], setting: Setting) -> str:

@@ -6,13 +6,14 @@ Beside it, the growth of the process while a whole update is computed.
 """
 
 import argparse
-import resource
 
 import psutil
+import torch
 
 from benchmarks.loop import random_data, trainer, unet
 from lora_engine.config.training import TrainingConfig
 from lora_engine.device import DTYPES, find_device
+from lora_engine.memory import peak_bytes
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
         before = psutil.Process().memory_info().rss
         for _ in made.run(1, lambda: False):
             pass
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_bytes(torch.device("cpu"))
         print(f"{resolution:10} {kept / 2**20:10.0f} {(peak - before) / 2**20:13.0f}", flush=True)
 
 

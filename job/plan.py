@@ -14,8 +14,7 @@ from lora_engine.records import SourceFile
 
 _MANY_EPOCHS = 100
 _DEVICES = {"T4": 18e12, "A10G": 35e12, "H100": 300e12}  # FLOP/s that half-precision training reaches, roughly
-_STATE_BYTES = 3 * 4  # fp32 weight and two moments; the two exported files hold 2 * 4 more
-_LIBRARIES_BYTES = 0.6 * 2**30
+_CHECKPOINT_BYTES = estimate.STATE_BYTES + 2 * 4  # of a parameter: the state, and two files for other programs
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def make_plan(manifest: Manifest) -> Plan:
         caption_sets=tuple(caption_sets(manifest)),
         packs=packs,
         files=4 * members + per_member + (images or 0) + len(caption_sets(manifest)) + 8,
-        checkpoint_bytes=members * manifest.lora.rank * estimate.PARAMETERS_PER_RANK * (_STATE_BYTES + 2 * 4),
+        checkpoint_bytes=members * manifest.lora.rank * estimate.PARAMETERS_PER_RANK * _CHECKPOINT_BYTES,
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
         memory_bytes=max(_memory(manifest, pack) for pack in pack_members(manifest)),
         training_hours=_hours(manifest, packs),
@@ -125,9 +124,9 @@ def _looks_like_image(file: SourceFile) -> bool:
 def _memory(manifest: Manifest, pack: Pack) -> int:
     value_bytes = 4 if pack.training.precision == "fp32" else 2
     images = len(pack.members) * pack.training.batch_size
-    training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images)
-    adapters = len(pack.members) * pack.lora.rank * estimate.PARAMETERS_PER_RANK * (_STATE_BYTES + 4)
-    return round(_LIBRARIES_BYTES + training + adapters)
+    ranks = len(pack.members) * pack.lora.rank
+    training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images, ranks)
+    return estimate.LIBRARIES_BYTES + training
 
 
 def _hours(manifest: Manifest, packs: tuple[PackPlan, ...]) -> dict[str, float]:

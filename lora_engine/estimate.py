@@ -8,7 +8,10 @@ PARAMETERS_PER_RANK = 199_296  # of an adapter of all attention: 1,594,368 at ra
 TOLERANCE = 0.15  # of what a run measures before its first step
 
 _KEPT_BYTES_384 = 861 * 2**20  # of one image, by the backward pass, in fp32
-_WORKING_SHARE = 0.3  # of that, while the backward pass is computed
+_WORKING_SHARE = 0.15  # of that, while the backward pass is computed
+LIBRARIES_BYTES = round(0.6 * 2**30)  # of the process, torch and the model libraries imported
+STATE_BYTES = 3 * 4  # of an adapter's parameter: the fp32 weight and two moments
+_GRADIENT_BYTES = 4
 _FLOPS_384, _FLOPS_512 = 877e9, 1718e9  # of one image, forward and input gradients
 
 
@@ -17,9 +20,16 @@ def kept_bytes(resolution: int, value_bytes: int) -> int:
     return round(_KEPT_BYTES_384 * (resolution / 384) ** 2 * value_bytes / 4)
 
 
-def training_bytes(resolution: int, value_bytes: int, images: int) -> int:
-    """The UNet, and what so many images that are computed at once need."""
-    return round(UNET_PARAMETERS * value_bytes + images * kept_bytes(resolution, value_bytes) * (1 + _WORKING_SHARE))
+def training_bytes(resolution: int, value_bytes: int, images: float, ranks: int) -> int:
+    """On the device: the UNet, what so many images that are computed at once need, and the adapters.
+
+    Args:
+        images: of all members; a part of one where activations are computed again.
+        ranks: of all adapters together.
+    """
+    unet = UNET_PARAMETERS * value_bytes
+    activations = images * kept_bytes(resolution, value_bytes) * (1 + _WORKING_SHARE)
+    return round(unet + activations + ranks * PARAMETERS_PER_RANK * (STATE_BYTES + _GRADIENT_BYTES))
 
 
 def image_flops(resolution: int) -> float:

@@ -1,7 +1,10 @@
 """How an update is cut into passes so that it fits in memory, and how much memory a pass takes."""
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -28,9 +31,14 @@ class Passes:
             for start in range(0, images, self.images):
                 yield slice(first, min(first + self.members, members)), slice(start, min(start + self.images, images))
 
+    @property
+    def alive(self) -> float:
+        """Images whose activations are kept at once."""
+        return self.images * self.members * (_RECOMPUTED if self.recompute else 1)
+
     def bytes(self, image_bytes: int) -> int:
         """Of its activations, if one image of one member keeps so many."""
-        return round(image_bytes * self.images * self.members * (_RECOMPUTED if self.recompute else 1))
+        return round(image_bytes * self.alive)
 
 
 def candidates(config: TrainingConfig, members: int, images: int, *, fold: bool) -> Iterator[Passes]:
@@ -91,6 +99,27 @@ def free_bytes(device: torch.device, processes: int = 1) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
     return int(psutil.virtual_memory().available) // processes
+
+
+def give_back() -> None:
+    """Return what nothing refers to any more to the machine: the models of earlier stages, another pack's.
+
+    Memory that C's allocator keeps for later would otherwise stand beside the next model: 0.6 GB of a text encoder's.
+    """
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing, where no GPU is used
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc's; others return memory by themselves
+        library.malloc_trim(0)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most in use so far: allocated on a GPU, or of this process's memory; 0 if the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    # not getrusage, which counts the program that started this one
+    fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in fields if words[0] == "VmHWM:"), 0)
 
 
 def spendable(free_bytes: int, device: torch.device) -> int:

@@ -1,6 +1,5 @@
 """Computes latents and text embeddings once; VAE and text encoder are gone before training starts."""
 
-import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -42,9 +41,6 @@ def encode_all(
         *sorted({t for records in captions.values() for r in records for t in r.texts} - {EMPTY_PROMPT}),
     ]
     embeddings = _embeddings(job, texts, model, device, precision)
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
     def ids(records: Sequence[ImageRecord]) -> tuple[str, ...]:
         return tuple(record.id for record in records)

@@ -13,10 +13,11 @@ from job.errors import ExitCode, JobError
 from job.orders import Lead
 from job.pack_checkpoints import rewind
 from job.pack_evaluation import PackEvaluation
+from job.pack_memory import PackMemory
 from job.pack_trainer import Study, make_trainable
 from job.progress import Stage
 from job.variants import Member, Pack
-from lora_engine import estimate, memory
+from lora_engine import memory
 from lora_engine.device import Resolved
 from lora_engine.records import StepRecord
 
@@ -34,6 +35,7 @@ class PackRun:
         self, job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, lead: Lead
     ) -> None:
         self._job, self._study, self._pack, self._lead = job, study, pack, lead
+        self._memory = PackMemory(job, pack, device)
         made = make_trainable(job, study, pack, device, precision, lead.processes)
         self.unet, self._trainer, self._data = made.unet, made.trainer, made.data
         self._metrics: dict[Member, list[dict[str, Any]]] = {member: [] for member in pack.members}
@@ -76,23 +78,9 @@ class PackRun:
             images, free = share.stop - share.start, memory.free_bytes(device, self._lead.processes.count)
             ways = memory.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
             image_bytes = trainer.image_bytes()
-            self._compare_with_plan(image_bytes)
+            self._memory.image(self.unet, image_bytes)
             chosen = memory.choose(ways, image_bytes, memory.spendable(free, device), trainer.use)
             self._job.run.write_json(key, asdict(chosen))
-
-    def _compare_with_plan(self, image_bytes: int) -> None:
-        """Say what an image needs, and if `lora-job plan` was wrong about it; it knows one size of UNet."""
-        facts: dict[str, Any] = {"pack": self._pack.index, "image_mib": round(image_bytes / 2**20, 1)}
-        weights = [w for name, w in self.unet.named_parameters() if "lora_" not in name]
-        if sum(weight.numel() for weight in weights) == estimate.UNET_PARAMETERS:
-            planned = estimate.kept_bytes(self._job.manifest.preprocess.resolution, weights[0].element_size())
-            facts["planned_mib"] = round(planned / 2**20, 1)
-            if abs(image_bytes / planned - 1) > estimate.TOLERANCE:
-                self._job.progress.warn(
-                    f"{self._pack.unit}: an image takes {facts['image_mib']} MiB; lora-job plan says "
-                    f"{facts['planned_mib']}"
-                )
-        self._job.progress.say("memory of an image", **facts)
 
     def _due_step(self) -> int | None:
         """A step that should be scored now and has not been: an attempt may end in between.
@@ -121,6 +109,7 @@ class PackRun:
             for records in self._trainer.run(until, lambda: self._uploads.failed or self._job.stop()):
                 self._keep(records)
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+        self._memory.peak(self.unet, self._trainer.passes)
         for remark in self._trainer.remarks():
             self._job.progress.warn(f"{self._pack.unit}: {remark}")
         if self._uploads.failed:

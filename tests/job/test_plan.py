@@ -1,14 +1,17 @@
 """What `lora-job plan` says can be counted from the manifest, and follows what it depends on."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lora_engine import estimate
-from tests.job.small_run import arguments
-from tests.lora_job import lora_job
+from miniature.architecture import SD_15, make_stable_diffusion
+from tests.job.small_run import VANILLA, arguments
+from tests.lora_job import COLD, lora_job
 
 
 def plan(miniature: Path, tmp_path: Path, *lines: str) -> dict[str, Any]:
@@ -33,8 +36,36 @@ def test_memory_follows_resolution_batch_and_precision(miniature: Path, tmp_path
         return float(plan(miniature, tmp_path, *base, *lines)["memory_bytes"])
 
     one = memory()
-    image = 1.3 * estimate.kept_bytes(384, 4)
+    image = 1.15 * estimate.kept_bytes(384, 4)
     assert memory("training.batch_size=3") - one == pytest.approx(2 * 2 * image, rel=1e-6)  # of two variants
     assert memory("preprocess.resolution=768") - one == pytest.approx(2 * 3 * image, rel=1e-6)
     halves = one - memory("training.precision=bf16")
     assert halves == pytest.approx(2 * estimate.UNET_PARAMETERS + 2 * image / 2, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_of_the_real_size_takes_what_was_planned(miniature: Path, tmp_path: Path) -> None:
+    """SD 1.5 with random weights on the CPU: 4.3 GB and two minutes."""
+    make_stable_diffusion(tmp_path / "sd", sizes=SD_15, dtype=torch.float16)
+    others = ", ".join(f"{{name: {name}, captions: {{strategy: constant, text: {name}}}}}" for name in ("ink", "line"))
+    lines = {
+        "base_model.source": tmp_path / "sd",
+        "variants": f"[{VANILLA}, {others}]",
+        "preprocess.resolution": 128,
+        "training.steps": 2,
+        "training.batch_size": 1,
+        "training.precision": "fp32",
+        "evaluation.samples": "null",
+        "evaluation.timesteps": 1,
+        "evaluation.final_timesteps": 1,
+        "dataset.validation_min": 1,
+    }
+    command = arguments(miniature, tmp_path, *(f"{key}={value}" for key, value in lines.items()))
+    planned = json.loads(lora_job("plan", "--json", *command).stdout)["memory_bytes"]
+    done = subprocess.run([COLD, "run", *command], capture_output=True, text=True, check=True, cwd=tmp_path)
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    training = next(row for row in said if row["event"] == "memory of training")
+    print(training)
+    assert training["planned_mib"] == pytest.approx(planned / 2**20, abs=0.1)
+    assert training["measured_mib"] == pytest.approx(planned / 2**20, rel=0.1)
+    assert not [row for row in said if "lora-job plan says" in row["event"]]
