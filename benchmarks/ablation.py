@@ -283,13 +283,15 @@ def main() -> None:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["benchmarks.loop"])  # what takes long to import is imported once
     with ProcessPoolExecutor(1, server, max_tasks_per_child=1) as processes:
-        ways = {name: partial(_in, processes, case, setting) for name, case in chosen.items()}
+        ways = {name: partial(_in, processes, name, case, setting) for name, case in chosen.items()}
         measured = in_turns(ways, options.rounds)
     print(case_table(measured, chosen, setting), trick_table(measured), sep="\n\n")
 
 
-def _in(processes: ProcessPoolExecutor, case: Case, setting: Setting) -> Measured:
-    return processes.submit(measure, case, setting).result()
+def _in(processes: ProcessPoolExecutor, name: str, case: Case, setting: Setting) -> Measured:
+    measured = processes.submit(measure, case, setting).result()
+    print(f"{name}: {measured.seconds:.2f} seconds", flush=True)  # whatever becomes of the next
+    return measured
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from job.handover import Images
 from job.identity import identity, identity_conflicts
 from job.variants import Pack, pack_members, set_of_variant
 from lora_engine.data.split import data_sha256
-from lora_engine.device import Resolved, resolve_precision
+from lora_engine.device import Resolved, has_bf16, resolve_precision
 from lora_engine.model_files import model_sha256
 
 
@@ -60,6 +60,8 @@ def resolve(job: Job, images: Images, base: Path, captioner: Path | None, device
     if stored is not None:
         _refuse_conflicts(job, stored, current)
     resolved = _decide(job, hashes, current, stored, device)
+    if not has_bf16(device) and any(pack["precision"] == "bf16" for pack in resolved["packs"]):
+        job.progress.warn("training.precision is bf16, which this device emulates: fp32 would be many times faster")
     if resolved != stored:
         job.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
         dump = yaml.safe_dump(job.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

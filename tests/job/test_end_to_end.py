@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import zipfile
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.stats import wasserstein_distance
 
 from lora_engine import miniature as miniature_data
+from lora_engine.device import has_bf16
+from tests.job import small_run
 from tests.job.small_run import quickstart
 from tests.lora_job import lora_job
 from tests.s3_server import S3Server
@@ -180,6 +184,16 @@ def test_variants_that_are_not_alike_train_in_packs_of_their_own(miniature: Path
     assert order["blip", 0] == order["vanilla", 0] != order["vanilla", 1]
     alike = {(d["a"], d["b"]): d["like_for_like"] for d in report["differences"] if d["seed"] == 0}
     assert alike == {("vanilla", "blip_plus"): True, ("vanilla", "blip"): False, ("blip_plus", "blip"): False}
+
+
+def test_a_run_in_bf16_and_a_warning_where_that_is_emulated(miniature: Path, tmp_path: Path) -> None:
+    lines = ("training.precision=bf16", f"variants=[{small_run.VANILLA}]", "evaluation.samples=null")
+    done = lora_job("run", *small_run.arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "w", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = (tmp_path / "runs/small/variants/vanilla/seed-0/metrics.jsonl").read_text().splitlines()
+    assert all(math.isfinite(json.loads(row)["loss"]) for row in metrics)
+    assert len(metrics) == 4
+    assert ("which this device emulates" in done.stderr) != has_bf16(torch.device("cpu"))
 
 
 def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
