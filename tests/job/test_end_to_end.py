@@ -190,7 +190,7 @@ def test_a_run_in_bf16_and_a_warning_where_that_is_emulated(miniature: Path, tmp
     lines = ("training.precision=bf16", f"variants=[{small_run.VANILLA}]", "evaluation.samples=null")
     done = lora_job("run", *small_run.arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "w", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    metrics = (tmp_path / "runs/small/variants/vanilla/seed-0/metrics.jsonl").read_text().splitlines()
+    metrics = (tmp_path / "runs/small/variants/vanilla/seed-1337/metrics.jsonl").read_text().splitlines()
     assert all(math.isfinite(json.loads(row)["loss"]) for row in metrics)
     assert len(metrics) == 4
     assert ("which this device emulates" in done.stderr) != has_bf16(torch.device("cpu"))
