@@ -32,7 +32,8 @@ from benchmarks.rounds import in_turns
 from lora_engine.config.training import TrainingConfig
 from lora_engine.device import DTYPES, Resolved, find_device, resolve_precision
 from lora_engine.device import describe as describe_device
-from lora_engine.memory import Passes, keep_freed_memory, peak_bytes
+from lora_engine.malloc import keep_freed_blocks
+from lora_engine.memory import Passes, peak_bytes
 from lora_engine.quiet import quiet_libraries
 
 _STEPS = 1_000_000  # of a run, so that it would be worth compiling for; few of them are done
@@ -145,7 +146,7 @@ def measure(case: Case, setting: Setting) -> Measured:
 
 def _ours(case: Case, setting: Setting, device: torch.device, dtype: torch.dtype) -> Callable[[int], None]:
     if device.type == "cpu":
-        keep_freed_memory()  # as the job does
+        keep_freed_blocks()  # as the job does
     model = unet(setting.width, device, dtype)
     if case.channels_last:
         model.to(memory_format=torch.channels_last)

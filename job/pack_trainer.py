@@ -15,7 +15,7 @@ from lora_engine.device import DTYPES, Resolved, use_deterministic_kernels
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.draws import PackMember
 from lora_engine.encoded import Encoded
-from lora_engine.memory import free_bytes, give_back, keep_freed_memory
+from lora_engine.memory import free_bytes, give_back
 from lora_engine.processes import Processes
 from lora_engine.train import PackTrainer
 from lora_engine.update import TrainingData
@@ -50,8 +50,6 @@ def make_trainable(
 ) -> TrainablePack:
     """Load the base model, put the pack's adapters in as they are before the first step, and make their trainer."""
     give_back()
-    if device.type == "cpu":
-        keep_freed_memory()
     schedule = base_model.load_noise_schedule(study.model)
     allow_pickle = job.manifest.base_model.allow_pickle
     unet = base_model.load_unet(study.model, DTYPES[precision], device, allow_pickle=allow_pickle)

@@ -36,6 +36,7 @@ from lora_engine.clip_score import FILE_PATTERNS as CLIP_PATTERNS
 from lora_engine.clip_score import require_clip
 from lora_engine.device import Resolved, find_device
 from lora_engine.errors import DivergedError
+from lora_engine.malloc import keep_freed_blocks
 from lora_engine.model_files import model_sha256
 from lora_engine.processes import Processes
 
@@ -62,7 +63,7 @@ def run(job: Job, shard: Shard | None, lead: Lead) -> bool:
         DivergedError: adapters diverged; all else is done.
         HeldError: another process is at what is left, and this one was told of no other.
     """
-    device, packs, wait = find_device(), pack_members(job.manifest), job.manifest.limits.lease_wait
+    device, packs, wait = _prepared_device(), pack_members(job.manifest), job.manifest.limits.lease_wait
     with resource_errors():
         fingerprint = source_fingerprint(job)
         # where others may find work, the preparation is worth waiting for as long as somebody is at it
@@ -107,7 +108,7 @@ def follow(job: Job, processes: Processes) -> None:
         JobError: what the first process ended with, or 46 when this one was started with something else.
         LostPeerError: the first process is gone.
     """
-    device, packs = find_device(), pack_members(job.manifest)
+    device, packs = _prepared_device(), pack_members(job.manifest)
     with resource_errors():
         for order in orders(processes):
             match order:
@@ -125,6 +126,13 @@ def follow(job: Job, processes: Processes) -> None:
                         made.trainer.freeze(name)
                     for _ in made.trainer.run(until, job.stop):
                         pass
+
+
+def _prepared_device() -> torch.device:
+    device = find_device()
+    if device.type == "cpu":
+        keep_freed_blocks()
+    return device
 
 
 def _read(job: Job, fingerprint: str, device: torch.device) -> tuple[dict[str, Any], Study]:

@@ -1,6 +1,6 @@
 """Turns images into latents and captions into text embeddings, once, before training starts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +15,14 @@ _Item = TypeVar("_Item")
 
 
 def encode_latents(
-    vae: Any, images: Sequence[tuple[str, Path]], batch_size: int, device: torch.device, *, mirrored: bool = False
+    vae: Any, images: Iterable[tuple[str, Path]], device: torch.device, *, mirrored: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """Posterior mean and standard deviation of each image, scaled as the UNet expects them.
 
+    One by one: a batch takes as long for each of its images, and far more memory.
+
     Args:
-        images: id and file of square RGB images, all of one size.
+        images: id and file of square RGB images.
         mirrored: encode what they show in a mirror.
 
     Yields:
@@ -31,19 +33,19 @@ def encode_latents(
     """
     vae.to(device)
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    for batch in _in_batches(images, batch_size):
-        squares = torch.from_numpy(np.stack([_read(path) for _, path in batch])).to(device, torch.float32)
-        pixels = squares.permute(0, 3, 1, 2) / 127.5 - 1
+    for image_id, path in images:
+        square = torch.from_numpy(np.array(read_square(path))).to(device, torch.float32)
+        pixels = square.permute(2, 0, 1)[None] / 127.5 - 1
         with torch.inference_mode():
             posterior = vae.encode(pixels.flip(3) if mirrored else pixels).latent_dist
-            scaled = torch.stack([posterior.mean - shift, posterior.std], dim=1) * vae.config.scaling_factor
-        for (image_id, _), moments in zip(batch, scaled.float().cpu(), strict=True):
-            if not moments.isfinite().all():
-                raise ModelError(
-                    f"The VAE's latents of image {image_id} are not finite.",
-                    "Check the VAE's weights; they must not overflow in fp32.",
-                )
-            yield image_id, moments.clone(memory_format=torch.contiguous_format)
+            moments = torch.cat([posterior.mean - shift, posterior.std]) * vae.config.scaling_factor
+        moments = moments.float().cpu().contiguous()
+        if not moments.isfinite().all():
+            raise ModelError(
+                f"The VAE's latents of image {image_id} are not finite.",
+                "Check the VAE's weights; they must not overflow in fp32.",
+            )
+        yield image_id, moments
 
 
 def encode_texts(
@@ -63,10 +65,6 @@ def encode_texts(
             hidden = text_encoder(tokens.input_ids.to(device))[0].cpu()
         for text, embedding in zip(batch, hidden, strict=True):
             yield text, embedding.clone(memory_format=torch.contiguous_format)
-
-
-def _read(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    return np.array(read_square(path))
 
 
 def _in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

@@ -1,6 +1,5 @@
 """How an update is cut into passes so that it fits in memory, and how much memory a pass takes."""
 
-import ctypes
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ import psutil
 import torch
 from torch import Tensor
 
+from lora_engine import malloc
 from lora_engine.config.training import TrainingConfig
 from lora_engine.errors import ResourceError
 
 _SPENDABLE = {"cuda": 0.9, "cpu": 0.65}  # of what is free; a pass needs some besides, and a GPU lets us try
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # in malloc.h
 _RECOMPUTED = 0.4  # of a pass's activations that are alive at once when they are recomputed block by block
 
 
@@ -109,21 +108,7 @@ def give_back() -> None:
     """
     gc.collect()
     torch.cuda.empty_cache()  # nothing, where no GPU is used
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):  # glibc's; others return memory by themselves
-        library.malloc_trim(0)
-
-
-def keep_freed_memory() -> None:
-    """Have C's allocator reuse large blocks from now on, instead of asking the kernel for fresh pages each time.
-
-    A convolution on a CPU sorts its weights anew at every call, into blocks of up to 60 MB: faulting their pages in
-    takes a sixth of an update's time. `give_back` returns what is kept.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # other C libraries lack it
-        library.mallopt(_M_MMAP_MAX, 0)
-        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    malloc.give_back()
 
 
 def peak_bytes(device: torch.device) -> int:

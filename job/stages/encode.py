@@ -20,7 +20,6 @@ from lora_engine.model_files import model_sha256
 from lora_engine.records import ImageRecord
 from lora_engine.shards import Shards
 
-_LATENT_BATCH = 4
 _TEXT_BATCH = 32
 
 _Compute = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
@@ -55,8 +54,8 @@ def _latents(
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         vae = base_model.load_vae(model, allow_pickle=job.manifest.base_model.allow_pickle)
-        squares = [(image, images.prepared.paths[image]) for image in missing]
-        yield from encode.encode_latents(vae, squares, _LATENT_BATCH, device, mirrored=mirrored)
+        squares = ((image, images.prepared.paths[image]) for image in missing)
+        yield from encode.encode_latents(vae, squares, device, mirrored=mirrored)
 
     return _cached(job, "latents", _key(*parts), "images", [record.id for record in wanted], compute)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lora_engine.config.data import PreprocessConfig
@@ -20,6 +21,7 @@ _SMALLEST_SIDE = 8  # pixels; nothing can be learned from less
 # Reducing within the decoder softens strokes. Down to 1.5 times the target that changes a line drawing's square about
 # as much as another resampling filter would, by some 40 dB; down to the target itself, by 31.
 _REDUCED_SIDE = 1.5
+_JPEG_COLOURS = {"RGB": "RGB", "L": "GRAY"}  # of a mode, as the decoder calls them
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}
 _PROFILE_MODE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
@@ -45,12 +47,24 @@ def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image,
     """As `decode_image`, with the width and height of the whole upright image in pixels."""
     with _opened(path, config) as image:
         size = _upright_size(image)
-        if image.format == "JPEG":
-            side = math.ceil(_REDUCED_SIDE * config.resolution)
-            image.draft(None, (side, side))
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image, config), size
+        decoded = _reduced(image, path, math.ceil(_REDUCED_SIDE * config.resolution)) or image
+        decoded.load()
+        ImageOps.exif_transpose(decoded, in_place=True)
+        return _to_rgb(decoded, config), size
+
+
+def _reduced(image: Image.Image, path: Path, side: int) -> Image.Image | None:
+    """A JPEG of so many eighths of its size that `side` pixels are left; None if Pillow is to decode the whole file."""
+    if image.format != "JPEG" or image.mode not in _JPEG_COLOURS or min(image.size) <= side:
+        return None
+    colours, data = _JPEG_COLOURS[image.mode], path.read_bytes()
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colours, min_width=side, min_height=side, min_factor=1)
+    except ValueError:  # where it only warns, too: what Pillow makes of the file counts
+        return None
+    reduced = Image.fromarray(pixels.squeeze(2) if colours == "GRAY" else pixels)
+    reduced.info = image.info
+    return reduced
 
 
 def upright_size(path: Path, config: PreprocessConfig) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Prepares a dataset's images on all cores: decode one, write one, so memory does not grow with the dataset."""
 
-import ctypes
 import hashlib
 import io
 import multiprocessing
@@ -22,12 +21,13 @@ from lora_engine.data.perceptual_hash import perceptual_hash
 from lora_engine.data.sources import is_leftover
 from lora_engine.data.squares import SUFFIX, read_square, write_square
 from lora_engine.errors import DataError
+from lora_engine.malloc import keep_freed_blocks
 from lora_engine.records import SourceFile
 
-_DECODER = 3  # raised when the same file and settings come to give other pixels
+_DECODER = 4  # raised when the same file and settings come to give other pixels
 _THUMBNAIL_SIDE = 128  # pixels at least, where the square has them
 _WINDOW = 16  # files under way for each worker
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # in malloc.h
+_KEPT_BLOCK = 32 * 2**20  # bytes that a worker reuses at once, not those of a huge image
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,7 @@ def preprocess_images(
 
 def _begin_worker() -> None:
     _end_with_parent()
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc reuse the memory of images before: to ask the kernel for fresh pages takes 7 % of the time."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # other C libraries lack it
-        library.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # bytes; larger blocks still go back at once
-        library.mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
+    keep_freed_blocks(up_to=_KEPT_BLOCK)
 
 
 def _end_with_parent() -> None:

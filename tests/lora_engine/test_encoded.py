@@ -81,9 +81,9 @@ def test_the_latents_of_a_mirror_image_are_those_of_the_image_turned(tmp_path: P
     for name, array in (("plain", pixels), ("turned", pixels[:, ::-1])):
         write_square(Image.fromarray(np.ascontiguousarray(array)), tmp_path / name)
     (_, ours), (_, plain) = (
-        next(encode_latents(vae, [(name, tmp_path / name)], 1, CPU, mirrored=mirrored))
+        next(encode_latents(vae, [(name, tmp_path / name)], CPU, mirrored=mirrored))
         for name, mirrored in (("plain", True), ("plain", False))
     )
-    ((_, theirs),) = encode_latents(vae, [("turned", tmp_path / "turned")], 1, CPU)
+    ((_, theirs),) = encode_latents(vae, [("turned", tmp_path / "turned")], CPU)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     assert not torch.equal(ours, plain)

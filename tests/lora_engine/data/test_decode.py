@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
+import simplejpeg
+from PIL import ExifTags, Image, ImageCms, ImageDraw, PngImagePlugin
 
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.data.decode import RejectedImageError, decode_image, to_square, upright_size
+from lora_engine.data.decode import RejectedImageError, decode_image, decode_with_size, to_square, upright_size
 
 CONFIG = PreprocessConfig(resolution=64)
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 100, 50), (0, 0, 0), (255, 255, 255), (17, 34, 51), (128,) * 3]
@@ -216,18 +217,44 @@ def decibels(a: Image.Image, b: Image.Image) -> float:
 
 
 # To take bicubic instead of Lanczos changes these squares by 42 to 43 dB; at once to the target's side, by 31 to 37.
-# A side that is no multiple of the reduction would be stretched by less than a decoded pixel, too.
-@pytest.mark.parametrize(("side", "reduction"), [(1000, 1), (1151, 1), (1152, 2), (1536, 2), (2300, 2), (2304, 4)])
-def test_reducing_while_decoding_hardly_changes_a_drawing(tmp_path: Path, side: int, reduction: int) -> None:
-    data = saved(circles(side), "JPEG", quality=90)
+# A side that is no multiple of eight may be stretched by less than a decoded pixel, too.
+@pytest.mark.parametrize(
+    ("side", "reduced_to"), [(576, 576), (640, 640), (800, 600), (1000, 625), (1152, 576), (1304, 652), (2304, 576)]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_reducing_while_decoding_hardly_changes_a_drawing(
+    tmp_path: Path, side: int, reduced_to: int, mode: str
+) -> None:
+    data = saved(circles(side).convert(mode), "JPEG", quality=90)
     (tmp_path / "file").write_bytes(data)
     reduced = decode_image(tmp_path / "file", PreprocessConfig(resolution=384))
-    assert reduced.size == (side // reduction, side // reduction)
-    whole = to_square(Image.open(io.BytesIO(data)), 384)
-    if reduction == 1:
+    assert (reduced.mode, reduced.size) == ("RGB", (reduced_to, reduced_to))
+    whole = to_square(Image.open(io.BytesIO(data)).convert("RGB"), 384)
+    if reduced_to == side:
         assert to_square(reduced, 384) == whole
     else:
         assert decibels(to_square(reduced, 384), whole) > 40
+
+
+def test_a_reduced_jpeg_is_turned_and_converted_as_any_other(tmp_path: Path) -> None:
+    stored = Image.new("RGB", (400, 320), "blue")
+    stored.paste("red", (0, 0, 400, 160))  # above, so on the right when a viewer has turned it
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    (tmp_path / "file").write_bytes(saved(stored, "JPEG", exif=exif, icc_profile=swapped_profile()))
+    image, size = decode_with_size(tmp_path / "file", CONFIG)
+    assert (image.size, size) == ((120, 150), (320, 400))
+    assert [np.argmax(image.getpixel((x, 60))) for x in (30, 90)] == [0, 2], "its profile swaps red and blue"
+
+
+def test_a_damaged_jpeg_is_what_pillow_makes_of_it(tmp_path: Path) -> None:
+    data = bytearray(saved(circles(800), "JPEG", quality=90))
+    for at in range(len(data) // 2, len(data) // 2 + 400, 40):
+        data[at] ^= 0x55
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(ValueError, match=r"(?i)corrupt|bad|extraneous"):
+        simplejpeg.decode_jpeg(bytes(data))
+    assert decode_image(tmp_path / "file", CONFIG).tobytes() == Image.open(io.BytesIO(data)).tobytes()
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
