@@ -23,6 +23,7 @@ from lora_engine.captions.vision import Captioner, load_captioner
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.data.squares import read_square, write_square
 from lora_engine.device import find_device
+from lora_engine.malloc import keep_freed_blocks
 from scripts.miniature.architecture import make_blip
 
 _Items = Sequence[tuple[str, Path]]
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     options = parser.parse_args()
     device = find_device()
+    if device.type == "cpu":
+        keep_freed_blocks()  # as the job does
     print(describe(str(device)))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
