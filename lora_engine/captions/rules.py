@@ -22,6 +22,7 @@ _WRITING = re.compile(
 )
 # begins where a word does, not within: x-x-x-... would take the square of its length
 _REPEAT = re.compile(r"(?<![\w'-])((?:[\w'-]+\s+){0,3}[\w'-]+)(?:\s*,?\s+\1\b)+", re.IGNORECASE)
+_BETWEEN_PHRASES = re.compile(r",(?!(?<=\d,)\d)")  # not the comma of 1,000
 _STOP_WORDS = frozenset(
     "a an the of on in at to with and or is are was were be been it its this that these those there some any by for "
     "from as into onto over under very".split()
@@ -32,7 +33,7 @@ def clean(text: str, config: CleaningConfig) -> str:
     """The text after every rule that is switched on, repeated until nothing changes: twice is as good as once."""
     cleaned = _normalise(text)
     rules = _rules(config)
-    for _ in range(len(text) + 1):  # every pass but the last shortens the text
+    for _ in range(len(text) + 1):  # every pass but the last takes something away
         before = cleaned
         for rule in rules:
             cleaned = _normalise(rule(cleaned))
@@ -64,14 +65,14 @@ def _normalise(text: str) -> str:
 
 def _without_duplicates(text: str) -> str:
     first: dict[str, str] = {}
-    for phrase in (phrase.strip() for phrase in text.split(",")):
+    for phrase in (phrase.strip() for phrase in _BETWEEN_PHRASES.split(text)):
         if phrase:
             first.setdefault(phrase.casefold(), phrase)
     return ", ".join(first.values())
 
 
 def _without_stop_words(text: str) -> str:
-    phrases = (" ".join(w for w in p.split() if w.casefold() not in _STOP_WORDS) for p in text.split(","))
+    phrases = (" ".join(w for w in p.split() if w.casefold() not in _STOP_WORDS) for p in _BETWEEN_PHRASES.split(text))
     return ", ".join(phrase for phrase in phrases if phrase)
 
 

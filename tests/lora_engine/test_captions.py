@@ -65,6 +65,12 @@ def test_every_rule_can_be_switched_off(rule: str) -> None:
     assert clean(text, ALL.model_copy(update={rule: False})) != clean(text, ALL)
 
 
+@pytest.mark.parametrize("stop_words", [False, True])
+def test_tags_are_told_apart_and_numbers_are_not(stop_words: bool) -> None:
+    config = CleaningConfig(stop_words=stop_words)
+    assert clean("1,000 birds,moon,7, moon,8,9", config) == "1,000 birds, moon, 7, 8,9"
+
+
 def test_stop_words_are_a_rule_of_their_own() -> None:
     assert clean("a snake and the dagger, of a moon", CleaningConfig(stop_words=True)) == "snake dagger, moon"
 
