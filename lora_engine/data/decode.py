@@ -57,6 +57,8 @@ def _reduced(image: Image.Image, path: Path, side: int) -> Image.Image | None:
     """A JPEG of so many eighths of its size that `side` pixels are left; None if Pillow is to decode the whole file."""
     if image.format != "JPEG" or image.mode not in _JPEG_COLOURS or min(image.size) <= side:
         return None
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 and any(pixels % 8 for pixels in image.size):
+        return None  # turned, it would begin with a part of a pixel instead of ending with it
     colours, data = _JPEG_COLOURS[image.mode], path.read_bytes()
     try:
         pixels = simplejpeg.decode_jpeg(data, colours, min_width=side, min_height=side, min_factor=1)
@@ -171,10 +173,18 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return converted
 
 
-def to_square(image: Image.Image, resolution: int) -> Image.Image:
-    """The largest centred square, resized with Lanczos to `resolution` pixels a side."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+def to_square(image: Image.Image, resolution: int, whole: tuple[int, int] | None = None) -> Image.Image:
+    """The largest centred square, resized with Lanczos to `resolution` pixels a side.
+
+    Args:
+        whole: width and height of what the image shows at a number of eighths; its last pixels may be parts of one.
+    """
+    width, height = whole or image.size
+    side, eighths = min(width, height), 8 * image.width // width
+    left, top = (width - side) // 2, (height - side) // 2
+    box = [edge * eighths / 8 for edge in (left, top, left + side, top + side)]
     # cropped first: a resize with a box would mix in pixels from outside it
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    x, y = math.floor(box[0]), math.floor(box[1])
+    square = image.crop((x, y, math.ceil(box[2]), math.ceil(box[3])))
+    within = (box[0] - x, box[1] - y, box[2] - x, box[3] - y)
+    return square.resize((resolution, resolution), Image.Resampling.LANCZOS, within)

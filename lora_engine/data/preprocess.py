@@ -138,7 +138,7 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
     try:
         if stored is None:
             image, (width, height) = decode_with_size(path, config)
-            square = to_square(image, config.resolution)
+            square = to_square(image, config.resolution, (width, height))
             square.info.clear()  # nothing of the file but its pixels is kept
         else:
             square, (width, height) = stored, upright_size(path, config)

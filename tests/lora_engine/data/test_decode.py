@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import ExifTags, Image, ImageCms, ImageDraw, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin
 
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.data.decode import RejectedImageError, decode_image, decode_with_size, to_square, upright_size
@@ -217,23 +217,55 @@ def decibels(a: Image.Image, b: Image.Image) -> float:
 
 
 # To take bicubic instead of Lanczos changes these squares by 42 to 43 dB; at once to the target's side, by 31 to 37.
-# A side that is no multiple of eight may be stretched by less than a decoded pixel, too.
 @pytest.mark.parametrize(
-    ("side", "reduced_to"), [(576, 576), (640, 640), (800, 600), (1000, 625), (1152, 576), (1304, 652), (2304, 576)]
+    ("size", "reduced_to"),
+    [
+        ((576, 576), (576, 576)),
+        ((640, 640), (640, 640)),
+        ((800, 800), (600, 600)),
+        ((1000, 1000), (625, 625)),
+        ((1151, 1151), (576, 576)),
+        ((1152, 1152), (576, 576)),
+        ((1304, 1304), (652, 652)),
+        ((1536, 1536), (576, 576)),
+        ((2300, 2300), (863, 863)),
+        ((2304, 2304), (576, 576)),
+        ((701, 907), (614, 794)),
+        ((1158, 869), (869, 652)),
+    ],
 )
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_reducing_while_decoding_hardly_changes_a_drawing(
-    tmp_path: Path, side: int, reduced_to: int, mode: str
+    tmp_path: Path, size: tuple[int, int], reduced_to: tuple[int, int], mode: str
 ) -> None:
-    data = saved(circles(side).convert(mode), "JPEG", quality=90)
+    data = saved(circles(max(size)).crop((0, 0, *size)).convert(mode), "JPEG", quality=90)
     (tmp_path / "file").write_bytes(data)
-    reduced = decode_image(tmp_path / "file", PreprocessConfig(resolution=384))
-    assert (reduced.mode, reduced.size) == ("RGB", (reduced_to, reduced_to))
+    reduced, whole_size = decode_with_size(tmp_path / "file", PreprocessConfig(resolution=384))
+    assert (reduced.mode, reduced.size, whole_size) == ("RGB", reduced_to, size)
     whole = to_square(Image.open(io.BytesIO(data)).convert("RGB"), 384)
-    if reduced_to == side:
-        assert to_square(reduced, 384) == whole
+    if reduced_to == size:
+        assert to_square(reduced, 384, size) == whole
     else:
-        assert decibels(to_square(reduced, 384), whole) > 40
+        assert decibels(to_square(reduced, 384, size), whole) > 40
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1000, 800), (997, 801)])
+def test_a_jpeg_that_is_turned_has_the_square_of_the_whole(
+    tmp_path: Path, orientation: int, size: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = saved(circles(1000).crop((0, 0, *size)), "JPEG", quality=90, exif=exif)
+    (tmp_path / "file").write_bytes(data)
+    whole = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    image, found = decode_with_size(tmp_path / "file", PreprocessConfig(resolution=384))
+    assert found == whole.size
+    if orientation == 1 or size == (1000, 800):
+        assert image.width < whole.width
+        assert decibels(to_square(image, 384, found), to_square(whole, 384)) > 40
+    else:
+        assert to_square(image, 384, found) == to_square(whole, 384)
 
 
 def test_a_reduced_jpeg_is_turned_and_converted_as_any_other(tmp_path: Path) -> None:
