@@ -14,6 +14,7 @@ from job.preemption import StopFlag
 from job.progress import Progress, open_progress, watch_for_stalls
 from job.shard import Shard
 from job.status import spent_seconds
+from lora_engine.garbage import lasting
 from lora_engine.processes import Processes
 
 
@@ -52,7 +53,7 @@ def _attempt(
             "Several processes cannot share a run on a store that ignores conditional writes (output.unfenced).",
             "Use another store, or run it as one process.",
         )
-    with stop.at_once():
+    with stop.at_once(), lasting():
         from job import pipeline, resolved  # torch and the model libraries take seconds to import
         from lora_engine.quiet import quiet_libraries
 
@@ -72,9 +73,10 @@ def _attempt(
 def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Processes) -> None:
     """Be another process than the first. Limits are the first one's to watch: it knows what is going on."""
     with Path(os.devnull).open("w") as nowhere, open_progress(nowhere) as progress, processes.joined():
-        from job import pipeline
-        from lora_engine.quiet import quiet_libraries
+        with lasting():
+            from job import pipeline
+            from lora_engine.quiet import quiet_libraries
 
-        quiet_libraries()
+            quiet_libraries()
         job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop)
         pipeline.follow(job, processes)

@@ -15,6 +15,7 @@ from job.manifest import Manifest, load_manifest, manifest_schema
 from job.preemption import StopFlag
 from job.render import app as render
 from lora_engine.errors import EngineError
+from lora_engine.garbage import leave_to_the_system
 from lora_engine.printable import printable, shortened
 
 app = typer.Typer(
@@ -160,6 +161,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # a transfer that was abandoned may wait for the network longer than the platform waits for us
+    leave_to_the_system()
     sys.exit(code)
 
 

@@ -37,7 +37,7 @@ from lora_engine.clip_score import require_clip
 from lora_engine.device import Resolved, find_device
 from lora_engine.errors import DivergedError
 from lora_engine.malloc import keep_freed_blocks
-from lora_engine.model_files import model_sha256
+from lora_engine.model_files import hash_ahead, model_sha256
 from lora_engine.processes import Processes
 
 CAPTIONER_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
@@ -181,6 +181,7 @@ def _models(job: Job) -> _Models:
     """Fetch the models and refuse those that cannot serve, before anything is computed."""
     manifest = job.manifest
     base = _base_folder(job)
+    hash_ahead(base)  # gigabytes, while the images are prepared
     for pack in pack_members(manifest):
         base_model.require_trainable(base, pack.lora)
     captioner = None

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,6 +15,7 @@ from lora_engine.errors import ModelError
 _SUFFIXES = (".json", ".txt", ".safetensors", ".model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")  # a pipeline's parts
+_HASHING = threading.Lock()
 _LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # what the model libraries look for
 
 
@@ -28,7 +32,25 @@ def model_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_ahead(path: Path) -> None:
+    """Begin to hash a model in a thread, for a `model_sha256` to come, which says what is wrong if anything is."""
+
+    def work() -> None:
+        with suppress(OSError):
+            model_sha256(path)
+
+    threading.Thread(target=work, name="hash-ahead", daemon=True).start()
+
+
 def _file_sha256(path: Path) -> str:
+    info = path.stat()
+    with _HASHING:  # who comes second finds it done
+        return _hashed(path, info.st_size, info.st_mtime_ns)
+
+
+@cache
+def _hashed(path: Path, _size: int, _changed_ns: int) -> str:
+    """Of a file as it is; a run asks for gigabytes of weights several times."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

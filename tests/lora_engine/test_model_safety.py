@@ -1,5 +1,6 @@
 """Models that hold code, or are not whole: nothing of theirs runs, and the message names the file."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from lora_engine.captions.vision import load_captioner
 from lora_engine.clip_score import load_clip
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.errors import ModelError
-from lora_engine.model_files import check_safetensors, model_sha256, pickled_weights, with_pickles
+from lora_engine.model_files import check_safetensors, hash_ahead, model_sha256, pickled_weights, with_pickles
 
 CPU = torch.device("cpu")
 
@@ -252,3 +253,17 @@ def test_pickles_are_fetched_and_hashed_only_where_they_are_read(tmp_path: Path)
     before = model_sha256(pickled)
     (pickled / "pytorch_model.bin").write_bytes(b"read")
     assert model_sha256(pickled) != before
+
+
+def test_a_model_that_changes_has_another_hash_in_the_same_process(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    hash_ahead(tmp_path)
+    first = model_sha256(tmp_path)
+    lines = [
+        f"{name}\0{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}\n"
+        for name in ("config.json", "model.safetensors")
+    ]
+    assert first == hashlib.sha256("".join(lines).encode()).hexdigest()
+    (tmp_path / "model.safetensors").write_bytes(b"others.")
+    assert model_sha256(tmp_path) != first
