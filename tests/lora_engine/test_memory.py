@@ -75,7 +75,7 @@ def test_what_a_pass_needs_beside_its_activations_stays_free() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resolution", [256, 384])
+@pytest.mark.parametrize("resolution", [64, 256, 384])
 def test_the_plan_knows_what_an_image_of_the_real_size_keeps(resolution: int) -> None:
     """The UNet of SD 1.5, with random weights: 3.4 GB and a minute."""
     cpu = torch.device("cpu")
