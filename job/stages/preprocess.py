@@ -10,6 +10,7 @@ from job.storage.transfer import write_all
 from lora_engine.data.preprocess import PreparedImage, pixels_key, preprocess_images
 from lora_engine.data.sidecars import split_sidecars
 from lora_engine.data.split import assign
+from lora_engine.errors import DataError
 from lora_engine.records import ImageRecord, SourceFile
 
 
@@ -53,8 +54,12 @@ def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
                 stage.advance(1)
                 job.stop.check()
 
-        for _ in write_all(job.run.storage, thumbnails(), check=job.stop.check):
-            pass
+        try:
+            for _ in write_all(job.run.storage, thumbnails(), check=job.stop.check):
+                pass
+        except DataError:
+            job.stop.check()  # a signal to a whole group, as Ctrl-C sends it, also takes workers down
+            raise
     records = assign(prepared, config, job.manifest.dataset.split)
     job.run.write_jsonl(layout.IMAGES, (asdict(record) for record in records))
     used = {record.id for record in records if record.used}

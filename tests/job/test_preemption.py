@@ -1,15 +1,19 @@
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
 
 from job.errors import ExitCode, JobError
 from job.preemption import StopFlag
-from tests.lora_job import ROOT
+from tests.job.small_run import arguments
+from tests.lora_job import COLD, ROOT
 
 
 @pytest.fixture
@@ -53,3 +57,31 @@ def test_a_process_that_would_not_hear_a_signal_hears_it(command: str, codes: se
         time.sleep(0.01)
     started.communicate()
     assert started.returncode in codes
+
+
+def has_worker(process: psutil.Process) -> bool:
+    try:
+        return any("multiprocessing.spawn" in part for child in process.children() for part in child.cmdline())
+    except psutil.NoSuchProcess:  # a child that ended meanwhile
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_is_no_fault_of_an_image(
+    miniature: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A terminal sends it to the workers that decode images, too, and so do service managers and batch queues."""
+    started = subprocess.Popen(
+        [COLD, "run", *arguments(miniature, tmp_path)],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    process = psutil.Process(started.pid)
+    while not has_worker(process):
+        assert started.poll() is None
+        time.sleep(0.001)
+    os.killpg(started.pid, number)
+    _, said = started.communicate()
+    assert (started.returncode, "Start the same manifest again" in said) == (ExitCode.PREEMPTED, True), said
