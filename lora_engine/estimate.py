@@ -8,9 +8,9 @@ PARAMETERS_PER_RANK = 199_296  # of an adapter of all attention: 1,594,368 at ra
 TOLERANCE = 0.15  # of what a run measures: an image before its first step, the peak after its first updates
 
 # of one image, by the backward pass, in fp32
-_KEPT_BYTES_384 = 853 * 2**20
+_KEPT_PIXEL_BYTES_384 = 853 * 2**20  # in proportion to the pixels
 _KEPT_TEXT_BYTES = 8 * 2**20  # the keys and values of its caption's 77 tokens, for the most part
-_WORKING_SHARE = 0.15  # of that, while the backward pass is computed
+_WORKING_SHARE = 0.15  # of both, while the backward pass is computed
 LIBRARIES_BYTES = round(0.6 * 2**30)  # of the process, torch and the model libraries imported
 STATE_BYTES = 3 * 4  # of an adapter's parameter: the fp32 weight and two moments
 _GRADIENT_BYTES = 4
@@ -19,7 +19,7 @@ _FLOPS_384, _FLOPS_512 = 877e9, 1718e9  # of one image, forward and input gradie
 
 def kept_bytes(resolution: int, value_bytes: int) -> int:
     """What one image of one adapter keeps for the backward pass."""
-    return round((_KEPT_BYTES_384 * (resolution / 384) ** 2 + _KEPT_TEXT_BYTES) * value_bytes / 4)
+    return round((_KEPT_PIXEL_BYTES_384 * (resolution / 384) ** 2 + _KEPT_TEXT_BYTES) * value_bytes / 4)
 
 
 def training_bytes(resolution: int, value_bytes: int, images: float, ranks: int) -> int:

@@ -15,8 +15,8 @@ from lora_engine.errors import ModelError
 _SUFFIXES = (".json", ".txt", ".safetensors", ".model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")  # a pipeline's parts
-_HASHING = threading.Lock()
 _LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # what the model libraries look for
+_HASHING = threading.Lock()
 
 
 def model_sha256(path: Path) -> str:

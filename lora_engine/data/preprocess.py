@@ -4,6 +4,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +90,7 @@ def preprocess_images(
 
 
 def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the parent gets too: it ends the workers
     _end_with_parent()
     keep_freed_blocks(up_to=_KEPT_BLOCK)
 

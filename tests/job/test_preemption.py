@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from job.errors import ExitCode, JobError
 from job.preemption import StopFlag
@@ -66,20 +67,35 @@ def has_worker(process: psutil.Process) -> bool:
         return False
 
 
+def large_pictures(folder: Path) -> Path:
+    """Enough noise to keep the workers at it for seconds."""
+    folder.mkdir()
+    picture = Image.effect_noise((3000, 3000), 90)
+    for number in range(40):
+        picture.putpixel((0, 0), number)
+        picture.save(folder / f"{number}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("at_work", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_is_no_fault_of_an_image(
-    miniature: Path, tmp_path: Path, number: signal.Signals
+    miniature: Path, tmp_path: Path, number: signal.Signals, at_work: bool
 ) -> None:
-    """A terminal sends it to the workers that decode images, too, and so do service managers and batch queues."""
+    """A terminal sends it to the workers that decode images, too, and so do service managers and batch queues.
+
+    They get it as soon as they are there, or at work.
+    """
+    lines = [f"dataset.source={large_pictures(tmp_path / 'pictures')}"] if at_work else []
     started = subprocess.Popen(
-        [COLD, "run", *arguments(miniature, tmp_path)],
+        [COLD, "run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     process = psutil.Process(started.pid)
-    while not has_worker(process):
+    while not (any(tmp_path.glob("work/**/*.ppm")) if at_work else has_worker(process)):
         assert started.poll() is None
         time.sleep(0.001)
     os.killpg(started.pid, number)
