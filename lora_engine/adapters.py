@@ -160,7 +160,10 @@ def packed_layers(model: nn.Module) -> list[PackedLinear]:
 
 
 def activate(model: nn.Module, names: Sequence[str]) -> None:
-    """Make these adapters, with the weights that they have now, share the batch in this order; none: the base model."""
+    """Make these adapters, with the weights that they have now, share the batch in this order; none: the base model.
+
+    One that is named twice has two shares.
+    """
     for layer in packed_layers(model):
         layer.enable_adapters(enabled=bool(names))
         layer.down_KRI = layer.up_KOR = None

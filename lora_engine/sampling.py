@@ -1,62 +1,110 @@
-"""Generates images from fixed prompts and seeds with one adapter."""
+"""Generates images from fixed prompts and seeds with the base model, or with several adapters at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from lora_engine import base_model
+from lora_engine import adapters, base_model
 from lora_engine.config.training import SamplesConfig
+from lora_engine.encode import encode_texts
+
+_TEXT_BATCH = 32
 
 
-def load_pipeline(folder: Path, unet: nn.Module, device: torch.device, *, allow_pickle: bool = False) -> Any:
-    """The base model's pipeline around a UNet that is already loaded; its other parts in the UNet's dtype."""
-    from diffusers import StableDiffusionPipeline
+@dataclass(frozen=True)
+class Drawn:
+    """One image, and what it was drawn from."""
 
-    dtype = next(unet.parameters()).dtype
-    tokenizer, text_encoder = base_model.load_text_encoder(folder, dtype, allow_pickle=allow_pickle)
-    pipeline = StableDiffusionPipeline(
-        vae=base_model.load_vae(folder, allow_pickle=allow_pickle).to(dtype),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=base_model.load_sampler(folder),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    adapter: str | None  # its name; None where the base model drew
+    prompt: int  # its place in the list
+    seed: int
+    image: Image.Image
 
 
-def draw_samples(
-    pipeline: Any, config: SamplesConfig, resolution: int, batch_size: int, check: Callable[[], None]
-) -> Iterator[tuple[int, int, Image.Image]]:
-    """An image for every prompt and seed, with the prompt's place in the list and the seed.
+class Sampler:
+    """The base model's pipeline around a UNet that is already loaded; its other parts in the UNet's dtype.
 
-    `check` is called at every denoising step; what it raises ends the drawing. The starting noise is drawn on the CPU,
-    so it is the same on any device and for every adapter.
+    Args:
+        resolution: pixels a side.
+        images_at_once: of each adapter, that pass through the UNet; with guidance, every image does twice.
     """
 
-    def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
-        check()
-        return kept
+    def __init__(
+        self,
+        folder: Path,
+        unet: nn.Module,
+        config: SamplesConfig,
+        resolution: int,
+        images_at_once: int,
+        device: torch.device,
+        *,
+        allow_pickle: bool = False,
+    ) -> None:
+        from diffusers import StableDiffusionPipeline
 
-    remaining = product(range(len(config.prompts)), config.seeds)
-    while batch := list(islice(remaining, batch_size)):
-        result = pipeline(
-            [config.prompts[at] for at, _ in batch],
-            negative_prompt=[config.negative_prompt] * len(batch),
-            height=resolution,
-            width=resolution,
-            num_inference_steps=config.steps,
-            guidance_scale=config.guidance,
-            callback_on_step_end=at_step,
-            generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
-        )
-        for (at, seed), image in zip(batch, result.images, strict=True):
-            yield at, seed, image
+        self._unet, self._config, self._resolution = unet, config, resolution
+        dtype = next(unet.parameters()).dtype
+        # as the pipeline decides it: a distilled UNet takes the guidance as an input
+        guided = config.guidance > 1 and getattr(unet.config, "time_cond_proj_dim", None) is None
+        self._passes = 2 if guided else 1
+        self._images_at_once = max(1, images_at_once // self._passes)
+        self._prompts, self._negative = _embeddings(folder, config, dtype, device, allow_pickle=allow_pickle)
+        vae = base_model.load_vae(folder, allow_pickle=allow_pickle).to(dtype)
+        vae.enable_slicing()  # image by image: all at once take as long, and far more memory
+        self._pipeline = StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=None,
+            tokenizer=None,
+            unet=unet,
+            scheduler=base_model.load_sampler(folder),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).to(device)
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    def draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[Drawn]:
+        """An image by each of these adapters for every prompt and seed; by the base model where none is named.
+
+        `check` is called at every denoising step; what it raises ends the drawing. The starting noise is drawn on the
+        CPU, so it is the same on any device and for every adapter.
+        """
+
+        def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+            check()
+            return kept
+
+        # the pipeline puts all that is drawn without the prompt before all that is drawn with it
+        adapters.activate(self._unet, [*names] * self._passes)
+        config, of = self._config, tuple(names) or (None,)
+        remaining = product(range(len(config.prompts)), config.seeds)
+        while batch := list(islice(remaining, self._images_at_once)):
+            text = self._prompts[[at for at, _ in batch]].repeat(len(of), 1, 1)
+            result = self._pipeline(
+                prompt_embeds=text,
+                negative_prompt_embeds=self._negative.expand_as(text) if self._passes == 2 else None,
+                height=self._resolution,
+                width=self._resolution,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
+                callback_on_step_end=at_step,
+                generator=[torch.Generator("cpu").manual_seed(seed) for _ in of for _, seed in batch],
+            )
+            for (name, (at, seed)), image in zip(product(of, batch), result.images, strict=True):
+                yield Drawn(name, at, seed, image)
+
+
+def _embeddings(
+    folder: Path, config: SamplesConfig, dtype: torch.dtype, device: torch.device, *, allow_pickle: bool
+) -> tuple[Tensor, Tensor]:
+    """Of the prompts, [P, L, D], and of the negative prompt, [1, L, D]. The text encoder is gone afterwards."""
+    tokenizer, encoder = base_model.load_text_encoder(folder, dtype, allow_pickle=allow_pickle)
+    texts = [*config.prompts, config.negative_prompt]
+    hidden = [embedding for _, embedding in encode_texts(tokenizer, encoder, texts, _TEXT_BATCH, device)]
+    return torch.stack(hidden[:-1]).to(device), hidden[-1][None].to(device)

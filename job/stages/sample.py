@@ -3,21 +3,21 @@
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from job import commit, layout
+from job.background import Background
 from job.context import Job
 from job.handover import Images
-from job.progress import Stage
 from job.variants import Member, Pack
 from lora_engine import adapters, checkpoints, sampling
-from lora_engine.clip_score import ClipScorer, load_clip
+from lora_engine.clip_score import load_clip
 from lora_engine.config.training import SamplesConfig
 from lora_engine.data.squares import read_square
 from lora_engine.line_art import measure
@@ -62,20 +62,35 @@ def sample(
     missing = _missing(job, pack, settings)
     if not missing:
         return
-    pipeline = sampling.load_pipeline(model, unet, device, allow_pickle=job.manifest.base_model.allow_pickle)
+    resolution, images_at_once = job.manifest.preprocess.resolution, job.manifest.evaluation.batch_size
+    allow_pickle = job.manifest.base_model.allow_pickle
+    sampler = sampling.Sampler(model, unet, config, resolution, images_at_once, device, allow_pickle=allow_pickle)
     clip = load_clip(scorer.folder, device, allow_pickle=scorer.allow_pickle) if scorer else None
-    total = sum(1 if step == 0 else len(members) for step, members in missing.items())
-    count = len(config.prompts) * len(config.seeds)
-    with job.progress.stage("sample", total=total * count, unit="images") as stage:
-        for step, members in missing.items():
-            if step == 0:  # the untouched base model: the same images for every member
-                adapters.activate(unet, [])
-                _publish(job, members, step, settings, list(_draw(job, pipeline, config, stage)), clip)
-                continue
-            for member in members:
-                _load_adapter(job, unet, member, step)
-                adapters.activate(unet, [member.adapter_name])
-                _publish(job, [member], step, settings, list(_draw(job, pipeline, config, stage)), clip)
+    total = sum(max(1, len(step.drawing)) for step in missing) * len(config.prompts) * len(config.seeds)
+    with job.progress.stage("sample", total=total, unit="images") as stage, Background("samples") as publishing:
+        for step in missing:
+            for member in step.drawing:
+                _load_adapter(job, unet, member, step.step)
+            drawn: dict[str | None, list[sampling.Drawn]] = {}
+            for one in sampler.draw([member.adapter_name for member in step.drawing], job.stop.check):
+                drawn.setdefault(one.adapter, []).append(one)
+                stage.advance(1)
+                job.stop.check()
+            for adapter, members in step.missing.items():
+                own = drawn[adapter]
+                cosines = clip.cosines([one.image for one in own], config.prompts).tolist() if clip else None
+                publishing.submit(partial(_publish, job, members, step.step, settings, own, cosines))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step of which samples are missing."""
+
+    step: int
+    missing: Mapping[str | None, Sequence[Member]]  # whose they are, by the adapter that draws; the base model's: all
+    # All that have a checkpoint of this step, in one pass; also those whose samples are there, since the number of
+    # images in a pass decides how sums are rounded. None at step 0.
+    drawing: Sequence[Member]
 
 
 def _steps(job: Job, pack: Pack) -> list[int]:
@@ -92,16 +107,24 @@ def _settings(config: SamplesConfig, scorer: Scorer | None) -> dict[str, Any]:
     return drawing | {"clip_sha256": scorer.sha256 if scorer else None}
 
 
-def _missing(job: Job, pack: Pack, settings: dict[str, Any]) -> dict[int, list[Member]]:
-    """Step to the members whose samples of it are not there. A step whose checkpoint was not kept has none."""
-    result: dict[int, list[Member]] = {}
-    for member in pack.members:
-        kept = {0, *commit.committed_steps(job.run, member.variant, member.seed)}
-        for step in _steps(job, pack):
-            index = job.run.read_json(layout.sample_index(member.variant, member.seed, step)) if step in kept else None
-            if step in kept and (index is None or index["settings"] != settings):
-                result.setdefault(step, []).append(member)
-    return dict(sorted(result.items()))
+def _missing(job: Job, pack: Pack, settings: dict[str, Any]) -> list[_Step]:
+    """The steps that lack samples, ascending. A step whose checkpoint was not kept has none."""
+    kept = {m: {0, *commit.committed_steps(job.run, m.variant, m.seed)} for m in pack.members}
+    result = []
+    for step in _steps(job, pack):
+        able = [member for member in pack.members if step in kept[member]]
+        missing: dict[str | None, list[Member]] = {}
+        for member in able:
+            if not _is_drawn(job, member, step, settings):
+                missing.setdefault(member.adapter_name if step else None, []).append(member)
+        if missing:
+            result.append(_Step(step, missing, able if step else ()))
+    return result
+
+
+def _is_drawn(job: Job, member: Member, step: int, settings: dict[str, Any]) -> bool:
+    index = job.run.read_json(layout.sample_index(member.variant, member.seed, step))
+    return index is not None and bool(index["settings"] == settings)
 
 
 def _load_adapter(job: Job, unet: torch.nn.Module, member: Member, step: int) -> None:
@@ -112,37 +135,27 @@ def _load_adapter(job: Job, unet: torch.nn.Module, member: Member, step: int) ->
         adapters.load(unet, member.adapter_name, checkpoints.read_adapter(path))
 
 
-def _draw(job: Job, pipeline: Any, config: SamplesConfig, stage: Stage) -> Iterator[tuple[int, int, Image.Image]]:
-    resolution, batch_size = job.manifest.preprocess.resolution, job.manifest.evaluation.batch_size
-    for drawn in sampling.draw_samples(pipeline, config, resolution, batch_size, job.stop.check):
-        yield drawn
-        stage.advance(1)
-        job.stop.check()
-
-
 def _publish(
     job: Job,
     members: Sequence[Member],
     step: int,
     settings: dict[str, Any],
-    drawn: Sequence[tuple[int, int, Image.Image]],
-    clip: ClipScorer | None,
+    drawn: Sequence[sampling.Drawn],
+    cosines: Sequence[Sequence[float]] | None,
 ) -> None:
-    prompts = settings["prompts"]
-    cosines = clip.cosines([image for _, _, image in drawn], prompts).tolist() if clip else [None] * len(drawn)
     files, rows = {}, []
-    for (prompt, seed, image), row in zip(drawn, cosines, strict=True):
-        data, name = io.BytesIO(), layout.sample_name(prompt, seed)
-        image.save(data, "PNG")
+    for at, one in enumerate(drawn):
+        data, name = io.BytesIO(), layout.sample_name(one.prompt, one.seed)
+        one.image.save(data, "PNG")
         files[name] = data.getvalue()
         rows.append(
             {
                 "file": name,
                 "sha256": hashlib.sha256(files[name]).hexdigest(),
-                "prompt": prompt,
-                "seed": seed,
-                "line_art": asdict(measure(image)),
-                "clip_cosines": row,
+                "prompt": one.prompt,
+                "seed": one.seed,
+                "line_art": asdict(measure(one.image)),
+                "clip_cosines": cosines[at] if cosines is not None else None,
             }
         )
     for member in members:

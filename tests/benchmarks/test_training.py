@@ -124,6 +124,13 @@ def test_the_ablation_at_its_smallest() -> None:
 
 
 @pytest.mark.slow
+def test_sampling_at_its_smallest() -> None:
+    sizes = ("--width", "32", "--resolution", "64", "--variants", "2", "--prompts", "1", "--steps", "1")
+    rows = rows_of(benchmark("sampling", *sizes, "--rounds", "1"))
+    assert {"single images", "adapter after adapter", "adapters together"} <= rows.keys()
+
+
+@pytest.mark.slow
 def test_the_start_of_the_smallest_run() -> None:
     rows = rows_of(benchmark("start", "--rounds", "1", "--set", "evaluation.samples=null"))
     assert {"validate", "validate --offline", "run, to the first training step", "latents", "torch"} <= rows.keys()

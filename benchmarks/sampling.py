@@ -1,0 +1,74 @@
+"""Drawing samples with all adapters of a pack in one pass, against one adapter after the other and single images.
+
+Usage: PYTHONPATH=scripts python -m benchmarks.sampling [--width 320] [--resolution 384] [--variants 3] [--prompts 2]
+           [--steps 5] [--guidance 7.5] [--precision fp32] [--rounds 3]
+
+Single images are drawn as diffusers' training script draws its own for validation: with one prompt at a time. All ways
+share one loaded pipeline with random weights; the prompts are encoded before.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.inputs import write_model
+from benchmarks.machine import describe
+from benchmarks.rounds import table, take_turns
+from lora_engine import adapters, base_model
+from lora_engine.config.training import LoraConfig, SamplesConfig
+from lora_engine.device import DTYPES, find_device
+from lora_engine.malloc import keep_freed_blocks
+from lora_engine.sampling import Drawn, Sampler
+
+
+def main() -> None:
+    """Make the model, take turns, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--resolution", type=int, default=384)
+    parser.add_argument("--variants", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--precision", choices=sorted(DTYPES), default="fp32")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    device = find_device()
+    if device.type == "cpu":
+        keep_freed_blocks()  # as the job does
+    print(describe(str(device)))
+    prompts = tuple(f"drawing {number}" for number in range(options.prompts))
+    config = SamplesConfig(prompts=prompts, steps=options.steps, guidance=options.guidance)
+    names = [f"variant-{number}" for number in range(options.variants)]
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        write_model(folder, options.width)
+        unet = base_model.load_unet(folder, DTYPES[options.precision], device)
+        adapters.inject(unet, [(name, 0) for name in names], LoraConfig(rank=8, alpha=8))
+        single, together = (
+            Sampler(folder, unet, config, options.resolution, at_once, device) for at_once in (1, 2 * options.prompts)
+        )
+    print(
+        f"UNet of width {options.width}, {options.precision}, {options.resolution}x{options.resolution}, "
+        f"{options.variants} adapters, {options.prompts} prompts, {options.steps} steps, guidance {options.guidance}"
+    )
+    ways: dict[str, Callable[[], Sequence[Drawn]]] = {
+        "single images": partial(_one_after_the_other, single, names),
+        "adapter after adapter": partial(_one_after_the_other, together, names),
+        "adapters together": partial(_draw, together, names),
+    }
+    print(table(take_turns(ways, options.rounds), options.variants * options.prompts, "single images"))
+
+
+def _one_after_the_other(sampler: Sampler, names: Sequence[str]) -> list[Drawn]:
+    return [drawn for name in names for drawn in _draw(sampler, [name])]
+
+
+def _draw(sampler: Sampler, names: Sequence[str]) -> list[Drawn]:
+    return list(sampler.draw(names, lambda: None))
+
+
+if __name__ == "__main__":
+    main()
