@@ -21,6 +21,7 @@ _SMALLEST_SIDE = 8  # pixels; nothing can be learned from less
 # Reducing within the decoder softens strokes. Down to 1.5 times the target that changes a line drawing's square about
 # as much as another resampling filter would, by some 40 dB; down to the target itself, by 31.
 _REDUCED_SIDE = 1.5
+_JPEGS = ("JPEG", "MPO")  # the latter has more pictures behind the first: a phone's, with a depth or brightness map
 _JPEG_COLOURS = {"RGB": "RGB", "L": "GRAY"}  # of a mode, as the decoder calls them
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}
@@ -55,7 +56,7 @@ def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image,
 
 def _reduced(image: Image.Image, path: Path, side: int) -> Image.Image | None:
     """A JPEG of so many eighths of its size that `side` pixels are left; None if Pillow is to decode the whole file."""
-    if image.format != "JPEG" or image.mode not in _JPEG_COLOURS or min(image.size) <= side:
+    if image.format not in _JPEGS or image.mode not in _JPEG_COLOURS or min(image.size) <= side:
         return None
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 and any(pixels % 8 for pixels in image.size):
         return None  # turned, it would begin with a part of a pixel instead of ending with it

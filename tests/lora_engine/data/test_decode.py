@@ -289,6 +289,17 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it(tmp_path: Path) -> None:
     assert decode_image(tmp_path / "file", CONFIG).tobytes() == Image.open(io.BytesIO(data)).tobytes()
 
 
+def test_a_phone_s_photograph_with_a_map_behind_it_is_reduced_as_any_other(tmp_path: Path) -> None:
+    photograph, behind = circles(1000), Image.new("RGB", (500, 500), "red")
+    both = saved(photograph, "MPO", save_all=True, append_images=[behind], quality=90)
+    with Image.open(io.BytesIO(both)) as opened:
+        assert (opened.format, opened.n_frames) == ("MPO", 2)
+    config = PreprocessConfig(resolution=384)
+    found = decoded(tmp_path, both, config)
+    assert found.shape == (625, 625, 3)
+    np.testing.assert_array_equal(found, decoded(tmp_path, saved(photograph, "JPEG", quality=90), config))
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_only_the_first_frame_counts(tmp_path: Path, kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime")]
