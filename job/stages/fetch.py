@@ -156,14 +156,18 @@ def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Seque
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    def snapshot(*, local_files_only: bool) -> Path:
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only
+            )
+        )
+
+    any_http_error = HfHubHTTPError.__bases__[0]  # of the HTTP library, which is not the same in every version
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+        return snapshot(local_files_only=False)
     except (LocalEntryNotFoundError, ConnectionError) as error:
-        raise JobError(
-            ExitCode.STORAGE_RETRIES,
-            f"{what}: the model hub cannot be reached, and hf://{repository} is not in the local cache.",
-            "Check the network, or copy the model to a folder or bucket and name that.",
-        ) from error
+        unreachable: Exception = error
     except (HfHubHTTPError, ValueError) as error:
         raise JobError(
             ExitCode.MODEL,
@@ -171,6 +175,17 @@ def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Seque
             f"({type(error).__name__}).",
             "Check the name and the revision; a gated model needs HF_TOKEN in the environment.",
         ) from error
+    except any_http_error as error:
+        unreachable = error
+    try:
+        # versions before 2 ask for a list of a pinned revision's files before they look into the cache
+        return snapshot(local_files_only=True)
+    except LocalEntryNotFoundError:
+        raise JobError(
+            ExitCode.STORAGE_RETRIES,
+            f"{what}: the model hub cannot be reached, and hf://{repository} is not in the local cache.",
+            "Check the network, or copy the model to a folder or bucket and name that.",
+        ) from unreachable
 
 
 def _require(path: Path, what: str, code: ExitCode) -> None:
