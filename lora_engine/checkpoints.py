@@ -96,6 +96,8 @@ def write_checkpoint(
         unet_lora_adapter_metadata={
             "r": config.rank,
             "lora_alpha": config.alpha,
+            "rank_pattern": {},  # nothing, which diffusers before 0.40 has to be told
+            "alpha_pattern": {},
             "target_modules": sorted({key.rsplit(".", 2)[0] for key in weights}),
         },
     )

@@ -92,7 +92,11 @@ def test_metadata_is_what_programs_show(trained: tuple[nn.Module, Path]) -> None
     assert kohya["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert json.loads(kohya["ss_tag_frequency"]) == {"blip": {"a heart": 2}}
     assert "lora_adapter_metadata" not in kohya
-    assert json.loads(diffusers["lora_adapter_metadata"])["unet.lora_alpha"] == 5.0
+    described = json.loads(diffusers["lora_adapter_metadata"])
+    assert described["unet.lora_alpha"] == 5.0
+    # every version of diffusers that reads these at all makes a PEFT configuration of them; 0.34 to 0.39 ask for all
+    asked = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
+    assert set(described) == {f"unet.{key}" for key in asked}
 
 
 def test_listed_entries_are_the_files(trained: tuple[nn.Module, Path], tmp_path: Path) -> None:
