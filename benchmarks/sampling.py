@@ -4,7 +4,7 @@ Usage: PYTHONPATH=scripts python -m benchmarks.sampling [--width 320] [--resolut
            [--steps 5] [--guidance 7.5] [--precision fp32] [--rounds 3]
 
 Single images are drawn as diffusers' training script draws its own for validation: with one prompt at a time. All ways
-share one loaded pipeline with random weights; the prompts are encoded before.
+share one loaded UNet with random weights; the prompts are encoded before.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def _one_after_the_other(sampler: Sampler, names: Sequence[str]) -> list[Drawn]:
 
 
 def _draw(sampler: Sampler, names: Sequence[str]) -> list[Drawn]:
-    return list(sampler.draw(names, lambda: None))
+    return [one for drawn in sampler.draw(names, lambda: None) for one in drawn]
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class Sampler:
 
     Args:
         resolution: pixels a side.
-        images_at_once: of each adapter, that pass through the UNet; with guidance, every image does twice.
+        images_at_once: of each adapter, that pass through the UNet; with guidance, every image does twice. If only one
+            may, adapters take turns.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Sampler:
         # as the pipeline decides it: a distilled UNet takes the guidance as an input
         guided = config.guidance > 1 and getattr(unet.config, "time_cond_proj_dim", None) is None
         self._passes = 2 if guided else 1
+        self._in_turns = images_at_once < self._passes
         self._images_at_once = max(1, images_at_once // self._passes)
         self._prompts, self._negative = _embeddings(folder, config, dtype, device, allow_pickle=allow_pickle)
         vae = base_model.load_vae(folder, allow_pickle=allow_pickle).to(dtype)
@@ -69,12 +71,20 @@ class Sampler:
         ).to(device)
         self._pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[Drawn]:
+    def draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Drawn]]:
         """An image by each of these adapters for every prompt and seed; by the base model where none is named.
 
         `check` is called at every denoising step; what it raises ends the drawing. The starting noise is drawn on the
         CPU, so it is the same on any device and for every adapter.
+
+        Yields:
+            what was drawn at once.
         """
+        groups = [[name] for name in names] if names and self._in_turns else [names]
+        for group in groups:
+            yield from self._draw(group, check)
+
+    def _draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Drawn]]:
 
         def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
             check()
@@ -96,14 +106,14 @@ class Sampler:
                 callback_on_step_end=at_step,
                 generator=[torch.Generator("cpu").manual_seed(seed) for _ in of for _, seed in batch],
             )
-            for (name, (at, seed)), image in zip(product(of, batch), result.images, strict=True):
-                yield Drawn(name, at, seed, image)
+            pairs = zip(product(of, batch), result.images, strict=True)
+            yield [Drawn(name, at, seed, image) for (name, (at, seed)), image in pairs]
 
 
 def _embeddings(
     folder: Path, config: SamplesConfig, dtype: torch.dtype, device: torch.device, *, allow_pickle: bool
 ) -> tuple[Tensor, Tensor]:
-    """Of the prompts, [P, L, D], and of the negative prompt, [1, L, D]. The text encoder is gone afterwards."""
+    """Of the prompts, [P, L, D], and of the negative prompt, [1, L, D]."""
     tokenizer, encoder = base_model.load_text_encoder(folder, dtype, allow_pickle=allow_pickle)
     texts = [*config.prompts, config.negative_prompt]
     hidden = [embedding for _, embedding in encode_texts(tokenizer, encoder, texts, _TEXT_BATCH, device)]

@@ -163,7 +163,8 @@ def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Seque
             )
         )
 
-    any_http_error = HfHubHTTPError.__bases__[0]  # of the HTTP library, which is not the same in every version
+    # of the HTTP library, which is not the same in every version
+    any_http_error = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
     try:
         return snapshot(local_files_only=False)
     except (LocalEntryNotFoundError, ConnectionError) as error:

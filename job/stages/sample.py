@@ -71,15 +71,18 @@ def sample(
         for step in missing:
             for member in step.drawing:
                 _load_adapter(job, unet, member, step.step)
-            drawn: dict[str | None, list[sampling.Drawn]] = {}
-            for one in sampler.draw([member.adapter_name for member in step.drawing], job.stop.check):
-                drawn.setdefault(one.adapter, []).append(one)
-                stage.advance(1)
+            rows: dict[str | None, list[dict[str, Any]]] = {adapter: [] for adapter in step.missing}
+            for drawn in sampler.draw([member.adapter_name for member in step.drawing], job.stop.check):
+                stage.advance(len(drawn))
+                for adapter, members in step.missing.items():
+                    if own := [one for one in drawn if one.adapter == adapter]:
+                        cosines = clip.cosines([one.image for one in own], config.prompts).tolist() if clip else None
+                        publishing.submit(partial(_publish, job, members, step.step, own, cosines, rows[adapter]))
+                if publishing.failed:
+                    publishing.wait()
                 job.stop.check()
             for adapter, members in step.missing.items():
-                own = drawn[adapter]
-                cosines = clip.cosines([one.image for one in own], config.prompts).tolist() if clip else None
-                publishing.submit(partial(_publish, job, members, step.step, settings, own, cosines))
+                publishing.submit(partial(_publish_index, job, members, step.step, settings, rows[adapter]))
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class _Step:
     """A step of which samples are missing."""
 
     step: int
-    missing: Mapping[str | None, Sequence[Member]]  # whose they are, by the adapter that draws; the base model's: all
+    missing: Mapping[str | None, Sequence[Member]]  # whose they are, by the adapter that draws; None: the base model
     # All that have a checkpoint of this step, in one pass; also those whose samples are there, since the number of
     # images in a pass decides how sums are rounded. None at step 0.
     drawing: Sequence[Member]
@@ -139,30 +142,35 @@ def _publish(
     job: Job,
     members: Sequence[Member],
     step: int,
-    settings: dict[str, Any],
     drawn: Sequence[sampling.Drawn],
     cosines: Sequence[Sequence[float]] | None,
+    rows: list[dict[str, Any]],
 ) -> None:
-    files, rows = {}, []
+    """Write images, and add what they are to `rows`."""
     for at, one in enumerate(drawn):
         data, name = io.BytesIO(), layout.sample_name(one.prompt, one.seed)
         one.image.save(data, "PNG")
-        files[name] = data.getvalue()
+        for member in members:
+            job.run.write(f"{layout.samples(member.variant, member.seed, step)}/{name}", data.getvalue())
         rows.append(
             {
                 "file": name,
-                "sha256": hashlib.sha256(files[name]).hexdigest(),
+                "sha256": hashlib.sha256(data.getvalue()).hexdigest(),
                 "prompt": one.prompt,
                 "seed": one.seed,
                 "line_art": asdict(measure(one.image)),
                 "clip_cosines": cosines[at] if cosines is not None else None,
             }
         )
+
+
+def _publish_index(
+    job: Job, members: Sequence[Member], step: int, settings: dict[str, Any], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Say what was drawn, after the images, and delete what was drawn from other prompts."""
     for member in members:
         where = (member.variant, member.seed, step)
-        for name, content in files.items():
-            job.run.write(f"{layout.samples(*where)}/{name}", content)
         job.run.write_json(layout.sample_index(*where), {"settings": settings, "images": rows})
-        listed = {layout.sample_index(*where), *(f"{layout.samples(*where)}/{name}" for name in files)}
+        listed = {layout.sample_index(*where), *(f"{layout.samples(*where)}/{row['file']}" for row in rows)}
         for key in [key for key, _ in job.run.list(layout.samples(*where)) if key not in listed]:
-            job.run.delete(key)  # drawn from other prompts
+            job.run.delete(key)

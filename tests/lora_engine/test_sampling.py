@@ -37,7 +37,7 @@ def sampler(unet: nn.Module, guidance: float = 3.0, images_at_once: int = 16, **
 
 
 def draw(by: Sampler, names: Sequence[str]) -> dict[tuple[str | None, int, int], np.ndarray]:
-    drawn = list(by.draw(names, lambda: None))
+    drawn = [one for at_once in by.draw(names, lambda: None) for one in at_once]
     return {(one.adapter, one.prompt, one.seed): pixels(one) for one in drawn}
 
 
