@@ -29,7 +29,7 @@ class Background:
 
         Raises what an earlier one raised.
         """
-        self.wait(_WAITING)
+        self.wait(0 if self.failed else _WAITING)
         self._pending.append(self._thread.submit(self._do, piece))
 
     def wait(self, left: int = 0) -> None:

@@ -85,6 +85,7 @@ class Sampler:
             yield from self._draw(group, check)
 
     def _draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Drawn]]:
+        """In passes of all of these adapters."""
 
         def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
             check()

@@ -78,8 +78,6 @@ def sample(
                     if own := [one for one in drawn if one.adapter == adapter]:
                         cosines = clip.cosines([one.image for one in own], config.prompts).tolist() if clip else None
                         publishing.submit(partial(_publish, job, members, step.step, own, cosines, rows[adapter]))
-                if publishing.failed:
-                    publishing.wait()
                 job.stop.check()
             for adapter, members in step.missing.items():
                 publishing.submit(partial(_publish_index, job, members, step.step, settings, rows[adapter]))

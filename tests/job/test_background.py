@@ -1,6 +1,7 @@
 """Work beside the main thread is done in order, is bounded, and fails where it is waited for."""
 
 import threading
+import time
 
 import pytest
 
@@ -37,17 +38,34 @@ def test_one_piece_at_work_and_one_waiting_are_all_there_can_be() -> None:
 
 def test_after_a_failure_nothing_begins_and_whoever_waits_hears_of_it() -> None:
     done: list[str] = []
+    another_waits = threading.Event()
+
+    def fail() -> None:
+        assert another_waits.wait(SECONDS)
+        raise OSError("the store is gone")
+
+    background = Background("test")
+    background.submit(fail)
+    background.submit(lambda: done.append("after it"))
+    another_waits.set()
+    with pytest.raises(OSError, match="the store is gone"), background:
+        pass
+    assert background.failed
+    assert done == []
+
+
+def test_who_brings_another_piece_after_a_failure_hears_of_it() -> None:
+    """At once, though there would be room for it."""
 
     def fail() -> None:
         raise OSError("the store is gone")
 
     background = Background("test")
     background.submit(fail)
-    background.submit(lambda: done.append("after it"))
-    with pytest.raises(OSError, match="the store is gone"), background:
-        pass
-    assert background.failed
-    assert done == []
+    while not background.failed:
+        time.sleep(0.001)
+    with pytest.raises(OSError, match="the store is gone"):
+        background.submit(lambda: None)
 
 
 def test_what_ended_the_block_is_told_rather_than_a_failure_beside_it() -> None:
