@@ -1,9 +1,11 @@
 import json
 import re
 import shutil
+import socketserver
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from job.errors import ExitCode, JobError
 from job.preemption import StopFlag
 from job.stages.fetch import fetch_model
 from lora_engine import base_model
@@ -141,3 +144,36 @@ def test_a_hub_model_is_read_from_the_local_cache(
     job = SimpleNamespace(stop=StopFlag())  # all of a job that a hub's model needs
     folder = fetch_model(job, "base_model.source", "hf://someone/small", revision, base_model.FILE_PATTERNS)  # type: ignore[arg-type]
     base_model.load_tokenizer(folder)
+
+
+@pytest.fixture
+def dropping_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A hub that hangs up, and the folder of its local cache."""
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_address[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        yield tmp_path
+        hub.shutdown()
+
+
+def fetch_small() -> Path:
+    job = SimpleNamespace(stop=StopFlag())
+    return fetch_model(job, "base_model.source", "hf://someone/small", None, base_model.FILE_PATTERNS)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("dropping_hub")
+def test_a_hub_that_drops_connections_cannot_be_reached() -> None:
+    with pytest.raises(JobError, match="cannot be reached") as refused:
+        fetch_small()
+    assert refused.value.code == ExitCode.STORAGE_RETRIES
+
+
+def test_a_hub_that_drops_connections_is_not_needed_for_what_is_cached(miniature: Path, dropping_hub: Path) -> None:
+    model, revision = dropping_hub / "models--someone--small", "a" * 40
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(revision)
+    (model / "snapshots").mkdir()
+    (model / "snapshots" / revision).symlink_to(miniature / "sd")
+    base_model.load_tokenizer(fetch_small())
