@@ -174,10 +174,10 @@ class PackRun:
 
 
 def is_finished(job: Job, pack: Pack) -> bool:
-    """Whether an earlier attempt trained all of the pack."""
+    """Whether an earlier attempt trained all of the pack: to its last step, or until every member had diverged."""
     steps = pack.training.steps
     finals = (job.run.read_json(layout.final(m.variant, m.seed)) for m in pack.members)
-    return all(final is not None and final["step"] == steps for final in finals)
+    return all(f is not None and (f["step"] == steps or f.get("diverged_at") is not None) for f in finals)
 
 
 def _mean_loss(records: Sequence[StepRecord]) -> float | None:

@@ -120,6 +120,22 @@ def test_one_bad_pack_does_not_keep_the_others_from_being_trained(miniature: Pat
     assert unsharded.returncode == 46, unsharded.stderr
 
 
+def test_a_pack_of_which_all_diverged_is_done_and_whoever_is_last_reports(miniature: Path, tmp_path: Path) -> None:
+    hot = "{name: blip, captions: {strategy: blip}, lora: {alpha: 1.0e+38}}"
+    lines = ("training.max_skipped_steps=0", "training.steps=20", f"variants=[{VANILLA}, {hot}]")
+    command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
+    root = tmp_path / "runs" / "small"
+    trained_it = lora_job(*command, "--shard", "1/2")  # both: nobody else takes the first
+    assert trained_it.returncode == 45, trained_it.stderr
+    reported = lora_job(*command, "--shard", "0/2")
+    assert reported.returncode == 45, reported.stderr
+    for ended in (trained_it, reported):
+        assert "blip, seed 1337 at step 10" in ended.stderr.splitlines()[-1]
+    report = json.loads((root / "report" / "comparison.json").read_text())
+    assert [(m["variant"], m["diverged_at"]) for m in report["members"]] == [("vanilla", None), ("blip", 10)]
+    assert '"stage": "train"' not in reported.stderr
+
+
 def test_what_another_process_holds_is_waited_for_or_left_to_it(miniature: Path, tmp_path: Path) -> None:
     lines = ("split_packs_by=[variant]", "limits.lease_wait=0.02", "limits.lease_seconds=2")
     command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
