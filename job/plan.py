@@ -22,6 +22,7 @@ class PackPlan:
     """One pack's work."""
 
     members: tuple[str, ...]
+    rank: int
     steps: int
     images_per_step: int  # of each member
     epochs: float | None  # None where the images cannot be counted without a download
@@ -59,10 +60,11 @@ def make_plan(manifest: Manifest) -> Plan:
     images = _count_images(manifest)
     held_out = None if images is None else _held_out(manifest, images)
     packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in pack_members(manifest))
-    members = sum(len(pack.members) * pack.checkpoints for pack in packs)
+    checkpoints = sum(len(pack.members) * pack.checkpoints for pack in packs)
+    parameters = sum(len(p.members) * p.checkpoints * p.rank for p in packs) * estimate.PARAMETERS_PER_RANK
     samples = manifest.evaluation.samples
     drawn = 0 if samples is None else len(samples.prompts) * len(samples.seeds)
-    per_member = sum(len(p.members) * (2 * p.checkpoints + 6 + drawn * _drawings(manifest, p)) for p in packs)
+    other_files = sum(len(p.members) * (2 * p.checkpoints + 6 + drawn * _drawings(manifest, p)) for p in packs)
     warnings = [
         f"{', '.join(p.members)}: {p.epochs:.0f} epochs over the training images invite memorisation"
         for p in packs
@@ -74,8 +76,8 @@ def make_plan(manifest: Manifest) -> Plan:
         validation_images=held_out,
         caption_sets=tuple(caption_sets(manifest)),
         packs=packs,
-        files=4 * members + per_member + (images or 0) + len(caption_sets(manifest)) + 8,
-        checkpoint_bytes=members * manifest.lora.rank * estimate.PARAMETERS_PER_RANK * _CHECKPOINT_BYTES,
+        files=4 * checkpoints + other_files + (images or 0) + len(caption_sets(manifest)) + 8,
+        checkpoint_bytes=parameters * _CHECKPOINT_BYTES,
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
         memory_bytes=max(_memory(manifest, pack) for pack in pack_members(manifest)),
         training_hours=_hours(manifest, packs),
@@ -94,6 +96,7 @@ def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int
     train = None if images is None or held_out is None else max(1, images - held_out)
     return PackPlan(
         members=tuple(f"{member.variant}/seed-{member.seed}" for member in pack.members),
+        rank=pack.lora.rank,
         steps=training.steps,
         images_per_step=training.images_per_step,
         epochs=None if train is None else training.steps * training.images_per_step / train,

@@ -28,6 +28,9 @@ def test_images_files_and_bytes(miniature: Path, tmp_path: Path) -> None:
     assert planned["packs"][0]["checkpoints"] == 2
     weights = 2 * 2 * 4 * estimate.PARAMETERS_PER_RANK  # variants, checkpoints, rank
     assert planned["checkpoint_bytes"] == weights * 20  # the state, and two exported files
+    narrow = "{name: narrow, captions: {strategy: blip}, lora: {rank: 1}}"
+    planned = plan(miniature, tmp_path, "lora.rank=4", f"variants=[{VANILLA}, {narrow}]")
+    assert planned["checkpoint_bytes"] == weights // 8 * (4 + 1) * 20
 
 
 def test_memory_follows_resolution_batch_and_precision(miniature: Path, tmp_path: Path) -> None:
