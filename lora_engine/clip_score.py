@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from lora_engine.errors import ModelError
+from lora_engine.image_text_models import load_whole, read_config
 from lora_engine.model_files import holds_safetensors
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
@@ -39,12 +40,12 @@ def require_clip(folder: Path, *, allow_pickle: bool = False) -> bool:
     Raises:
         ModelError: pickled weights, or another kind of model.
     """
-    from transformers import AutoConfig, CLIPConfig
+    from transformers import CLIPConfig
 
     use_safetensors = holds_safetensors(folder, "evaluation.samples.clip.source", allow_pickle=allow_pickle)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library reports what is wrong with a file by almost any of them
+        config = read_config(folder)
+    except ValueError as error:
         raise _not_loadable(folder, error) from error
     if not isinstance(config, CLIPConfig):
         raise _not_loadable(folder, f"its model type is {config.model_type}")
@@ -57,33 +58,19 @@ def load_clip(folder: Path, device: torch.device, *, allow_pickle: bool = False)
     Raises:
         ModelError: pickled weights, another kind of model, or a damaged one.
     """
-    from transformers import AutoProcessor, CLIPModel
+    from transformers import CLIPModel
 
     use_safetensors = require_clip(folder, allow_pickle=allow_pickle)
     try:
-        model, loaded = CLIPModel.from_pretrained(
-            folder,
-            use_safetensors=use_safetensors,
-            weights_only=True,
-            local_files_only=True,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        if loaded["missing_keys"]:  # transformers would fill in random weights
-            raise ValueError(f"{len(loaded['missing_keys'])} of its weights are missing")
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # as above
+        model, processor = load_whole(CLIPModel, folder, torch.float32, use_safetensors=use_safetensors)
+    except ValueError as error:
         raise _not_loadable(folder, error) from error
-    return ClipScorer(model.to(device).eval(), processor, device)
+    return ClipScorer(model.to(device), processor, device)
 
 
 def _not_loadable(folder: Path, reason: object) -> ModelError:
     return ModelError(
-        f"evaluation.samples.clip.source: {folder} cannot be loaded as a CLIP model: "
-        f"{' '.join(str(reason).split())[:300]}.",
+        f"evaluation.samples.clip.source: {folder} cannot be loaded as a CLIP model: {reason}.",
         "Use a CLIP model of the transformers library, such as openai/clip-vit-base-patch32.",
     )
 

@@ -14,6 +14,7 @@ from lora_engine.config.models import CaptionerConfig
 from lora_engine.data.squares import read_square
 from lora_engine.device import DTYPES, Resolved, resolve_precision
 from lora_engine.errors import ModelError
+from lora_engine.image_text_models import load_whole, read_config
 from lora_engine.model_files import holds_safetensors
 
 
@@ -66,12 +67,12 @@ def require_captioner(folder: Path, *, allow_pickle: bool = False) -> None:
     Raises:
         ModelError: pickled weights, or another kind of model.
     """
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     holds_safetensors(folder, "captioner.source", allow_pickle=allow_pickle)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library reports what is wrong with a file by almost any of them
+        config = read_config(folder)
+    except ValueError as error:
         raise _not_loadable(folder, error) from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise _not_loadable(folder, f"its model type is {config.model_type}")
@@ -81,32 +82,22 @@ def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) 
     """Load a model folder through transformers' image-to-text classes. No code from the model's repository runs.
 
     Raises:
-        ModelError: pickled weights, or a model that cannot caption.
+        ModelError: pickled weights, a model that cannot caption, or one whose files lack weights.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     use_safetensors = holds_safetensors(folder, "captioner.source", allow_pickle=config.allow_pickle)
     dtype = DTYPES[captioner_precision(config, device)]
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            use_safetensors=use_safetensors,
-            weights_only=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=dtype,
-        )
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # the libraries report what is wrong with a file by almost any of them
+        model, processor = load_whole(AutoModelForImageTextToText, folder, dtype, use_safetensors=use_safetensors)
+    except ValueError as error:
         raise _not_loadable(folder, error) from error
-    return Captioner(model.to(device).eval(), processor, config, device)
+    return Captioner(model.to(device), processor, config, device)
 
 
 def _not_loadable(folder: Path, reason: object) -> ModelError:
     return ModelError(
-        f"The captioner in {folder} cannot be loaded: {' '.join(str(reason).split())[:300]}.",
+        f"The captioner in {folder} cannot be loaded: {reason}.",
         "Use an image-to-text model of the transformers library, such as BLIP.",
     )
 
