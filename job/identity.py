@@ -53,8 +53,16 @@ def identity_conflicts(stored: Mapping[str, Any], current: Mapping[str, Any]) ->
 
     `steps` may grow under a constant schedule, whose rate does not depend on them.
     """
-    different = different_fields(_with_defaults(stored), current, "")
-    return tuple(field for field in different if not _steps_grew(field, stored, current))
+    return tuple(field for field in _different(stored, current) if not _steps_grew(field, stored, current))
+
+
+def has_more_steps(stored: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Whether this identity, which does not conflict with a stored one, has more to train."""
+    return bool(_different(stored, current))
+
+
+def _different(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    return different_fields(_with_defaults(stored), current, "")
 
 
 def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,11 @@ class Manifest(Config):
                 f"evaluation: final_timesteps {final} is not a multiple of timesteps {curve}, "
                 "so the curve would not be a part of the final grid"
             )
+        samples = self.evaluation.samples
+        if samples is not None and len(set(samples.prompts)) < len(samples.prompts):
+            raise ValueError(
+                "evaluation: samples.prompts holds one twice; each prompt once, and more seeds for more images"
+            )
         return self
 
     def dataset_storage(self) -> S3Settings:

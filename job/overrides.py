@@ -27,10 +27,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _same_kind(mine: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    return bool(value.get("name", mine.get("name")) == mine.get("name"))
-
-
 def merged_overrides(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], type[BaseModel], Any]]:
     """Each override of raw manifest data: its path, its model, and the merged mapping to validate."""
     variants = data.get("variants")

@@ -172,7 +172,7 @@ def _require_converged(job: Job, packs: Sequence[Pack]) -> None:
     if diverged:
         where = "; ".join(f"{member.variant}, seed {member.seed} at step {step}" for member, step in diverged.items())
         raise DivergedError(
-            f"Diverged: {where}. It keeps its last finite weights; the others are trained and reported.",
+            f"Diverged: {where}. It keeps the weights that it had; the others are trained and reported.",
             "Lower training.optimizer.learning_rate or use precision: bf16 or fp32, with --set name=...",
         )
 

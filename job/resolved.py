@@ -13,7 +13,7 @@ from job.context import Job
 from job.environment import environment
 from job.errors import ExitCode, JobError
 from job.handover import Images
-from job.identity import identity, identity_conflicts
+from job.identity import has_more_steps, identity, identity_conflicts
 from job.variants import Pack, pack_members, set_of_variant
 from lora_engine.data.split import data_sha256
 from lora_engine.device import Resolved, has_bf16, resolve_precision
@@ -30,10 +30,11 @@ def is_done(job: Job) -> bool:
     if stored is None or not job.run.exists(layout.SUCCESS):
         return False
     data, models = stored["data_sha256"], {k: v["sha256"] for k, v in stored["models"].items() if v}
-    _refuse_conflicts(job, stored, identity(job.manifest, data_sha256=data, models=models))
+    current = identity(job.manifest, data_sha256=data, models=models)
+    _refuse_conflicts(job, stored, current)
     samples = job.manifest.model_dump(mode="json")["evaluation"]["samples"]
     as_drawn = stored["manifest"]["evaluation"]["samples"] == samples
-    return as_drawn and pack_members(job.manifest)[0].training.steps == _stored_steps(stored)
+    return as_drawn and not has_more_steps(stored["identity"], current)
 
 
 def is_prepared(job: Job, fingerprint: str) -> bool:
@@ -99,7 +100,7 @@ def _decided_pack(pack: Pack, stored: dict[str, Any] | None, device: torch.devic
         precision = resolve_precision(stored["packs"][pack.index]["precision"], device)
     return {
         "index": pack.index,
-        "members": [asdict(member) for member in pack.members],
+        "members": _members(pack),
         "differs": list(pack.differs),
         "precision": precision,
     }
@@ -113,7 +114,14 @@ def _refuse_conflicts(job: Job, stored: dict[str, Any], current: dict[str, Any])
             f"{job.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
             "Give this one another name: --set name=...",
         )
+    if [pack["members"] for pack in stored["packs"]] != [_members(pack) for pack in pack_members(job.manifest)]:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{job.run.root} holds a run of this name whose adapters train in other packs: of those that train "
+            "together, some are to have more steps than others.",
+            "Let training.steps grow for all of them, or give this one another name: --set name=...",
+        )
 
 
-def _stored_steps(stored: dict[str, Any]) -> int:
-    return int(stored["manifest"]["training"]["steps"])
+def _members(pack: Pack) -> list[dict[str, Any]]:
+    return [asdict(member) for member in pack.members]

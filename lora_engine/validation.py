@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from lora_engine.records import ValidationRecord
 
+Losses = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
 _TIE = 1e-4  # relative: closer losses are not told apart
 
 RULE = f"lowest curve loss; of losses within {_TIE:g} of the lowest, relatively, the earliest step"
@@ -27,20 +29,23 @@ class Best:
     reason: str
 
 
+def primary_losses(losses_ENT: Losses, caption_sets: Sequence[str]) -> npt.NDArray[Any]:
+    """Those whose mean is the primary loss: under all caption sets, but not the empty prompt, which is named ""."""
+    return losses_ENT[[at for at, name in enumerate(caption_sets) if name]]
+
+
 def summarise(
     step: int,
-    losses_ENT: npt.NDArray[np.float32],
+    losses_ENT: Losses,
     caption_sets: Sequence[str],
     curve_columns_NC: npt.NDArray[np.int64] | None,
 ) -> ValidationRecord:
     """One row of `validation.jsonl`.
 
-    The primary loss is the mean over the caption sets (not the empty prompt, which is named ""), images and timesteps.
     `curve_columns_NC` picks the curve's timesteps out of a final grid; None where the grid is the curve's own.
     """
     wide = losses_ENT.astype(np.float64)
-    primary = wide[[at for at, name in enumerate(caption_sets) if name]]
-    on_curve = primary
+    primary = on_curve = primary_losses(wide, caption_sets)
     if curve_columns_NC is not None:
         on_curve = np.take_along_axis(primary, curve_columns_NC[np.newaxis].repeat(len(primary), axis=0), axis=2)
     return ValidationRecord(

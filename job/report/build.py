@@ -9,11 +9,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from job import layout
 from job.commit import committed_steps, read_commit
 from job.errors import ExitCode, JobError
-from job.report.losses import final_losses_per_image, recheck
+from job.report.losses import final_losses_per_image, recheck, recheck_best
 from job.report.samples import sample_points, training_measures
 from job.report.schema import (
     Checkpoint,
@@ -31,7 +32,7 @@ from job.storage.run_folder import RunFolder
 from lora_engine.captions.lint import lint
 from lora_engine.line_art import Measures
 from lora_engine.records import caption_from_row
-from lora_engine.statistics import paired_difference
+from lora_engine.statistics import CONFIDENCE, FEWEST_SEEDS, paired_difference
 
 _TRAIN_POINTS = 100
 
@@ -51,6 +52,7 @@ def build_comparison(run: RunFolder) -> Comparison:
         for member in pack["members"]
     ]
     fair = _fair(members)
+    differences = _differences(run, resolved, members, images)
     return Comparison(
         name=resolved["manifest"]["name"],
         data=_data(images),
@@ -58,12 +60,12 @@ def build_comparison(run: RunFolder) -> Comparison:
         models=resolved["models"],
         packs=[_pack(pack) for pack in resolved["packs"]],
         members=members,
-        differences=_differences(run, resolved, members, images),
+        differences=differences,
         fair=fair,
         captions={name: _lint(run, name) for name in resolved["caption_sets"]},
         timing=_timing(run, len(resolved["packs"])),
         environment=_json(run, layout.ENVIRONMENT),
-        notes=_notes(resolved, fair, members),
+        notes=_notes(resolved, fair, members, differences),
     )
 
 
@@ -126,27 +128,31 @@ def _member(
             "Remove _SUCCESS, and final.json beside that file, then run the manifest again to score the base model.",
         )
     for point in validation:
-        recheck(run, variant, seed, point)
+        recheck(run, variant, seed, point, resolved["manifest"]["evaluation"]["timesteps"])
     commits = [read_commit(run, variant, seed, step) for step in committed_steps(run, variant, seed)]
     if not commits or not metrics:
         raise _missing(run, layout.metrics(variant, seed) if commits else layout.checkpoint(variant, seed, 0))
     rates = [row["images_per_second"] for row in metrics]
-    best, final = run.read_json(layout.best(variant, seed)), Choice(**_json(run, layout.final(variant, seed)))
+    chosen, final = run.read_json(layout.best(variant, seed)), Choice(**_json(run, layout.final(variant, seed)))
+    best = None if chosen is None else Choice(**chosen)
+    if best is not None:
+        recheck_best(run, variant, seed, best, validation)
+    trained_until = metrics[-1]["step"] if final.diverged_at is None else final.diverged_at
     return MemberReport(
         variant=variant,
         seed=seed,
         pack=pack["index"],
         caption_set=resolved["set_of_variant"][variant],
         steps=metrics[-1]["step"],
-        skipped_steps=sum(row["skipped"] for row in metrics),
+        skipped_steps=sum(row["skipped"] for row in metrics if row["step"] <= trained_until),
         diverged_at=final.diverged_at,
         images_per_second=float(np.median(rates)),
         base_loss=validation[0].loss,
-        final_loss=validation[-1].loss,
+        final_loss=final.loss,
         validation=validation,
         train=_train_points(metrics),
         samples=sample_points(run, variant, seed, training),
-        best=None if best is None else Choice(**best),
+        best=best,
         final=final,
         checkpoints=[Checkpoint(step=c["step"], weights_sha256=c["weights_sha256"], files=c["files"]) for c in commits],
         fairness=Fairness(
@@ -186,26 +192,49 @@ def _fair(members: Sequence[MemberReport]) -> dict[str, bool]:
 def _differences(
     run: RunFolder, resolved: dict[str, Any], members: Sequence[MemberReport], images: Sequence[dict[str, Any]]
 ) -> list[Difference]:
-    members = [member for member in members if member.diverged_at is None]
+    """Of every pair of variants: seed by seed, and over the seeds that both have, if these are enough."""
+    losses: dict[str, dict[int, npt.NDArray[np.float64]]] = {}
+    scored_on: dict[str, list[str]] = {}
+    for member in members:
+        if member.diverged_at is None:
+            ids, values = final_losses_per_image(run, member.variant, member.seed, member.steps)
+            losses.setdefault(member.variant, {})[member.seed] = values
+            scored_on[f"{member.variant}, seed {member.seed}"] = ids
+    ids = _the_same(scored_on)
     group_of = {row["id"]: row["group"] for row in images if row["split"] == "validation"}
-    losses = {(m.variant, m.seed): final_losses_per_image(run, m.variant, m.seed, m.steps) for m in members}
-    differs = {pack["index"]: pack["differs"] for pack in resolved["packs"]}
+    groups = np.array([group_of[i] for i in ids])
+    settings = {name: _without(own, "captions") for name, own in resolved["identity"]["variants"].items()}
+    pairs: list[tuple[str, str, int | None, npt.NDArray[np.float64]]] = []
+    for a, b in combinations(losses, 2):
+        both = {seed: own - losses[b][seed] for seed, own in losses[a].items() if seed in losses[b]}
+        pairs += [(a, b, seed, own[np.newaxis]) for seed, own in both.items()]
+        if len(both) >= FEWEST_SEEDS:
+            pairs.append((a, b, None, np.stack(list(both.values()))))
+    over_seeds = Counter(seed is None for _, _, seed, _ in pairs)
     result = []
-    for a, b in combinations(members, 2):
-        if a.seed != b.seed:
-            continue
-        ids, a_losses = losses[a.variant, a.seed]
-        b_ids, b_losses = losses[b.variant, b.seed]
-        if ids != b_ids:
+    for a, b, seed, found in pairs:
+        # so that all of a kind hold together (Bonferroni)
+        interval = paired_difference(found, groups, 1 - (1 - CONFIDENCE) / over_seeds[seed is None])
+        alike = settings[a] == settings[b]
+        result.append(Difference(a=a, b=b, seed=seed, seeds=len(found), like_for_like=alike, **asdict(interval)))
+    return result
+
+
+def _the_same(scored_on: dict[str, list[str]]) -> list[str]:
+    """The ids of the images that every adapter was scored on.
+
+    Raises:
+        JobError: 46 when they are not the same.
+    """
+    first, *others = scored_on.items() or [("", [])]
+    for name, ids in others:
+        if ids != first[1]:
             raise JobError(
                 ExitCode.CONFLICT,
-                f"{a.variant} and {b.variant} were scored on different images.",
+                f"{first[0]} and {name} were scored on different images.",
                 "Start the run again under another name: --set name=...",
             )
-        found = paired_difference(a_losses, b_losses, np.array([group_of[i] for i in ids]))
-        alike = differs[a.pack] == differs[b.pack]
-        result.append(Difference(a=a.variant, b=b.variant, seed=a.seed, like_for_like=alike, **asdict(found)))
-    return result
+    return first[1]
 
 
 def _lint(run: RunFolder, name: str) -> dict[str, Any]:
@@ -217,13 +246,19 @@ def _timing(run: RunFolder, packs: int) -> dict[str, dict[str, float]]:
     return {unit: (run.read_json(layout.unit_status(unit)) or {}).get("stages", {}) for unit in units}
 
 
-def _notes(resolved: dict[str, Any], fair: dict[str, bool], members: Sequence[MemberReport]) -> list[str]:
+def _notes(
+    resolved: dict[str, Any], fair: dict[str, bool], members: Sequence[MemberReport], differences: Sequence[Difference]
+) -> list[str]:
     notes = [
         "Loss is denoising error on held-out images, not picture quality: a lower loss need not look better.",
         "The primary loss scores every adapter under all caption sets alike; own-caption losses are descriptive.",
     ]
-    if len(resolved["manifest"]["seeds"]) < 3:
-        notes.append("With fewer than three seeds this speaks of these adapters, not of the caption strategies.")
+    of_strategies = {(d.a, d.b) for d in differences if d.seed is None}
+    for a, b in dict.fromkeys((d.a, d.b) for d in differences if (d.a, d.b) not in of_strategies):
+        notes.append(
+            f"{a} and {b}: with fewer than {FEWEST_SEEDS} seeds to compare, this speaks of these adapters, not of the "
+            "caption strategies."
+        )
     for pack in resolved["packs"]:
         if pack["differs"]:
             names = ", ".join(f"{member['variant']}" for member in pack["members"])

@@ -2,15 +2,20 @@
 
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load
 
 from job import layout
+from job.commit import committed_steps
 from job.errors import ExitCode, JobError
-from job.report.schema import EvaluationPoint
+from job.report.schema import Choice, EvaluationPoint
 from job.storage.run_folder import RunFolder
+from lora_engine.randomness import curve_columns
+from lora_engine.records import ValidationRecord
+from lora_engine.validation import choose_best, primary_losses, summarise
 
 _TOLERANCE = 1e-6  # relative
 
@@ -37,26 +42,49 @@ def read_losses(
 def final_losses_per_image(
     run: RunFolder, variant: str, seed: int, step: int
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Ids, and each image's primary loss: its mean over caption sets, but not the empty prompt, and timesteps."""
+    """Ids, and each image's primary loss."""
     losses, sets, ids = read_losses(run, variant, seed, step)
-    return ids, losses[[at for at, name in enumerate(sets) if name]].mean(axis=(0, 2))
+    return ids, primary_losses(losses, sets).mean(axis=(0, 2))
 
 
-def recheck(run: RunFolder, variant: str, seed: int, point: EvaluationPoint) -> None:
+def recheck(run: RunFolder, variant: str, seed: int, point: EvaluationPoint, curve_timesteps: int) -> None:
     """Recompute an evaluation's numbers from its array.
+
+    Args:
+        curve_timesteps: of each image, that every evaluation is scored on.
 
     Raises:
         JobError: 46 when they are not what `validation.jsonl` says.
     """
-    losses, sets, _ = read_losses(run, variant, seed, point.step)
-    primary = float(losses[[at for at, name in enumerate(sets) if name]].mean())
-    pairs = [(primary, point.loss)] + [
-        (float(losses[at].mean()), point.caption_sets.get(name, math.nan)) for at, name in enumerate(sets)
-    ]
-    if not all(math.isclose(found, said, rel_tol=_TOLERANCE) for found, said in pairs):
+    losses, sets, ids = read_losses(run, variant, seed, point.step)
+    timesteps = losses.shape[2]
+    columns = np.stack([curve_columns(i, curve_timesteps, timesteps) for i in ids])
+    found, said = summarise(point.step, losses, sets, columns), point
+    pairs = [(found.loss, said.loss), (found.curve_loss, said.curve_loss), (found.timesteps, said.timesteps)]
+    pairs += [(value, said.caption_sets.get(name, math.nan)) for name, value in found.caption_sets.items()]
+    if not all(math.isclose(*pair, rel_tol=_TOLERANCE) for pair in pairs):
         raise JobError(
             ExitCode.CONFLICT,
-            f"{variant}, seed {seed}, step {point.step}: validation.jsonl says {point.loss:.8g}, "
-            f"but the losses that it was derived from give {primary:.8g}.",
+            f"{variant}, seed {seed}, step {point.step}: validation.jsonl says {said.loss:.8g}, on the curve "
+            f"{said.curve_loss:.8g}, but the losses that it was derived from give {found.loss:.8g} and "
+            f"{found.curve_loss:.8g}.",
+            "One of the two files was changed; restore it, or run under another name: --set name=...",
+        )
+
+
+def recheck_best(run: RunFolder, variant: str, seed: int, best: Choice, points: Sequence[EvaluationPoint]) -> None:
+    """Choose again among the evaluations of checkpoints that are there.
+
+    Raises:
+        JobError: 46 when it is not what `best.json` says.
+    """
+    kept = {best.step, *committed_steps(run, variant, seed)}
+    rows = [ValidationRecord(**point.model_dump(), images=0) for point in points if point.step in kept]
+    chosen = choose_best(rows) if any(row.step == best.step for row in rows) else None
+    if chosen is None or chosen.step != best.step or chosen.loss != best.loss:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(layout.best(variant, seed))} names step {best.step} with a loss of {best.loss}, which "
+            "validation.jsonl does not bear out.",
             "One of the two files was changed; restore it, or run under another name: --set name=...",
         )

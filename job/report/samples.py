@@ -62,11 +62,12 @@ def _point(step: int, index: dict[str, Any], training: Sequence[Measures]) -> Sa
     own = [image["prompt"] for image in images]
     scored = all(image["clip_cosines"] is not None for image in images)
     cosines = np.array([image["clip_cosines"] for image in images]) if scored else None
+    several = len(set(index["settings"]["prompts"])) > 1
     return SamplePoint(
         step=step,
         images=len(images),
         clip_score=None if cosines is None else clip_score.score(cosines, own),
-        clip_retrieval=None if cosines is None else clip_score.retrieval(cosines, own),
+        clip_retrieval=clip_score.retrieval(cosines, own) if cosines is not None and several else None,
         clip_sha256=index["settings"]["clip_sha256"],
         line_art_distance=sum(found.values()) / len(found),
         line_art=found,

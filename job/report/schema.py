@@ -60,7 +60,7 @@ class Choice(_Part):
     """A checkpoint that was singled out."""
 
     step: int
-    loss: float
+    loss: float | None = Field(description="Null for the last one of an adapter that diverged: it was not scored.")
     checkpoint: str = Field(description="Folder below the member's.")
     sha256: str = Field(description="Of the kohya file.")
     diverged_at: int | None = None
@@ -83,7 +83,9 @@ class SamplePoint(_Part):
     step: int = Field(description="0 is the base model.")
     images: int
     clip_score: float | None = Field(description="Mean of 100 * max(cosine of image and its own prompt, 0).")
-    clip_retrieval: float | None = Field(description="Share of images that fit their own prompt best of all prompts.")
+    clip_retrieval: float | None = Field(
+        description="Share of images that fit their own prompt best of all; null where there is one prompt only."
+    )
     clip_sha256: str | None = Field(description="Of the CLIP model behind both figures.")
     line_art_distance: float = Field(description="Mean over the measures of their distance to the training images.")
     line_art: dict[str, float] = Field(
@@ -105,7 +107,9 @@ class MemberReport(_Part):
     )
     images_per_second: float | None = Field(description="Median over the steps, of the whole pack.")
     base_loss: float = Field(description="Primary loss of the base model, at step 0.")
-    final_loss: float = Field(description="Primary loss at the last step: what variants are compared by.")
+    final_loss: float | None = Field(
+        description="Primary loss at the last step: what variants are compared by. Null where it diverged."
+    )
     validation: list[EvaluationPoint]
     train: list[TrainPoint]
     samples: list[SamplePoint]
@@ -120,11 +124,15 @@ class Difference(_Part):
 
     a: str
     b: str
-    seed: int
+    seed: int | None = Field(description="Null: over all seeds of both, which speaks of the strategies.")
+    seeds: int = Field(description="How many it is the mean over.")
     mean: float
-    low: float | None
+    low: float | None = Field(description="Of the interval; null where the data cannot tell.")
     high: float | None
-    confidence: float
+    confidence: float = Field(
+        description="Of this interval by itself: such that all those of single seeds hold together with 0.95, and all "
+        "those over seeds do."
+    )
     images: int
     groups: int
     method: str

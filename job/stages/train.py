@@ -163,11 +163,11 @@ class PackRun:
                 self._job.run.write_json(
                     layout.best(*where), self._pointer(member, best.step, best.loss) | asdict(best)
                 )
-            last = self._pointer(member, self._trainer.step, records[-1].loss)
             diverged = self._trainer.frozen_at.get(member.adapter_name)
+            last = self._pointer(member, self._trainer.step, records[-1].loss if diverged is None else None)
             self._job.run.write_json(layout.final(*where), last | {"diverged_at": diverged})
 
-    def _pointer(self, member: Member, step: int, loss: float) -> dict[str, Any]:
+    def _pointer(self, member: Member, step: int, loss: float | None) -> dict[str, Any]:
         files = commit.read_commit(self._job.run, member.variant, member.seed, step)["files"]
         kohya = next(f for f in files if f["path"] == f"{member.variant}{layout.KOHYA_SUFFIX}")
         return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lora_engine.config.base import Config
 
@@ -65,6 +65,14 @@ class MixPart(Config):
 
     weight: float = Field(default=1.0, gt=0)
     captions: PlainCaptions
+
+    @model_validator(mode="after")
+    def _check_dropout(self) -> "MixPart":
+        if self.captions.caption_dropout:
+            raise ValueError(
+                f"caption_dropout: {self.captions.caption_dropout} of a part does nothing; set the mix's own"
+            )
+        return self
 
 
 class MixCaptions(_Captions):

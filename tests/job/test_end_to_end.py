@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,21 +170,72 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
 
 def test_variants_that_are_not_alike_train_in_packs_of_their_own(miniature: Path, tmp_path: Path) -> None:
     arguments = manifest(
-        miniature, tmp_path, "variants.blip.lora.rank=2", "seeds=[0, 1]", "evaluation.samples=null", steps=3
+        miniature,
+        tmp_path,
+        "variants.blip.lora.rank=2",
+        "variants.blip_plus.lora.rank=1",
+        "seeds=[0, 1]",
+        "evaluation.samples=null",
+        steps=3,
     )
     done = lora_job("run", *arguments, "--workdir", tmp_path / "w")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "runs/quickstart/report/comparison.json").read_text())
     assert [pack["members"] for pack in report["packs"]] == [
-        ["vanilla/seed-0", "vanilla/seed-1", "blip_plus/seed-0", "blip_plus/seed-1"],
+        ["vanilla/seed-0", "vanilla/seed-1"],
         ["blip/seed-0", "blip/seed-1"],
+        ["blip_plus/seed-0", "blip_plus/seed-1"],
     ]
-    assert report["packs"][1]["differs"] == ["lora.rank"]
+    assert [pack["differs"] for pack in report["packs"]] == [[], ["lora.rank"], ["lora.rank"]]
     assert any("lora.rank" in note for note in report["notes"])
     order = {(m["variant"], m["seed"]): m["fairness"]["order_sha256"] for m in report["members"]}
     assert order["blip", 0] == order["vanilla", 0] != order["vanilla", 1]
     alike = {(d["a"], d["b"]): d["like_for_like"] for d in report["differences"] if d["seed"] == 0}
-    assert alike == {("vanilla", "blip_plus"): True, ("vanilla", "blip"): False, ("blip_plus", "blip"): False}
+    assert alike == dict.fromkeys((("vanilla", "blip"), ("vanilla", "blip_plus"), ("blip", "blip_plus")), False)
+
+
+def test_three_seeds_speak_of_strategies_and_steps_grow_for_all_of_a_pack(miniature: Path, tmp_path: Path) -> None:
+    lines = (
+        "seeds=[0, 1, 2]",
+        "dataset.validation_min=6",
+        "evaluation.samples=null",
+        "dataset.validation_fraction=0.4",
+    )
+
+    def run(*more: str, steps: int) -> tuple[int, str]:
+        done = lora_job("run", *manifest(miniature, tmp_path, *lines, *more, steps=steps), "--workdir", tmp_path / "w")
+        return done.returncode, done.stderr
+
+    def report() -> dict[str, Any]:
+        read: dict[str, Any] = json.loads((tmp_path / "runs/quickstart/report/comparison.json").read_text())
+        return read
+
+    constant = "training.schedule={name: constant}"
+    code, said = run(constant, steps=1)
+    assert code == 0, said
+    found = report()
+    assert not any("adapters, not of" in note for note in found["notes"])
+    single = [d for d in found["differences"] if d["seed"] is not None]
+    strategies = [d for d in found["differences"] if d["seed"] is None]
+    assert (len(single), len(strategies)) == (9, 3)
+    for one in strategies:
+        own = [d["mean"] for d in single if (d["a"], d["b"]) == (one["a"], one["b"])]
+        assert one["mean"] == pytest.approx(np.mean(own))
+        assert (one["seeds"], len(own)) == (3, 3)
+        assert one["low"] < one["mean"] < one["high"]
+    assert [d["confidence"] for d in single] == [pytest.approx(1 - 0.05 / 9)] * 9
+    assert [d["confidence"] for d in strategies] == [pytest.approx(1 - 0.05 / 3)] * 3
+    assert all(d["like_for_like"] for d in found["differences"])
+
+    code, said = run(constant, "variants.blip.training.steps=2", steps=1)
+    assert code == 46
+    assert "training.steps" in said.splitlines()[-1]
+    (tmp_path / "runs/quickstart/_SUCCESS").unlink()
+    assert run(constant, "variants.blip.training.steps=2", steps=1)[0] == 46
+    for _ in range(2):
+        code, said = run(constant, steps=2)
+        assert code == 0, said
+        assert {member["steps"] for member in report()["members"]} == {2}
 
 
 def test_a_run_in_bf16_and_a_warning_where_that_is_emulated(miniature: Path, tmp_path: Path) -> None:
@@ -270,8 +322,24 @@ def test_status_and_report_read_a_finished_run(copied: Path) -> None:
     assert (copied / "report" / "comparison.json").read_bytes() == before
     with Image.open(copied / "report" / "curves.png") as picture:
         assert picture.width > 800
-    broken = copied / "variants/blip/seed-1337/validation.jsonl"
-    broken.write_text(broken.read_text().replace('"loss": 1', '"loss": 2'))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("validation.jsonl", "loss", 0.5),
+        ("validation.jsonl", "curve_loss", 0.001),
+        ("validation.jsonl", "timesteps", 999),
+        ("best.json", "loss", 1e-9),
+        ("best.json", "step", 4),
+    ],
+)
+def test_a_number_that_the_losses_do_not_bear_out_is_not_reported(
+    copied: Path, name: str, key: str, value: float
+) -> None:
+    changed = copied / "variants/blip/seed-1337" / name
+    *before, last = changed.read_text().splitlines() if name.endswith("l") else [changed.read_text()]
+    changed.write_text("".join(f"{line}\n" for line in (*before, json.dumps(json.loads(last) | {key: value}))))
     refused = lora_job("report", copied)
     assert refused.returncode == 46
     assert "validation.jsonl" in refused.stderr

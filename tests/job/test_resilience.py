@@ -251,6 +251,8 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
         assert [(m["variant"], m["diverged_at"]) for m in report["members"]] == [("vanilla", None), ("blip", step)]
         assert report["members"][0]["steps"] == 6
         assert report["members"][0]["validation"][-1]["step"] == 6
+        assert [m["final_loss"] is None for m in report["members"]] == [False, True]
+        assert report["members"][1]["skipped_steps"] <= step  # frozen, it had no update to refuse
         assert report["differences"] == []
         assert any("diverged" in note for note in report["notes"])
         assert not (run / "_SUCCESS").exists()

@@ -132,7 +132,9 @@ def test_a_pack_of_which_all_diverged_is_done_and_whoever_is_last_reports(miniat
     for ended in (trained_it, reported):
         assert "blip, seed 1337 at step 10" in ended.stderr.splitlines()[-1]
     report = json.loads((root / "report" / "comparison.json").read_text())
-    assert [(m["variant"], m["diverged_at"]) for m in report["members"]] == [("vanilla", None), ("blip", 10)]
+    found = [(m["variant"], m["diverged_at"], m["skipped_steps"]) for m in report["members"]]
+    assert found == [("vanilla", None, 0), ("blip", 10, 10)]
+    assert [m["final_loss"] is None for m in report["members"]] == [False, True]
     assert '"stage": "train"' not in reported.stderr
 
 
