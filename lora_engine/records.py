@@ -44,7 +44,7 @@ class CaptionRecord:
     texts: tuple[str, ...]
     raw: tuple[str | None, ...]  # before cleaning and hints; None where the strategy has no source text
     tokens: tuple[int, ...]  # of the whole caption, start and end tokens included
-    truncated: tuple[bool, ...]  # whether words were cut to fit the text encoder
+    truncated: tuple[bool, ...]  # whether words were cut: to fit the text encoder, or past 2000 characters
 
 
 def caption_from_row(row: Mapping[str, Any]) -> CaptionRecord:

@@ -54,7 +54,7 @@ def _warnings(texts: Sequence[str], counts: Counter[str], truncated: int, empty:
     if len(counts) == 1 and len(texts) > 1:
         warnings.append(f'every caption is "{texts[0]}"')
     if truncated:
-        warnings.append(f"{truncated} of {len(texts)} captions were cut to fit the text encoder's 77 tokens")
+        warnings.append(f"{truncated} of {len(texts)} captions were cut to 77 tokens or 2000 characters")
     if empty:
         warnings.append(f"{empty} of {len(texts)} captions are empty")
     if len(counts) > 1 and len(texts) >= _ENOUGH:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,18 +10,39 @@ from lora_engine.config.captions import CleaningConfig
 
 TOKEN_LIMIT = 77  # of CLIP's text encoder, start and end included
 _LONGEST = 2000  # characters, several times what the text encoder reads; cleaning may take the square of it
+_JOINERS = "\u200c\u200d"  # they shape Persian and Hindi words, and emoji
+_DANGLING = f" ,;:-{_JOINERS}"
 
 _ARTEFACTS = re.compile(r"\b(?:arafed|araffed|araffe|araffes|arafes|arafled|arrafe|arafe)\b", re.IGNORECASE)
-_QUOTED = r"""(?:"[^"]*"|'[^']*'|\u201c[^\u201d]*\u201d|\u2018[^\u2019]*\u2019)"""
+# an apostrophe within a word does not end a quotation
+_QUOTE = r"""(?:"[^"]*"|\u201c[^\u201d]*\u201d|'(?:[^']|(?<=\w)'(?=\w))*'(?!\w)"""
+_QUOTE += r"|\u2018(?:[^\u2019]|(?<=\w)\u2019(?=\w))*\u2019(?!\w))"
+_QUOTED = rf"{_QUOTE}(?:(?:,|\s+and)\s+{_QUOTE})*"
+_LEAD = r"(?:with|and|featuring|bearing|having|(?:(?:that|which)\s+)?ha(?:s|ve))\s+"
+_NOUN = r"(?:words?|phrase|text|letters?|lettering|name|caption|writing|inscription|quotes?|slogan|message|saying)"
+_PLACE = r"(?:on|in|above|below|under|over|across)"
+_MADE = r"(?:written|printed|painted|tattooed)"
+_ON_IT = rf"\s+{_PLACE}\s+(?:it|them)\b"
+_WHERE = rf"(?:\s+{_MADE}\s+{_PLACE}\s+(?:(?:the|an?|his|her|its|their)\s+)?\w+|{_ON_IT})"
+# what is said without quotes: its end must be guessed, and whatever may be a description stays
+_WORD = rf"(?!(?:and|with|{_MADE})\b)[\w'-]+"
+_SAID = rf"(?!(?:{_PLACE}|at|of|from|for|to|by|that|which|is|are)\b){_WORD}(?:\s+{_WORD}){{0,11}}?"
+_END = rf"(?=\s*(?:[,.;:!?)]|$)|\s+(?:{_PLACE}|at|of|against|next|and|with)\b)"
+# the bare `reading a book`, `writing a letter` and `a name tag` are descriptions
 _WRITING = re.compile(
-    r",?\s*\b(?:with|and|that\s+has|featuring)?\s*(?:the\s+|a\s+)?"
-    r"(?:words?|text|letters?|name|caption|writing|inscription|lettering)\s+"
-    rf"(?:(?:that\s+)?(?:says?|reads?|saying|reading)\s+)?(?:{_QUOTED}|[\w'-]+)(?:\s+(?:written\s+)?(?:on|in|above|below|under|over)\s+(?:it|them))?"
-    rf"|,?\s*\b(?:that|which|and)?\s*(?:says|reads|saying|reading)\s+(?:{_QUOTED}|[\w'-]+)(?:\s+on\s+it)?",
+    r",?\s*\b(?:"
+    rf"(?:{_LEAD}|of\s+)(?:the\s+|an?\s+)?{_NOUN}[:,]?\s+"
+    rf"(?:(?:(?:that|which)\s+)?(?:says?|reads?|saying|reading)[:,]?\s+)?{_QUOTED}{_WHERE}?"
+    rf"|(?:(?:that|which|who|and)\s+)?(?:says|reads|saying|reading)[:,]?\s+{_QUOTED}{_WHERE}?"
+    rf"|{_LEAD}(?:the\s+|an?\s+)?{_NOUN}\s+(?:(?:that|which)\s+(?:says?|reads?)|saying)[:,]?\s+{_SAID}(?:{_WHERE}|{_END})"
+    rf"|(?:that|which)\s+says\s+{_SAID}{_ON_IT}"
+    rf"|{_LEAD}the\s+{_NOUN}\s+{_SAID}{_WHERE}"
+    rf"|{_LEAD}the\s+(?:words?|phrase)\s+{_SAID}{_END}"
+    r")",
     re.IGNORECASE,
 )
-# begins where a word does, not within: x-x-x-... would take the square of its length
-_REPEAT = re.compile(r"(?<![\w'-])((?:[\w'-]+\s+){0,3}[\w'-]+)(?:\s*,?\s+\1\b)+", re.IGNORECASE)
+# begins and ends where a word does, not within: x-x-x-... would take the square of its length
+_REPEAT = re.compile(rf"(?<![\w'-])((?:[\w'-]+\s+){{0,3}}[\w'-]+)(?:\s+\1(?![\w'{_JOINERS}-]))+", re.IGNORECASE)
 _BETWEEN_PHRASES = re.compile(r",(?!(?<=\d,)\d)")  # not the comma of 1,000
 _STOP_WORDS = frozenset(
     "a an the of on in at to with and or is are was were be been it its this that these those there some any by for "
@@ -29,17 +50,26 @@ _STOP_WORDS = frozenset(
 )
 
 
-def clean(text: str, config: CleaningConfig) -> str:
-    """The text after every rule that is switched on, repeated until nothing changes: twice is as good as once."""
-    cleaned = _normalise(text)
+@dataclass(frozen=True)
+class Cleaned:
+    """A text after every rule that is switched on."""
+
+    text: str
+    truncated: bool  # it was longer than what is read
+
+
+def clean(text: str, config: CleaningConfig) -> Cleaned:
+    """Apply the rules until nothing changes: twice is as good as once."""
+    cleaned, truncated = _cut(_normalise(text))
     rules = _rules(config)
     for _ in range(len(text) + 1):  # every pass but the last takes something away
         before = cleaned
         for rule in rules:
-            cleaned = _normalise(rule(cleaned))
+            cleaned, cut = _cut(_normalise(rule(cleaned)))
+            truncated |= cut
         if cleaned == before:
             break
-    return cleaned
+    return Cleaned(cleaned, truncated)
 
 
 def _rules(config: CleaningConfig) -> list[Callable[[str], str]]:
@@ -55,12 +85,19 @@ def _rules(config: CleaningConfig) -> list[Callable[[str], str]]:
 
 
 def _normalise(text: str) -> str:
-    """NFC, cut, no control characters, single spaces, no stray commas, no punctuation dangling at the ends."""
+    """NFC, no control or invisible characters, single spaces, no stray commas, no punctuation dangling at the ends."""
+    # what is invisible may stand within a word, as soft hyphens do; a control character is a space
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf" or c in _JOINERS)
     text = unicodedata.normalize("NFC", text)
-    text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") else c for c in text)
+    text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") else c for c in text)
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\s*,(?:\s*,)+", ",", re.sub(r"\s+,", ",", text))
-    return text[:_LONGEST].strip(" ,;:-")
+    return text.strip(_DANGLING)
+
+
+def _cut(text: str) -> tuple[str, bool]:
+    """What is read of a text, and whether that is less than all."""
+    return text[:_LONGEST].strip(_DANGLING), len(text) > _LONGEST
 
 
 def _without_duplicates(text: str) -> str:
@@ -88,22 +125,46 @@ class Fitted:
 def fit(caption: str, hints: str, position: Literal["first", "last"], count_tokens: Callable[[str], int]) -> Fitted:
     """Join caption and style hints; where both exceed 77 tokens, words at the caption's end are cut, never the hints.
 
+    A word that is too long even by itself, as a text without spaces is, is cut within.
+
     Raises:
         ValueError: the hints alone are too long.
     """
-    words = caption.split()
 
-    def joined(count: int) -> str:
-        kept = caption if count == len(words) else " ".join(words[:count]).rstrip(" ,;:-")
+    def joined(kept: str) -> str:
         parts = (kept, hints) if position == "last" else (hints, kept)
         return ", ".join(part for part in parts if part)
 
-    if count_tokens(joined(len(words))) <= TOKEN_LIMIT:
-        return Fitted(joined(len(words)), count_tokens(joined(len(words))), truncated=False)
+    def fits(kept: str) -> bool:
+        return count_tokens(joined(kept)) <= TOKEN_LIMIT
+
+    if fits(caption):
+        return Fitted(joined(caption), count_tokens(joined(caption)), truncated=False)
     if count_tokens(hints) > TOKEN_LIMIT:
         raise ValueError(f"style_hints are {count_tokens(hints)} tokens; the text encoder reads {TOKEN_LIMIT}")
-    low, high = 0, len(words)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count_tokens(joined(middle)) <= TOKEN_LIMIT else (low, middle)
-    return Fitted(joined(low), count_tokens(joined(low)), truncated=True)
+    text = " ".join(caption.split())
+
+    def last(ends: Sequence[int]) -> int:
+        """The place of the last end that fits, of which the first does and the last does not."""
+        low, high = 0, len(ends) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(text[: ends[middle]].rstrip(_DANGLING)) else (low, middle)
+        return low
+
+    ends = [0, *(space.start() for space in re.finditer(" ", text)), len(text)]
+    at = last(ends)
+    end, following = ends[at : at + 2]
+    if not fits(text[end:following].strip()):
+        within = [end, *_between_characters(text, end + 1, following), following]
+        end = within[last(within)]
+    kept = joined(text[:end].rstrip(_DANGLING))
+    return Fitted(kept, count_tokens(kept), truncated=True)
+
+
+def _between_characters(text: str, first: int, end: int) -> Iterator[int]:
+    """Places from `first` to before `end` where a cut parts no accent from its letter and no joined characters."""
+    for at in range(first, end):
+        joined = text[at] in _JOINERS or text[at - 1] == "\u200d" or unicodedata.category(text[at]).startswith("M")
+        if not joined:
+            yield at

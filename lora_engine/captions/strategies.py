@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from lora_engine.captions.rules import clean, fit
+from lora_engine.captions.rules import Cleaned, clean, fit
 from lora_engine.config.captions import (
     CaptionsConfig,
     ConstantCaptions,
@@ -47,17 +47,18 @@ def caption_record(
     texts, raws, tokens, truncated = [], [], [], []
     for _, part in plain_parts(config):
         raw = _raw(part, source, generated, existing)
-        body, hints, position = part.text if isinstance(part, ConstantCaptions) else raw or "", "", "last"
-        if not isinstance(part, ConstantCaptions):
-            body, hints, position = clean(body, part.cleaning), part.style_hints, part.hints_position
+        if isinstance(part, ConstantCaptions):
+            cleaned, hints, position = Cleaned(part.text, truncated=False), "", "last"
+        else:
+            cleaned, hints, position = clean(raw or "", part.cleaning), part.style_hints, part.hints_position
         try:
-            fitted = fit(body, hints, "first" if position == "first" else "last", count_tokens)
+            fitted = fit(cleaned.text, hints, "first" if position == "first" else "last", count_tokens)
         except ValueError as error:
             raise DataError(f"{error}.", "Shorten style_hints.") from error
         texts.append(fitted.text)
         raws.append(raw)
         tokens.append(fitted.tokens)
-        truncated.append(fitted.truncated)
+        truncated.append(cleaned.truncated or fitted.truncated)
     return CaptionRecord(image_id, tuple(texts), tuple(raws), tuple(tokens), tuple(truncated))
 
 

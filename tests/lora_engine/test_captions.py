@@ -53,34 +53,89 @@ def words(text: str) -> int:
         ("cafe\u0301", "caf\u00e9"),
         ("a moth with wings", "a moth with wings"),
         ("a sword with a handle", "a sword with a handle"),
+        ("long hair, hair ornament", "long hair, hair ornament"),
+        ("red, red, red rose", "red, red rose"),
+        ("a cat cat-like creature", "a cat cat-like creature"),
+        ("a poster with a quote that reads live laugh love, a cat", "a poster, a cat"),
+        ("a poster with a quote that reads, 'don't panic', on a wall", "a poster, on a wall"),
+        ("a mug that says 'best mom'", "a mug"),
+        ("a heart with a banner that says mom on it", "a heart with a banner"),
+        ('a heart with the words "love" and "hate" on it', "a heart"),
+        ("a skull with the words rest in peace on it", "a skull"),
+        ("a skull with the word death written on its forehead and a rose", "a skull and a rose"),
+        ("a card with the words i love you", "a card"),
+        ("a card with the words love in black ink", "a card in black ink"),
+        ("a tattoo of the word 'mom' on an arm", "a tattoo on an arm"),
+        ("a cup with the name john on it", "a cup"),
     ],
 )
 def test_cleaning(text: str, expected: str) -> None:
-    assert clean(text, ALL) == expected
+    assert clean(text, ALL).text == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a woman reading a book",
+        "a girl who reads books",
+        "a man is writing a letter",
+        "a text message on a phone",
+        "a name tag on a shirt",
+        "a drawing of a letter opener",
+        "a woman with a name tag on her shirt",
+        "a man with a letter reading a book",
+        "a man with words written on his back",
+        "a box with writing on it",
+        "a sign with letters in red",
+        "a block with the letter a",
+        "a book with the words of a poet",
+        "a sign that says stop",
+        "a dog's bowl and two cats' beds",
+    ],
+)
+def test_reading_writing_and_letters_may_be_described(text: str) -> None:
+    assert clean(text, ALL).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tat\u00adtoo", "tattoo"),
+        ("\ufeffa\u200bb\u2060c \u200ed", "abc d"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"),
+        ("\U0001f469\u200d\U0001f680", "\U0001f469\u200d\U0001f680"),
+        ("e\u00ad\u0301", "\u00e9"),
+        ("\u200d, \u200c", ""),
+    ],
+)
+def test_invisible_characters_part_no_word(text: str, expected: str) -> None:
+    off = dict.fromkeys(CleaningConfig.model_fields, False)
+    assert clean(text, CleaningConfig(**off)).text == expected
 
 
 @pytest.mark.parametrize("rule", ["lowercase", "artefact_words", "invented_writing", "repeated_words", "duplicates"])
 def test_every_rule_can_be_switched_off(rule: str) -> None:
     text = 'Arafed cat cat with the words "x" on it, A Moon, star, a moon'
-    assert clean(text, ALL.model_copy(update={rule: False})) != clean(text, ALL)
+    assert clean(text, ALL.model_copy(update={rule: False})).text != clean(text, ALL).text
 
 
 @pytest.mark.parametrize("stop_words", [False, True])
 def test_tags_are_told_apart_and_numbers_are_not(stop_words: bool) -> None:
     config = CleaningConfig(stop_words=stop_words)
-    assert clean("1,000 birds,moon,7, moon,8,9", config) == "1,000 birds, moon, 7, 8,9"
+    assert clean("1,000 birds,moon,7, moon,8,9", config).text == "1,000 birds, moon, 7, 8,9"
 
 
 def test_stop_words_are_a_rule_of_their_own() -> None:
-    assert clean("a snake and the dagger, of a moon", CleaningConfig(stop_words=True)) == "snake dagger, moon"
+    assert clean("a snake and the dagger, of a moon", CleaningConfig(stop_words=True)).text == "snake dagger, moon"
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60) | st.lists(st.sampled_from(TOKENS)).map(" ".join))
 def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     config = CleaningConfig(stop_words=True)
-    once = clean(text, config)
-    assert clean(once, config) == once
+    once = clean(text, config).text
+    assert clean(once, config).text == once
 
 
 @settings(max_examples=100, deadline=None)
@@ -93,6 +148,20 @@ def test_hints_are_never_cut(caption: int, hints: int, position: str) -> None:
     assert found.truncated == (caption + hints + 2 > TOKEN_LIMIT)
     if caption and hints and found.text != hint:
         assert found.text.startswith("h") == (position == "first")
+
+
+@pytest.mark.parametrize("hints", ["", "ink", "h" * 70])
+def test_a_text_without_spaces_is_cut_between_characters(hints: str) -> None:
+    def pieces(text: str) -> int:
+        return len(text) + 2
+
+    whole = "\u9f99" * 90
+    found = fit(whole, hints, "last", pieces)
+    assert (found.tokens, found.truncated) == (TOKEN_LIMIT, True)
+    assert found.text == ", ".join(part for part in ("\u9f99" * (75 - len(hints) - 2 * bool(hints)), hints) if part)
+    assert fit(f"a rose {whole}", "", "last", pieces).text == "a rose " + "\u9f99" * 68
+    assert fit("rose " * 20, "", "last", pieces).text == " ".join(["rose"] * 15)
+    assert fit("\u0915\u093f" * 50, "", "last", pieces).text == "\u0915\u093f" * 37
 
 
 def record(config, **given: str | None):
@@ -115,6 +184,14 @@ def test_strategies() -> None:
     assert record(mix, generated="moon").texts == ("A Tattoo", "moon, clean line, stencil")
     with pytest.raises(DataError, match="style_hints"):
         record(blip.model_copy(update={"style_hints": "h " * 90}), generated="x")
+
+
+@pytest.mark.parametrize(("count", "truncated"), [(300, False), (500, True)])
+def test_what_is_not_read_of_a_long_text_is_cut(count: int, truncated: bool) -> None:
+    config = ExistingCaptions(strategy="existing", cleaning=CleaningConfig())
+    found = record(config, existing="cat, " * count + "dog")
+    assert (found.texts, found.truncated) == (("cat" if truncated else "cat, dog",), (truncated,))
+    assert record(config, existing="cat" + ", " * 2000).truncated == (False,)
 
 
 def test_lint_counts_and_warns() -> None:

@@ -80,16 +80,16 @@ def test_a_checkpoint_that_is_missing_is_no_damaged_one(tmp_path: Path) -> None:
 @given(st.text(max_size=60) | st.lists(st.sampled_from(ATOMS), max_size=30).map("".join), SWITCHES)
 @example("0,0", CleaningConfig(stop_words=True))
 def test_a_cleaned_caption_is_one_plain_line_of_the_same_words(text: str, config: CleaningConfig) -> None:
-    once = clean(text, config)
-    assert clean(once, config) == once
+    once = clean(text, config).text
+    assert clean(once, config).text == once
     longest = max(len(unicodedata.normalize("NFC", t)) for t in (text, text.lower()))
     assert len(once) <= longest + once.count(", "), "nothing is added but a space after a comma"
-    assert not {"Cc", "Cf", "Zl", "Zp", "Cs"} & {unicodedata.category(c) for c in once}
-    assert once == once.strip(" ,;:-")
+    assert not {"Cc", "Cf", "Zl", "Zp", "Cs"} & {unicodedata.category(c) for c in once if c not in "\u200c\u200d"}
+    assert once == once.strip(" ,;:-\u200c\u200d")
     assert "  " not in once
 
 
 @pytest.mark.parametrize("pattern", ["x-", " a-", "- a", "a ", "İ", "with the word ", ",", "says 'a "])
 def test_a_caption_of_any_length_is_cleaned_in_bounded_time(pattern: str) -> None:
     """Without the bounds the first takes a minute and the second an hour."""
-    assert len(clean(pattern * 30_000, CleaningConfig(stop_words=True))) <= 2000
+    assert len(clean(pattern * 30_000, CleaningConfig(stop_words=True)).text) <= 2000
