@@ -1,6 +1,7 @@
 """Captions that came with the images: a `.txt` beside the image, or a `metadata.jsonl` in its folder."""
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +28,9 @@ def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[
 
 
 def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
-    """Captions by the image's key. A `.txt` wins over `metadata.jsonl`.
+    """Captions by the image's key. A `.txt` wins over `metadata.jsonl`; an empty text is none.
+
+    A `metadata.jsonl` may write an accented name as one character or two, whichever the file's name has.
 
     Raises:
         DataError: a caption file is not UTF-8, or a line of a `metadata.jsonl` is not a caption.
@@ -40,8 +43,9 @@ def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
             captions |= _read_metadata(file)
         else:
             texts[_stem(file.key)] = _read_text(file, _LONGEST_CAPTION).strip()
+    composed = {_composed(key): text for key, text in captions.items()}
     for picture in pictures:
-        text = texts.get(_stem(picture.key))
+        text = texts.get(_stem(picture.key)) or captions.get(picture.key) or composed.get(_composed(picture.key))
         if text:
             captions[picture.key] = text
     return captions
@@ -49,6 +53,10 @@ def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
 
 def _stem(key: str) -> str:
     return str(PurePosixPath(key).with_suffix(""))
+
+
+def _composed(key: str) -> str:
+    return unicodedata.normalize("NFC", key)
 
 
 def _read_text(file: SourceFile, longest: int) -> str:
@@ -69,7 +77,8 @@ def _read_metadata(file: SourceFile) -> dict[str, str]:
     for number, line in enumerate(_read_text(file, _LONGEST_METADATA).split("\n"), 1):
         if line.strip():
             name, text = _row(line, f"{file.key}, line {number}")
-            captions[str(folder / name)] = text
+            if text:
+                captions[str(folder / name)] = text
     return captions
 
 

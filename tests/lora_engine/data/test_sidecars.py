@@ -58,6 +58,22 @@ def test_metadata_counts_from_its_folder_and_yields_to_a_text(tmp_path: Path) ->
     assert read_sidecars([*made, *files(tmp_path / "..", {"s/b.txt": "beetle"})])["s/b.png"] == "beetle"
 
 
+def test_metadata_names_a_file_composed_or_not(tmp_path: Path) -> None:
+    lines = '{"file_name": "caf\u00e9.png", "text": "one"}\n{"file_name": "cafe\u0301s.png", "text": "two"}'
+    made = files(tmp_path, {"cafe\u0301.png": "", "caf\u00e9s.png": "", "metadata.jsonl": lines})
+    found = read_sidecars(made)
+    assert [found[file.key] for file in made[:2]] == ["one", "two"]
+    exact = lines + '\n{"file_name": "cafe\u0301.png", "text": "three"}'
+    made = files(tmp_path, {"cafe\u0301.png": "", "caf\u00e9.png": "", "metadata.jsonl": exact})
+    found = read_sidecars(made)
+    assert [found[file.key] for file in made[:2]] == ["three", "one"]
+
+
+def test_an_empty_text_is_no_caption(tmp_path: Path) -> None:
+    lines = '{"file_name": "a.png", "text": ""}\n{"file_name": "b.png", "text": " "}'
+    assert read_sidecars(files(tmp_path, {"a.png": "", "b.png": "", "b.txt": "", "metadata.jsonl": lines})) == {}
+
+
 @pytest.mark.parametrize(
     "line",
     [
