@@ -1,5 +1,6 @@
 """The commit protocol: a checkpoint exists when its `COMMIT.json` does. Data first, commit last; removal in reverse."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,8 @@ from job.errors import ExitCode, JobError
 from job.storage import Digest
 from job.storage.run_folder import RunFolder
 from lora_engine.records import FileEntry
+
+_COMMIT = re.compile(rf"/step-(\d{{6,}})/{re.escape(layout.COMMIT_NAME)}$")  # not a copy that somebody made beside it
 
 
 def publish(
@@ -36,8 +39,17 @@ def publish(
 def committed_steps(run: RunFolder, variant: str, seed: int) -> tuple[int, ...]:
     """Steps of an adapter's committed checkpoints, ascending."""
     prefix = f"{layout.member(variant, seed)}/checkpoints"
-    names = (key.split("/") for key, _ in run.list(prefix))
-    return tuple(sorted(int(parts[-2].removeprefix("step-")) for parts in names if parts[-1] == layout.COMMIT_NAME))
+    found = (_COMMIT.search(key) for key, _ in run.list(prefix))
+    return tuple(sorted(int(match[1]) for match in found if match is not None))
+
+
+def is_there(run: RunFolder, variant: str, seed: int, step: int) -> bool:
+    """Whether a checkpoint is committed and its files have the sizes that the commit lists. Reads none of them."""
+    commit = run.read_json(f"{layout.checkpoint(variant, seed, step)}/{layout.COMMIT_NAME}")
+    if commit is None:
+        return False
+    sizes = {key.rpartition("/")[2]: info.size for key, info in run.list(layout.checkpoint(variant, seed, step))}
+    return all(sizes.get(entry["path"]) == entry["size"] for entry in commit["files"])
 
 
 def read_commit(run: RunFolder, variant: str, seed: int, step: int) -> dict[str, Any]:

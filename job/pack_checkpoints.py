@@ -22,7 +22,7 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
     Checkpoints after that step are removed: they lack a sibling, or are damaged.
 
     Raises:
-        JobError: 46 when there are checkpoints but no step of which all are whole.
+        JobError: 46 when there were checkpoints, and there is no step of which all are whole.
     """
     committed = {member: set(commit.committed_steps(run, member.variant, member.seed)) for member in members}
     common = sorted(set.intersection(*committed.values()), reverse=True)
@@ -35,11 +35,12 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
         else:
             step = candidate
             break
-    if common and step == 0:
+    # of the first one, a stop can leave some members' alone; of others, what came before is lost
+    if step == 0 and (common or any(len(steps) > 1 for steps in committed.values())):
         names = ", ".join(member.adapter_name for member in members)
         raise JobError(
             ExitCode.CONFLICT,
-            f"None of the checkpoints of {names} in {run.root} is whole.",
+            f"There is no step of which the checkpoints of all of {names} in {run.root} are whole.",
             "Restore one from a backup, or start under another name: --set name=...",
         )
     for member, steps in committed.items():

@@ -14,6 +14,7 @@ from job.environment import environment
 from job.errors import ExitCode, JobError
 from job.handover import Images
 from job.identity import has_more_steps, identity, identity_conflicts
+from job.stages.fetch import source_fingerprint
 from job.variants import Pack, pack_members, set_of_variant
 from lora_engine.data.split import data_sha256
 from lora_engine.device import Resolved, has_bf16, resolve_precision
@@ -24,17 +25,23 @@ def is_done(job: Job) -> bool:
     """Whether the run is finished, so that there is nothing to do.
 
     Raises:
-        JobError: 46 when what is finished is another run of the same name.
+        JobError: 46 when the name belongs to another run, as far as that can be told before anything is fetched.
     """
     stored = job.run.read_json(layout.RESOLVED)
-    if stored is None or not job.run.exists(layout.SUCCESS):
+    if stored is None:
         return False
     data, models = stored["data_sha256"], {k: v["sha256"] for k, v in stored["models"].items() if v}
     current = identity(job.manifest, data_sha256=data, models=models)
     _refuse_conflicts(job, stored, current)
-    samples = job.manifest.model_dump(mode="json")["evaluation"]["samples"]
-    as_drawn = stored["manifest"]["evaluation"]["samples"] == samples
-    return as_drawn and not has_more_steps(stored["identity"], current)
+    if not job.run.exists(layout.SUCCESS) or has_more_steps(stored["identity"], current):
+        return False
+    now, then = job.manifest.model_dump(mode="json"), stored["manifest"]
+    if now["evaluation"]["samples"] != then["evaluation"]["samples"]:
+        return False
+    # of other names and listings, only what they hold can tell whether it is the same
+    source = job.run.read_json(layout.SOURCE)
+    same_data = source is not None and source["fingerprint"] == source_fingerprint(job)
+    return same_data and all(now[key] == then[key] for key in ("base_model", "captioner"))
 
 
 def is_prepared(job: Job, fingerprint: str) -> bool:

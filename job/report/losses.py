@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from job import layout
@@ -26,17 +27,20 @@ def read_losses(
     """Losses [caption_set, image, timestep], the names of the sets and the ids of the images.
 
     Raises:
-        JobError: 46 when the file is missing.
+        JobError: 46 when the file is missing or damaged.
     """
     key = layout.validation_losses(variant, seed, step)
-    data = run.read(key)
-    if data is None:
-        raise JobError(
-            ExitCode.CONFLICT, f"{run.uri(key)} is missing.", "Restore it, or run under another name: --set name=..."
-        )
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    losses = load(data)["losses"].astype(np.float64)
-    return losses, json.loads(header["caption_sets"]), json.loads(header["image_ids"])
+    data, problem = run.read(key), "missing"
+    if data is not None:
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            losses = load(data)["losses"].astype(np.float64)
+            return losses, json.loads(header["caption_sets"]), json.loads(header["image_ids"])
+        except (ValueError, KeyError, TypeError, RecursionError, SafetensorError):
+            problem = "damaged"
+    raise JobError(
+        ExitCode.CONFLICT, f"{run.uri(key)} is {problem}.", "Restore it, or run under another name: --set name=..."
+    )
 
 
 def final_losses_per_image(

@@ -5,11 +5,12 @@ from dataclasses import asdict, replace
 
 from job import layout
 from job.context import Job
+from job.errors import ExitCode, JobError
 from job.handover import Images, Prepared
 from job.storage.transfer import write_all
 from lora_engine.data.preprocess import PreparedImage, pixels_key, preprocess_images
 from lora_engine.data.sidecars import split_sidecars
-from lora_engine.data.split import assign
+from lora_engine.data.split import assign, data_sha256
 from lora_engine.errors import DataError
 from lora_engine.records import ImageRecord, SourceFile
 
@@ -37,8 +38,9 @@ def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
 
     Raises:
         DataError: too few or too many unusable images.
+        JobError: 46 when the run was begun with other images, of which nothing is overwritten.
     """
-    config = job.manifest.preprocess
+    config, begun = job.manifest.preprocess, job.run.read_json(layout.RESOLVED)
     pictures, _ = split_sidecars(files)
     prepared: list[PreparedImage] = []
     stored = {key for key, _ in job.run.list("data/thumbnails")}
@@ -47,7 +49,7 @@ def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
         def thumbnails() -> Iterator[tuple[str, bytes]]:
             for image in preprocess_images(pictures, config, job.workdir / "prepared"):
                 key = layout.thumbnail(image.id)
-                if image.thumbnail is not None and key not in stored:
+                if image.thumbnail is not None and key not in stored and begun is None:
                     stored.add(key)
                     yield job.run.uri(key), image.thumbnail
                 prepared.append(replace(image, thumbnail=None))
@@ -61,6 +63,12 @@ def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
             job.stop.check()  # a signal to a whole group, as Ctrl-C sends it, also takes workers down
             raise
     records = assign(prepared, config, job.manifest.dataset.split)
+    if begun is not None and begun["data_sha256"] != data_sha256(records):
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{job.run.root} holds a run of this name with other images than dataset.source has now.",
+            "Give this one another name: --set name=...",
+        )
     job.run.write_jsonl(layout.IMAGES, (asdict(record) for record in records))
     used = {record.id for record in records if record.used}
     paths = {image.id: image.path for image in prepared if image.id in used and image.path is not None}

@@ -138,8 +138,14 @@ class PackRun:
         run, members = self._job.run, self._pack.members
         step, states = rewind(run, members, self._job.workdir, self._job.progress.warn)
         for member in members:
-            rows = run.read_jsonl(layout.metrics(member.variant, member.seed)) or []
-            self._metrics[member] = [row for row in rows if row["step"] <= step]
+            key = layout.metrics(member.variant, member.seed)
+            self._metrics[member] = [row for row in run.read_jsonl(key) or [] if row["step"] <= step]
+            if [row["step"] for row in self._metrics[member]] != list(range(1, step + 1)):
+                raise JobError(
+                    ExitCode.CONFLICT,
+                    f"{run.uri(key)} lacks steps up to {step}, of which there is a checkpoint.",
+                    "Restore it from a backup, or start under another name: --set name=...",
+                )
         self._evaluation.read(step)
         if states:
             self._trainer.restore(states)
@@ -174,10 +180,15 @@ class PackRun:
 
 
 def is_finished(job: Job, pack: Pack) -> bool:
-    """Whether an earlier attempt trained all of the pack: to its last step, or until every member had diverged."""
-    steps = pack.training.steps
-    finals = (job.run.read_json(layout.final(m.variant, m.seed)) for m in pack.members)
-    return all(f is not None and (f["step"] == steps or f.get("diverged_at") is not None) for f in finals)
+    """Whether an earlier attempt trained all of the pack, to its last step or until every member had diverged."""
+    return all(_is_finished(job, member, pack.training.steps) for member in pack.members)
+
+
+def _is_finished(job: Job, member: Member, steps: int) -> bool:
+    final = job.run.read_json(layout.final(member.variant, member.seed))
+    if final is None or (final["step"] != steps and final.get("diverged_at") is None):
+        return False
+    return commit.is_there(job.run, member.variant, member.seed, final["step"])
 
 
 def _mean_loss(records: Sequence[StepRecord]) -> float | None:

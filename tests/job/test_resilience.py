@@ -183,6 +183,95 @@ def unconcluded(finished: Path, tmp_path: Path) -> Path:
     return run
 
 
+def unreported(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the run, as it is before it is reported as a whole."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    run = tmp_path / "runs" / "small"
+    (run / "_SUCCESS").unlink()
+    return run
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """What was found of the images and trained; not who did it, when and where from."""
+    paths = [path for folder in ("data", "variants") for path in (run / folder).rglob("*") if path.is_file()]
+    return {str(path.relative_to(run)): path.read_bytes() for path in paths if path.name != "source.json"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "lost"])
+def test_a_last_checkpoint_that_is_gone_is_trained_again(
+    miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
+) -> None:
+    checkpoint = unreported(finished, tmp_path) / "variants/blip/seed-1337/checkpoints/step-000004"
+    if damage == "cut":
+        (checkpoint / "blip.safetensors").write_bytes(b"")
+    else:
+        shutil.rmtree(checkpoint)
+    again = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")
+    assert again.returncode == 0, again.stderr
+    assert_as_straight(tmp_path, straight)
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [("variants/blip", "checkpoints of all of"), ("variants/blip/seed-1337/metrics.jsonl", "metrics.jsonl")],
+)
+def test_what_cannot_be_trained_again_is_not_begun_anew(
+    miniature: Path, tmp_path: Path, finished: Path, lost: str, named: str
+) -> None:
+    run = unconcluded(finished, tmp_path)
+    if (run / lost).is_dir():
+        shutil.rmtree(run / lost)
+    else:
+        (run / lost).unlink()
+    before = contents(run)
+    again = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")
+    assert again.returncode == 46, again.stderr
+    assert named in again.stderr.splitlines()[-1]
+    assert contents(run) == before
+
+
+def test_damage_that_a_report_meets_is_named(tmp_path: Path, finished: Path) -> None:
+    run = unreported(finished, tmp_path)
+    checkpoints = run / "variants/blip/seed-1337/checkpoints"
+    shutil.copytree(checkpoints / "step-000004", checkpoints / "step-000004 (copy)")
+    done = lora_job("report", run)
+    assert done.returncode == 0, done.stderr
+    losses = run / "variants/blip/seed-1337/validation/step-000004.safetensors"
+    for data in (losses.read_bytes()[:-1], b"", b"\xff" * 100):
+        losses.write_bytes(data)
+        refused = lora_job("report", run)
+        assert refused.returncode == 46, refused.stderr
+        assert "step-000004.safetensors is damaged" in refused.stderr
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_other_images_or_models_are_another_run(
+    miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], *, is_done: bool
+) -> None:
+    run = unreported(finished, tmp_path)
+    if is_done:
+        (run / "_SUCCESS").touch()
+    before = contents(run)
+    drawings, model = tmp_path / "other-drawings", tmp_path / "other-model"
+    shutil.copytree(tmp_path / "drawings", drawings)
+    shutil.copytree(miniature / "sd", model)
+    picture, *others = sorted(drawings.glob("*.png"))
+    shutil.copy(others[0], picture)
+    weights = load_file(model / "unet/diffusion_pytorch_model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, model / "unet/diffusion_pytorch_model.safetensors", {"format": "pt"})
+    for line in (f"dataset.source={drawings}", f"base_model.source={model}"):
+        other = lora_job("run", *arguments(miniature, tmp_path, line), "--workdir", tmp_path / "elsewhere")
+        assert other.returncode == 46, other.stderr
+        assert "--set name=" in other.stderr.splitlines()[-1]
+        assert contents(run) == before
+    shutil.copytree(tmp_path / "drawings", tmp_path / "moved")
+    moved = arguments(miniature, tmp_path, f"dataset.source={tmp_path / 'moved'}")
+    same = lora_job("run", *moved, "--workdir", tmp_path / "elsewhere")
+    assert same.returncode == 0, same.stderr
+    assert_as_straight(tmp_path, straight)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "lost", "commit"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
