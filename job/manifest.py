@@ -1,17 +1,20 @@
 """The manifest: the root model, and reading one with every error at once."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from job.errors import JobError
 from job.manifest_errors import collect_problems
 from job.manifest_yaml import Document, Path, read_scalar, read_yaml
 from job.overrides import merged_overrides
 from job.problems import ManifestError, Problem, nearest
 from job.storage.settings import S3Settings
+from job.storage.uris import as_folder, local_path, scheme_of
 from lora_engine.config.base import Config
 from lora_engine.config.captions import CaptionsConfig, plain_parts
 from lora_engine.config.data import PreprocessConfig, SplitConfig
@@ -59,7 +62,10 @@ class DatasetConfig(SplitConfig):
 class OutputConfig(Config):
     """Where results go."""
 
-    destination: Source = Field(description="A folder or s3://... The run's files go below <destination>/<name>/.")
+    destination: Source = Field(
+        description="A folder or s3://... The run's files go below <destination>/<name>/, which must not lie in the "
+        "dataset's folder."
+    )
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
     cache: Source | None = Field(default=None, description="Default: <destination>/.cache, shared by all runs.")
     unfenced: bool = Field(
@@ -156,6 +162,31 @@ class Manifest(Config):
                 "evaluation: samples.prompts holds one twice; each prompt once, and more seeds for more images"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_places(self) -> "Manifest":
+        source = self.dataset.source
+        places = {"destination": f"{as_folder(self.output.destination)}{self.name}", "cache": self.output.cache}
+        for key, place in places.items():
+            if place is not None and self._is_in_dataset(place):
+                raise ValueError(
+                    f"output.{key}: a place outside of dataset.source {source!r}, for what a run writes to {place!r} "
+                    "would be taken for images"
+                )
+        return self
+
+    def _is_in_dataset(self, place: str) -> bool:
+        source, scheme = self.dataset.source, scheme_of(place)
+        if scheme != scheme_of(source):
+            return False
+        if scheme == "file":
+            try:
+                folder, within = (as_folder(os.path.realpath(local_path(uri))) for uri in (source, place))
+            except JobError:  # no path; whoever opens it says so
+                return False
+            return within.startswith(folder)
+        same_store = self.dataset_storage().endpoint_url == self.output_storage().endpoint_url
+        return same_store and as_folder(place).startswith(as_folder(source))
 
     def dataset_storage(self) -> S3Settings:
         """How to reach the dataset."""

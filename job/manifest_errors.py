@@ -30,7 +30,7 @@ def collect_problems(
         if not path and details["type"] == "value_error":
             # validators of the whole model begin with the key that they speak of
             key, _, allowed = allowed.partition(": ")
-            path = (key,)
+            path = tuple(key.split("."))
         whole = prefix + path
         option = next((o for p, o in options.items() if p[: len(whole)] == whole or whole[: len(p)] == p), None)
         line = None if option else document.line(whole)

@@ -111,6 +111,51 @@ def test_an_error_names_line_path_and_remedy(old: str, new: str, line: int, path
     assert phrase in problem
 
 
+@pytest.mark.parametrize(
+    ("sets", "key"),
+    [
+        (("output.destination=images/runs",), "destination"),
+        (("output.destination=images",), "destination"),
+        (("output.destination=./elsewhere/../images/runs",), "destination"),
+        (("dataset.source=runs/small",), "destination"),
+        (("dataset.source=file:///data/images", "output.destination=/data/images/runs"), "destination"),
+        (("dataset.source=/", "output.destination=/data"), "destination"),
+        (("dataset.source=s3://b/data", "output.destination=s3://b/data/runs"), "destination"),
+        (("dataset.source=s3://b", "output.destination=s3://b/runs"), "destination"),
+        (("output.cache=images/cache",), "cache"),
+        (("dataset.source=s3://b/data/", "output.cache=s3://b/data/cache"), "cache"),
+    ],
+)
+def test_a_run_does_not_write_into_its_dataset(sets: tuple[str, ...], key: str) -> None:
+    (problem,) = problems(SMALL, *sets)
+    assert f"output.{key}: " in problem
+    assert "outside of dataset.source" in problem
+
+
+def test_a_link_does_not_hide_that_a_run_writes_into_its_dataset(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to("images")
+    sets = f"dataset.source={tmp_path / 'images'}", f"output.destination={tmp_path / 'link' / 'runs'}"
+    (problem,) = problems(SMALL, *sets)
+    assert problem.startswith(f"--set {sets[1]}: output.destination: ")
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("dataset.source=images.zip", "output.destination=."),
+        ("dataset.source=images", "output.destination=.", "output.cache=cache"),
+        ("output.destination=images-runs",),
+        ("dataset.source=s3://b/data", "output.destination=s3://b/data-runs"),
+        ("dataset.source=s3://b/data", "output.destination=s3://c/data"),
+        ("dataset.source=s3://b/d", "output.destination=s3://b/d", "dataset.storage.endpoint_url=http://other:1"),
+        ("dataset.source=file://host/images", "output.destination=runs"),
+    ],
+)
+def test_a_run_may_write_beside_its_dataset(sets: tuple[str, ...]) -> None:
+    load(SMALL, *sets)
+
+
 def test_errors_of_the_text_do_not_hide_those_of_the_values() -> None:
     text = SMALL.replace("name: small", "name: S\nname: T").replace("{steps: 10}", "{steps: 0, max_grad_norm: .inf}")
     assert [problem.split(":")[1:3] for problem in problems(text)] == [
