@@ -49,7 +49,8 @@ class DatasetConfig(SplitConfig):
     """The images, and how many of them are held out."""
 
     source: Source = Field(
-        description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...; or miniature://drawings."
+        description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...; or miniature://drawings. "
+        "In a folder, links to files are followed; links to other folders count as rejected files."
     )
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
 

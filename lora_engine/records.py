@@ -19,7 +19,7 @@ class SourceFile:
 class ImageRecord:
     """One row of `data/images.jsonl`: a file that was met, and what became of it."""
 
-    id: str  # SHA-256 of the file's bytes, hexadecimal
+    id: str  # SHA-256 of the file's bytes, hexadecimal; empty where they could not be read
     source: str  # the file's key
     size_bytes: int
     width: int | None = None  # of the decoded image after EXIF orientation, in pixels

@@ -35,7 +35,7 @@ _KEPT_BLOCK = 32 * 2**20  # bytes that a worker reuses at once, not those of a h
 class PreparedImage:
     """What one worker made of one file."""
 
-    id: str  # SHA-256 of the file's bytes
+    id: str  # SHA-256 of the file's bytes; empty where they could not be read
     source: str  # the file's key
     size_bytes: int
     width: int | None = None
@@ -129,11 +129,17 @@ def _cores() -> int:
 
 def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> PreparedImage:
     """Prepare one file: the square `<id>.ppm` in `folder`, its thumbnail and its perceptual hash."""
-    path = Path(file.path)
-    with path.open("rb") as opened:
-        identity = hashlib.file_digest(opened, "sha256").hexdigest()
-        size = opened.tell()
-    if is_leftover(file.key):
+    path, ignored = Path(file.path), is_leftover(file.key)
+    try:
+        with path.open("rb") as opened:
+            identity = hashlib.file_digest(opened, "sha256").hexdigest()
+            size = opened.tell()
+    except OSError as error:
+        reason = _why_unread(path, error)
+        if reason is None:
+            raise
+        return PreparedImage("", file.key, 0, ignored=ignored, rejected=None if ignored else reason)
+    if ignored:
         return PreparedImage(identity, file.key, size, ignored=True)
     square_path = folder / f"{identity}{SUFFIX}"
     stored = _stored(square_path)
@@ -152,6 +158,17 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
     return PreparedImage(
         identity, file.key, size, width, height, square_path, _thumbnail(small), perceptual_hash(small)
     )
+
+
+def _why_unread(path: Path, error: OSError) -> str | None:
+    """What is wrong with this one file; None for a fault of the disk, or a file that is gone since it was listed."""
+    if isinstance(error, PermissionError):
+        return "this user may not read it"
+    if isinstance(error, IsADirectoryError):
+        return "a link to a folder; only links to files are followed"
+    if path.is_symlink() and not path.exists():
+        return "a link that leads nowhere"
+    return None
 
 
 def _thumbnail(small: Image.Image) -> bytes:

@@ -38,15 +38,29 @@ def is_archive(name: str) -> bool:
 
 
 def list_files(folder: Path) -> Iterator[SourceFile]:
-    """Every regular file below a folder in the order of the keys; links are not followed.
+    """Every regular file below a folder in the order of the keys, and every link but those to pipes and devices.
+
+    A link to a folder is listed, not entered: it could lead back.
 
     Raises:
         DataError: a folder cannot be read, or a name is not UTF-8.
     """
-    paths = [Path(at, name) for at, _, names in os.walk(folder, onerror=_unreadable) for name in names]
-    regular = [path for path in paths if path.is_file() and not path.is_symlink()]
-    files = [SourceFile(_plain_key(path.relative_to(folder).as_posix()), str(path)) for path in regular]
+    paths = [
+        Path(at, name)
+        for at, folders, names in os.walk(folder, onerror=_unreadable)
+        for name in (*names, *(name for name in folders if Path(at, name).is_symlink()))
+    ]
+    listed = [path for path in paths if _is_listed(path)]
+    files = [SourceFile(_plain_key(path.relative_to(folder).as_posix()), str(path)) for path in listed]
     yield from sorted(files, key=lambda file: file.key)
+
+
+def _is_listed(path: Path) -> bool:
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except OSError:  # a link that leads nowhere, or no right to look: whoever opens it says so
+        return True
+    return kind in (stat.S_IFREG, stat.S_IFDIR)  # of others, a pipe would never end
 
 
 def _unreadable(error: OSError) -> None:

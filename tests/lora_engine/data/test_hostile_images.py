@@ -20,6 +20,7 @@ from tests.lora_engine.data.hostile import ODD_NAMES, SECRET, hostile_files, pla
 
 CASES = hostile_files()
 CONFIG = PreprocessConfig(resolution=64, max_rejected_fraction=1.0)
+LINKS = {"link.png": "/etc/hostname", "loop": ".", "nowhere.png": "gone.png", "itself.png": "itself.png"}
 IGNORED = ("Thumbs.db", ".hidden.png", "__MACOSX/._a.png", ".png")
 
 
@@ -50,8 +51,8 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Fed:
     for name in IGNORED:
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes(plain_png())
-    (source / "link.png").symlink_to("/etc/hostname")
-    (source / "loop").symlink_to(source)
+    for name, target in LINKS.items():
+        (source / name).symlink_to(target)
     os.mkfifo(source / "pipe.png")
     files = list(list_files(source))
     prepared = list(preprocess_images(files, CONFIG, out, workers=2))
@@ -81,16 +82,16 @@ def test_a_picture_of_any_name_is_used(fed: Fed, name: str) -> None:
     assert fed.records[name].split in ("train", "validation") or fed.records[name].duplicate_of == "copy.png"
 
 
-def test_links_and_pipes_are_no_files_and_every_file_has_one_fate(fed: Fed) -> None:
-    assert not {"link.png", "pipe.png", "folder.png"} & fed.records.keys()
+def test_pipes_and_folders_are_no_files_and_every_file_has_one_fate(fed: Fed) -> None:
+    assert not {"pipe.png", "folder.png"} & fed.records.keys()
     assert "folder.png/inner.png" in fed.records
     fates = Counter(
         record.split or ("ignored" if record.ignored else "rejected" if record.rejected else "duplicate")
         for record in fed.records.values()
     )
-    assert fates.total() == len(fed.records) == len(CASES) + len(ODD_NAMES) + len(IGNORED) + 2
+    assert fates.total() == len(fed.records) == len(CASES) + len(ODD_NAMES) + len(LINKS) + len(IGNORED) + 2
     assert fates["ignored"] == len(IGNORED)
-    assert fates["rejected"] == sum(case.quarters is None for case in CASES.values())
+    assert fates["rejected"] == sum(case.quarters is None for case in CASES.values()) + len(LINKS)
     assert all((r.rejected is not None) + r.ignored + (r.split is not None) <= 1 for r in fed.records.values())
 
 

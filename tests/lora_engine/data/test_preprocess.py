@@ -1,3 +1,4 @@
+import hashlib
 import io
 import multiprocessing
 import subprocess
@@ -127,6 +128,26 @@ def test_every_file_gets_its_row_in_order(tmp_path: Path) -> None:
     assert by_key["copy.png"].id == by_key["03.png"].id
     assert {row.path for row in rows if row.path} == set((tmp_path / "out").rglob("*.*"))
     assert len({row.path for row in rows if row.thumbnail}) == 39
+
+
+def test_a_link_is_the_file_that_it_leads_to_or_a_row_that_says_why_not(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "store" / "object").write_bytes(noise_png(0))
+    targets = {"a.png": "../store/object", "b": "../store", "c.png": "../gone", "d.png": "d.png", ".#e.png": "nobody"}
+    for name, target in targets.items():
+        (tmp_path / "in" / name).symlink_to(target)
+    (tmp_path / "in" / "f.png").write_bytes(noise_png(1))
+    rows = {row.source: row for row in (prepare(file, CONFIG, tmp_path) for file in list_files(tmp_path / "in"))}
+    assert rows["a.png"].id == hashlib.sha256(noise_png(0)).hexdigest()
+    assert rows["a.png"].rejected is None
+    assert rows["b"].rejected == "a link to a folder; only links to files are followed"
+    assert rows["c.png"].rejected == rows["d.png"].rejected == "a link that leads nowhere"
+    assert (rows[".#e.png"].ignored, rows[".#e.png"].rejected) == (True, None)
+    config = CONFIG.model_copy(update={"max_rejected_fraction": 1.0})
+    records = assign(list(rows.values()), config, SplitConfig())
+    assert [record.source for record in records if record.used] == ["a.png", "f.png"]
+    assert [record.source for record in records] == sorted(rows)
 
 
 def test_zip_tar_and_folder_give_the_same_records(tmp_path: Path) -> None:

@@ -72,18 +72,21 @@ def test_system_leftovers_are_known(key: str) -> None:
     assert not is_leftover("a/b.png")
 
 
-def test_a_folder_lists_regular_files_by_key(tmp_path: Path) -> None:
+def test_a_folder_lists_files_and_links_by_key(tmp_path: Path) -> None:
     for key in ("b/2.png", "a.png", "b/1.png", "B.png"):
         (tmp_path / "in" / key).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / key).write_bytes(key.encode())
-    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     os.mkfifo(tmp_path / "in" / "pipe.png")
+    links = {"b/link.png": "../a.png", "loop": ".", "nowhere.png": "gone", "own.png": "own.png", "piped": "pipe.png"}
+    for key, target in links.items():
+        (tmp_path / "in" / key).symlink_to(target)
     (tmp_path / "also").symlink_to(tmp_path / "in")
     for folder in (tmp_path / "in", tmp_path / "also"):
-        files = list(list_files(folder))
-        assert [file.key for file in files] == ["B.png", "a.png", "b/1.png", "b/2.png"]
-        assert [Path(file.path).read_bytes().decode() for file in files] == [file.key for file in files]
+        files = {file.key: Path(file.path) for file in list_files(folder)}
+        expected = ["B.png", "a.png", "b/1.png", "b/2.png", "b/link.png", "loop", "nowhere.png", "own.png"]
+        assert list(files) == expected
+        assert files["b/link.png"].read_bytes() == b"a.png"
+        assert all(files[key].read_bytes() == key.encode() for key in expected[:4])
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
