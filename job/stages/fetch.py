@@ -47,8 +47,18 @@ def _extract(job: Job, archive: Path, folder: Path) -> list[SourceFile]:
 def source_fingerprint(job: Job) -> str:
     """A hash that changes when a file of the dataset does, found without reading the files."""
     source, settings = job.manifest.dataset.source, job.manifest.dataset_storage()
-    storage = open_storage(source, settings) if is_remote(source) else LocalStorage()
-    whole = storage.head(source.rstrip("/"))
+    if is_remote(source):
+        return _fingerprint(open_storage(source, settings), source)
+    try:
+        return _fingerprint(LocalStorage(), source)
+    except JobError as error:
+        if error.code != ExitCode.STORAGE_ACCESS:
+            raise
+        raise JobError(ExitCode.DATA, f"dataset.source: {error.cause}", error.remedy) from error
+
+
+def _fingerprint(storage: Storage, source: str) -> str:
+    whole = storage.head(source.rstrip("/") or "/")
     entries = [whole] if whole is not None else storage.list(source)
     lines = (f"{info.uri}\0{info.size}\0{info.etag}" for info in entries)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -81,9 +81,7 @@ class LocalStorage:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Storage`."""
-        path = local_path(prefix)
-        with local_errors(path):
-            yield from _walk(path, as_folder(prefix))
+        yield from _walk(local_path(prefix), as_folder(prefix))
 
     def delete(self, uri: str) -> None:
         """See `Storage`."""
@@ -97,19 +95,23 @@ class LocalStorage:
 
 def _walk(folder: Path, base: str) -> Iterator[ObjectInfo]:
     """Everything below, sorted by name; a folder sorts by its name with a slash, as the URIs in it do."""
-    try:
-        with os.scandir(folder) as scan:
-            entries = {entry.name + "/" * entry.is_dir(follow_symlinks=False): entry for entry in scan}
-    except _NO_FILE:
-        return
+    with local_errors(folder):
+        try:
+            with os.scandir(folder) as scan:
+                entries = {entry.name + "/" * entry.is_dir(follow_symlinks=False): entry for entry in scan}
+        except _NO_FILE:
+            return
     for name, entry in sorted(entries.items()):
+        path = Path(entry.path)
         if name.endswith("/"):
-            yield from _walk(Path(entry.path), base + name)
-        elif entry.is_file() and not is_part(name):
-            try:
-                yield _info(base + name, entry.stat())
-            except FileNotFoundError:  # removed since it was listed
-                continue
+            yield from _walk(path, base + name)
+            continue
+        with local_errors(path):
+            if entry.is_file() and not is_part(name):
+                try:
+                    yield _info(base + name, entry.stat())
+                except FileNotFoundError:  # removed since it was listed
+                    continue
 
 
 def _info(uri: str, stat: os.stat_result) -> ObjectInfo:

@@ -92,7 +92,7 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
     """Unpack the members of a `.zip` or `.tar(.gz)` one by one, under names of our own; the key is the member's name.
 
     Raises:
-        DataError: the archive is damaged or encrypted.
+        DataError: the archive is damaged or encrypted, or may not be read.
         UnsafeError: it would unpack to far more than it is, or has a member that is a link or a device, or whose name
             leads elsewhere or cannot be told from another's.
     """
@@ -118,6 +118,10 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
     except (EngineError, MemoryError):
         raise
     except Exception as error:  # zipfile and tarfile report damage by almost any of them
+        if isinstance(error, OSError) and error.filename == str(archive):
+            raise DataError(
+                f"The archive {archive} cannot be read ({error.strerror}).", "Correct its name or its permissions."
+            ) from error
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # of this machine's disk, not of offsets in the archive
         reason = " ".join(str(error).split())[:200] or type(error).__name__
