@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.printable import printable
@@ -26,6 +28,8 @@ _JPEG_COLOURS = {"RGB": "RGB", "L": "GRAY"}  # of a mode, as the decoder calls t
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}
 _PROFILE_MODE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_PNG_SCALE = {"L;2": 85, "L;4": 17}  # to 8 bits, by Pillow's name for how the samples lie
+_WHITE_IS_ZERO = 0  # of a TIFF
 _SIXTEEN_TO_EIGHT = ((np.arange(2**16) + 128) // 257).astype(np.uint8)
 
 
@@ -47,11 +51,25 @@ def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
 def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image, tuple[int, int]]:
     """As `decode_image`, with the width and height of the whole upright image in pixels."""
     with _opened(path, config) as image:
+        _scale_transparency(image)
         size = _upright_size(image)
         decoded = _reduced(image, path, math.ceil(_REDUCED_SIDE * config.resolution)) or image
         decoded.load()
         ImageOps.exif_transpose(decoded, in_place=True)
         return _to_rgb(decoded, config), size
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Pillow brings a PNG's pixels to 8 bits, but not the grey or the colour that it declares transparent.
+
+    Only before anything asks for the image's EXIF can it be told how many bits there were.
+    """
+    if not isinstance(image, PngImageFile) or "transparency" not in image.info or not image.tile:
+        return
+    samples = str(image.tile[0].args)
+    if samples == "RGB;16B":  # their lower bytes are lost, and with them which pixels are meant
+        raise RejectedImageError("a PNG of 16 bits that declares a colour transparent; save it with an alpha channel")
+    image.info["transparency"] *= _PNG_SCALE.get(samples, 1)
 
 
 def _reduced(image: Image.Image, path: Path, side: int) -> Image.Image | None:
@@ -146,15 +164,24 @@ def _in_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:
-    """16 bits, or floating point from 0 to 1, scaled to 8 bits where Pillow would clip."""
+    """16 bits, or floating point from 0 to 1, scaled to 8 bits where Pillow would clip; with alpha if there is any."""
     values: np.ndarray[Any, Any] = np.asarray(image)
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    if tags.get(BITSPERSAMPLE) == (12,):
+        values = values << 4 | values >> 8
     if image.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise RejectedImageError("its floating-point pixels do not lie between 0 and 1")
-        return Image.fromarray((values * 255 + 0.5).astype(np.uint8))
-    if values.min() < 0 or values.max() >= len(_SIXTEEN_TO_EIGHT):
+        grey = Image.fromarray((values * 255 + 0.5).astype(np.uint8))
+    elif values.min() < 0 or values.max() >= len(_SIXTEEN_TO_EIGHT):
         raise RejectedImageError("its whole-number pixels need more than 16 bits")
-    return Image.fromarray(_SIXTEEN_TO_EIGHT[values])
+    else:
+        grey = Image.fromarray(_SIXTEEN_TO_EIGHT[values])
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+        grey = ImageOps.invert(grey)  # as Pillow does for 8 bits and fewer
+    if "transparency" in image.info:
+        grey.putalpha(Image.fromarray(values != image.info["transparency"]))
+    return grey
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

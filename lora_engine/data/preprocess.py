@@ -25,7 +25,7 @@ from lora_engine.errors import DataError
 from lora_engine.malloc import keep_freed_blocks
 from lora_engine.records import SourceFile
 
-_DECODER = 5  # raised when the same file and settings come to give other pixels
+_DECODER = 6  # raised when the same file and settings come to give other pixels
 _THUMBNAIL_SIDE = 128  # pixels at least, where the square has them
 _WINDOW = 16  # files under way for each worker
 _KEPT_BLOCK = 32 * 2**20  # bytes that a worker reuses at once, not those of a huge image

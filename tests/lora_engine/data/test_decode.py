@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin
 
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.data.decode import RejectedImageError, decode_image, decode_with_size, to_square, upright_size
+from tests.lora_engine.data.hostile import chunk, png, tiff
 
 CONFIG = PreprocessConfig(resolution=64)
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 100, 50), (0, 0, 0), (255, 255, 255), (17, 34, 51), (128,) * 3]
@@ -130,6 +131,39 @@ def test_a_colour_declared_transparent(tmp_path: Path, mode: str, key: Any) -> N
     image.paste(Image.new(mode, (8, 16)), (0, 0))
     found = decoded(tmp_path, saved(image, "PNG", transparency=key))
     assert (found[8, 4].tolist(), found[8, 12].tolist()) == ([0, 0, 0], [255, 255, 255])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_grey_declared_transparent_at_any_depth(tmp_path: Path, depth: int) -> None:
+    """Darkest on the left and transparent, lightest on the right."""
+    row = bytes(2 * depth) + b"\xff" * (2 * depth)
+    found = decoded(tmp_path, png(32, 32, depth, 0, (b"\0" + row) * 32, chunk(b"tRNS", b"\0\0")))
+    assert (found[8, 4].tolist(), found[8, 28].tolist()) == ([255] * 3, [255] * 3)
+    config = CONFIG.model_copy(update={"background": "#204080"})
+    highest = chunk(b"tRNS", (2**depth - 1).to_bytes(2, "big"))
+    found = decoded(tmp_path, png(32, 32, depth, 0, (b"\0" + row) * 32, highest), config)
+    assert (found[8, 4].tolist(), found[8, 28].tolist()) == ([0] * 3, [32, 64, 128])
+
+
+def test_of_sixteen_bits_only_the_very_grey_is_transparent(tmp_path: Path) -> None:
+    rows = (b"\0" + struct.pack(">16H", *[30_000] * 8, *[30_001] * 8)) * 16
+    found = decoded(tmp_path, png(16, 16, 16, 0, rows, chunk(b"tRNS", struct.pack(">H", 30_000))))
+    assert (found[8, 4].tolist(), found[8, 12].tolist()) == ([255] * 3, [117] * 3)
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_a_tiff_whose_white_is_zero(tmp_path: Path, bits: int) -> None:
+    white = struct.pack("<f", 0.25) if bits == 32 else (2 ** (bits - 2)).to_bytes(bits // 8, "little")
+    for is_black, expected in ((0, 191), (1, 64)):
+        entries = {258: (3, 1, bits), 262: (3, 1, is_black), 277: (3, 1, 1), 339: (3, 1, 3 if bits == 32 else 1)}
+        found = decoded(tmp_path, tiff(entries, white * 64 * 64))
+        assert np.abs(found[8, 8] - expected).max() <= 1
+
+
+def test_a_tiff_of_twelve_bits_is_scaled(tmp_path: Path) -> None:
+    for stored, expected in ((b"\xff\xff\xff", 255), (b"\x80\x08\x00", 128), (b"\0\0\0", 0)):
+        entries = {258: (3, 1, 12), 262: (3, 1, 1), 277: (3, 1, 1)}
+        assert (decoded(tmp_path, tiff(entries, stored * 32 * 64)) == expected).all()
 
 
 def swapped_profile() -> bytes:
@@ -349,6 +383,7 @@ def bad_files() -> dict[str, bytes]:
     bad |= {"1x1": saved(Image.new("RGB", (1, 1)), "PNG"), "7x900": saved(Image.new("RGB", (7, 900)), "PNG")}
     for name, value in (("nan", np.nan), ("infinite", np.inf), ("too bright", 200.0), ("negative", -0.5)):
         bad[name] = saved(Image.fromarray(np.full((16, 16), value, np.float32)), "TIFF")
+    bad["16-bit colour declared transparent"] = png(16, 16, 16, 2, bytes(97 * 16), chunk(b"tRNS", bytes(6)))
     bad["32 bits"] = saved(Image.fromarray(np.full((16, 16), 2**20, np.int32)), "TIFF")
     bad["negative whole"] = saved(Image.fromarray(np.full((16, 16), -5, np.int32)), "TIFF")
     return bad
@@ -370,6 +405,7 @@ def test_reasons_say_what_is_wrong(tmp_path: Path) -> None:
         "huge": "more than 100000000 pixels",
         "7x900": "7x900 is smaller than 8 pixels a side",
         "32 bits": "its whole-number pixels need more than 16 bits",
+        "16-bit colour declared transparent": "a PNG of 16 bits that declares a colour transparent",
         "too bright": "its floating-point pixels do not lie between 0 and 1",
     }
     for name, reason in reasons.items():
