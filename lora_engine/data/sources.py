@@ -145,13 +145,12 @@ def _members(archive: Path) -> Iterator[_Member]:
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
                 kind = stat.S_IFMT(info.external_attr >> 16)
-                is_file = kind in (0, stat.S_IFREG) and not info.is_dir()
+                is_folder = info.filename.endswith(("/", "\\"))  # the latter by some programs on Windows
+                is_file = kind in (0, stat.S_IFREG) and not is_folder
                 if is_file and info.compress_type not in _COMPRESSIONS:
                     raise NotImplementedError(f"{_shown(info.filename)} is neither stored nor deflated")
                 encrypted = bool(info.flag_bits & _ENCRYPTED)
-                yield _Member(
-                    info.filename, info.file_size, is_file, info.is_dir(), encrypted, partial(packed.open, info)
-                )
+                yield _Member(info.filename, info.file_size, is_file, is_folder, encrypted, partial(packed.open, info))
         return
     with archive.open("rb") as file:
         mode: Literal["r|gz", "r|"] = "r|gz" if file.read(2) == b"\x1f\x8b" else "r|"

@@ -130,6 +130,9 @@ def test_keys_are_plain_and_names_on_disk_are_our_own(tmp_path: Path) -> None:
 def test_folders_and_nested_archives_are_no_trouble(tmp_path: Path) -> None:
     inner = zip_of([("x.png", b"x")])
     assert extracted(tmp_path, "a.zip", zip_of([("d/", b""), ("d/in.zip", inner)])) == {"d/in.zip": inner}
+    from_windows = zip_of([("d\\", b""), ("d\\e\\", b""), ("d\\e\\a.png", b"a")])
+    assert extracted(tmp_path, "b.zip", from_windows) == {"d/e/a.png": b"a"}
+    assert "leads out" in refusal(tmp_path, "c.zip", zip_of([("..\\", b"")])).cause
 
 
 @pytest.mark.parametrize(
