@@ -1,5 +1,9 @@
 """What can be found wrong in seconds, before anything is downloaded or computed."""
 
+import os
+import stat
+from pathlib import Path
+
 from job.errors import ExitCode, JobError
 from job.manifest import Manifest
 from job.storage import S3Settings, is_remote, open_storage
@@ -58,5 +62,23 @@ def check_device(manifest: Manifest, processes: Processes = ALONE) -> None:
 def _check_source(what: str, source: str, settings: S3Settings, code: ExitCode) -> None:
     if is_remote(source):
         probe_read(open_storage(source, settings), source)
-    elif not local_path(source).exists():
-        raise JobError(code, f"{what}: there is nothing at {source}.", f"Correct {what}.")
+    else:
+        _require_readable(what, local_path(source), code)
+
+
+def _require_readable(what: str, path: Path, code: ExitCode) -> None:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            with os.scandir(path):
+                return
+        if stat.S_ISREG(mode):
+            with path.open("rb"):
+                return
+    except FileNotFoundError as error:
+        raise JobError(code, f"{what}: there is nothing at {path}.", f"Correct {what}.") from error
+    except OSError as error:
+        raise JobError(
+            code, f"{what}: {path} cannot be read: {error.strerror}.", f"Correct {what}, or let this user read there."
+        ) from error
+    raise JobError(code, f"{what}: {path} is no file or folder.", f"Correct {what}.")  # a pipe would never end

@@ -128,7 +128,7 @@ def report(run: RunArgument) -> None:
 
 
 @app.command()
-def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metavar="DEST")]) -> None:
+def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metavar="DEST", readable=False)]) -> None:
     """Download a run, checking every SHA-256."""
     from job.collect import collect as collect_run
 

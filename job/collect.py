@@ -1,12 +1,12 @@
 """Downloads a run and checks every byte that a commit vouches for."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from job import layout
 from job.errors import ExitCode, JobError
 from job.storage import Digest, ObjectInfo
+from job.storage.files import digest_of, local_errors
 from job.storage.run_folder import RunFolder
 from job.storage.transfer import download_all
 
@@ -69,7 +69,7 @@ def _expected(run: RunFolder, items: dict[str, tuple[ObjectInfo, Path]]) -> dict
 def _is_here(item: tuple[ObjectInfo, Path], expected: Digest | None) -> bool:
     """Only files under a commit can be known to be the same without fetching them."""
     info, path = item
-    if expected is None or not path.is_file() or path.stat().st_size != info.size:
+    if expected is None:
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
+    with local_errors(path):
+        return path.is_file() and path.stat().st_size == info.size and digest_of(path) == expected

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +19,24 @@ _LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # what
 _HASHING = threading.Lock()
 
 
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Say which file it is that the system does not let be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{what}: {error.filename} cannot be read: {error.strerror}.", "Let this user read it, or name another."
+        ) from error
+
+
+@_reading("The model")
 def model_sha256(path: Path) -> str:
-    """One hash over the names and contents of a model's weights, configuration and vocabulary; or of its one file."""
+    """One hash over the names and contents of a model's weights, configuration and vocabulary; or of its one file.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
     if path.is_file():
         return _file_sha256(path)
     digest = hashlib.sha256()
@@ -36,7 +52,7 @@ def hash_ahead(path: Path) -> None:
     """Begin to hash a model in a thread, for a `model_sha256` to come, which says what is wrong if anything is."""
 
     def work() -> None:
-        with suppress(OSError):
+        with suppress(ModelError):
             model_sha256(path)
 
     threading.Thread(target=work, name="hash-ahead", daemon=True).start()
@@ -76,9 +92,14 @@ def holds_safetensors(folder: Path, what: str, *, allow_pickle: bool) -> bool:
     """Whether a model's weights are safetensors, which cannot hold code; False for pickles that are allowed.
 
     Raises:
-        ModelError: `what`, the manifest's key, names no weights, pickles that are not allowed, a damaged file, or
-            another model's adapter.
+        ModelError: `what`, the manifest's key, names no weights, pickles that are not allowed, a file that is damaged
+            or cannot be read, or another model's adapter.
     """
+    with _reading(what):
+        return _holds_safetensors(folder, what, allow_pickle)
+
+
+def _holds_safetensors(folder: Path, what: str, allow_pickle: bool) -> bool:
     if (folder / "adapter_config.json").exists():
         # model libraries would load the base that it names instead, from wherever that is
         raise ModelError(
@@ -114,8 +135,10 @@ def check_safetensors(path: Path, what: str) -> None:
     """Read the header, which says how long the file must be.
 
     Raises:
-        ModelError: the file is cut off or no safetensors file.
+        ModelError: the file is cut off, no safetensors file, or cannot be read.
     """
+    with _reading(what), path.open("rb"):
+        pass  # of what it may not open, safe_open says that it is not there
     try:
         with safe_open(path, framework="numpy"):
             pass

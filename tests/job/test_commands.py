@@ -1,0 +1,92 @@
+"""What the commands say to odd paths, streams and options, each in a process of its own as a shell starts it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from job import layout
+from job.storage.run_folder import RunFolder
+from lora_engine import miniature
+from tests.job.small_run import drawings, folder_of
+from tests.lora_job import ROOT
+
+LONG = "x" * 300  # bytes; a name has at most 255
+CLI = [sys.executable, "-c", "from job.cli import main; main()"]
+# Root reads everything; without these it is held to a file's mode, as any user.
+AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"] if os.geteuid() == 0 else []
+
+
+def command(cwd: Path, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})  # type: ignore[operator]
+    streams = {"stdout": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
+    return subprocess.run(
+        [*AS_A_USER, *CLI, *map(str, arguments)],
+        cwd=cwd,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        **streams,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A folder with a manifest that is right, `m.yaml`, and its images; a folder that nobody may read, `locked`."""
+    drawings(tmp_path / "imgs")
+    manifest = {
+        "apiVersion": "lora-job/v1",
+        "name": "m",
+        "base_model": {"source": "miniature://stable-diffusion"},
+        "dataset": {"source": "imgs"},
+        "variants": [{"name": "vanilla", "captions": {"strategy": "constant", "text": "a drawing"}}],
+        "training": {"steps": 1},
+        "output": {"destination": "runs"},
+    }
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(manifest))
+    (tmp_path / "locked").mkdir(mode=0)
+    return tmp_path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run `runs/m` with one checkpoint."""
+    folder = folder_of(str(tmp_path / "runs" / "m"))
+    root = layout.checkpoint("vanilla", 1, 2)
+    entries = []
+    for name in ("state.safetensors", "vanilla.safetensors"):
+        digest = folder.write(f"{root}/{name}", name.encode())
+        entries.append({"path": name, "size": digest.size, "sha256": digest.sha256})
+    folder.write_json(f"{root}/{layout.COMMIT_NAME}", {"files": entries})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "code"), [("dataset.source", 41), ("base_model.source", 43), ("output.destination", 42)]
+)
+@pytest.mark.parametrize("place", ["locked/x", "locked", LONG])
+def test_a_place_that_cannot_be_looked_into_is_named(study: Path, key: str, code: int, place: str) -> None:
+    done = command(study, "validate", "m.yaml", "--set", f"{key}={place}")
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert "File name too long" in done.stderr if place == LONG else "Permission denied" in done.stderr
+
+
+def test_a_model_that_cannot_be_read_is_not_called_damaged(study: Path) -> None:
+    shutil.copytree(miniature.folder("stable-diffusion"), study / "sd")
+    weights = study / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.chmod(0)
+    done = command(study, "run", "m.yaml", "--set", "base_model.source=sd")
+    assert done.returncode == 43, done.stderr
+    assert f"{weights.relative_to(study)} cannot be read: Permission denied" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("place", ["locked/x", "locked", LONG])
+def test_a_run_cannot_be_collected_where_nothing_can_be_written(study: Path, place: str) -> None:
+    done = command(study, "collect", "runs/m", place)
+    assert (done.returncode, done.stderr.count("\n")) == (42, 1), done.stderr
