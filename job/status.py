@@ -39,25 +39,32 @@ def spent_seconds(run: RunFolder) -> float:
 
 
 def follow_status(run: RunFolder) -> Iterator[list[dict[str, Any]]]:
-    """The status again and again, until the run is finished, or a unit has ended early and none is at work."""
+    """The status again and again, until the run is finished or nothing is at work on it."""
     while True:
         units = read_status(run)
         yield units
-        states = {_state(unit) for unit in units}
-        if run.exists(layout.SUCCESS) or (states & {"failed", "preempted"} and "running" not in states):
+        if run.exists(layout.SUCCESS) or not _is_at_work(units):
             return
         time.sleep(_POLL_SECONDS)
+
+
+def _is_at_work(units: list[dict[str, Any]]) -> bool:
+    if any(unit["state"] == "running" and not _is_stale(unit) for unit in units):
+        return True
+    # between two units
+    return all(unit["state"] == "done" for unit in units) and not all(map(_is_stale, units))
 
 
 def show_status(run: RunFolder, *, follow: bool, as_json: bool) -> None:
     """Print the status once, or at every change until the run ends."""
     console = Console()
-    shown = None
+    shown: object = None
     for units in follow_status(run) if follow else [read_status(run)]:
         text = json.dumps(units, indent=None if follow else 2)
-        if text == shown:
+        now = text if as_json else (text, [_is_stale(unit) for unit in units])
+        if now == shown:
             continue
-        shown = text
+        shown = now
         if as_json:
             console.print(Text(text), soft_wrap=True)
         else:
@@ -86,7 +93,15 @@ def _shown(value: object) -> Text:
 
 
 def _state(unit: dict[str, Any]) -> str:
-    age = (datetime.now(UTC) - datetime.fromisoformat(unit["updated"])).total_seconds()
-    if unit["state"] == "running" and age > _STALE_SECONDS:
-        return f"silent for {age:.0f} s"
+    if unit["state"] == "running" and _is_stale(unit):
+        return f"silent for {_age_seconds(unit):.0f} s"
     return str(unit["state"])
+
+
+def _is_stale(unit: dict[str, Any]) -> bool:
+    """Whether a process that is at work would have said so since."""
+    return _age_seconds(unit) > _STALE_SECONDS
+
+
+def _age_seconds(unit: dict[str, Any]) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(unit["updated"])).total_seconds()

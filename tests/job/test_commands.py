@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,17 @@ def test_a_model_that_cannot_be_read_is_not_called_damaged(study: Path) -> None:
 def test_a_run_cannot_be_collected_where_nothing_can_be_written(study: Path, place: str) -> None:
     done = command(study, "collect", "runs/m", place)
     assert (done.returncode, done.stderr.count("\n")) == (42, 1), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "shown"), [("running", 59.0, "silent"), ("done", 59.0, "done"), ("failed", 0.0, "failed")]
+)
+def test_following_ends_when_nothing_is_at_work(
+    tmp_path: Path, run: RunFolder, state: str, seconds: float, shown: str
+) -> None:
+    then = datetime.now(UTC) - timedelta(seconds=seconds)
+    row = {"unit": "pack-0", "state": state, "updated": then.isoformat(), "started": then.isoformat()}
+    run.write_json(layout.unit_status("pack-0"), row)
+    done = command(tmp_path, "status", "runs/m", "--follow", timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout.splitlines()[-2]
