@@ -138,7 +138,7 @@ def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metava
 def _load(argument: str | None, sets: list[str] | None) -> Manifest:
     from job.settings import read_manifest
 
-    text, origin = read_manifest(argument, os.environ, sys.stdin.buffer)
+    text, origin = read_manifest(argument, os.environ, sys.stdin)
     return load_manifest(text, origin, sets or ())
 
 

@@ -161,7 +161,7 @@ def gcp_batch(
 
 def _workload(argument: str | None, sets: Sequence[str] | None, per_variant: bool, per_seed: bool) -> Workload:
     """The manifest with all overrides; it is read by the containers if it lies where they can."""
-    text, origin = read_manifest(argument, os.environ, sys.stdin.buffer)
+    text, origin = read_manifest(argument, os.environ, sys.stdin)
     by = [name for name, chosen in (("variant", per_variant), ("seed", per_seed)) if chosen]
     overrides = (*(sets or ()), *([f"split_packs_by=[{', '.join(by)}]"] if by else []))
     manifest = load_manifest(text, origin, overrides)

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TextIO
 
 from job.errors import ExitCode, JobError
 from job.manifest import MANIFEST_VARIABLE
@@ -25,12 +25,15 @@ _TOGETHER = (("RANK", ""), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_AD
 _LARGEST_READ = 2**20 + 1  # bytes; one more than a manifest may have
 
 
-def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: BinaryIO) -> tuple[bytes, str]:
+def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: TextIO | None) -> tuple[bytes, str]:
     """The manifest's text and a name for messages. `LORA_JOB_MANIFEST` holds a place or the text itself, which has
     several lines or, as JSON, begins with a brace.
 
+    Args:
+        stdin: what `-` names; None where it is closed.
+
     Raises:
-        JobError: 2 when none is named, 40 when there is none there.
+        JobError: 2 when none is named or standard input is closed, 40 when there is none there.
     """
     place = argument if argument is not None else environ.get(MANIFEST_VARIABLE)
     if not place:
@@ -40,7 +43,9 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: Binar
     if argument is None and ("\n" in place or place.startswith("{")):
         return os.fsencode(place), MANIFEST_VARIABLE
     if place == "-":
-        return stdin.read(_LARGEST_READ), "<stdin>"
+        if stdin is None:
+            raise JobError(ExitCode.USAGE, "Standard input is closed.", "Name a file, or pass the manifest to -.")
+        return stdin.buffer.read(_LARGEST_READ), "<stdin>"
     if is_remote(place):
         data = open_storage(place, storage_from_environment(environ)).read(place)
         if data is None:

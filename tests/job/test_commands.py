@@ -105,3 +105,14 @@ def test_following_ends_when_nothing_is_at_work(
     done = command(tmp_path, "status", "runs/m", "--follow", timeout=60)
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout.splitlines()[-2]
+
+
+def test_a_closed_standard_input_matters_only_to_who_reads_it(study: Path) -> None:
+    def closed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return command(study, *arguments, stdin=None, preexec_fn=lambda: os.close(0))
+
+    assert closed("validate", "--offline", "m.yaml").returncode == 0
+    for arguments in (["validate", "-"], ["render", "kubernetes", "--image", "x", "-"]):
+        done = closed(*arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "Standard input is closed" in done.stderr

@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def overrides(arguments: tuple[str, ...]) -> list[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_the_embedded_manifest_is_the_same_with_its_overrides(name: str) -> None:
     expected = load_manifest(STUDY.read_text(), "study.yaml", overrides(CASES[name]))
-    text, origin = read_manifest(None, {"LORA_JOB_MANIFEST": embedded(name)}, BytesIO())
+    text, origin = read_manifest(None, {"LORA_JOB_MANIFEST": embedded(name)}, None)
     found = load_manifest(text, origin)
     assert found == expected
     assert found.model_fields_set == expected.model_fields_set  # nothing is stated that was not
