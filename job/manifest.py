@@ -23,6 +23,7 @@ from lora_engine.config.training import EvaluationConfig, LoraConfig, TrainingCo
 
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # of the environment: a manifest's place or its text
 _MOST_DOTS = 16  # of a key that --set names
+_MOST_DIGITS = 9  # of a place in a list; Python refuses to read thousands
 
 
 def _name(value: str) -> str:
@@ -275,7 +276,7 @@ def _index(items: list[Any], part: str, origin: str, key: str) -> int:
     names = [str(item.get("name")) if isinstance(item, dict) else "" for item in items]
     if part in names:
         return names.index(part)
-    if part.isdigit() and int(part) < len(items):
+    if part.isascii() and part.isdecimal() and len(part) <= _MOST_DIGITS and int(part) < len(items):
         return int(part)
     allowed = f"a place from 0 to {len(items) - 1} or a name of {', '.join(filter(None, names))}"
     raise ManifestError([Problem(origin, None, key, repr(part), allowed, nearest(part, names))])

@@ -204,8 +204,9 @@ def read_yaml(text: bytes, origin: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = mark.line + 1 if mark else None
-        found = error.problem or error.context or "text that is not YAML"
-        raise ManifestError([Problem(origin, at, "", found, getattr(error, "allowed", "YAML"))]) from error
+        found = (error.problem or error.context or "text that is not YAML").removeprefix("found ")
+        allowed = getattr(error, "allowed", "spaces, not tabs" if r"'\t'" in found else "YAML")
+        raise ManifestError([Problem(origin, at, "", found, allowed)]) from error
     except (yaml.YAMLError, RecursionError) as error:
         found = "nesting without end" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
         position = getattr(error, "position", None)  # of a character that YAML does not allow

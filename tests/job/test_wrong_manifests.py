@@ -295,7 +295,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "json": ('{"apiVersion": 1}', "apiVersion"),
     "a key that is a list": ("[a]: 1", "a key that is not text"),
     "a key that is a number": ("1: 1", "unknown key"),
-    "tabs": ("a:\n\tb: 1", "YAML"),
+    "tabs": ("a:\n\tb: 1", ": found character '\\t' that cannot start any token; allowed: spaces, not tabs."),
     "open quote": ('a: "b', "YAML"),
     "open block": ("a: {b", "YAML"),
     "directive": ("%YAML 9.9\n---\na: 1", "YAML"),
@@ -323,6 +323,9 @@ def test_texts_that_would_break_a_careless_reader_are_refused(name: str) -> None
         "output.cache=s3://a:SECRET@b",
         "name=\udcff",
         ".".join("a" * 5000) + "=1",
+        "variants.²=3",
+        "variants.٣=3",
+        f"variants.{'1' * 5000}=3",
     ],
 )
 def test_options_are_read_as_strictly(option: str) -> None:
