@@ -5,10 +5,11 @@ from pathlib import Path
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.storage import Digest, ObjectInfo
+from job.storage import Digest, ObjectInfo, is_remote
 from job.storage.files import digest_of, local_errors
 from job.storage.run_folder import RunFolder
 from job.storage.transfer import download_all
+from job.storage.uris import local_path
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,13 @@ def collect(run: RunFolder, destination: Path) -> Collected:
     """Bring all of a run to a folder; files that are there with the right content are not fetched again.
 
     Raises:
-        JobError: 42 when there is no run, 50 when a file is not what its commit says.
+        JobError: 2 when the folder lies in the run, 42 when there is no run, 46 when a file that a commit lists is
+            missing, 50 when one is not what its commit says.
     """
+    if not is_remote(run.root) and destination.resolve().is_relative_to(local_path(run.root).resolve()):
+        raise JobError(
+            ExitCode.USAGE, f"{destination} lies in {run.root}, the run itself.", "Name a folder outside of it."
+        )
     items = {key: (info, destination / _inside(run, key)) for key, info in run.list()}
     if not items:
         raise JobError(ExitCode.STORAGE_ACCESS, f"There is no run at {run.root}.", "Name a run: <destination>/<name>.")
@@ -47,6 +53,12 @@ def collect(run: RunFolder, destination: Path) -> Collected:
                 f"{info.uri} is not what its commit says (SHA-256 {digest.sha256}, expected {wanted.sha256}).",
                 "Collect again; if it stays so, the object was changed after the run.",
             )
+    if lost := sorted(expected.keys() - items.keys()):
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.root} lacks {len(lost)} of the files that its commits list: {lost[0]}{', ...' * (len(lost) > 1)}.",
+            "Restore it from a copy; all other files were collected.",
+        )
     return Collected(len(items), len(missing), len(expected), layout.SUCCESS in items)
 
 

@@ -116,3 +116,24 @@ def test_a_closed_standard_input_matters_only_to_who_reads_it(study: Path) -> No
         done = closed(*arguments)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "Standard input is closed" in done.stderr
+
+
+def test_a_run_is_not_collected_into_itself(tmp_path: Path, run: RunFolder) -> None:
+    before = [key for key, _ in run.list()]
+    (tmp_path / "link").symlink_to("runs")
+    for place in ("runs/m/sub", "runs/m", "link/m/sub"):
+        done = command(tmp_path, "collect", "runs/m", place)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert [key for key, _ in run.list()] == before
+    assert command(tmp_path, "collect", "runs/m", "runs/m2").returncode == 0
+
+
+def test_a_file_that_a_commit_lists_is_missed(tmp_path: Path, run: RunFolder) -> None:
+    root = layout.checkpoint("vanilla", 1, 2)
+    run.delete(f"{root}/state.safetensors")
+    done = command(tmp_path, "collect", "runs/m", "there")
+    assert done.returncode == 46, done.stdout
+    assert f"{root}/state.safetensors" in done.stderr
+    assert (tmp_path / "there" / root / "vanilla.safetensors").exists()
+    run.delete(f"{root}/{layout.COMMIT_NAME}")  # as a checkpoint that is being removed
+    assert command(tmp_path, "collect", "runs/m", "there").returncode == 0
