@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from job.errors import ExitCode, JobError, code_of
 from job.manifest import Manifest, load_manifest, manifest_schema
 from job.preemption import StopFlag
 from job.render import app as render
+from job.storage.files import NO_SPACE
 from lora_engine.errors import EngineError
 from lora_engine.garbage import leave_to_the_system
 from lora_engine.printable import printable, shortened
@@ -154,8 +157,13 @@ _TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows of a co
 _LARGEST = 1024  # characters, of at most 4 bytes: Kubernetes takes 4 KB
 
 
+_CLOSED_PIPE = 128 + signal.SIGPIPE  # as the signal ends other programs
+
+
 def main() -> None:
     """Run a command and exit with its code; the last line says the cause and the remedy."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does with what it cannot encode
     code = _guarded()
     if code == ExitCode.PREEMPTED:
         sys.stdout.flush()
@@ -174,7 +182,14 @@ def _guarded() -> int:
         return _fail(code_of(error), str(error))
     except (typer.Abort, KeyboardInterrupt):
         return _fail(ExitCode.USAGE, "Stopped.")
+    except SystemExit:  # how the libraries that write answer a pipe that nobody reads
+        _drop_output()
+        return _CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - the edge of the program
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            _drop_output()
+            what = f"{error.filename or 'Standard output'} cannot be written: {error.strerror}."
+            return _fail(ExitCode.RESOURCES, _one_line(f"{what} Free disk space, or write elsewhere."))
         if hasattr(error, "format_message"):  # of the CLI library: an argument that does not fit
             message = error.format_message()
             return (
@@ -186,6 +201,12 @@ def _guarded() -> int:
         what = shortened(f"{type(error).__name__}: {error}", 1000)
         return _fail(ExitCode.BUG, _one_line(f"{what}. This is a bug in lora-job; please report it."))
     return int(result) if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """What is still to be written would fail again when the interpreter ends, and change the exit code."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
 
 
 def _one_line(message: str) -> str:

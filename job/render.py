@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -87,6 +88,8 @@ def kubernetes(
         network_policy=network_policy,
     )
     documents = kubernetes_documents(_workload(manifest, sets, per_variant, per_seed), settings)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # for a program to read, whatever the terminal has
     typer.echo(write_yaml(*documents), nl=False)
     _say_next("kubectl apply --server-side -f job.yaml")
 

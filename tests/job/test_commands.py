@@ -20,6 +20,7 @@ LONG = "x" * 300  # bytes; a name has at most 255
 CLI = [sys.executable, "-c", "from job.cli import main; main()"]
 # Root reads everything; without these it is held to a file's mode, as any user.
 AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"] if os.geteuid() == 0 else []
+STATUS = {"unit": "pack-0", "state": "done", "updated": "2026-01-01T00:00:00+00:00", "started": ""}
 
 
 def command(cwd: Path, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
@@ -137,3 +138,35 @@ def test_a_file_that_a_commit_lists_is_missed(tmp_path: Path, run: RunFolder) ->
     assert (tmp_path / "there" / root / "vanilla.safetensors").exists()
     run.delete(f"{root}/{layout.COMMIT_NAME}")  # as a checkpoint that is being removed
     assert command(tmp_path, "collect", "runs/m", "there").returncode == 0
+
+
+def test_output_that_nobody_reads_ends_quietly(study: Path, run: RunFolder) -> None:
+    run.write_json(layout.unit_status("pack-0"), STATUS)
+    for arguments in (["schema"], ["--help"], ["status", "runs/m"], ["plan", "m.yaml"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = command(study, *arguments, stdout=writer)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, ""), arguments
+
+
+def test_a_full_disk_behind_the_output_is_44(study: Path, run: RunFolder) -> None:
+    run.write_json(layout.unit_status("pack-0"), STATUS)
+    for arguments in (["schema"], ["--help"], ["status", "runs/m"], ["plan", "m.yaml"]):
+        with Path("/dev/full").open("wb") as full:
+            done = command(study, *arguments, stdout=full)
+        assert (done.returncode, done.stderr.count("\n")) == (44, 1), done.stderr
+        assert "No space left on device" in done.stderr
+
+
+def test_what_the_terminal_cannot_show_is_escaped_and_documents_are_utf_8(study: Path, run: RunFolder) -> None:
+    latin = {"PYTHONIOENCODING": "latin-1"}
+    changes = ["output.destination=s3://bucket/画", "dataset.source=s3://bucket/画", "variants.0.captions.text=画"]
+    sets = [part for change in changes for part in ("--set", change)]
+    done = command(study, "render", "kubernetes", "m.yaml", "--image", "x", *sets, env=latin)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("画") == 3
+    run.write_json(layout.unit_status("pack-0"), STATUS | {"cause": "画"})
+    done = command(study, "status", "runs/m", env=latin)
+    assert done.returncode == 0, done.stderr
+    assert "\\u753b" in done.stdout
