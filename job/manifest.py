@@ -18,7 +18,7 @@ from job.storage.uris import as_folder, local_path, scheme_of
 from lora_engine.config.base import Config
 from lora_engine.config.captions import CaptionsConfig, plain_parts
 from lora_engine.config.data import PreprocessConfig, SplitConfig
-from lora_engine.config.models import BaseModelConfig, CaptionerConfig, Source
+from lora_engine.config.models import BaseModelConfig, CaptionerConfig, DataSource, Destination, Endpoint
 from lora_engine.config.training import EvaluationConfig, LoraConfig, TrainingConfig
 
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # of the environment: a manifest's place or its text
@@ -41,7 +41,9 @@ def _variant_name(value: str) -> str:
 class StorageConfig(Config):
     """How to reach an S3 store. Credentials come from the AWS chain."""
 
-    endpoint_url: Source | None = Field(default=None, description="Of a store that is not AWS, e.g. http://minio:9000.")
+    endpoint_url: Endpoint | None = Field(
+        default=None, description="Of a store that is not AWS, e.g. http://minio:9000."
+    )
     region: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
 
@@ -49,7 +51,7 @@ class StorageConfig(Config):
 class DatasetConfig(SplitConfig):
     """The images, and how many of them are held out."""
 
-    source: Source = Field(
+    source: DataSource = Field(
         description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...; or miniature://drawings. "
         "In a folder, links to files are followed; links to other folders count as rejected files."
     )
@@ -64,12 +66,12 @@ class DatasetConfig(SplitConfig):
 class OutputConfig(Config):
     """Where results go."""
 
-    destination: Source = Field(
+    destination: Destination = Field(
         description="A folder or s3://... The run's files go below <destination>/<name>/, which must not lie in the "
         "dataset's folder."
     )
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
-    cache: Source | None = Field(default=None, description="Default: <destination>/.cache, shared by all runs.")
+    cache: Destination | None = Field(default=None, description="Default: <destination>/.cache, shared by all runs.")
     unfenced: bool = Field(
         default=False,
         description="Go on where the store ignores conditional writes, so that two processes could write one run.",

@@ -83,7 +83,7 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
             return (
                 _show(value) if not isinstance(value, dict | list) else "values that do not fit",
                 str(context["error"]),
-                None,
+                getattr(context["error"], "suggestion", None),
             )
         case "string_pattern_mismatch":
             return _show(value), f"text like {context['pattern']}", None

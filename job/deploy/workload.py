@@ -14,7 +14,6 @@ from job.problems import ManifestError, Problem
 from job.storage.uris import is_remote, local_path, scheme_of
 from job.variants import pack_members
 
-_ANYWHERE = ("s3", "hf", "miniature")
 _DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself ends in time
 
 
@@ -106,8 +105,6 @@ def _uncontainable(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
             yield key, f"{uri!r}, which goes when the container goes", "s3://bucket/prefix"
         elif scheme == "file" and not local_path(uri).is_absolute():
             yield key, f"the relative path {uri!r}", "s3://..., or an absolute path in the image or of a mount"
-        elif scheme not in ("file", *_ANYWHERE):
-            yield key, repr(uri), "s3://...; Google Cloud Storage is s3:// with storage.endpoint_url"
     for key, storage in (
         ("storage", manifest.storage),
         ("dataset.storage", manifest.dataset.storage),

@@ -1,19 +1,57 @@
 """Where the frozen models come from."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from lora_engine.config.base import Config
 
+_FORMS = {
+    "s3": "s3://bucket/prefix",
+    "hf": "hf://owner/name",
+    "miniature": "miniature://name",
+    "file": "file:///path",
+}
+_GOOGLE = "; Google Cloud Storage is s3:// with storage.endpoint_url"
 
-def _source(value: str) -> str:
+
+class SchemeError(ValueError):
+    """A URI of a scheme that is not allowed, or one that is misspelt; `suggestion` is what was probably meant."""
+
+    def __init__(self, allowed: str, suggestion: str | None) -> None:
+        super().__init__(allowed)
+        self.suggestion = suggestion
+
+
+def _address(value: str) -> str:
     if re.match(r"[A-Za-z0-9+.-]+://[^/]*@", value):
         raise ValueError("an address without credentials; they come from the environment")
     if "\n" in value or "\t" in value:
         raise ValueError("one line without tabs")
     return value
+
+
+def _place(*schemes: str) -> Callable[[str], str]:
+    """Checks a plain path or a URI of one of `schemes`. A colon may stand in a path: `a:b`, `./s3:/x`."""
+
+    def check(value: str) -> str:
+        if value.startswith("~"):
+            raise ValueError("a path without ~, which only a shell resolves; ./~ if it is a name")
+        match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(/*)", value)
+        if match is None:
+            return _address(value)
+        written, slashes, known = match[1], match[2], match[1].lower()
+        if "//" not in slashes and known not in _FORMS:
+            return _address(value)
+        if written not in schemes or "//" not in slashes:
+            meant = f"{known}://{'/' * (known == 'file')}{value[match.end() :]}" if known in schemes else None
+            forms = ", ".join(("a path", *(_FORMS[scheme] for scheme in schemes)))
+            raise SchemeError(forms + _GOOGLE * (known in ("gs", "gcs")), meant)
+        return _address(value)
+
+    return check
 
 
 def _revision(value: str) -> str:
@@ -22,7 +60,11 @@ def _revision(value: str) -> str:
     return value
 
 
-Source = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_source)]
+_Address = Annotated[str, Field(min_length=1, max_length=1024)]
+Endpoint = Annotated[_Address, AfterValidator(_address)]
+Destination = Annotated[_Address, AfterValidator(_place("file", "s3"))]
+DataSource = Annotated[_Address, AfterValidator(_place("file", "s3", "miniature"))]
+Source = Annotated[_Address, AfterValidator(_place("file", "s3", "hf", "miniature"))]  # of a model
 Revision = Annotated[str, AfterValidator(_revision)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 AllowPickle = Annotated[

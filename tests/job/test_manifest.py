@@ -204,6 +204,36 @@ def test_a_set_that_cannot_be_applied_is_named(option: str) -> None:
     assert any(f"--set {option}" in problem for problem in problems(SMALL, option))
 
 
+@pytest.mark.parametrize(
+    ("key", "place", "phrase"),
+    [
+        ("output.destination", "s3:/x", 'Did you mean "s3://x"?'),
+        ("output.destination", "s3:x/y", 'Did you mean "s3://x/y"?'),
+        ("output.destination", "S3://x/y", 'Did you mean "s3://x/y"?'),
+        ("output.cache", "file:/x", 'Did you mean "file:///x"?'),
+        ("output.destination", "~/runs", "a path without ~"),
+        ("dataset.source", "~me/images", "a path without ~"),
+        ("dataset.source", "gs://x/y", "a path, file:///path, s3://bucket/prefix, miniature://name; Google Cloud"),
+        ("dataset.source", "hf://x/y", "a path, file:///path, s3://bucket/prefix, miniature://name."),
+        ("output.destination", "miniature://drawings", "a path, file:///path, s3://bucket/prefix."),
+        ("base_model.source", "hf:x/y", 'Did you mean "hf://x/y"?'),
+        ("base_model.source", "https://huggingface.co/x/y", "hf://owner/name"),
+        ("base_model.components", "HF://x/y", 'Did you mean "hf://x/y"?'),
+    ],
+)
+def test_a_misspelt_uri_is_no_folder(key: str, place: str, phrase: str) -> None:
+    (problem,) = problems(SMALL, f"{key}={place}")
+    assert f'{key}: found "{place}"' in problem
+    assert phrase in problem
+
+
+@pytest.mark.parametrize(
+    "place", ["./s3:/x", "./~", "a:b", "./a:b", r"C:\\runs", "C:/runs", "s3", "s3/x", "12:30", "x~"]
+)
+def test_odd_names_are_paths(place: str) -> None:
+    assert load(SMALL, f"output.destination='{place}'").output.destination == place
+
+
 def test_overrides_merge_deeply_and_replace_unions_of_another_name() -> None:
     manifest = load(
         SMALL,

@@ -82,7 +82,7 @@ WRONG = [
     ("dataset.source=images", "dataset.source", "relative path"),
     ("base_model.source=./sd", "base_model.source", "relative path"),
     ("base_model.components=sd", "base_model.components", "relative path"),
-    ("captioner.source=~/blip", "captioner.source", "relative path"),
+    ("captioner.source=~/blip", "captioner.source", "a path without ~"),
     ("evaluation.samples={prompts: [a], clip: {source: clip}}", "evaluation.samples.clip.source", "absolute path"),
     ("output.cache=cache", "output.cache", "relative path"),
     ("output.destination=runs", "output.destination", "s3://bucket/prefix"),
@@ -171,7 +171,7 @@ def test_an_unknown_target_or_a_missing_option_ends_with_2(arguments: tuple[str,
 
 @pytest.mark.parametrize("target", ["aws-batch", "gcp-batch"])
 def test_a_manifest_too_large_for_the_document_has_to_be_in_the_store(target: str) -> None:
-    prompts = ", ".join(["a" * 2000] * 64)
+    prompts = ", ".join(f"{at}{'a' * 1998}" for at in range(64))
     large = ("--set", f"evaluation.samples={{prompts: [{prompts}], negative_prompt: {'a' * 2000}}}")
     large += ("--set", f"variants.plain.captions.text={'a' * 2000}")
     rendered = render(target, STUDY, *IMAGE, *TARGETS[target], *large)
