@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from job.context import Job
 from job.errors import ExitCode, JobError
 from job.storage import ObjectInfo, S3Settings, Storage, is_remote, name_of, open_storage
-from job.storage.files import missing_object
+from job.storage.files import DamagedObjectError, etag_of, missing_object
 from job.storage.local import LocalStorage
 from job.storage.transfer import download_all, wait_for
 from job.storage.uris import as_folder, local_path
@@ -23,17 +23,22 @@ from lora_engine.records import SourceFile
 def fetch_dataset(job: Job) -> list[SourceFile]:
     """Every file of the dataset, in the order of the keys: a folder's, a prefix's or an archive's members."""
     source, settings = job.manifest.dataset.source, job.manifest.dataset_storage()
-    folder = job.workdir / "dataset"
     if not is_remote(source):
         path = local_path(source)
         if path.is_dir():
             return list(list_files(path))
         _require(path, "dataset.source", ExitCode.DATA)
-        return _extract(job, path, folder)
+        return _extract(job, path, _folder_of(job, "dataset", str(path.absolute())))
+    folder = _folder_of(job, "dataset", source)
     if is_archive(source):
         archive = _fetch_object(job, source, settings, folder)
         return _extract(job, archive, folder / "members")
     return _fetch_prefix(job, source, settings, folder, lambda _: True)
+
+
+def _folder_of(job: Job, what: str, source: str) -> Path:
+    """Each source's own: runs of one name may share the scratch folder, and have files of equal names."""
+    return job.workdir / what / hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _extract(job: Job, archive: Path, folder: Path) -> list[SourceFile]:
@@ -77,7 +82,7 @@ def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns
         path = local_path(source)
         _require(path, what, ExitCode.MODEL)
         return path
-    folder = job.workdir / "models" / hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder = _folder_of(job, "models", source)
     if source.endswith(".safetensors"):
         return _fetch_object(job, source, job.manifest.model_storage(), folder)
 
@@ -151,7 +156,9 @@ def _fetch(job: Job, storage: Storage, items: Sequence[tuple[ObjectInfo, Path]])
     place_of = {info.uri: path for info, path in missing}
     with job.progress.stage("fetch", total=len(items), unit="files") as stage, log.open("a") as lines:
         stage.advance(len(items) - len(missing))
-        for info, _ in download_all(storage, missing, check=job.stop.check):
+        for info, digest in download_all(storage, missing, check=job.stop.check):
+            if digest.size != info.size:
+                raise DamagedObjectError(f"{info.uri} was listed with {info.size} bytes but is {digest.size} bytes.")
             lines.write(f"{_entry(info, place_of[info.uri])}\n")
             lines.flush()
             stage.advance(1)
@@ -159,7 +166,8 @@ def _fetch(job: Job, storage: Storage, items: Sequence[tuple[ObjectInfo, Path]])
 
 
 def _entry(info: ObjectInfo, path: Path) -> str:
-    return json.dumps([info.uri, info.etag, info.size, str(path)])
+    """True of the very file that is there now: another one in its place, or one cut off by a crash, has another."""
+    return json.dumps([info.uri, info.etag, info.size, str(path), etag_of(path.stat())])
 
 
 def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -2,6 +2,8 @@
 
 import io
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ from job.manifest import load_manifest
 from job.preemption import StopFlag
 from job.progress import Progress
 from job.stages.fetch import fetch_dataset, fetch_weights
-from job.storage import S3Settings, open_storage
+from job.storage import S3Settings, Storage, open_storage
 from lora_engine import miniature
 from lora_engine.config.models import CaptionerConfig
+from tests.http_fault_proxy import HttpFaultProxy, Request, matching
 from tests.s3_server import S3Server
 
 MANIFEST = """\
@@ -34,28 +37,116 @@ def job_of(tmp_path: Path, *sets: str) -> tuple[Job, io.StringIO]:
     return Job(manifest, open_run(manifest), open_cache(manifest), tmp_path, Progress(shown), StopFlag()), shown
 
 
+def storage_of(url: str) -> Storage:
+    return open_storage("s3://any", S3Settings(endpoint_url=url, region="us-east-1", addressing_style="path"))
+
+
+def at(url: str) -> str:
+    return f"storage={{endpoint_url: '{url}', region: us-east-1, addressing_style: path}}"
+
+
+def contents(job: Job) -> dict[str, bytes]:
+    return {file.key: Path(file.path).read_bytes() for file in fetch_dataset(job)}
+
+
+@pytest.fixture
+def put(s3_admin: S3Server, s3_bucket: str, tmp_path: Path) -> Callable[[str, bytes], str]:
+    """Store an object in a folder of the test's own; gives its URI."""
+    storage = storage_of(s3_admin.endpoint_url)
+
+    def put_object(key: str, data: bytes) -> str:
+        uri = f"s3://{s3_bucket}/{tmp_path.name}/{key}"
+        storage.write(uri, data)
+        return uri
+
+    return put_object
+
+
 ODD = ["a", "a/b.png", "x/../y.png", "x/./y.png", "line\nbreak.png", "\x1b[31mred.png"]
 ODD += [f"{'long' * 60}.png", "/".join(["deep" * 10] * 20), "C:/windows.png", "ü.png", "u\u0308.png"]
 
 
 def test_objects_of_any_name_lie_within_the_scratch_folder(tmp_path: Path, s3_admin: S3Server, s3_bucket: str) -> None:
     prefix = f"s3://{s3_bucket}/odd-names"
-    settings = S3Settings(endpoint_url=s3_admin.endpoint_url, region="us-east-1", addressing_style="path")
-    storage = open_storage(prefix, settings)
+    storage = storage_of(s3_admin.endpoint_url)
     stored = {}
-    for at, key in enumerate(ODD):
+    for number, key in enumerate(ODD):
         try:
-            storage.write(f"{prefix}/{key}", f"{at}".encode())
+            storage.write(f"{prefix}/{key}", f"{number}".encode())
         except JobError:
             continue  # the store does not take such a name
-        stored[key] = f"{at}"
-    endpoint = f"storage={{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}"
-    job, _ = job_of(tmp_path, f"dataset.source={prefix}", endpoint)
+        stored[key] = f"{number}"
+    job, _ = job_of(tmp_path, f"dataset.source={prefix}", at(s3_admin.endpoint_url))
     files = fetch_dataset(job)
     assert {file.key: Path(file.path).read_text() for file in files} == stored
     for file in files:
         assert Path(file.path).resolve().is_relative_to(tmp_path / "dataset")
     assert len({file.path for file in files}) == len(stored) >= 6
+
+
+def test_two_datasets_of_equal_names_in_one_scratch_folder(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
+) -> None:
+    sources = [put(f"{name}/a.png", name.encode()).removesuffix("/a.png") for name in ("ds1", "ds2")]
+    jobs = [job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0] for source in sources]
+    assert [contents(jobs[index]) for index in (0, 1, 0)] == [{"a.png": b"ds1"}, {"a.png": b"ds2"}, {"a.png": b"ds1"}]
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_two_archives_in_one_scratch_folder_leave_each_other_s_members(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str], remote: bool
+) -> None:
+    jobs = []
+    for name in ("one", "two"):
+        path = tmp_path / name / "images.zip"
+        path.parent.mkdir()
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.png", name)
+        source = put(f"{name}/images.zip", path.read_bytes()) if remote else str(path)
+        jobs.append(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0])
+    fetched = [fetch_dataset(job) for job in jobs]
+    assert [[Path(file.path).read_text() for file in files] for files in fetched] == [["one"], ["two"]]
+
+
+def test_an_object_that_is_put_back_is_fetched_again_and_one_that_stays_is_not(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
+) -> None:
+    with HttpFaultProxy(s3_admin.port) as proxy:
+        for version in (b"v1", b"v2", b"v1"):
+            source = put("ds/a.png", version).removesuffix("/a.png")
+            job, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+            assert contents(job) == contents(job) == {"a.png": version}
+    get = matching("GET", ".*/a.png")
+    assert sum(get(request) for request, _ in proxy.requests) == 3
+
+
+def test_a_file_that_a_crash_cut_off_is_fetched_again(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
+) -> None:
+    source = put("ds/a.png", b"whole").removesuffix("/a.png")
+    job, _ = job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
+    os.truncate(fetch_dataset(job)[0].path, 0)
+    assert contents(job) == {"a.png": b"whole"}
+
+
+def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_one(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
+) -> None:
+    source = put("ds/a.png", b"listed").removesuffix("/a.png")
+    get = matching("GET", ".*/a.png")
+
+    def arrived(request: Request) -> None:
+        if get(request):
+            put("ds/a.png", b"and replaced")
+
+    with HttpFaultProxy(s3_admin.port, arrived=arrived) as proxy:
+        job, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+        with pytest.raises(JobError, match="listed with 6 bytes but is 12 bytes") as caught:
+            fetch_dataset(job)
+    assert code_of(caught.value) == 50
+    assert contents(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0]) == {
+        "a.png": b"and replaced"
+    }
 
 
 @pytest.mark.parametrize("what", ["images", "images.zip"])
