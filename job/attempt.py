@@ -60,7 +60,8 @@ def _attempt(
         quiet_libraries()
     stop.check()
     check_device(manifest, lead.processes)
-    job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop, fenced)
+    run, cache = open_run(manifest, progress.moved), open_cache(manifest, progress.moved)
+    job = Job(manifest, run, cache, scratch, progress, stop, fenced)
     if resolved.is_done(job):
         progress.say("already done", run=job.run.root)
         return

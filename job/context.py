@@ -1,5 +1,6 @@
 """What every stage is given."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,19 +34,19 @@ class Job:
         return self.workdir / "cache" / kind / key
 
 
-def open_run(manifest: Manifest) -> RunFolder:
-    """The folder of the manifest's run."""
+def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
+    """The folder of the manifest's run; `moved` as `open_storage` has it."""
     settings = manifest.output_storage()
-    storage = open_storage(manifest.output.destination, settings)
+    storage = open_storage(manifest.output.destination, settings, moved)
     folder = RunFolder(storage, manifest.output.destination)
     return RunFolder(storage, folder.uri(manifest.name))
 
 
-def open_cache(manifest: Manifest) -> RunFolder:
-    """The cache that all runs of a destination share."""
+def open_cache(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
+    """The cache that all runs of a destination share; `moved` as `open_storage` has it."""
     settings: S3Settings = manifest.output_storage()
     root = manifest.output.cache
     if root is None:
         destination = manifest.output.destination
         root = RunFolder(open_storage(destination, settings), destination).uri(layout.CACHE)
-    return RunFolder(open_storage(root, settings), root)
+    return RunFolder(open_storage(root, settings, moved), root)

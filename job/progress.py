@@ -111,6 +111,10 @@ class Progress:
         if not self._bars:
             self._line("info", "stage ended", {"stage": name, "step": stage.done, "seconds": round(own, 3)})
 
+    def moved(self) -> None:
+        """A sign of life of an item that is not done yet; from any thread."""
+        self.alive = time.monotonic()
+
     def say(self, event: str, **facts: Any) -> None:
         """Something that happened once."""
         self._once("info", event, facts)

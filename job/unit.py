@@ -5,7 +5,6 @@ Its seconds, and those of its stages, are of all attempts together.
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,7 +42,7 @@ def _held(job: Job, unit: str, wait_minutes: float) -> Iterator[Job]:
 
     def waiting(holder: str) -> None:
         nonlocal told
-        job.progress.alive = time.monotonic()
+        job.progress.moved()
         if not told:
             job.progress.say("waiting for another process", unit=unit, holder=holder)
         told = True

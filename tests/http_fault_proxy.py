@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 PIECE_BYTES = 16384
+RECEIVE_BYTES = 2**18  # a slow link that takes megabytes at once is none
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,10 @@ class HttpFaultProxy:
         return Counter(type(fault).__name__ for _, fault in self.requests if fault is not None)
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        listener.bind(("127.0.0.1", 0))
+        server = await asyncio.start_server(self._connection, sock=listener)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._stop.wait()
@@ -192,10 +196,12 @@ class HttpFaultProxy:
         head = _Head(await reader.readuntil(b"\r\n\r\n"))
         if head.value("expect"):
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = await reader.readexactly(int(head.value("content-length") or 0))
-        request = head.request(len(body))
+        size = int(head.value("content-length") or 0)
+        request = head.request(size)
         fault = self.plan(request)
         self.requests.append((request, fault))
+        speed = fault.bytes_per_second if isinstance(fault, Throttle) else None
+        body = await _receive(reader, size, speed)
         await self._call(self._arrived, request)
         match fault:
             case Answer(applied=False):
@@ -207,8 +213,7 @@ class HttpFaultProxy:
                 await asyncio.sleep(seconds)
             case Flip("request", at):
                 body = _flipped(body, at)
-        speed = fault.bytes_per_second if isinstance(fault, Throttle) else None
-        await _send(store_writer, head.without("expect") + body, speed)
+        await _send(store_writer, head.without("expect") + body)
         answer_head, answer = await _answer(store_reader, request.method)
         await self._call(self._applied, request)
         match fault:
@@ -287,6 +292,17 @@ async def _answer(reader: asyncio.StreamReader, method: str) -> tuple[_Head, byt
         await reader.readexactly(2)
     await reader.readuntil(b"\r\n")
     return head.with_length(len(body)), body
+
+
+async def _receive(reader: asyncio.StreamReader, size: int, bytes_per_second: int | None = None) -> bytes:
+    if bytes_per_second is None:
+        return await reader.readexactly(size)
+    data = bytearray()
+    while len(data) < size:
+        piece = min(size - len(data), PIECE_BYTES)
+        data += await reader.readexactly(piece)
+        await asyncio.sleep(piece / bytes_per_second)
+    return bytes(data)
 
 
 async def _send(writer: asyncio.StreamWriter, data: bytes, bytes_per_second: int | None = None) -> None:

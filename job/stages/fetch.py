@@ -45,6 +45,7 @@ def _extract(job: Job, archive: Path, folder: Path) -> list[SourceFile]:
     files = []
     for file in extract_archive(archive, folder):
         files.append(file)
+        job.progress.moved()
         job.stop.check()
     return sorted(files, key=lambda file: file.key)
 
@@ -77,7 +78,7 @@ def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns
     """
     if source.startswith("hf://"):
         repository = source.removeprefix("hf://")
-        return wait_for(lambda: _fetch_hub(what, repository, revision, patterns), job.stop.check)
+        return wait_for(lambda: _fetch_hub(job, what, repository, revision, patterns), job.stop.check)
     if not is_remote(source):
         path = local_path(source)
         _require(path, what, ExitCode.MODEL)
@@ -111,7 +112,7 @@ def fetch_weights(
 
 def _fetch_object(job: Job, source: str, settings: S3Settings, folder: Path) -> Path:
     """One object, under its own name."""
-    storage = open_storage(source, settings)
+    storage = open_storage(source, settings, job.progress.moved)
     info = storage.head(source)
     if info is None:
         raise missing_object(source)
@@ -123,7 +124,7 @@ def _fetch_object(job: Job, source: str, settings: S3Settings, folder: Path) -> 
 def _fetch_prefix(
     job: Job, source: str, settings: S3Settings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
-    storage, start = open_storage(source, settings), len(as_folder(source))
+    storage, start = open_storage(source, settings, job.progress.moved), len(as_folder(source))
     listed = {info.uri[start:]: info for info in storage.list(source)}
     keys = [key for key in listed if key and not key.endswith("/") and wanted(key)]
     folders = {str(parent) for key in keys for parent in PurePosixPath(key).parents}
@@ -170,14 +171,25 @@ def _entry(info: ObjectInfo, path: Path) -> str:
     return json.dumps([info.uri, info.etag, info.size, str(path), etag_of(path.stat())])
 
 
-def _fetch_hub(what: str, repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def _fetch_hub(job: Job, what: str, repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]  # shows nothing, but is told of bytes as they come
+        def update(self, n: float | None = 1) -> bool | None:
+            job.progress.moved()
+            shown: bool | None = super().update(n)
+            return shown
 
     def snapshot(*, local_files_only: bool) -> Path:
         return Path(
             snapshot_download(
-                repository, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only
+                repository,
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=local_files_only,
+                tqdm_class=Bar,
             )
         )
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from job.storage.files import (
     missing_object,
     require_digest,
 )
+from job.storage.pulse import Pulse
 from job.storage.s3_client import make_client
 from job.storage.s3_conditions import SHA256_KEY, etag_in, put_if
 from job.storage.s3_errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors, status_of
@@ -41,10 +42,10 @@ class S3Storage:
     What it stores carries its SHA-256 as metadata, and what it fetches is held against that.
     """
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, settings: S3Settings, moved: Callable[[], None]) -> None:
         with s3_errors("the store", public_endpoint(settings.endpoint_url or "https://s3.amazonaws.com")):
-            self._client = make_client(settings)
-        self._settings = settings
+            self._client = make_client(settings, moved)
+        self._settings, self._moved = settings, moved
         self._endpoint = public_endpoint(self._client.meta.endpoint_url)
         self._transfer = TransferConfig(
             multipart_threshold=settings.part_bytes,
@@ -212,11 +213,13 @@ class S3Storage:
     def _write_body(self, uri: str, answer: Answer, writer: HashingWriter) -> None:
         """Copy the body of a GET; where it breaks off, ask for the rest. boto3 retries requests but not bodies."""
         size, body, drops = answer["ContentLength"], answer["Body"], 0
+        pulse = Pulse(self._moved)
         while True:
             start = writer.size
             try:
                 for chunk in body.iter_chunks(_READ_BYTES):
                     writer.write(chunk)
+                    pulse.count(len(chunk))
                 return
             except FlexibleChecksumError as error:
                 raise DamagedObjectError(f"{uri} arrived with another checksum than the store's.") from error

@@ -2,8 +2,12 @@
 
 import io
 import os
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,9 @@ from job.stages.fetch import fetch_dataset, fetch_weights
 from job.storage import S3Settings, Storage, open_storage
 from lora_engine import miniature
 from lora_engine.config.models import CaptionerConfig
-from tests.http_fault_proxy import HttpFaultProxy, Request, matching
+from tests.http_fault_proxy import HttpFaultProxy, Request, Throttle, always, matching
+from tests.hub_server import HubServer
+from tests.lora_job import ROOT
 from tests.s3_server import S3Server
 
 MANIFEST = """\
@@ -147,6 +153,66 @@ def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_on
     assert contents(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0]) == {
         "a.png": b"and replaced"
     }
+
+
+SLOW_SECONDS = 4
+
+
+def longest_silence(job: Job, fetch: Callable[[], object]) -> tuple[float, float]:
+    """Of what `limits.stall_minutes` watches; and how long it all took. In seconds."""
+    began, longest = time.monotonic(), 0.0
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(fetch)
+        while not running.done():
+            time.sleep(0.02)
+            longest = max(longest, time.monotonic() - max(began, job.progress.alive))
+    running.result()
+    return longest, time.monotonic() - began
+
+
+def test_one_large_object_on_a_slow_link_is_no_stall(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
+) -> None:
+    source = put("ds/a.png", bytes(2**22)).removesuffix("/a.png")
+    with HttpFaultProxy(s3_admin.port, always(Throttle(2**22 // SLOW_SECONDS), "GET", ".*/a.png")) as proxy:
+        job, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+        silence, seconds = longest_silence(job, lambda: fetch_dataset(job))
+    assert seconds > SLOW_SECONDS / 2
+    assert silence < seconds / 2
+
+
+FROM_A_HUB = """
+import sys
+from pathlib import Path
+
+from lora_engine.quiet import quiet_libraries
+from tests.job.test_fetch import job_of, longest_silence
+from job.stages.fetch import fetch_model
+
+quiet_libraries()
+job, _ = job_of(Path(sys.argv[1]))
+print(*longest_silence(job, lambda: fetch_model(job, "base_model.source", "hf://someone/sd", None, ["*"])))
+"""
+
+
+def test_one_large_file_from_a_slow_hub_is_no_stall(tmp_path: Path) -> None:
+    (tmp_path / "sd").mkdir()
+    (tmp_path / "sd" / "model.safetensors").write_bytes(bytes(48 * 2**20))  # huggingface-hub reads 10 MiB at a time
+    hub = HubServer({"someone/sd": tmp_path / "sd"})
+    slow = always(Throttle(48 * 2**20 // SLOW_SECONDS), "GET", ".*/resolve/.*")
+    with HttpFaultProxy(int(hub.url.rpartition(":")[2]), slow) as proxy:
+        done = subprocess.run(  # of its own, since the address is read when the library is imported
+            [sys.executable, "-c", FROM_A_HUB, str(tmp_path)],
+            env=os.environ | {"HF_ENDPOINT": proxy.url, "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    hub.stop()
+    silence, seconds = map(float, done.stdout.split())
+    assert done.stderr == ""
+    assert seconds > SLOW_SECONDS / 2
+    assert silence < seconds / 2
 
 
 @pytest.mark.parametrize("what", ["images", "images.zip"])

@@ -69,10 +69,11 @@ def through(s3_admin: S3Server, s3_folder: str) -> Iterator[Callable[..., Faulty
     """Open the store of `direct` behind a proxy with this plan, with the patience that a test has."""
     with ExitStack() as stack:
 
-        def open_through(plan: Plan, **changes: Any) -> Faulty:
+        def open_through(plan: Plan, moved: Callable[[], None] = lambda: None, **changes: Any) -> Faulty:
             proxy = stack.enter_context(HttpFaultProxy(s3_admin.port, plan))
-            settings = {"attempts": 3, "connect_timeout_seconds": 1, "read_timeout_seconds": 2, **changes}
-            storage = open_storage(s3_folder, S3Settings(endpoint_url=proxy.url, part_bytes=5 * 2**20, **settings))
+            patience = {"attempts": 3, "connect_timeout_seconds": 1, "read_timeout_seconds": 2}
+            settings = S3Settings(endpoint_url=proxy.url, **{"part_bytes": 5 * 2**20, **patience, **changes})
+            storage = open_storage(s3_folder, settings, moved)
             return Faulty(storage, proxy)
 
         yield open_through
