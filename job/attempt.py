@@ -14,6 +14,7 @@ from job.preemption import StopFlag
 from job.progress import Progress, open_progress, watch_for_stalls
 from job.shard import Shard
 from job.status import spent_seconds
+from job.storage.files import sweep_parts
 from lora_engine.garbage import lasting
 from lora_engine.processes import Processes
 
@@ -31,6 +32,7 @@ def attempt(
         JobError, EngineError: the attempt ended early; the code says whether to start again.
     """
     scratch = settings.workdir(os.environ, workdir, manifest.name)
+    sweep_parts(scratch)
     if processes.rank > 0:
         _follow(manifest, scratch, stop, processes)
         return

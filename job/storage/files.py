@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,27 +61,50 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[HashingWriter]:
     It is written beside `path` under a name for which `is_part` holds. `durable` waits until it would survive
     a power failure. Raises `JobError` as `local_error` does. Afterwards the writer's `etag` is the file's.
     """
-    part = path.with_name(f"{path.name}.part-{secrets.token_hex(8)}")
     with local_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("xb") as file:
-                writer = HashingWriter(file)
-                yield writer
-                file.flush()
-                # Before Linux 6.13 a file's clock ticks every few milliseconds, so that a file in the place of one that
-                # was removed could have its inode, size and time.
-                now = time.time_ns()
-                os.utime(file.fileno(), ns=(now, now))
-                writer.etag = etag_of(os.fstat(file.fileno()))
-                if durable:
-                    os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with _new_part(path) as part:
+            try:
+                with part.open("wb") as file:
+                    writer = HashingWriter(file)
+                    yield writer
+                    file.flush()
+                    # Before Linux 6.13 a file's clock ticks every few milliseconds, so that a file in the place of one
+                    # that was removed could have its inode, size and time.
+                    now = time.time_ns()
+                    os.utime(file.fileno(), ns=(now, now))
+                    writer.etag = etag_of(os.fstat(file.fileno()))
+                    if durable:
+                        os.fsync(file.fileno())
+                part.replace(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
         if durable:
             _sync_folder(path.parent)
+
+
+@contextmanager
+def _new_part(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, locked while the block runs: the lock goes with the process, however that ends."""
+    while True:
+        part = path.with_name(f"{path.name}.part-{secrets.token_hex(8)}")
+        with part.open("xb") as lock:
+            with suppress(OSError):  # a file system without locks, where nothing is swept either
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_at(lock, part):  # not swept between its making and its lock
+                yield part
+                return
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what processes that have died left unfinished below `folder`; what a living one writes stays."""
+    for at, _, names in os.walk(folder):
+        for part in (Path(at, name) for name in names if is_part(name)):
+            with suppress(OSError), part.open("rb+") as file:  # removed by now, locked, or another user's
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(file, part):
+                    part.unlink()
 
 
 @contextmanager

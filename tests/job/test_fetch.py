@@ -23,7 +23,7 @@ from lora_engine import miniature
 from lora_engine.config.models import CaptionerConfig
 from tests.http_fault_proxy import HttpFaultProxy, Request, Throttle, always, matching
 from tests.hub_server import HubServer
-from tests.lora_job import ROOT
+from tests.lora_job import ROOT, lora_job
 from tests.s3_server import S3Server
 
 MANIFEST = """\
@@ -153,6 +153,42 @@ def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_on
     assert contents(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0]) == {
         "a.png": b"and replaced"
     }
+
+
+WRITE = """
+import sys
+from pathlib import Path
+
+from job.storage.files import atomic_file
+
+with atomic_file(Path(sys.argv[1]), durable=False) as writer:
+    writer.write(b"whole")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_start_removes_the_unfinished_files_of_dead_processes_only(tmp_path: Path) -> None:
+    scratch = tmp_path / "small" / "dataset"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE, scratch / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in ("dead.zip", "alive.zip")
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+    writers[0].kill()
+    writers[0].communicate()
+    (scratch / f"older.zip.part-{'0a' * 8}").touch()
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    assert len(list(scratch.iterdir())) == 3
+    done = lora_job("run", tmp_path / "m.yaml", "--workdir", tmp_path, cwd=tmp_path)
+    assert done.returncode == 41, done.stderr  # there are no images
+    assert [path.name.partition(".part-")[0] for path in scratch.iterdir()] == ["alive.zip"]
+    writers[1].communicate(b"\n")
+    assert writers[1].returncode == 0
+    assert [path.name for path in scratch.iterdir()] == ["alive.zip"]
+    assert (scratch / "alive.zip").read_bytes() == b"whole"
 
 
 SLOW_SECONDS = 4
