@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from job.context import Job
 from job.errors import ExitCode, JobError
 from job.storage import ObjectInfo, S3Settings, Storage, is_remote, name_of, open_storage
-from job.storage.files import DamagedObjectError, etag_of, missing_object
+from job.storage.files import DamagedObjectError, MissingObjectError, etag_of
 from job.storage.local import LocalStorage
 from job.storage.transfer import download_all, wait_for
 from job.storage.uris import as_folder, local_path
@@ -115,7 +115,7 @@ def _fetch_object(job: Job, source: str, settings: S3Settings, folder: Path) -> 
     storage = open_storage(source, settings, job.progress.moved)
     info = storage.head(source)
     if info is None:
-        raise missing_object(source)
+        raise MissingObjectError(source)
     path = folder / name_of(source)
     _fetch(job, storage, [(info, path)])
     return path

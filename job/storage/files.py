@@ -34,6 +34,13 @@ class DamagedObjectError(JobError):
         )
 
 
+class MissingObjectError(JobError):
+    """There is no such object."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(ExitCode.STORAGE_ACCESS, f"There is no object {uri}.", "Correct the name or store the object.")
+
+
 class HashingWriter:
     """Passes bytes on to a file and keeps their size and SHA-256."""
 
@@ -179,11 +186,6 @@ def require_digest(uri: str, actual: Digest, expect: Digest | None) -> Digest:
             f"but is {actual.size} bytes with SHA-256 {actual.sha256}."
         )
     return actual
-
-
-def missing_object(uri: str) -> JobError:
-    """The error for an object that has to be there."""
-    return JobError(ExitCode.STORAGE_ACCESS, f"There is no object {uri}.", "Correct the name or store the object.")
 
 
 @contextmanager

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from job.storage.base import Digest, ObjectInfo, Stored
 from job.storage.files import (
+    MissingObjectError,
     atomic_file,
     copy_into,
     etag_of,
     is_part,
     local_errors,
     locked,
-    missing_object,
     require_digest,
 )
 from job.storage.uris import as_folder, local_path
@@ -61,7 +61,7 @@ class LocalStorage:
         """See `Storage`."""
         source = local_path(uri)
         if not source.is_file():
-            raise missing_object(uri)
+            raise MissingObjectError(uri)
         with atomic_file(path, durable=False) as writer:
             return require_digest(uri, copy_into(source, writer), expect)
 

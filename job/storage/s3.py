@@ -17,10 +17,10 @@ from job.storage.base import Digest, ObjectInfo, Stored
 from job.storage.files import (
     DamagedObjectError,
     HashingWriter,
+    MissingObjectError,
     atomic_file,
     digest_of,
     local_errors,
-    missing_object,
     require_digest,
 )
 from job.storage.pulse import Pulse
@@ -184,7 +184,7 @@ class S3Storage:
         with atomic_file(path, durable=False) as writer:
             found = self._fetch(uri, writer, expect)
             if found is None:
-                raise missing_object(uri)
+                raise MissingObjectError(uri)
         return found[0]
 
     def _fetch(self, uri: str, writer: HashingWriter, expect: Digest | None) -> tuple[Digest, str] | None:
