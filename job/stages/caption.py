@@ -80,7 +80,7 @@ def _generate(job: Job, images: Images, folder: Path) -> dict[str, str]:
 
     result: dict[str, str] = {}
     ids = [record.id for record in images.used]
-    cache = text_cache(job.cache_folder("captions", key), job.cache_scratch("captions", key))
+    cache = text_cache(job.cache_folder("captions", key), job.cache_scratch("captions", key), job.progress.warn)
     with (
         job.progress.stage("caption", total=len(ids), unit="images") as stage,
         closing(cache.values(ids, compute)) as found,

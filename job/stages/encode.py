@@ -80,6 +80,7 @@ def _cached(job: Job, kind: str, key: str, unit: str, names: Sequence[str], comp
     cache = ShardCache[Tensor](
         job.cache_folder(kind, key),
         job.cache_scratch(kind, key),
+        job.progress.warn,
         lambda shard: save(dict(shard)),
         lambda path: Shards([path]),
     )
@@ -90,7 +91,7 @@ def _cached(job: Job, kind: str, key: str, unit: str, names: Sequence[str], comp
         for _ in values:
             stage.advance(1)
             job.stop.check()
-    return Shards(list(cache.files()))
+    return Shards(cache.files)
 
 
 def _key(*parts: str) -> str:

@@ -272,6 +272,13 @@ def test_other_images_or_models_are_another_run(
     assert_as_straight(tmp_path, straight)
 
 
+def flipped(data: bytes) -> bytes:
+    """With one bit changed, in the middle."""
+    result = bytearray(data)
+    result[len(data) // 2] ^= 1
+    return bytes(result)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "lost", "commit"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
@@ -279,10 +286,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     run = unconcluded(finished, tmp_path)
     checkpoint = run / "variants/blip/seed-1337/checkpoints/step-000004"
     state = checkpoint / "state.safetensors"
-    data = bytearray(state.read_bytes())
+    data = state.read_bytes()
     if damage == "flip":
-        data[len(data) // 2] ^= 1
-        state.write_bytes(data)
+        state.write_bytes(flipped(data))
     elif damage == "cut":
         state.write_bytes(data[:-1])
     elif damage == "lost":
@@ -305,6 +311,50 @@ def test_if_all_checkpoints_are_damaged_nothing_is_restarted(miniature: Path, tm
     assert again.returncode == 46
     assert "whole" in again.stderr.splitlines()[-1]
     assert {path: path.read_bytes() for path in run.glob("variants/**/*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damaged_entries_of_the_cache_are_computed_anew(
+    miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "runs" / "small")
+    entries = sorted((tmp_path / "runs" / ".cache").rglob("*.shard"))
+    assert {path.parts[-3] for path in entries} == {"captions", "embeddings", "latents"}
+    whole = {path: path.read_bytes() for path in entries}
+    for path, data in whole.items():
+        path.write_bytes(flipped(data) if damage == "flip" else data[: len(data) // 2])
+    done = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")
+    assert done.returncode == 0, done.stderr
+    for path in entries:
+        assert f"{path} is damaged" in done.stderr
+    assert {path: path.read_bytes() for path in entries} == whole
+    assert_as_straight(tmp_path, straight)
+
+
+def test_damaged_copies_of_a_cache_in_a_bucket_are_fetched_again(
+    miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], s3_admin: S3Server
+) -> None:
+    root = f"s3://{s3_admin.make_bucket()}/runs"
+    bucket = folder_of(root, s3_admin.endpoint_url)
+    whole = {}
+    for entry in (finished / "runs" / ".cache").rglob("*.shard"):
+        key = entry.relative_to(finished / "runs" / ".cache")
+        bucket.upload(entry, f".cache/{key}")
+        copy = tmp_path / "work" / "small" / "cache" / key
+        copy.parent.mkdir(parents=True)
+        whole[copy] = entry.read_bytes()
+        copy.write_bytes(flipped(whole[copy]))
+    storage = f"storage={{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}"
+    lines = (f"output.destination={root}", storage)
+    done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    assert {path.parts[-3] for path in whole} == {"captions", "embeddings", "latents"}
+    for path, data in whole.items():
+        assert f"{path}, a copy of {root}" in done.stderr
+        assert path.read_bytes() == data
+    found = outcome(folder_of(f"{root}/small", s3_admin.endpoint_url))
+    assert {key: found.get(key) for key in straight} == straight
 
 
 def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path, tmp_path: Path) -> None:
