@@ -5,11 +5,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
+from job.errors import code_of
+
 _WAITING = 1  # pieces that may wait for the one at work, so that what they hold in memory is bounded
 
 
 class Background:
-    """A context: at its end all pieces are done, whatever ended it. After a piece has failed, none begins."""
+    """A context: at its end all pieces are done, whatever ended it. After a piece has failed, none begins.
+
+    What a piece raised is raised at the end, too, unless another error than a stop ended the block.
+    """
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -19,9 +24,9 @@ class Background:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, *_: object) -> None:
         self._thread.shutdown()
-        if kind is None:
+        if error is None or code_of(error).is_stop:  # a stop says that all is saved
             self.wait()
 
     def submit(self, piece: Callable[[], None]) -> None:

@@ -42,6 +42,11 @@ class ExitCode(IntEnum):
         """Whether starting again would end the same."""
         return self in (ExitCode.BUG, ExitCode.USAGE) or 40 <= self < 50
 
+    @property
+    def is_stop(self) -> bool:
+        """Whether a signal or a limit ended the attempt, and says that what was done is saved."""
+        return self in (ExitCode.PREEMPTED, ExitCode.ATTEMPT_HOURS, ExitCode.MAX_HOURS)
+
 
 class JobError(Exception):
     """A failure with an exit code, a cause and a remedy, each one sentence for a person, on one line.

@@ -12,7 +12,7 @@ from typing import Any
 
 from job import layout
 from job.context import Job
-from job.errors import ExitCode, JobError, code_of
+from job.errors import JobError, code_of
 from job.lease import LeaseTimes, held
 from job.progress import Stage
 from job.resources import resource_errors
@@ -60,7 +60,7 @@ def _shown(job: Job, unit: str) -> Iterator[None]:
             yield
     except BaseException as error:
         code = code_of(error)
-        state = "preempted" if code in (ExitCode.PREEMPTED, ExitCode.ATTEMPT_HOURS, ExitCode.MAX_HOURS) else "failed"
+        state = "preempted" if code.is_stop else "failed"
         cause, remedy = getattr(error, "cause", str(error)), getattr(error, "remedy", "")
         end = {"state": state, "exit_code": int(code), "cause": cause[:1500], "remedy": remedy[:500]}
         with contextlib.suppress(JobError):  # the error at hand says more than a store that cannot be written

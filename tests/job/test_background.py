@@ -6,6 +6,7 @@ import time
 import pytest
 
 from job.background import Background
+from job.errors import ExitCode, JobError
 
 SECONDS = 30.0
 
@@ -76,3 +77,14 @@ def test_what_ended_the_block_is_told_rather_than_a_failure_beside_it() -> None:
     background.submit(fail)
     with pytest.raises(KeyboardInterrupt), background:
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("code", [ExitCode.PREEMPTED, ExitCode.ATTEMPT_HOURS, ExitCode.MAX_HOURS])
+def test_a_stop_does_not_hide_that_a_piece_failed(code: ExitCode) -> None:
+    def fail() -> None:
+        raise OSError("the store is gone")
+
+    background = Background("test")
+    background.submit(fail)
+    with pytest.raises(OSError, match="the store is gone"), background:
+        raise JobError(code, "What was done is saved.", "Start again.")

@@ -14,7 +14,7 @@ from PIL import Image
 from job.errors import ExitCode, JobError
 from job.preemption import StopFlag
 from tests.job.small_run import arguments
-from tests.lora_job import COLD, ROOT
+from tests.lora_job import COLD, ROOT, start
 
 
 @pytest.fixture
@@ -101,3 +101,17 @@ def test_a_signal_to_the_whole_group_is_no_fault_of_an_image(
     os.killpg(started.pid, number)
     _, said = started.communicate()
     assert (started.returncode, "Start the same manifest again" in said) == (ExitCode.PREEMPTED, True), said
+
+
+def test_a_stop_whose_checkpoint_cannot_be_stored_does_not_say_that_it_is_saved(
+    miniature: Path, tmp_path: Path
+) -> None:
+    lines = ("training.steps=2000", "evaluation.every=2000", "evaluation.samples=null")
+    checkpoints = tmp_path / "runs/small/variants/vanilla/seed-1337/checkpoints"
+    started = start("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
+    assert started.wait_until_it_says('"loss": '), started.stderr
+    checkpoints.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints.touch()
+    started.send_signal(signal.SIGTERM)
+    assert started.wait() == ExitCode.STORAGE_ACCESS, started.stderr
+    assert "checkpoints" in started.stderr.splitlines()[-1]
