@@ -1,4 +1,4 @@
-"""The console script: takes SIGTERM before it imports anything that takes time."""
+"""The console script: takes SIGTERM and SIGINT before it imports anything that takes time."""
 
 import os
 import signal
@@ -8,8 +8,12 @@ from types import FrameType
 def main() -> None:
     """Run `job.cli`. As a container's first process, lora-job would not hear a signal that it has no handler for."""
     signal.signal(signal.SIGTERM, _end)
+    interrupted = signal.signal(signal.SIGINT, _end)
     from job.cli import main as run
+    from job.standard_error import lose_no_work_to_a_lost_log
 
+    lose_no_work_to_a_lost_log()
+    signal.signal(signal.SIGINT, interrupted)  # commands other than `run` clean up after it
     run()
 
 

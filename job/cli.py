@@ -181,7 +181,8 @@ def _guarded() -> int:
             traceback.print_exc()
         return _fail(code_of(error), str(error))
     except (typer.Abort, KeyboardInterrupt):
-        return _fail(ExitCode.USAGE, "Stopped.")
+        typer.echo("lora-job: Stopped.", err=True)
+        return 128 + signal.SIGINT
     except SystemExit:  # how the libraries that write answer a pipe that nobody reads
         _drop_output()
         return _CLOSED_PIPE

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 import pytest
@@ -58,6 +59,57 @@ def test_a_process_that_would_not_hear_a_signal_hears_it(command: str, codes: se
         time.sleep(0.01)
     started.communicate()
     assert started.returncode in codes
+
+
+@pytest.mark.parametrize(("command", "codes"), [("validate", {130}), ("run", {130, 51})])
+def test_ctrl_c_while_python_imports_leaves_no_traceback(command: str, codes: set[int]) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "job", command, "-"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,  # open: the manifest never comes
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stderr is not None
+    while "typer" not in (line := started.stderr.readline()):
+        assert line
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate()
+    assert (started.returncode in codes, "Traceback" in said) == (True, False), (started.returncode, said)
+
+
+def run_into_a_pipe(miniature: Path, tmp_path: Path, *lines: str) -> tuple["subprocess.Popen[str]", TextIO]:
+    """A run as a shell starts it before `2>&1 | tee`, and the pipe's other end."""
+    started = subprocess.Popen(
+        [COLD, "run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert started.stdout is not None
+    return started, started.stdout
+
+
+def test_ctrl_c_that_ends_the_reader_of_the_log_first_loses_no_work(miniature: Path, tmp_path: Path) -> None:
+    started, log = run_into_a_pipe(
+        miniature, tmp_path, "training.steps=2000", "evaluation.every=2000", "evaluation.samples=null"
+    )
+    while '"loss": ' not in (line := log.readline()):
+        assert line
+    log.close()
+    time.sleep(3)  # a line of the log is due
+    assert started.poll() is None
+    started.send_signal(signal.SIGINT)
+    assert started.wait() == ExitCode.PREEMPTED
+    assert len([*tmp_path.glob("runs/small/variants/*/seed-1337/checkpoints/*/COMMIT.json")]) == 2
+
+
+def test_a_run_whose_log_nobody_reads_ends_well(miniature: Path, tmp_path: Path) -> None:
+    started, log = run_into_a_pipe(miniature, tmp_path, "evaluation.samples=null")
+    log.close()
+    assert started.wait() == ExitCode.DONE
+    assert (tmp_path / "runs/small/_SUCCESS").exists()
 
 
 def has_worker(process: psutil.Process) -> bool:
