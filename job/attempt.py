@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from job import settings
@@ -15,8 +16,11 @@ from job.progress import Progress, open_progress, watch_for_stalls
 from job.shard import Shard
 from job.status import spent_seconds
 from job.storage.files import sweep_parts
+from job.storage.transfer import wait_for
 from lora_engine.garbage import lasting
 from lora_engine.processes import Processes
+
+_PROBE_SECONDS = 5.0  # in which a store that answers is done with the probes, and keeps none
 
 
 def attempt(
@@ -41,25 +45,23 @@ def attempt(
     with open_progress(sys.stderr) as progress:
         if manifest.limits.stall_minutes is not None:
             watch_for_stalls(progress, manifest.limits.stall_minutes)
-        with processes.joined(), leading(processes) as lead:
+        with processes.joined(partial(wait_for, check=stop.check)), leading(processes) as lead:
             _attempt(manifest, scratch, shard, stop, progress, lead)
 
 
 def _attempt(
     manifest: Manifest, scratch: Path, shard: Shard | None, stop: StopFlag, progress: Progress, lead: Lead
 ) -> None:
-    fenced = check_access(manifest)
+    fenced = wait_for(lambda: check_access(manifest), stop.check_after(_PROBE_SECONDS))
     if shard is not None and not fenced:
         raise JobError(
             ExitCode.STORAGE_ACCESS,
             "Several processes cannot share a run on a store that ignores conditional writes (output.unfenced).",
             "Use another store, or run it as one process.",
         )
-    with stop.at_once(), lasting():
-        from job import pipeline, resolved  # torch and the model libraries take seconds to import
-        from lora_engine.quiet import quiet_libraries
+    stop.at_once(_import_libraries)
+    from job import pipeline, resolved
 
-        quiet_libraries()
     stop.check()
     check_device(manifest, lead.processes)
     run, cache = open_run(manifest, progress.moved), open_cache(manifest, progress.moved)
@@ -75,11 +77,19 @@ def _attempt(
 
 def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Processes) -> None:
     """Be another process than the first. Limits are the first one's to watch: it knows what is going on."""
-    with Path(os.devnull).open("w") as nowhere, open_progress(nowhere) as progress, processes.joined():
-        with lasting():
-            from job import pipeline
-            from lora_engine.quiet import quiet_libraries
+    joined = processes.joined(partial(wait_for, check=stop.check))
+    with Path(os.devnull).open("w") as nowhere, open_progress(nowhere) as progress, joined:
+        stop.at_once(_import_libraries)
+        from job import pipeline
 
-            quiet_libraries()
         job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop)
         pipeline.follow(job, processes)
+
+
+def _import_libraries() -> None:
+    """Those of the models and torch: they take seconds."""
+    with lasting():
+        import job.pipeline  # noqa: F401
+        from lora_engine.quiet import quiet_libraries
+
+        quiet_libraries()

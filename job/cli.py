@@ -60,12 +60,12 @@ def run(
     """Do the job, or what is left of it."""
     stop = StopFlag()
     stop.install()
-    with stop.at_once():
-        from job import settings
-        from job.attempt import attempt
+    stop.at_once(_import_attempt)
+    from job import settings
+    from job.attempt import attempt
 
-        processes = settings.processes(os.environ, manifest)
-        loaded = _load(manifest, sets)  # from a pipe that stays open it would wait for ever
+    processes = settings.processes(os.environ, manifest)
+    loaded = stop.at_once(lambda: _load(manifest, sets))  # from a pipe that stays open it would wait for ever
     attempt(loaded, workdir, settings.shard(os.environ, shard), stop, processes)
 
 
@@ -138,6 +138,10 @@ def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metava
     typer.echo(collect_run(_folder(run), destination).describe())
 
 
+def _import_attempt() -> None:
+    import job.attempt  # noqa: F401
+
+
 def _load(argument: str | None, sets: list[str] | None) -> Manifest:
     from job.settings import read_manifest
 
@@ -165,10 +169,10 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does with what it cannot encode
     code = _guarded()
-    if code == ExitCode.PREEMPTED:
+    if any(code == stop for stop in ExitCode if stop.is_stop):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # a transfer that was abandoned may wait for the network longer than the platform waits for us
+        os._exit(code)  # what was abandoned may wait for the network longer than the platform waits for us
     leave_to_the_system()
     sys.exit(code)
 

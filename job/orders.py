@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from job.errors import ExitCode, JobError, code_of
+from job.preemption import StopFlag
+from job.storage.transfer import wait_for
 from lora_engine.errors import LostPeerError
 from lora_engine.processes import Processes
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from job.variants import Pack
     from lora_engine.memory import Passes
     from lora_engine.train import PackTrainer
+
+_PATIENCE_SECONDS = 20.0  # after a signal, for an order to train: then all stop together; platforms kill after 30
 
 
 @dataclass(frozen=True)
@@ -98,24 +102,30 @@ def leading(processes: Processes) -> Iterator[Lead]:
     lead.end(None)
 
 
-def orders(processes: Processes) -> Iterator[Read | Start | Train]:
-    """What another than the first process has to do, until the first has ended well.
+def orders(processes: Processes, stop: StopFlag) -> Iterator[Read | Start | Train]:
+    """What another than the first process has to do, until the first has ended well or this one is to stop.
 
     Raises:
-        JobError: what the first process ended with.
+        JobError: what the first process ended with, or that of `stop`.
         LostPeerError: it is gone and did not say.
     """
     from safetensors.torch import load
 
     from lora_engine.memory import Passes
 
+    patience_seconds = 0.0  # nothing is lost while the first prepares, and that may take hours
+
+    def receive() -> bytes:
+        return wait_for(processes.receive, stop.check_after(patience_seconds))
+
     while True:
-        facts = json.loads(processes.receive())
+        facts = json.loads(receive())
         match facts.pop("order"):
             case "read":
+                patience_seconds = _PATIENCE_SECONDS
                 yield Read(**facts)
             case "start":
-                states = {name: load(processes.receive()) for name in facts["members"]}
+                states = {name: load(receive()) for name in facts["members"]}
                 yield Start(facts["pack"], Passes(**facts["passes"]), states)
             case "train":
                 yield Train(facts["until"], tuple(facts["frozen"]))

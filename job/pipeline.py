@@ -110,7 +110,7 @@ def follow(job: Job, processes: Processes) -> None:
     """
     device, packs = _prepared_device(), pack_members(job.manifest)
     with resource_errors():
-        for order in orders(processes):
+        for order in orders(processes, job.stop):
             match order:
                 case Read(fingerprint):
                     resolved, study = _read(job, fingerprint, device)

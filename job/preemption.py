@@ -2,12 +2,13 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
+from typing import TypeVar
 
 from job.errors import ExitCode, JobError
 
+Result = TypeVar("Result")
 _AGAIN = "Start the same manifest again to continue."
 
 
@@ -29,21 +30,39 @@ class StopFlag:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within, a signal stops where it comes: for what takes seconds, or waits, and holds nothing.
+    def at_once(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives; a signal stops it where it is: for what takes seconds, or waits, and holds nothing.
+
+        No context manager: a signal on its way in or out would be raised beside its own `except`.
 
         Raises:
             JobError: as `check` does.
         """
-        self._at_once = True
         try:
-            self.check()
-            yield
+            try:
+                self._at_once = True
+                self.check()
+                return work()
+            finally:
+                self._at_once = False
         except _InterruptedError:
             self.check()
-        finally:
-            self._at_once = False
+            raise
+
+    def check_after(self, seconds: float) -> Callable[[], None]:
+        """A `check` that lets so much time pass first, for what ends by itself unless it hangs.
+
+        The time counts from the first call that finds that there is to be a stop.
+        """
+        found: list[float] = []
+
+        def check() -> None:
+            if self():
+                found.append(time.monotonic())
+                if found[-1] - found[0] >= seconds:
+                    self.check()
+
+        return check
 
     def limit_attempt(self, hours: float) -> None:
         """Stop, with code 55, so long from now."""

@@ -6,10 +6,11 @@ imported only to join: whoever starts a process knows its place before that take
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_engine.errors import LostPeerError, ResourceError
@@ -29,8 +30,12 @@ class Processes:
     local_rank: int = 0  # among those of this machine
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
+    def joined(self, wait: Callable[[Callable[[], None]], None] = lambda work: work()) -> Iterator[None]:
         """Be in touch with the others while the block runs, on a GPU of its own where there are any.
+
+        Args:
+            wait: does what waits for the others, and may raise while that goes on in another thread: torch lets no
+                signal through.
 
         Raises:
             ResourceError: there are more processes on this machine than GPUs.
@@ -38,6 +43,7 @@ class Processes:
         if self.count == 1:
             yield
             return
+        wait(_import_torch)  # seconds
         import torch
         from torch import distributed
 
@@ -45,7 +51,8 @@ class Processes:
         if torch.cuda.is_available():
             backend = "cpu:gloo,cuda:nccl"
             _take_gpu(self.local_rank, torch.cuda.device_count())
-        distributed.init_process_group(backend, rank=self.rank, world_size=self.count, timeout=_TIMEOUT)
+        init = partial(distributed.init_process_group, backend, rank=self.rank, world_size=self.count, timeout=_TIMEOUT)
+        wait(init)
         yield
         distributed.destroy_process_group()  # not after an error: it could wait for a process that is gone
 
@@ -106,6 +113,10 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def _import_torch() -> None:
+    import torch.distributed  # noqa: F401
 
 
 def _take_gpu(local_rank: int, gpus: int) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,16 +41,23 @@ def launched(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "small"
 
 
-def together(*command: str | Path, second: tuple[str, ...] = (), env: dict[str, str] | None = None) -> list[Started]:
-    """Start two processes that train together. `second` and `env` are for the one that is not to write."""
+def place(rank: int, port: int) -> dict[str, str]:
+    """Of one of two processes, as it is told."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return address | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        start(*command, env=shared | {"RANK": "0", "LOCAL_RANK": "0"}),
-        start(*command, *second, env=shared | {"RANK": "1", "LOCAL_RANK": "1"} | (env or {})),
-    ]
+        port: int = free.getsockname()[1]
+    return port
+
+
+def together(*command: str | Path, second: tuple[str, ...] = (), env: dict[str, str] | None = None) -> list[Started]:
+    """Start two processes that train together. `second` and `env` are for the one that is not to write."""
+    port = free_port()
+    return [start(*command, env=place(0, port)), start(*command, *second, env=place(1, port) | (env or {}))]
 
 
 def ends(pair: list[Started]) -> list[int]:
@@ -118,6 +126,46 @@ def test_what_ends_the_first_process_early_ends_the_others(miniature: Path, tmp_
     for process in pair:
         assert "Of 2 processes some would have none" in process.stderr.splitlines()[-1]
     assert not (tmp_path / "runs" / "small").exists()
+
+
+def test_a_process_that_waits_for_the_others_to_come_hears_a_signal(miniature: Path, tmp_path: Path) -> None:
+    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "work"]
+    port = free_port()
+    first = start(*command, env=place(0, port))
+    while not listens(port):
+        assert first.poll() is None, first.stderr
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=30) == 51, first.stderr
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        second = start(*command, env=place(1, silent.getsockname()[1]))
+        with silent.accept()[0]:
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(timeout=30) == 51, second.stderr
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_limit_ends_a_process_that_waits_for_the_others_to_come(miniature: Path, tmp_path: Path) -> None:
+    command = ["run", *arguments(miniature, tmp_path, "limits.attempt_hours=0.0001"), "--workdir", tmp_path / "work"]
+    assert start(*command, env=place(0, free_port())).wait(timeout=60) == 55
+
+
+def test_a_process_that_waits_while_the_first_prepares_hears_a_signal(miniature: Path, tmp_path: Path) -> None:
+    command = ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "work"]
+    first, second = together(*command)
+    assert first.wait_until_it_says('"event": "stage started"'), first.stderr
+    first.send_signal(signal.SIGSTOP)  # stands for hours of captions
+    second.send_signal(signal.SIGTERM)
+    try:
+        assert second.wait(timeout=30) == 51, second.stderr
+    finally:
+        first.send_signal(signal.SIGTERM)
+        first.send_signal(signal.SIGCONT)
+    assert first.wait() == 51, first.stderr
 
 
 def test_where_a_process_learns_with_whom_it_trains() -> None:

@@ -1,17 +1,20 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from types import FrameType
+from typing import Any, TextIO
 
 import psutil
 import pytest
 from PIL import Image
 
+from job import preemption
 from job.errors import ExitCode, JobError
 from job.preemption import StopFlag
 from tests.job.small_run import arguments
@@ -31,16 +34,68 @@ def stop() -> Iterator[StopFlag]:
 def test_a_signal_waits_until_it_is_asked_for(stop: StopFlag) -> None:
     signal.raise_signal(signal.SIGTERM)
     assert stop()
-    with pytest.raises(JobError) as caught, stop.at_once():
-        pytest.fail("nothing more is begun")
+    with pytest.raises(JobError) as caught:
+        stop.at_once(lambda: pytest.fail("nothing more is begun"))
     assert caught.value.code == ExitCode.PREEMPTED
 
 
 def test_where_nothing_is_held_a_signal_stops_at_once_and_no_library_can_hide_it(stop: StopFlag) -> None:
-    with pytest.raises(JobError) as caught, stop.at_once(), suppress(Exception):
-        signal.raise_signal(signal.SIGTERM)
+    def library() -> None:
+        with suppress(Exception):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(JobError) as caught:
+        stop.at_once(library)
     assert caught.value.code == ExitCode.PREEMPTED
     signal.raise_signal(signal.SIGTERM)  # a second one changes nothing
+
+
+@pytest.mark.parametrize("line", range(15))
+def test_a_signal_at_any_line_on_the_way_in_or_out_is_a_stop(stop: StopFlag, line: int) -> None:
+    left = line
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal left
+        if frame.f_code.co_filename != preemption.__file__ or frame.f_code.co_name not in ("at_once", "check"):
+            return None
+        if event == "line":
+            left -= 1
+            if left == -1:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with suppress(JobError):
+            assert stop.at_once(lambda: "done") == "done"
+    finally:
+        sys.settrace(before)
+    assert stop() == (left < 0)
+
+
+def test_the_time_to_end_by_itself_counts_from_the_signal(stop: StopFlag) -> None:
+    at_once, later = stop.check_after(0), stop.check_after(3600)
+    at_once()
+    signal.raise_signal(signal.SIGTERM)
+    later()
+    with pytest.raises(JobError):
+        at_once()
+
+
+def test_a_store_that_accepts_and_never_answers_holds_up_no_stop(miniature: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        lines = (
+            "output.destination=s3://bucket/runs",
+            f"storage={{endpoint_url: 'http://127.0.0.1:{silent.getsockname()[1]}', region: us-east-1}}",
+        )
+        started = start(
+            *("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"),
+            env={"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"},
+        )
+        with silent.accept()[0]:
+            started.send_signal(signal.SIGTERM)
+            assert started.wait(timeout=30) == ExitCode.PREEMPTED, started.stderr
 
 
 @pytest.mark.parametrize(("command", "codes"), [("validate", {143}), ("run", {143, 51})])
