@@ -1,7 +1,9 @@
 """Standard error for a job that outlives whoever reads its log."""
 
 import io
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -18,6 +20,8 @@ class _Unheard(io.FileIO):
 def lose_no_work_to_a_lost_log() -> None:
     """Let `sys.stderr` drop what nobody can read, to the interpreter's end."""
     before = sys.stderr
-    if before is not None:  # the process may have been started without one
-        buffer = io.BufferedWriter(_Unheard(before.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(buffer, before.encoding, before.errors, line_buffering=True)
+    if before is None:  # the process was started without one
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the interpreter
+        return
+    buffer = io.BufferedWriter(_Unheard(before.fileno(), "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(buffer, before.encoding, before.errors, line_buffering=True)

@@ -167,6 +167,13 @@ def test_a_run_whose_log_nobody_reads_ends_well(miniature: Path, tmp_path: Path)
     assert (tmp_path / "runs/small/_SUCCESS").exists()
 
 
+def test_a_run_without_a_standard_error_ends_well(miniature: Path, tmp_path: Path) -> None:
+    command = [COLD, "run", *arguments(miniature, tmp_path, "evaluation.samples=null"), "--workdir", tmp_path / "work"]
+    done = subprocess.run(["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command], cwd=tmp_path, check=False)
+    assert done.returncode == ExitCode.DONE
+    assert (tmp_path / "runs/small/_SUCCESS").exists()
+
+
 def has_worker(process: psutil.Process) -> bool:
     try:
         return any("multiprocessing.spawn" in part for child in process.children() for part in child.cmdline())
