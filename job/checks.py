@@ -2,13 +2,15 @@
 
 import os
 import stat
+from fnmatch import fnmatch
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
-from job.manifest import Manifest
-from job.storage import S3Settings, is_remote, open_storage
+from job.manifest import Manifest, ModelPlace
+from job.storage import S3Settings, Storage, is_remote, join, open_storage
 from job.storage.probe import probe_conditions, probe_read, probe_write
-from job.storage.uris import local_path
+from job.storage.uris import as_folder, local_path
+from lora_engine.model_files import WITH_WEIGHTS, check_safetensors, holds_safetensors, with_pickles
 from lora_engine.processes import ALONE, Processes
 
 
@@ -30,15 +32,10 @@ def check_access(manifest: Manifest) -> bool:
             "Use another store, or set output.unfenced: true and see to it that only one runs.",
         )
     _check_source("dataset.source", manifest.dataset.source, manifest.dataset_storage(), ExitCode.DATA)
-    models = [("base_model.source", manifest.base_model.source)]
-    if manifest.captioner is not None:
-        models.append(("captioner.source", manifest.captioner.source))
-    samples = manifest.evaluation.samples
-    if samples is not None and samples.clip is not None:
-        models.append(("evaluation.samples.clip.source", samples.clip.source))
-    for what, source in models:
-        if not source.startswith("hf://"):
-            _check_source(what, source, manifest.model_storage(), ExitCode.MODEL)
+    for model in manifest.models():
+        if not model.source.startswith("hf://"):  # the hub says what it has when it is asked for the files
+            _check_source(model.key, model.source, manifest.model_storage(), ExitCode.MODEL)
+            _check_model(model, manifest.model_storage())
     return fenced
 
 
@@ -64,6 +61,41 @@ def _check_source(what: str, source: str, settings: S3Settings, code: ExitCode) 
         probe_read(open_storage(source, settings), source)
     else:
         _require_readable(what, local_path(source), code)
+
+
+def _check_model(model: ModelPlace, settings: S3Settings) -> None:
+    """The configuration and the weights of each part; whether they fit is found out when the libraries are there."""
+    parts = WITH_WEIGHTS if model.key.startswith("base_model.") else ("",)
+    has_weights = model.key != "base_model.components"
+    if is_remote(model.source):
+        if not model.source.endswith(".safetensors"):
+            storage = open_storage(model.source, settings)
+            for part in parts:
+                _require_objects(storage, model, join(model.source, part) if part else model.source, has_weights)
+        return
+    path = local_path(model.source)
+    if path.is_file() and model.key == "base_model.source":
+        check_safetensors(path, model.key)
+        return
+    for part in parts:
+        _require_readable(model.key, path / part / "config.json", ExitCode.MODEL)
+        if has_weights:
+            holds_safetensors(path / part, model.key, allow_pickle=model.allow_pickle)
+
+
+def _require_objects(storage: Storage, model: ModelPlace, folder: str, has_weights: bool) -> None:
+    lacking = "config.json" if storage.head(join(folder, "config.json")) is None else ""
+    if not lacking and has_weights:
+        patterns = with_pickles(("*.safetensors",), allow_pickle=model.allow_pickle)
+        names = (info.uri[len(as_folder(folder)) :] for info in storage.list(folder))
+        if not any("/" not in name and fnmatch(name, pattern) for name in names for pattern in patterns):
+            lacking = " or ".join(patterns)
+    if lacking:
+        raise JobError(
+            ExitCode.MODEL,
+            f"{model.key}: there is no {lacking} at {folder}.",
+            f"Correct {model.key}, or store the whole model there.",
+        )
 
 
 def _require_readable(what: str, path: Path, code: ExitCode) -> None:

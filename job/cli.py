@@ -75,7 +75,7 @@ def validate(
     sets: SetOption = None,
     offline: Annotated[bool, typer.Option("--offline", help="Check the manifest alone.")] = False,
 ) -> None:
-    """Report every error of a manifest; also tries storage, models and device unless --offline."""
+    """Report every error of a manifest; also tries storage, device, and models but those of a hub, unless --offline."""
     loaded = _load(manifest, sets)
     if not offline:
         from job.checks import check_access, check_device

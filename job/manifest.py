@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -106,6 +106,14 @@ class VariantConfig(Config):
     training: dict[str, Any] = Field(default={}, description="Keys of `training` that differ.")
 
 
+class ModelPlace(NamedTuple):
+    """A model that the study reads: the manifest's key, and what stands there."""
+
+    key: str
+    source: str
+    allow_pickle: bool = False
+
+
 class Manifest(Config):
     """One study: the same images, one adapter per variant and seed."""
 
@@ -191,6 +199,17 @@ class Manifest(Config):
             return within.startswith(folder)
         same_store = self.dataset_storage().endpoint_url == self.output_storage().endpoint_url
         return same_store and as_folder(place).startswith(as_folder(source))
+
+    def models(self) -> Iterator[ModelPlace]:
+        """All that are read. A base model in one file needs `components` beside it."""
+        base, samples = self.base_model, self.evaluation.samples
+        yield ModelPlace("base_model.source", base.source, base.allow_pickle)
+        if base.source.endswith(".safetensors"):
+            yield ModelPlace("base_model.components", base.components)
+        if self.captioner is not None:
+            yield ModelPlace("captioner.source", self.captioner.source, self.captioner.allow_pickle)
+        if samples is not None and samples.clip is not None:
+            yield ModelPlace("evaluation.samples.clip.source", samples.clip.source, samples.clip.allow_pickle)
 
     def dataset_storage(self) -> S3Settings:
         """How to reach the dataset."""

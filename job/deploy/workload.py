@@ -117,14 +117,9 @@ def _uncontainable(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
 
 def _places(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Key and URI of all that is read or written."""
-    base, samples = manifest.base_model, manifest.evaluation.samples
-    yield "base_model.source", base.source
-    yield "base_model.components", base.components
+    for model in manifest.models():
+        yield model.key, model.source
     yield "dataset.source", manifest.dataset.source
-    if manifest.captioner is not None:
-        yield "captioner.source", manifest.captioner.source
-    if samples is not None and samples.clip is not None:
-        yield "evaluation.samples.clip.source", samples.clip.source
     yield "output.destination", manifest.output.destination
     if manifest.output.cache is not None:
         yield "output.cache", manifest.output.cache

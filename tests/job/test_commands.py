@@ -11,10 +11,12 @@ import pytest
 import yaml
 
 from job import layout
+from job.storage import S3Settings, open_storage
 from job.storage.run_folder import RunFolder
 from lora_engine import miniature
 from tests.job.small_run import drawings, folder_of
 from tests.lora_job import ROOT
+from tests.s3_server import S3Server
 
 LONG = "x" * 300  # bytes; a name has at most 255
 CLI = [sys.executable, "-c", "from job.cli import main; main()"]
@@ -82,7 +84,7 @@ def test_a_model_that_cannot_be_read_is_not_called_damaged(study: Path) -> None:
     shutil.copytree(miniature.folder("stable-diffusion"), study / "sd")
     weights = study / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.chmod(0)
-    done = command(study, "run", "m.yaml", "--set", "base_model.source=sd")
+    done = command(study, "validate", "m.yaml", "--set", "base_model.source=sd")
     assert done.returncode == 43, done.stderr
     assert f"{weights.relative_to(study)} cannot be read: Permission denied" in done.stderr.splitlines()[-1]
 
@@ -170,3 +172,36 @@ def test_what_the_terminal_cannot_show_is_escaped_and_documents_are_utf_8(study:
     done = command(study, "status", "runs/m", env=latin)
     assert done.returncode == 0, done.stderr
     assert "\\u753b" in done.stdout
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_model_that_is_not_all_there_is_missed(study: Path, s3_admin: S3Server, s3_bucket: str, remote: bool) -> None:
+    for name in ("stable-diffusion", "blip"):
+        shutil.copytree(miniature.folder(name), study / "models" / name)
+    prefix = f"s3://{s3_bucket}/{study.name}" if remote else str(study / "models")
+    settings = S3Settings(s3_admin.endpoint_url, region="us-east-1", addressing_style="path")
+    storage = open_storage(prefix, settings)
+    endpoint = f"storage={{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}"
+    if remote:
+        for path in (study / "models").rglob("*.*"):
+            storage.upload(path, f"{prefix}/{path.relative_to(study / 'models')}")
+    base, blip = f"base_model.source={prefix}/stable-diffusion", f"captioner.source={prefix}/blip"
+    single = f"base_model={{source: {prefix}/blip/model.safetensors, components: {prefix}/blip}}"
+
+    def validate(*sets: str) -> tuple[int, str]:
+        done = command(study, "validate", "m.yaml", *(part for line in (endpoint, *sets) for part in ("--set", line)))
+        return done.returncode, done.stdout + done.stderr
+
+    assert validate(base, blip)[0] == 0
+    for line, key, what in (
+        (f"base_model.source={prefix}/blip", "base_model.source", "config.json"),
+        (single, "base_model.components", "config.json"),
+        (f"captioner.source={prefix}/stable-diffusion", "captioner.source", "config.json"),
+    ):
+        code, said = validate(line)
+        assert code == 43, said
+        assert key in said
+        assert what in said
+    storage.delete(f"{prefix}/stable-diffusion/vae/diffusion_pytorch_model.safetensors")
+    storage.delete(f"{prefix}/blip/model.safetensors")
+    assert (validate(base)[0], validate(blip)[0]) == (43, 43)

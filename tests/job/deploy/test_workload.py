@@ -81,7 +81,7 @@ def test_yaml_is_read_alike_by_readers_of_all_versions(text: str) -> None:
 WRONG = [
     ("dataset.source=images", "dataset.source", "relative path"),
     ("base_model.source=./sd", "base_model.source", "relative path"),
-    ("base_model.components=sd", "base_model.components", "relative path"),
+    ("base_model={source: /sd.safetensors, components: sd}", "base_model.components", "relative path"),
     ("captioner.source=~/blip", "captioner.source", "a path without ~"),
     ("evaluation.samples={prompts: [a], clip: {source: clip}}", "evaluation.samples.clip.source", "absolute path"),
     ("output.cache=cache", "output.cache", "relative path"),
