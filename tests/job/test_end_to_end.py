@@ -284,7 +284,7 @@ def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
         (["limits.attempt_hours=0.0001"], 55, "limits.attempt_hours"),
         (["limits.stall_minutes=0.001"], 54, "limits.stall_minutes"),
         (["output.destination=ftp://x/y"], 40, "ftp"),
-        (["output.destination=miniature://drawings"], 40, "lies in no storage"),
+        (["output.destination=miniature://drawings"], 40, "allowed: a path, file:///path, s3://bucket/prefix."),
         (["base_model.source=miniature://sdxl"], 40, "stable-diffusion"),
         (["evaluation.samples.clip.source=/nowhere"], 43, "evaluation.samples.clip.source"),
         (["evaluation.samples.clip.source=miniature://blip"], 43, "CLIP"),
