@@ -33,7 +33,7 @@ def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
     A `metadata.jsonl` may write an accented name as one character or two, whichever the file's name has.
 
     Raises:
-        DataError: a caption file is not UTF-8, or a line of a `metadata.jsonl` is not a caption.
+        DataError: a caption file cannot be read or is not UTF-8, or a line of a `metadata.jsonl` is not a caption.
     """
     pictures, sidecars = split_sidecars(files)
     captions: dict[str, str] = {}
@@ -60,14 +60,22 @@ def _composed(key: str) -> str:
 
 
 def _read_text(file: SourceFile, longest: int) -> str:
-    if Path(file.path).stat().st_size > longest:
-        raise DataError(
-            f"The caption file {file.key} has more than {longest} bytes.", "A caption is a sentence or two."
-        )
     try:
-        return Path(file.path).read_text("utf-8-sig")
+        if Path(file.path).stat().st_size > longest:
+            raise DataError(
+                f"The caption file {file.key} has more than {longest} bytes.", "A caption is a sentence or two."
+            )
+        text = Path(file.path).read_text("utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            f"The caption file {file.key} cannot be read ({error.strerror}).",
+            "Make it readable to this user, or remove it.",
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"The caption file {file.key} is not UTF-8.", "Save it as UTF-8.") from error
+    if "\0" in text:  # every other character of English in UTF-16 without its mark
+        raise DataError(f"The caption file {file.key} holds NUL characters, as UTF-16 does.", "Save it as UTF-8.")
+    return text.lstrip("\ufeff")  # a program may add a mark to one that is there
 
 
 def _read_metadata(file: SourceFile) -> dict[str, str]:
@@ -96,5 +104,5 @@ def _row(line: str, place: str) -> tuple[str, str]:
 
 
 def _is_text(caption: str) -> bool:
-    """JSON may escape half a character, which no file can hold; and no caption needs a page."""
-    return len(caption) <= _LONGEST_CAPTION and not any("\ud800" <= c <= "\udfff" for c in caption)
+    """JSON may escape NUL or half a character, which no file can hold; and no caption needs a page."""
+    return len(caption) <= _LONGEST_CAPTION and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in caption)

@@ -43,8 +43,24 @@ def test_what_a_mac_leaves_behind_is_not_read(tmp_path: Path) -> None:
 def test_text_is_utf8_with_or_without_mark_and_stripped(tmp_path: Path) -> None:
     made = files(tmp_path, {"a.png": "", "a.txt": "\ufeff café \r\n", "b.png": "", "b.txt": " \n"})
     assert read_sidecars(made) == {"a.png": "café"}
+    twice = files(tmp_path, {"a.png": "", "a.txt": "\ufeff\ufeffcafé"})
+    assert read_sidecars(twice) == {"a.png": "café"}
     with pytest.raises(DataError, match=r"c\.txt is not UTF-8"):
         read_sidecars(files(tmp_path, {"c.png": "", "c.txt": b"caf\xe9"}))
+
+
+@pytest.mark.parametrize("text", ["a cat".encode("utf-16-le"), "a cat".encode("utf-16-be"), b"a\0"])
+def test_a_text_with_nul_is_refused(tmp_path: Path, text: bytes) -> None:
+    with pytest.raises(DataError, match=r"d/c\.txt holds NUL"):
+        read_sidecars(files(tmp_path, {"d/c.png": "", "d/c.txt": text}))
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for target, reason in (("gone", "No such file"), (".", "Is a directory")):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(target)
+        with pytest.raises(DataError, match=rf"c\.txt cannot be read \({reason}"):
+            read_sidecars([*files(tmp_path, {"c.png": ""}), SourceFile("c.txt", str(tmp_path / "link"))])
 
 
 def test_metadata_counts_from_its_folder_and_yields_to_a_text(tmp_path: Path) -> None:
@@ -87,6 +103,7 @@ def test_an_empty_text_is_no_caption(tmp_path: Path) -> None:
         "[" * 100_000,
         '{"file_name": "a.png", "text": null}',
         '{"file_name": "a.png", "text": ["x"]}',
+        '{"file_name": "a.png", "text": "a\\u0000"}',
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
