@@ -52,7 +52,8 @@ def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
 
 
 def _stem(key: str) -> str:
-    return str(PurePosixPath(key).with_suffix(""))
+    path = PurePosixPath(key)
+    return str(path.with_suffix("")) if path.name else key  # an object may be called "."
 
 
 def _composed(key: str) -> str:

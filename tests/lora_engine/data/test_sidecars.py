@@ -49,6 +49,11 @@ def test_text_is_utf8_with_or_without_mark_and_stripped(tmp_path: Path) -> None:
         read_sidecars(files(tmp_path, {"c.png": "", "c.txt": b"caf\xe9"}))
 
 
+@pytest.mark.parametrize("key", [".", "..", "//.", "d/."])
+def test_a_key_without_a_name_has_no_caption(tmp_path: Path, key: str) -> None:
+    assert read_sidecars(files(tmp_path, {"a.png": "", "a.txt": "one", key: ""})) == {"a.png": "one"}
+
+
 @pytest.mark.parametrize("text", ["a cat".encode("utf-16-le"), "a cat".encode("utf-16-be"), b"a\0"])
 def test_a_text_with_nul_is_refused(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(DataError, match=r"d/c\.txt holds NUL"):
