@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from job import layout
 from job.errors import JobError
 from job.manifest_errors import collect_problems
 from job.manifest_yaml import Document, Path, read_scalar, read_yaml
@@ -35,6 +36,8 @@ def _name(value: str) -> str:
 def _variant_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][-_a-z0-9]{0,62}", value):
         raise ValueError("1 to 63 lower-case letters, digits, hyphens and underscores, a letter or digit first")
+    if f"{value}{layout.KOHYA_SUFFIX}" in (layout.DIFFUSERS_NAME, layout.STATE_NAME):
+        raise ValueError("a name that another file of every checkpoint has")
     return value
 
 

@@ -18,6 +18,8 @@ from lora_engine.config.training import LoraConfig
 from lora_engine.diffusion import PredictionType
 from lora_engine.records import FileEntry
 
+_TAKEN_NAMES = ("pytorch_lora_weights", "state")  # of a checkpoint's other files
+
 
 @dataclass(frozen=True)
 class AdapterCard:
@@ -84,9 +86,15 @@ def _tensors_sha256(state: dict[str, Tensor]) -> str:
 def write_checkpoint(
     folder: Path, adapter: Adapter, state: dict[str, Tensor], config: LoraConfig, card: AdapterCard
 ) -> tuple[FileEntry, ...]:
-    """Write the three files of a checkpoint into an existing folder and list them, in the order of their names."""
+    """Write the three files of a checkpoint into an existing folder and list them, in the order of their names.
+
+    Raises:
+        ValueError: the card's name is that of one of the other two.
+    """
     from diffusers import StableDiffusionPipeline
 
+    if card.name in _TAKEN_NAMES:
+        raise ValueError(f"an adapter cannot be named {card.name!r}: another file of its checkpoint is")
     weights = {key: value.float() for key, value in adapter.items()}
     kohya = kohya_state_dict(weights, config)
     save_file(kohya, folder / f"{card.name}.safetensors", _kohya_metadata(kohya, config, card))

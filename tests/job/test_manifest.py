@@ -74,6 +74,8 @@ WRONG = [
     (", text: a tattoo", "", 7, "variants[0].captions.text", "required"),
     ("name: two", "name: one", 5, "variants", "two are named"),
     ("name: two", "name: a/b", 8, "variants[1].name", "letters"),
+    ("name: two", "name: state", 8, "variants[1].name", "another file of every checkpoint"),
+    ("name: two", "name: pytorch_lora_weights", 8, "variants[1].name", "another file of every checkpoint"),
     ("strategy: existing", "strategy: blip", 5, "variants", "captioner"),
     ("{steps: 10}", "{steps: 0}", 10, "training.steps", "greater than"),
     ("{steps: 10}", "{steps: 1.5}", 10, "training.steps", "whole number"),

@@ -1,6 +1,7 @@
 """Adapter files, read back by the programs that people load them with."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,17 @@ def test_listed_entries_are_the_files(trained: tuple[nn.Module, Path], tmp_path:
     entries = checkpoints.write_checkpoint(out, adapters.export(unet, "blip"), {"step": torch.tensor(1)}, LORA, CARD)
     assert [entry.path for entry in entries] == sorted(path.name for path in out.iterdir())
     assert [entry.size for entry in entries] == [path.stat().st_size for path in sorted(out.iterdir())]
+
+
+@pytest.mark.parametrize("name", ["state", "pytorch_lora_weights"])
+def test_an_adapter_named_as_another_file_is_refused(
+    trained: tuple[nn.Module, Path], tmp_path: Path, name: str
+) -> None:
+    """One file would replace the other without a word."""
+    exported, card = adapters.export(trained[0], "blip"), replace(CARD, name=name)
+    with pytest.raises(ValueError, match=name):
+        checkpoints.write_checkpoint(tmp_path, exported, {"step": torch.tensor(1)}, LORA, card)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
