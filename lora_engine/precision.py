@@ -2,7 +2,7 @@
 
 Small gradients vanish in fp16, so the loss is multiplied by a large factor before the backward pass and the gradients
 are divided by it after (Micikevicius et al., arXiv 1710.03740, section 3.2). The factor halves when a gradient
-overflows and doubles after many updates without.
+overflows and doubles after many updates without, so overflows are a part of training that goes well.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import Tensor
 
 _FIRST_FACTOR = 2.0**12
 _GROWTH_INTERVAL = 500  # updates
+_LEAST_FACTOR = 1.0  # a gradient that overflows even so is the training's fault
 
 
 class LossScale:
@@ -31,12 +32,23 @@ class LossScale:
         if self._enabled:
             torch._foreach_div_(list(gradients), self._factor)
 
-    def update(self, finite: Tensor) -> None:
-        """Learn from one update; `finite` is a boolean scalar on the device."""
+    @property
+    def is_least(self) -> Tensor:
+        """Whether it cannot be what makes a gradient overflow: a boolean scalar on the device."""
+        return self._factor <= _LEAST_FACTOR
+
+    def update(self, done: Tensor, overflowed: Tensor) -> None:
+        """Learn from one update, by boolean scalars on the device.
+
+        Args:
+            overflowed: a gradient was not finite although its loss was. What else keeps an update from being `done`
+                is not the factor's to mend.
+        """
         if self._enabled:
-            lasted = torch.where(finite, self._lasted + 1, 0)
+            lasted = torch.where(overflowed, 0, self._lasted + done)
             grown = torch.where(lasted == _GROWTH_INTERVAL, self._factor * 2, self._factor)
-            self._factor.copy_(torch.where(finite, grown, self._factor / 2))
+            halved = (self._factor / 2).clamp(min=_LEAST_FACTOR)
+            self._factor.copy_(torch.where(overflowed, halved, grown))
             self._lasted.copy_(torch.where(lasted == _GROWTH_INTERVAL, 0, lasted))
 
     def state(self) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ class _Measured:
 
     step: int
     members: tuple[int, ...]  # the K places in the pack of those that take part
-    numbers_3K: Tensor  # loss, gradient norm, whether both are finite
+    numbers_4K: Tensor  # as `PackUpdate` returns them
     hashes: tuple[tuple[str, str, str], ...]  # as `_Read` has them
 
 
@@ -80,7 +80,7 @@ class PackTrainer:
         self._share = processes.share(config.images_per_step)
         self._unet = unet
         self._members = tuple(members)
-        self._skipped = {member.name: 0 for member in members}  # updates refused for a gradient of its own
+        self._skipped = {member.name: 0 for member in members}  # updates refused by its own fault
         self.frozen_at: dict[str, int] = {}  # name to step, of members that diverged and train no more
         self._data = data
         self._config = config
@@ -129,8 +129,8 @@ class PackTrainer:
     def run(self, last_step: int, stop: Callable[[], bool]) -> Iterator[tuple[StepRecord, ...]]:
         """Update up to and including `last_step`, or until `stop` says so, yielding a record a member for every step.
 
-        A member that had more updates refused than the configuration allows is frozen; ends when all of them are.
-        Of several processes, all stop when one is told to.
+        A member that had more updates refused by its own fault than the configuration allows is frozen; ends when all
+        of them are. Of several processes, all stop when one is told to.
         """
         pending: list[_Measured] = []
         since = time.monotonic()
@@ -139,8 +139,8 @@ class PackTrainer:
         with closing(ahead(self._read, range(self.step + 1, last_step + 1), _READ_AHEAD)) as reads:
             while self.step < last_step and self.active and not self._processes.any(stop()):
                 read = next(reads)
-                numbers_3K = self._update(self._inputs(read), learning_rate(self._config, read.step))
-                pending.append(_Measured(read.step, tuple(self._places), numbers_3K, read.hashes))
+                numbers_4K = self._update(self._inputs(read), learning_rate(self._config, read.step))
+                pending.append(_Measured(read.step, tuple(self._places), numbers_4K, read.hashes))
                 self.step += 1
                 verdict = self.step % _VERDICT_STEPS == 0 or self.step == self._config.steps
                 if verdict or len(pending) >= _FLUSH_STEPS or time.monotonic() - since >= _FLUSH_SECONDS:
@@ -208,15 +208,15 @@ class PackTrainer:
     def _flush(self, pending: list[_Measured], since: float) -> Iterator[tuple[StepRecord, ...]]:
         if not pending:
             return
-        values = torch.cat([measured.numbers_3K for measured in pending], dim=1).double().cpu().numpy()
+        values = torch.cat([measured.numbers_4K for measured in pending], dim=1).double().cpu().numpy()
         images = self._config.images_per_step * values.shape[1]
         rate = images / max(time.monotonic() - since, 1e-9)
         start = 0
         for measured in pending:
-            losses, norms, finite = values[:, start : start + len(measured.members)]
+            losses, norms, finite, at_fault = values[:, start : start + len(measured.members)]
             start += len(measured.members)
             for at, k in enumerate(measured.members):
-                self._skipped[self._members[k].name] += not finite[at]
+                self._skipped[self._members[k].name] += int(at_fault[at])
             numbers = {k: (losses[at], norms[at]) for at, k in enumerate(measured.members)}
             yield self._records(measured, numbers, rate, skipped=not finite.all())
 

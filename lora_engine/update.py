@@ -108,7 +108,8 @@ class PackUpdate:
         """Update at that learning rate.
 
         Returns:
-            Of each member its loss, its gradient's norm, and whether both are finite. [3, K], on the device.
+            Of each member its loss, its gradient's norm, whether both are finite, and whether they are not by its own
+            fault: not because of the loss scale. [4, K], on the device.
         """
         if self._to_compile:
             self._compile(inputs)
@@ -183,9 +184,10 @@ class PackUpdate:
         self._scale.unscale([self._pack.gradients_KP])
         norms_K = self._pack.clip(self._config.max_grad_norm)
         finite_K = norms_K.isfinite() & losses_K.isfinite()
+        at_fault_K = ~losses_K.isfinite() | (~finite_K & self._scale.is_least)
         self._pack.update(rate, refuse=~finite_K.all())
-        self._scale.update(finite_K.all())
-        return torch.stack((losses_K, norms_K, finite_K.to(norms_K)))
+        self._scale.update(done=finite_K.all(), overflowed=(~finite_K & losses_K.isfinite()).any())
+        return torch.stack((losses_K, norms_K, finite_K.to(norms_K), at_fault_K.to(norms_K)))
 
     def _batch(self, inputs: Inputs) -> _Batch:
         mean, std = self._data.moments.place(inputs.moments).unbind(2)

@@ -90,7 +90,8 @@ class TrainingConfig(Config):
     max_skipped_steps: int = Field(
         default=20,
         ge=0,
-        description="Updates refused for an adapter's gradients that are not finite, before it is frozen.",
+        description="Updates refused for an adapter's loss or gradients that are not finite, before it is frozen. In "
+        "fp16, gradients count only where a smaller loss scale cannot help.",
     )
 
     @property

@@ -196,6 +196,57 @@ def test_an_update_that_is_not_finite_is_skipped_by_all_until_its_adapter_is_fro
         assert adapters.weights_sha256(ours) == adapters.weights_sha256(theirs)
 
 
+def half_precision_trainer(max_skipped_steps: int) -> tuple[PackTrainer, UNet2DConditionModel]:
+    config = CONFIG.model_copy(update={"steps": 60, "max_skipped_steps": max_skipped_steps})
+    unet = tiny_unet(torch.float16)
+    adapters.inject(unet, [("a", 5), ("b", 0)], LORA)
+    data = tiny_data(dtype=torch.float16)
+    members = (tiny_member("a", 5, 1), tiny_member("b", 0, 2))
+    return PackTrainer(unet, members, data, tiny_schedule(), config, half_precision=True), unet
+
+
+def test_overflows_that_a_smaller_loss_scale_cures_are_nobodys_fault() -> None:
+    """The scale doubles until gradients overflow, and does so again and again in a long run that goes well."""
+    made, unet = half_precision_trainer(max_skipped_steps=2)
+    states = {name: made.state(name) for name in "ab"}
+    for state in states.values():
+        state["loss_scale.factor"].fill_(2.0**40)
+    made.restore(states)
+    records = run(made, 20)
+    skipped = [row[0].skipped for row in records]
+    assert sum(skipped) > 3
+    assert all(record.loss is not None for row in records for record in row)
+    states = {name: made.state(name) for name in "ab"}
+    run(made, 40)
+    assert made.frozen_at == {}
+    assert int(made.state("a")["skipped"]) == 0
+    resumed, resumed_unet = half_precision_trainer(max_skipped_steps=2)
+    resumed.restore(states)
+    assert not run(resumed, 40)[-1][0].skipped
+    ours, theirs = adapters.export(resumed_unet, "a"), adapters.export(unet, "a")
+    assert adapters.weights_sha256(ours) == adapters.weights_sha256(theirs)
+
+
+def test_gradients_that_overflow_at_any_loss_scale_freeze_their_adapter() -> None:
+    made, unet = half_precision_trainer(max_skipped_steps=2)
+    unet.conv_out.register_full_backward_hook(lambda _module, given, _taken: (given[0] * float("inf"),))
+    run(made, 60)
+    assert set(made.frozen_at) == {"a", "b"}
+    assert float(made.state("a")["loss_scale.factor"]) == 1
+
+
+def test_a_loss_that_is_not_finite_leaves_the_loss_scale_to_the_others() -> None:
+    """Halved for it, the scale would let the gradients of the others vanish."""
+    made, unet = half_precision_trainer(max_skipped_steps=5)
+    before = float(made.state("a")["loss_scale.factor"])
+    with torch.no_grad():
+        next(iter(adapters.parameters(unet, "a").values()))[0, 0] = float("nan")
+    records = run(made, 12)
+    assert made.frozen_at == {"a": 10}
+    assert not records[-1][1].skipped
+    assert float(made.state("b")["loss_scale.factor"]) == before
+
+
 def test_what_goes_on_beside_a_frozen_adapter_is_what_it_would_be_without_it() -> None:
     alone, alone_unet = trainer(MEMBERS[1:])
     run(alone)
