@@ -33,6 +33,15 @@ FILE_PATTERNS = (
 )
 # What a single-file checkpoint lacks.
 CONFIG_PATTERNS = ("model_index.json", "*/config.json", "tokenizer/*", "scheduler/*")
+# What in a UNet's configuration asks for inputs that Stable Diffusion 1.x and 2.x lack.
+_OTHER_INPUTS = (
+    "class_embed_type",
+    "num_class_embeds",
+    "addition_embed_type",
+    "encoder_hid_dim",
+    "encoder_hid_dim_type",
+    "dual_cross_attention",
+)
 _TENSORS_AT_ONCE = 32  # some 100 MB of SD 1.5, in half precision
 
 
@@ -83,10 +92,39 @@ def require_trainable(folder: Path, config: LoraConfig) -> None:
     """Refuse a base model that cannot be trained with such adapters, without loading its weights.
 
     Raises:
-        ModelError: the UNet lacks the layers, or the scheduler predicts something unknown.
+        ModelError: the UNet lacks the layers or takes other inputs than Stable Diffusion's, or the scheduler predicts
+            something unknown.
     """
     load_noise_schedule(folder)
-    adapters.matching_modules(_empty_unet(folder), config)
+    unet = _empty_unet(folder)
+    _require_plain_inputs(folder, unet)
+    adapters.matching_modules(unet, config)
+
+
+def _require_plain_inputs(folder: Path, unet: nn.Module) -> None:
+    """Noisy latents, a timestep and the text encoder's embeddings must be all that the UNet takes.
+
+    By its configuration: one pass of SD 1.5's UNet takes 0.7 s even without data.
+    """
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextConfig
+
+    with _model_errors(folder, "vae"):
+        vae = AutoencoderKL.load_config(folder, subfolder="vae", local_files_only=True)
+    channels = vae.get("latent_channels", 4)
+    width = _load(folder, "text_encoder", CLIPTextConfig).hidden_size
+    config: Any = unet.config
+    found = {key: config[key] for key in _OTHER_INPUTS if config[key]}
+    found |= {key: config[key] for key in ("in_channels", "out_channels") if config[key] != channels}
+    widths = config["cross_attention_dim"]
+    if any(of_block != width for of_block in (widths if isinstance(widths, list | tuple) else [widths])):
+        found["cross_attention_dim"] = widths
+    if found:
+        raise ModelError(
+            f"The base model's UNet cannot be trained: it has {', '.join(f'{k}: {v!r}' for k, v in found.items())}.",
+            "Name a text-to-image model of Stable Diffusion 1.x or 2.x, not for inpainting, depth or upscaling: "
+            f"{channels} channels in and out, as its VAE has, cross_attention_dim {width}, as its text encoder has.",
+        )
 
 
 def _empty_unet(folder: Path) -> nn.Module:
@@ -154,7 +192,11 @@ def load_text_encoder(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = 
     safe = _holds_safetensors(folder, "text_encoder", allow_pickle)
     options = {"use_safetensors": safe, "weights_only": True}
     encoder = _load_weights(folder, "text_encoder", CLIPTextModel, dtype=dtype, **options)
-    return load_tokenizer(folder), encoder
+    tokenizer, positions = load_tokenizer(folder), encoder.config.max_position_embeddings
+    with _model_errors(folder, "tokenizer"):
+        if tokenizer.model_max_length > positions:  # as it is where its configuration gives none
+            raise ValueError(f"its model_max_length is more than the text encoder's {positions} positions")
+    return tokenizer, encoder
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -168,10 +210,15 @@ def load_noise_schedule(folder: Path) -> NoiseSchedule:
     """The noise levels and the prediction type that the base model was trained with.
 
     Raises:
-        ModelError: the scheduler predicts something other than the noise or v.
+        ModelError: the scheduler predicts something other than the noise or v, or is of another kind of diffusion.
     """
     from diffusers import DDPMScheduler
 
+    with _model_errors(folder, "scheduler"):
+        settings = DDPMScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
+        if not settings.keys() & {"beta_schedule", "trained_betas"}:
+            kind = settings.get("_class_name", "a scheduler")
+            raise ValueError(f"{kind} without beta_schedule, so not of the diffusion that can be trained")
     scheduler = _load(folder, "scheduler", DDPMScheduler)
     prediction_type = scheduler.config.prediction_type
     if prediction_type not in ("epsilon", "v_prediction"):
@@ -225,6 +272,7 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> Non
         pipeline = StableDiffusionPipeline.from_single_file(
             str(checkpoint), config=str(components), local_files_only=True, safety_checker=None
         )
+        _require_whole(pipeline)
     except MemoryError:
         raise
     except Exception as error:  # as in _load
@@ -234,3 +282,11 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> Non
             "Check base_model.source and base_model.components.",
         ) from error
     pipeline.save_pretrained(folder)
+
+
+def _require_whole(pipeline: Any) -> None:
+    """Raise ValueError if the file lacked weights, which are left without values."""
+    parts = (getattr(pipeline, name) for name in WITH_WEIGHTS)
+    lacking = [name for part in parts for name, weight in part.named_parameters() if weight.is_meta]
+    if lacking:
+        raise ValueError(f"its weights lack {', '.join(lacking[:3])}")

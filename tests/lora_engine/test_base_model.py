@@ -12,12 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from job.errors import ExitCode, JobError
 from job.preemption import StopFlag
 from job.stages.fetch import fetch_model
 from lora_engine import base_model
+from lora_engine.config.training import LoraConfig
 from lora_engine.errors import ModelError
 from miniature.architecture import TINY, make_stable_diffusion, unet
 from tests.single_file import write_single_file
@@ -90,6 +92,59 @@ def test_a_file_that_lacks_a_layer_is_refused(
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ModelError, match=rf"cannot be loaded.*{re.escape(layer)}"):
         load(tmp_path / "sd")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"in_channels": 9}, "in_channels: 9"),
+        ({"out_channels": 8}, "out_channels: 8"),
+        ({"num_class_embeds": 1000, "in_channels": 7}, "num_class_embeds: 1000, in_channels: 7"),
+        ({"class_embed_type": "projection", "projection_class_embeddings_input_dim": 32}, "class_embed_type"),
+        ({"addition_embed_type": "text"}, "addition_embed_type: 'text'"),
+        ({"encoder_hid_dim": 48, "encoder_hid_dim_type": "text_proj"}, "encoder_hid_dim: 48"),
+        ({"dual_cross_attention": True}, "dual_cross_attention: True"),
+        ({"cross_attention_dim": 96}, "cross_attention_dim: 96"),
+        ({"cross_attention_dim": [64, 96]}, "cross_attention_dim: "),
+    ],
+)
+def test_a_unet_that_takes_more_than_latents_and_texts_is_refused(
+    miniature: Path, tmp_path: Path, changes: dict[str, object], named: str
+) -> None:
+    """Before anything is computed: inpainting, depth, upscalers, unCLIP, SDXL."""
+    shutil.copytree(miniature / "sd", tmp_path / "sd")
+    path = tmp_path / "sd" / "unet" / "config.json"
+    base_model.require_trainable(tmp_path / "sd", LoraConfig())
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ModelError, match=rf"cannot be trained: it has .*{re.escape(named)}"):
+        base_model.require_trainable(tmp_path / "sd", LoraConfig())
+
+
+def test_a_single_file_that_lacks_a_layer_is_refused(all_layers: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_single_file(all_layers, path)
+    weights = {key: value for key, value in load_file(path).items() if not key.endswith("final_layer_norm.bias")}
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"model\.safetensors is not.*lack .*final_layer_norm\.bias"):
+        base_model.convert_single_file(path, all_layers, tmp_path / "out")
+
+
+def test_a_tokenizer_that_gives_more_tokens_than_there_are_positions_is_refused(
+    miniature: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(miniature / "sd", tmp_path / "sd")
+    path = tmp_path / "sd" / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    for odd in ({}, {"model_max_length": 154}):
+        path.write_text(json.dumps({key: v for key, v in settings.items() if key != "model_max_length"} | odd))
+        with pytest.raises(ModelError, match="model_max_length is more than the text encoder's 77 positions"):
+            base_model.load_text_encoder(tmp_path / "sd", torch.float32)
+
+
+def test_another_kind_of_diffusion_is_refused(tmp_path: Path) -> None:
+    FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ModelError, match="FlowMatchEulerDiscreteScheduler without beta_schedule"):
+        base_model.load_noise_schedule(tmp_path)
 
 
 _PEAK = """
