@@ -105,6 +105,7 @@ class CheckpointWriter(Background):
             resolution=self._job.manifest.preprocess.resolution,
             images=len(train),
             prediction_type=self._made.schedule.prediction_type,
+            text_width=self._made.data.embeddings.shape[-1],
             started_at=self._study.started_at,
             tag_frequency=checkpoints.tag_frequency(texts),
             trigger_phrase=printable(texts[0]) if len(set(texts)) == 1 else "",

@@ -18,6 +18,7 @@ from lora_engine.config.training import LoraConfig
 from lora_engine.diffusion import PredictionType
 from lora_engine.records import FileEntry
 
+_SD2_WIDTH = 1024  # of a token; SD 1.x has 768
 _TAKEN_NAMES = ("pytorch_lora_weights", "state")  # of a checkpoint's other files
 
 
@@ -30,6 +31,7 @@ class AdapterCard:
     resolution: int
     images: int
     prediction_type: PredictionType
+    text_width: int  # features of a token that the UNet attends to, by which programs tell SD 2.x from 1.x
     started_at: float  # seconds since 1970
     tag_frequency: dict[str, int]  # of the captions
     trigger_phrase: str
@@ -50,10 +52,14 @@ def kohya_state_dict(adapter: Adapter, config: LoraConfig) -> dict[str, Tensor]:
 
 
 def _kohya_metadata(state: dict[str, Tensor], config: LoraConfig, card: AdapterCard) -> dict[str, str]:
-    side = str(card.resolution)
+    side, version_2, predicts_v = (
+        str(card.resolution),
+        card.text_width == _SD2_WIDTH,
+        card.prediction_type == "v_prediction",
+    )
     return {
-        "ss_v2": "False",
-        "ss_base_model_version": "sd_v1",
+        "ss_v2": str(version_2),
+        "ss_base_model_version": f"sd_v{2 if version_2 else 1}{'_v' if predicts_v else ''}",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.rank),
         "ss_network_alpha": str(config.alpha),
@@ -65,14 +71,20 @@ def _kohya_metadata(state: dict[str, Tensor], config: LoraConfig, card: AdapterC
         "ss_training_started_at": str(card.started_at),
         "sshs_model_hash": _tensors_sha256(state),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.architecture": f"{_architecture(version_2, predicts_v)}/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/StableDiffusion",
         "modelspec.title": card.name,
         "modelspec.resolution": f"{side}x{side}",
-        "modelspec.prediction_type": "v" if card.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
         "modelspec.date": datetime.fromtimestamp(card.started_at, UTC).isoformat(timespec="seconds"),
         "modelspec.trigger_phrase": card.trigger_phrase,
     }
+
+
+def _architecture(version_2: bool, predicts_v: bool) -> str:
+    if not version_2:
+        return "stable-diffusion-v1"
+    return f"stable-diffusion-v2-{'768-v' if predicts_v else '512'}"
 
 
 def _tensors_sha256(state: dict[str, Tensor]) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from lora_engine import adapters, base_model, checkpoints
 from lora_engine.config.training import LoraConfig
+from lora_engine.diffusion import PredictionType
 
 LORA = LoraConfig(rank=3, alpha=5.0)
 CARD = checkpoints.AdapterCard(
@@ -22,6 +23,7 @@ CARD = checkpoints.AdapterCard(
     resolution=64,
     images=9,
     prediction_type="epsilon",
+    text_width=768,
     started_at=1_700_000_000.0,
     tag_frequency={"a heart": 2},
     trigger_phrase="",
@@ -98,6 +100,30 @@ def test_metadata_is_what_programs_show(trained: tuple[nn.Module, Path]) -> None
     # every version of diffusers that reads these at all makes a PEFT configuration of them; 0.34 to 0.39 ask for all
     asked = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
     assert set(described) == {f"unet.{key}" for key in asked}
+
+
+@pytest.mark.parametrize(
+    ("width", "prediction", "expected"),
+    [
+        (768, "epsilon", ("False", "sd_v1", "stable-diffusion-v1/lora", "epsilon")),
+        (1024, "epsilon", ("True", "sd_v2", "stable-diffusion-v2-512/lora", "epsilon")),
+        (1024, "v_prediction", ("True", "sd_v2_v", "stable-diffusion-v2-768-v/lora", "v")),
+    ],
+)
+def test_the_metadata_name_the_base_models_version(
+    trained: tuple[nn.Module, Path],
+    tmp_path: Path,
+    width: int,
+    prediction: PredictionType,
+    expected: tuple[str, ...],
+) -> None:
+    """As kohya's do; programs show an adapter only beside models of its version."""
+    exported, card = adapters.export(trained[0], "blip"), replace(CARD, text_width=width, prediction_type=prediction)
+    checkpoints.write_checkpoint(tmp_path, exported, {"step": torch.tensor(1)}, LORA, card)
+    with safe_open(tmp_path / "blip.safetensors", "pt") as file:
+        found = file.metadata()
+    keys = ("ss_v2", "ss_base_model_version", "modelspec.architecture", "modelspec.prediction_type")
+    assert tuple(found[key] for key in keys) == expected
 
 
 def test_listed_entries_are_the_files(trained: tuple[nn.Module, Path], tmp_path: Path) -> None:
