@@ -22,6 +22,8 @@ from lora_engine.errors import ModelError
 
 Adapter = dict[str, Tensor]  # parameter name without the adapter's own, to fp32 master weights
 
+_KOHYA_BLOCKS = ("Transformer2DModel", "ResnetBlock2D")  # whose linear layers all that loads kohya's format adapts
+
 
 class PackedLinear(PeftLinear):  # type: ignore[misc]
     """A linear layer with K active adapters, each on its own K-th of the batch.
@@ -94,23 +96,27 @@ def matching_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Modul
     """The layers that `target_modules` names, in the model's order, by the rule PEFT applies.
 
     Raises:
-        ModelError: a target names no layer, or one that is not linear.
+        ModelError: a target names no layer, or one that is not linear, or that kohya's format cannot carry.
     """
     found: dict[str, nn.Module] = {}
+    blocks = tuple(f"{n}." for n, m in model.named_modules() if type(m).__name__ in _KOHYA_BLOCKS)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(blocks)}
+    choose = f"Choose among {', '.join(sorted({_leaf(name) for name in layers}))}."
     for wanted in config.target_modules:
         matches = {n: m for n, m in model.named_modules() if n == wanted or n.endswith(f".{wanted}")}
         if not matches:
-            linear = sorted({_leaf(n) for n, m in model.named_modules() if isinstance(m, nn.Linear)})
-            raise ModelError(
-                f"lora.target_modules names {wanted!r}, but the UNet has no such layer.",
-                f"Choose among {', '.join(linear)}.",
-            )
+            raise ModelError(f"lora.target_modules names {wanted!r}, but the UNet has no such layer.", choose)
         wrong = {name: module for name, module in matches.items() if not isinstance(module, nn.Linear)}
         if wrong:
             name, module = next(iter(wrong.items()))
             raise ModelError(
                 f"lora.target_modules names {wanted!r}, but {name} is a {type(module).__name__}.",
                 "Adapters go into linear layers only: name those.",
+            )
+        lost = next((name for name in matches if name not in layers), None)
+        if lost is not None:
+            raise ModelError(
+                f"lora.target_modules names {wanted!r}, but what loads kohya's format leaves {lost} out.", choose
             )
         found |= matches
     return {name: module for name, module in model.named_modules() if name in found}

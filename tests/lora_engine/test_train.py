@@ -363,3 +363,8 @@ def test_targets_that_cannot_be_adapted_are_named() -> None:
         adapters.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=("to_qq",)))
     with pytest.raises(ModelError, match="Conv2d"):
         adapters.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=("conv1",)))
+    for target in ("linear_1", "time_embedding.linear_2"):
+        with pytest.raises(ModelError, match=r"kohya's format leaves time_embedding\.linear_.*to_v"):
+            adapters.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=(target, "to_q")))
+    every = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj")
+    adapters.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=every))
