@@ -12,12 +12,14 @@ from contextlib import contextmanager
 @contextmanager
 def lasting() -> Iterator[None]:
     """What is made within, or was made before, is never collected; cycles of garbage among it stay."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 def leave_to_the_system() -> None:
