@@ -1,11 +1,12 @@
 """When and how the UNet is compiled for training."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lora_engine.config.training import CompileMode
 
@@ -14,27 +15,36 @@ from lora_engine.config.training import CompileMode
 LEAST_UPDATES: dict[CompileMode, int] = {"regional": 4000, "full": 8000}
 
 
-def compiled(unet: nn.Module, mode: CompileMode) -> Callable[..., Any]:
-    """The UNet, compiled as a whole or block by block when this is first called; called itself, it is as before."""
-    # of the few shapes that a pack trains with, each for itself: compiling for all at once takes ten times as long
-    if mode == "full":
-        on_cpu = next(unet.parameters()).device.type == "cpu"
-        # torch 2.13's other layouts lose gradients there, of whole blocks, with the right loss
-        options: dict[str, Any] | None = {"layout_optimization": False} if on_cpu else None
-        call: Callable[..., Any] = torch.compile(unet, dynamic=False, options=options)
-    else:
-        call = unet
-        cast(Any, unet).compile_repeated_blocks(dynamic=False)
-    # of a part of a pack's weights, which the compiler asks and we do not
-    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-    # what else calls the UNet has other shapes, and would compile it again for each
-    torch.compiler.set_stance("force_eager")
+class CompiledUnet:
+    """The UNet as a whole, or its blocks, compiled at their first call; outside of `engaged` it is as before."""
 
-    def forward(*inputs: Tensor) -> Any:
-        with torch.compiler.set_stance("default"):
-            return call(*inputs)
+    def __init__(self, unet: nn.Module, mode: CompileMode) -> None:
+        options: dict[str, Any] | None = None
+        self._parts = [unet]
+        if mode == "regional":
+            repeated = cast(Any, unet)._repeated_blocks
+            self._parts = [module for module in unet.modules() if type(module).__name__ in repeated]
+        elif next(unet.parameters()).device.type == "cpu":
+            # torch 2.13's other layouts lose gradients there, of whole blocks, with the right loss
+            options = {"layout_optimization": False}
+        # of the few shapes that a pack trains with, each for itself: compiling for all at once takes ten times as long
+        self._forwards = [torch.compile(part.forward, dynamic=False, options=options) for part in self._parts]
+        # of a part of a pack's weights, which the compiler asks and we do not
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
 
-    return forward
+    @contextmanager
+    def engaged(self) -> Iterator[None]:
+        """Within, the UNet runs compiled, also where a backward pass computes activations again.
+
+        Not outside: what else calls it has other shapes, and would compile it again for each.
+        """
+        for part, forward in zip(self._parts, self._forwards, strict=True):
+            part.forward = forward
+        try:
+            yield
+        finally:
+            for part in self._parts:
+                del part.forward
 
 
 def too_few_updates(mode: CompileMode, updates: int) -> str | None:

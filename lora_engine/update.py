@@ -6,14 +6,15 @@ features of a token.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lora_engine import diffusion
-from lora_engine.compiled import compiled, too_few_updates
+from lora_engine.compiled import CompiledUnet, too_few_updates
 from lora_engine.config.training import TrainingConfig
 from lora_engine.cuda_graph import CapturedUpdate
 from lora_engine.memory import Passes, kept_bytes
@@ -82,7 +83,7 @@ class PackUpdate:
         self.passes = passes
         self.remarks: list[str] = []  # on how it computes, for whoever asked for something else
         self._unet = unet
-        self._forward: Callable[..., Any] = unet
+        self._engaged: Callable[[], AbstractContextManager[None]] = nullcontext  # compiled, within
         self._data = data
         self._schedule = schedule.to(data.device, data.moments.dtype)
         self._config = config
@@ -139,7 +140,7 @@ class PackUpdate:
             batch = self._batch(inputs)
             try:
                 eager_KP = self._fresh_gradients(batch)
-                self._forward = compiled(self._unet, mode)
+                self._engaged = CompiledUnet(self._unet, mode).engaged
                 error = self._pack.relative_error(self._fresh_gradients(batch), eager_KP)
                 if not error <= _GRADIENT_ERROR:  # true of NaN
                     reason = f"compiled, the UNet gives other gradients (a layer's differ by {error:.0%})"
@@ -148,7 +149,7 @@ class PackUpdate:
             except RuntimeError as failure:  # no compiler here, or one that cannot: neither keeps us from training
                 reason = f"the UNet cannot be compiled here: {_line(failure)}"
         if reason is not None:
-            self._forward = self._unet
+            self._engaged = nullcontext
             self.remarks.append(f"Training without compiling: {reason}.")
 
     def _fresh_gradients(self, batch: _Batch) -> Tensor:
@@ -203,8 +204,9 @@ class PackUpdate:
         for members, images in self.passes.slices(self._members, batch.timesteps.shape[1]):
             if self.passes.members < self._members:
                 self._pack.engage(members.start, members.stop)
-            losses_KB = self._losses(batch, members, images) / self._config.images_per_step
-            torch.autograd.backward(self._scale.scaled(losses_KB.sum()))
+            with self._engaged():
+                losses_KB = self._losses(batch, members, images) / self._config.images_per_step
+                torch.autograd.backward(self._scale.scaled(losses_KB.sum()))
             self._pack.gather_gradients()
             losses_K[members] += losses_KB.detach().sum(dim=1)
         return losses_K
@@ -217,7 +219,7 @@ class PackUpdate:
             return per_seed[:, images][seeds].flatten(0, 1)
 
         noisy, timesteps = per_member(batch.noisy).to(text_KBLD.dtype), per_member(batch.timesteps)
-        prediction = self._forward(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
+        prediction = self._unet(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
         return diffusion.loss_per_image(prediction, per_member(batch.target)).view(text_KBLD.shape[:2])
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lora_engine import adapters
+from lora_engine.compiled import CompiledUnet
 from lora_engine.config.training import AdamWConfig, CompileMode, CosineSchedule, LoraConfig, TrainingConfig
 from lora_engine.diffusion import PredictionType
 from lora_engine.draws import PackMember
@@ -310,15 +312,34 @@ def test_one_layer_without_gradients_is_as_wrong_as_can_be() -> None:
     assert np.isnan(pack.relative_error(true, spoiled))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_a_compiled_unet_is_itself_outside_of_training_and_the_process_as_before() -> None:
+    unet = tiny_unet()
+    before = {name: module.forward for name, module in unet.named_modules()}
+    compiled, used = CompiledUnet(unet, "regional"), []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., object]:
+        used.append(graph)
+        return graph.forward
+
+    torch.compile(torch.sin, backend=backend)(torch.ones(2))
+    assert used
+    with compiled.engaged():
+        changed = {name for name, module in unet.named_modules() if module.forward != before[name]}
+    assert len(changed) == 4
+    assert all("transformer_blocks" in name for name in changed)
+    assert all(module.forward == before[name] for name, module in unet.named_modules())
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("mode", ["regional", "full"])
 def test_a_compiled_pack_trains_as_an_eager_one(mode: CompileMode) -> None:
-    """Whole batches, batches in passes, and beside a frozen adapter."""
+    """Whole batches, batches in passes, with activations computed again, and beside a frozen adapter."""
     config = CONFIG.model_copy(update={"compile": mode, "steps": 8000})
     eager = config.model_copy(update={"compile": "off"})
     (made, unet), (plain, plain_unet) = trainer(MEMBERS, config), trainer(MEMBERS, eager)
-    for each in (Passes(2, 3), Passes(4, 2)):
+    for each in (Passes(2, 3), Passes(4, 2), Passes(1, 1, recompute=True)):
         made.use(each)
         plain.use(each)
         ours, theirs = (run(t, t.step + 3) for t in (made, plain))
@@ -327,7 +348,7 @@ def test_a_compiled_pack_trains_as_an_eager_one(mode: CompileMode) -> None:
         ]
     for each_trainer in (made, plain):
         each_trainer.freeze("a")
-        run(each_trainer, 8)
+        run(each_trainer, 11)
     assert not made.remarks()
     for key, weight in adapters.export(plain_unet, "b").items():
         torch.testing.assert_close(adapters.export(unet, "b")[key], weight, rtol=0, atol=1e-8)
