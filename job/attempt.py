@@ -12,7 +12,7 @@ from job.errors import ExitCode, JobError
 from job.manifest import Manifest
 from job.orders import Lead, leading
 from job.preemption import StopFlag
-from job.progress import Progress, open_progress, watch_for_stalls
+from job.progress import Progress, watch_for_stalls
 from job.shard import Shard
 from job.status import spent_seconds
 from job.storage.files import sweep_parts
@@ -42,7 +42,7 @@ def attempt(
         return
     if manifest.limits.attempt_hours is not None:
         stop.limit_attempt(manifest.limits.attempt_hours)
-    with open_progress(sys.stderr) as progress:
+    with Progress(sys.stderr) as progress:
         if manifest.limits.stall_minutes is not None:
             watch_for_stalls(progress, manifest.limits.stall_minutes)
         with processes.joined(partial(wait_for, check=stop.check)), leading(processes) as lead:
@@ -78,7 +78,7 @@ def _attempt(
 def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Processes) -> None:
     """Be another process than the first. Limits are the first one's to watch: it knows what is going on."""
     joined = processes.joined(partial(wait_for, check=stop.check))
-    with Path(os.devnull).open("w") as nowhere, open_progress(nowhere) as progress, joined:
+    with Path(os.devnull).open("w") as nowhere, Progress(nowhere) as progress, joined:
         stop.at_once(_import_libraries)
         from job import pipeline
 

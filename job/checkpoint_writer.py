@@ -1,5 +1,6 @@
 """Writes and uploads a pack's checkpoints, in order, while its training goes on."""
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class CheckpointWriter(Background):
     def _publish(self, snapshots: Sequence[_Snapshot]) -> None:
         for snapshot in snapshots:
             member = snapshot.member
-            self._job.run.write_jsonl(layout.metrics(member.variant, member.seed), snapshot.metrics)
+            self._job.run.write_jsonl(layout.metrics(*member), snapshot.metrics)
         for snapshot in snapshots:
             self._publish_member(snapshot)
         keep = self._job.manifest.output.keep_checkpoints
@@ -75,25 +76,25 @@ class CheckpointWriter(Background):
 
     def best(self, member: Member, scores: Sequence[ValidationRecord]) -> validation.Best | None:
         """The best so far of the checkpoints that are kept and scored."""
-        kept = set(commit.committed_steps(self._job.run, member.variant, member.seed))
+        kept = set(commit.committed_steps(self._job.run, *member))
         scored = [record for record in scores if record.step in kept]
         return validation.choose_best(scored) if scored else None
 
     def _publish_member(self, snapshot: _Snapshot) -> None:
         member, step, weights = snapshot.member, snapshot.step, snapshot.weights
-        earlier = [s for s in commit.committed_steps(self._job.run, member.variant, member.seed) if s < step]
+        earlier = [s for s in commit.committed_steps(self._job.run, *member) if s < step]
         with tempfile.TemporaryDirectory(dir=self._job.workdir) as scratch:
             folder = Path(scratch)
             files = checkpoints.write_checkpoint(folder, weights, snapshot.state, self._pack.lora, self._card(member))
             facts = {
                 "parent": earlier[-1] if earlier else None,
-                "manifest_sha256": self._study.manifest_sha256,
+                "manifest_sha256": hashlib.sha256(self._job.manifest.model_dump_json().encode()).hexdigest(),
                 "weights_sha256": adapters.weights_sha256(weights),
                 "initial_weights_sha256": self._initial[member],
                 "epoch": self._job.epoch,
                 "processes": self._processes,
             }
-            commit.publish(self._job.run, folder, member.variant, member.seed, step, files, facts)
+            commit.publish(self._job.run, folder, *member, step, files, facts)
 
     def _card(self, member: Member) -> checkpoints.AdapterCard:
         caption_set = self._study.captions[self._study.set_of_variant[member.variant]]
@@ -101,7 +102,7 @@ class CheckpointWriter(Background):
         texts = [record.texts[0] for record in caption_set if record.id in train]
         return checkpoints.AdapterCard(
             name=member.variant,
-            base_model=self._study.base_name,
+            base_model=self._job.manifest.base_model.source,
             resolution=self._job.manifest.preprocess.resolution,
             images=len(train),
             prediction_type=self._made.schedule.prediction_type,

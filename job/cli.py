@@ -132,7 +132,7 @@ def report(run: RunArgument) -> None:
 
 @app.command()
 def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metavar="DEST", readable=False)]) -> None:
-    """Download a run, checking every SHA-256."""
+    """Download a run, checking what its commits list."""
     from job.collect import collect as collect_run
 
     typer.echo(collect_run(_folder(run), destination).describe())

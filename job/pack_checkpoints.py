@@ -24,7 +24,7 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
     Raises:
         JobError: 46 when there were checkpoints, and there is no step of which all are whole.
     """
-    committed = {member: set(commit.committed_steps(run, member.variant, member.seed)) for member in members}
+    committed = {member: set(commit.committed_steps(run, *member)) for member in members}
     common = sorted(set.intersection(*committed.values()), reverse=True)
     step, states = 0, States()
     for candidate in common:
@@ -45,7 +45,7 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
         )
     for member, steps in committed.items():
         for later in sorted(steps - set(range(step + 1)), reverse=True):
-            commit.remove(run, member.variant, member.seed, later)
+            commit.remove(run, *member, later)
     return step, states
 
 
@@ -57,9 +57,9 @@ def _whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str
     """The state of a checkpoint of which every file was fetched and checked."""
     where = f"{member.adapter_name} at step {step}"
     try:
-        found = commit.read_commit(run, member.variant, member.seed, step)
+        found = commit.read_commit(run, *member, step)
         for name in (entry["path"] for entry in found["files"]):
-            key = f"{layout.checkpoint(member.variant, member.seed, step)}/{name}"
+            key = f"{layout.checkpoint(*member, step)}/{name}"
             if not run.exists(key):
                 raise _NotWholeError(f"The checkpoint of {where} lacks {name}.")
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -78,7 +78,7 @@ def _whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str
 
 def collect_garbage(run: RunFolder, member: Member, keep: int, always: Iterable[int]) -> None:
     """Remove a member's oldest checkpoints but for the newest `keep` and those of the steps `always`."""
-    steps = commit.committed_steps(run, member.variant, member.seed)
+    steps = commit.committed_steps(run, *member)
     for step in steps[:-keep]:
         if step not in set(always):
-            commit.remove(run, member.variant, member.seed, step)
+            commit.remove(run, *member, step)

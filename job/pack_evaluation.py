@@ -41,8 +41,8 @@ class PackEvaluation:
     def read(self, until: int) -> None:
         """Take up what earlier attempts found up to that step."""
         for member in self.records:
-            rows = self._job.run.read_jsonl(layout.validation(member.variant, member.seed)) or []
-            self.records[member] = [validation.from_row(row) for row in rows if row["step"] <= until]
+            rows = self._job.run.read_jsonl(layout.validation(*member)) or []
+            self.records[member] = [ValidationRecord(**row) for row in rows if row["step"] <= until]
 
     def is_scored(self, step: int, members: Sequence[Member]) -> bool:
         """Whether all of them have been."""
@@ -89,9 +89,9 @@ class PackEvaluation:
             records = [*earlier, validation.summarise(step, losses, sets, columns)]
             self.records[member] = sorted(records, key=lambda record: record.step)
             tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
-            self._job.run.write(layout.validation_losses(member.variant, member.seed, step), save(tensors, facts))
+            self._job.run.write(layout.validation_losses(*member, step), save(tensors, facts))
             rows = (asdict(record) for record in self.records[member])
-            self._job.run.write_jsonl(layout.validation(member.variant, member.seed), rows)
+            self._job.run.write_jsonl(layout.validation(*member), rows)
         if step == 0 and diverged:
             raise ModelError(
                 "The base model's losses on the held-out images are not finite.",

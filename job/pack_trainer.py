@@ -30,8 +30,6 @@ class Study:
     captions: Captions
     encoded: Encoded
     model: Path
-    base_name: str
-    manifest_sha256: str
     started_at: float  # of the run's first attempt, seconds since 1970
 
 

@@ -1,12 +1,9 @@
 """The order of a run: fetch, preprocess, caption, encode, train, sample, report."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +12,7 @@ from job import layout
 from job.context import Job
 from job.errors import ExitCode, JobError
 from job.handover import Captions, Images
+from job.models import fetch_base, fetch_models
 from job.orders import Lead, Read, Start, Train, orders
 from job.pack_trainer import Study, TrainablePack, make_trainable
 from job.report.publish import publish_report
@@ -24,32 +22,18 @@ from job.shard import Shard
 from job.sharing import share_out
 from job.stages.caption import caption
 from job.stages.encode import encode_all
-from job.stages.fetch import fetch_dataset, fetch_model, fetch_weights, source_fingerprint
+from job.stages.fetch import fetch_dataset, source_fingerprint
 from job.stages.preprocess import images_of
-from job.stages.sample import Scorer, has_samples, measure_training_images, sample
+from job.stages.sample import has_samples, measure_training_images, sample
 from job.stages.train import PackRun, is_finished
 from job.unit import unit_of
-from job.variants import Pack, pack_members, resolve_variants, set_of_variant
+from job.variants import Pack, packs_of, resolve_variants, set_of_variant
 from lora_engine import base_model
-from lora_engine.captions.vision import require_captioner
-from lora_engine.clip_score import FILE_PATTERNS as CLIP_PATTERNS
-from lora_engine.clip_score import require_clip
 from lora_engine.device import Resolved, find_device
 from lora_engine.errors import DivergedError
 from lora_engine.malloc import keep_freed_blocks
-from lora_engine.model_files import hash_ahead, model_sha256
+from lora_engine.model_files import model_sha256
 from lora_engine.processes import Processes
-
-CAPTIONER_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
-
-
-@dataclass(frozen=True)
-class _Models:
-    """What the run loads, on this machine and fit for it."""
-
-    base: Path
-    captioner: Path | None
-    scorer: Scorer | None
 
 
 def run(job: Job, shard: Shard | None, lead: Lead) -> bool:
@@ -63,12 +47,12 @@ def run(job: Job, shard: Shard | None, lead: Lead) -> bool:
         DivergedError: adapters diverged; all else is done.
         HeldError: another process is at what is left, and this one was told of no other.
     """
-    device, packs, wait = _prepared_device(), pack_members(job.manifest), job.manifest.limits.lease_wait
+    device, packs, wait = _prepared_device(), packs_of(job.manifest), job.manifest.limits.lease_wait
     with resource_errors():
         fingerprint = source_fingerprint(job)
         # where others may find work, the preparation is worth waiting for as long as somebody is at it
         with _preparing(job, fingerprint, wait if len(packs) == 1 else math.inf) as prepare:
-            models = _models(prepare)
+            models = fetch_models(prepare)
             images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
             resolved = resolve(prepare, images, models.base, models.captioner, device)
             captions = caption(prepare, images, models.captioner, base_model.load_tokenizer(models.base))
@@ -108,7 +92,7 @@ def follow(job: Job, processes: Processes) -> None:
         JobError: what the first process ended with, or 46 when this one was started with something else.
         LostPeerError: the first process is gone.
     """
-    device, packs = _prepared_device(), pack_members(job.manifest)
+    device, packs = _prepared_device(), packs_of(job.manifest)
     with resource_errors():
         for order in orders(processes, job.stop):
             match order:
@@ -137,7 +121,7 @@ def _prepared_device() -> torch.device:
 
 def _read(job: Job, fingerprint: str, device: torch.device) -> tuple[dict[str, Any], Study]:
     """What another process has prepared: what was decided, and all that training needs."""
-    base, resolved = _base_folder(job), job.run.read_json(layout.RESOLVED) or {}
+    base, resolved = fetch_base(job), job.run.read_json(layout.RESOLVED) or {}
     if not is_prepared(job, fingerprint) or resolved["models"]["base"]["sha256"] != model_sha256(base):
         raise JobError(
             ExitCode.CONFLICT,
@@ -167,7 +151,7 @@ def _preparing(job: Job, fingerprint: str, wait_minutes: float) -> Iterator[Job]
 
 def _require_converged(job: Job, packs: Sequence[Pack]) -> None:
     members = [member for pack in packs for member in pack.members]
-    finals = {member: job.run.read_json(layout.final(member.variant, member.seed)) or {} for member in members}
+    finals = {member: job.run.read_json(layout.final(*member)) or {} for member in members}
     diverged = {member: step for member, final in finals.items() if (step := final.get("diverged_at")) is not None}
     if diverged:
         where = "; ".join(f"{member.variant}, seed {member.seed} at step {step}" for member, step in diverged.items())
@@ -177,63 +161,16 @@ def _require_converged(job: Job, packs: Sequence[Pack]) -> None:
         )
 
 
-def _models(job: Job) -> _Models:
-    """Fetch the models and refuse those that cannot serve, before anything is computed."""
-    manifest = job.manifest
-    base = _base_folder(job)
-    hash_ahead(base)  # gigabytes, while the images are prepared
-    for pack in pack_members(manifest):
-        base_model.require_trainable(base, pack.lora)
-    captioner = None
-    if manifest.captioner is not None:
-        captioner = fetch_weights(job, "captioner.source", manifest.captioner, CAPTIONER_PATTERNS)
-        require_captioner(captioner, allow_pickle=manifest.captioner.allow_pickle)
-    return _Models(base, captioner, _scorer(job))
-
-
-def _base_folder(job: Job) -> Path:
-    config = job.manifest.base_model
-    model = fetch_weights(job, "base_model.source", config, base_model.FILE_PATTERNS)
-    if model.is_dir():
-        base_model.require_weights(model, allow_pickle=config.allow_pickle)
-        return model
-    components = fetch_model(job, "base_model.components", config.components, None, base_model.CONFIG_PATTERNS)
-    folder = job.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
-    if not folder.exists():
-        folder.parent.mkdir(exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent) as scratch:
-            base_model.convert_single_file(model, components, Path(scratch) / folder.name)
-            try:
-                (Path(scratch) / folder.name).rename(folder)
-            except OSError:
-                if not folder.exists():  # otherwise another process on this machine was as fast
-                    raise
-    return folder
-
-
 def _study(
     job: Job, images: Images, captions: Captions, model: Path, resolved: dict[str, Any], device: torch.device
 ) -> Study:
-    manifest_sha256 = hashlib.sha256(job.manifest.model_dump_json().encode()).hexdigest()
     precision = resolved["packs"][0]["precision"]
-    flips = any(pack.training.random_flip for pack in pack_members(job.manifest))
+    flips = any(pack.training.random_flip for pack in packs_of(job.manifest))
     return Study(
         variants={variant.name: variant for variant in resolve_variants(job.manifest)},
         set_of_variant=set_of_variant(job.manifest),
         captions=captions,
         encoded=encode_all(job, images, captions, model, device, precision, flips=flips),
         model=model,
-        base_name=job.manifest.base_model.source,
-        manifest_sha256=manifest_sha256,
         started_at=resolved["started_at"],
     )
-
-
-def _scorer(job: Job) -> Scorer | None:
-    samples = job.manifest.evaluation.samples
-    if samples is None or samples.clip is None:
-        return None
-    source = samples.clip
-    folder = fetch_weights(job, "evaluation.samples.clip.source", source, CLIP_PATTERNS)
-    require_clip(folder, allow_pickle=source.allow_pickle)
-    return Scorer(folder, model_sha256(folder), source.allow_pickle)

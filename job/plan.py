@@ -7,7 +7,7 @@ from typing import Any
 from job.manifest import Manifest
 from job.storage import is_remote, open_storage
 from job.storage.uris import local_path
-from job.variants import Pack, caption_sets, pack_members
+from job.variants import Pack, caption_sets, packs_of
 from lora_engine import estimate
 from lora_engine.data.sources import is_archive, list_files
 from lora_engine.records import SourceFile
@@ -59,7 +59,7 @@ def make_plan(manifest: Manifest) -> Plan:
     """
     images = _count_images(manifest)
     held_out = None if images is None else _held_out(manifest, images)
-    packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in pack_members(manifest))
+    packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in packs_of(manifest))
     checkpoints = sum(len(pack.members) * pack.checkpoints for pack in packs)
     parameters = sum(len(p.members) * p.checkpoints * p.rank for p in packs) * estimate.PARAMETERS_PER_RANK
     samples = manifest.evaluation.samples
@@ -79,7 +79,7 @@ def make_plan(manifest: Manifest) -> Plan:
         files=4 * checkpoints + other_files + (images or 0) + len(caption_sets(manifest)) + 8,
         checkpoint_bytes=parameters * _CHECKPOINT_BYTES,
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
-        memory_bytes=max(_memory(manifest, pack) for pack in pack_members(manifest)),
+        memory_bytes=max(_memory(manifest, pack) for pack in packs_of(manifest)),
         training_hours=_hours(manifest, packs),
         warnings=tuple(warnings),
     )

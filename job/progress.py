@@ -66,14 +66,13 @@ class Stage:
 
 
 class Progress:
-    """Shows stages, and remembers how long each took. Observers hear of every advance."""
+    """Shows stages, on a terminal or in a log, and remembers how long each took. Observers hear of every advance."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream)
         self._stream = stream
         self._bars = self._new_bars() if self._console.is_terminal else None
         self._last_line = 0.0
-        self._depth = 0
         self.seconds: dict[str, float] = {}  # of each stage, in this attempt
         self.observer: Callable[[Stage], None] = lambda _: None
         self.alive = time.monotonic()  # when something last advanced
@@ -154,11 +153,6 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
-
-
-def open_progress(stream: TextIO) -> Progress:
-    """Progress for a terminal or, when `stream` is none, for a log."""
-    return Progress(stream)
 
 
 def watch_for_stalls(progress: Progress, minutes: float) -> None:

@@ -1,7 +1,6 @@
 """What is decided once for a run, and kept in `resolved.json`: later attempts read the decision."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from job.errors import ExitCode, JobError
 from job.handover import Images
 from job.identity import has_more_steps, identity, identity_conflicts
 from job.stages.fetch import source_fingerprint
-from job.variants import Pack, pack_members, set_of_variant
+from job.variants import Pack, packs_of, set_of_variant
 from lora_engine.data.split import data_sha256
 from lora_engine.device import Resolved, has_bf16, resolve_precision
 from lora_engine.model_files import model_sha256
@@ -93,7 +92,7 @@ def _decide(
         "data_sha256": current["data"],
         "caption_sets": list(dict.fromkeys(set_of_variant(manifest).values())),
         "set_of_variant": set_of_variant(manifest),
-        "packs": [_decided_pack(pack, stored, device) for pack in pack_members(manifest)],
+        "packs": [_decided_pack(pack, stored, device) for pack in packs_of(manifest)],
         "models": {
             what: {"source": config.source, "sha256": models[what]} if config is not None and what in models else None
             for what, config in sources.items()
@@ -121,7 +120,7 @@ def _refuse_conflicts(job: Job, stored: dict[str, Any], current: dict[str, Any])
             f"{job.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
             "Give this one another name: --set name=...",
         )
-    if [pack["members"] for pack in stored["packs"]] != [_members(pack) for pack in pack_members(job.manifest)]:
+    if [pack["members"] for pack in stored["packs"]] != [_members(pack) for pack in packs_of(job.manifest)]:
         raise JobError(
             ExitCode.CONFLICT,
             f"{job.run.root} holds a run of this name whose adapters train in other packs: of those that train "
@@ -131,4 +130,4 @@ def _refuse_conflicts(job: Job, stored: dict[str, Any], current: dict[str, Any])
 
 
 def _members(pack: Pack) -> list[dict[str, Any]]:
-    return [asdict(member) for member in pack.members]
+    return [member._asdict() for member in pack.members]

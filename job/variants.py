@@ -1,6 +1,7 @@
 """From the manifest to what is trained: overrides merged, packs formed, caption sets named."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from job.manifest import Manifest
 from job.overrides import OVERRIDABLE, different_fields, merge
@@ -18,8 +19,7 @@ class ResolvedVariant:
     training: TrainingConfig
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One adapter of a run."""
 
     variant: str
@@ -61,7 +61,7 @@ def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
     )
 
 
-def pack_members(manifest: Manifest) -> tuple[Pack, ...]:
+def packs_of(manifest: Manifest) -> tuple[Pack, ...]:
     """All adapters of the run, those that may and should train in lockstep together, in the order of the manifest."""
     groups: dict[tuple[object, ...], tuple[ResolvedVariant, list[Member]]] = {}
     split_by = manifest.split_packs_by

@@ -16,7 +16,6 @@ from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
 from lora_engine.model_files import WITH_WEIGHTS, check_safetensors, holds_safetensors
 
-COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # whose classes a pipeline may name
 
 # What of a pipeline the job reads; a hub download or a prefix needs no more.

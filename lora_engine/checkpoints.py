@@ -52,11 +52,8 @@ def kohya_state_dict(adapter: Adapter, config: LoraConfig) -> dict[str, Tensor]:
 
 
 def _kohya_metadata(state: dict[str, Tensor], config: LoraConfig, card: AdapterCard) -> dict[str, str]:
-    side, version_2, predicts_v = (
-        str(card.resolution),
-        card.text_width == _SD2_WIDTH,
-        card.prediction_type == "v_prediction",
-    )
+    side, version_2 = str(card.resolution), card.text_width == _SD2_WIDTH
+    predicts_v = card.prediction_type == "v_prediction"
     return {
         "ss_v2": str(version_2),
         "ss_base_model_version": f"sd_v{2 if version_2 else 1}{'_v' if predicts_v else ''}",

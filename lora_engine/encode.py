@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from lora_engine.data.squares import read_square
 from lora_engine.errors import ModelError
 
-_Item = TypeVar("_Item")
+_TEXTS_AT_ONCE = 32
 
 
 def encode_latents(
@@ -48,14 +48,12 @@ def encode_latents(
         yield image_id, moments
 
 
-def encode_texts(
-    tokenizer: Any, text_encoder: Any, texts: Sequence[str], batch_size: int, device: torch.device
-) -> Iterator[tuple[str, Tensor]]:
+def encode_texts(tokenizer: Any, text_encoder: Any, texts: Sequence[str], device: torch.device) -> Iterator[Tensor]:
     """The text encoder's last hidden state for each text, [77, D] in the encoder's dtype, on the CPU."""
     text_encoder.to(device)
-    for batch in _in_batches(texts, batch_size):
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
         tokens = tokenizer(
-            list(batch),
+            list(texts[start : start + _TEXTS_AT_ONCE]),
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
@@ -63,10 +61,5 @@ def encode_texts(
         )
         with torch.inference_mode():
             hidden = text_encoder(tokens.input_ids.to(device))[0].cpu()
-        for text, embedding in zip(batch, hidden, strict=True):
-            yield text, embedding.clone(memory_format=torch.contiguous_format)
-
-
-def _in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+        for embedding in hidden:
+            yield embedding.clone(memory_format=torch.contiguous_format)

@@ -20,7 +20,7 @@ class UnsafeError(EngineError):
 
 
 class ModelError(EngineError):
-    """The base model or the captioner cannot be used."""
+    """The base model, the captioner or the CLIP model cannot be used."""
 
 
 class ResourceError(EngineError):

@@ -14,8 +14,6 @@ from lora_engine import adapters, base_model
 from lora_engine.config.training import SamplesConfig
 from lora_engine.encode import encode_texts
 
-_TEXT_BATCH = 32
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -117,5 +115,5 @@ def _embeddings(
     """Of the prompts, [P, L, D], and of the negative prompt, [1, L, D]."""
     tokenizer, encoder = base_model.load_text_encoder(folder, dtype, allow_pickle=allow_pickle)
     texts = [*config.prompts, config.negative_prompt]
-    hidden = [embedding for _, embedding in encode_texts(tokenizer, encoder, texts, _TEXT_BATCH, device)]
+    hidden = list(encode_texts(tokenizer, encoder, texts, device))
     return torch.stack(hidden[:-1]).to(device), hidden[-1][None].to(device)

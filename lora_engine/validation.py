@@ -3,7 +3,7 @@
 Shape legend: E caption sets, N held-out images, T timesteps an image, C timesteps an image on the curve.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +56,6 @@ def summarise(
         images=losses_ENT.shape[1],
         caption_sets={name: float(wide[at].mean()) for at, name in enumerate(caption_sets)},
     )
-
-
-def from_row(row: Mapping[str, Any]) -> ValidationRecord:
-    """A row of `validation.jsonl` as a record."""
-    return ValidationRecord(**row)
 
 
 def choose_best(records: Sequence[ValidationRecord]) -> Best:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
-from job.pipeline import CAPTIONER_PATTERNS
 from lora_engine import base_model
+from lora_engine.captions import vision
 
 
 def bake(folder: Path, model: str) -> Path:
     """Put the files that the job reads of a model into FOLDER/OWNER/NAME, and nothing else."""
     repository, _, revision = model.removeprefix("hf://").partition("@")
     pipeline = HfApi().file_exists(repository, "model_index.json", revision=revision or None)
-    patterns = base_model.FILE_PATTERNS if pipeline else CAPTIONER_PATTERNS
+    patterns = base_model.FILE_PATTERNS if pipeline else vision.FILE_PATTERNS
     target = folder / repository
     snapshot_download(repository, revision=revision or None, local_dir=target, allow_patterns=list(patterns))
     shutil.rmtree(target / ".cache", ignore_errors=True)  # the hub's notes on the download

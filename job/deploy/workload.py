@@ -12,7 +12,7 @@ from job.manifest import Manifest
 from job.manifest_yaml import write_yaml
 from job.problems import ManifestError, Problem
 from job.storage.uris import is_remote, local_path, scheme_of
-from job.variants import pack_members
+from job.variants import packs_of
 
 _DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself ends in time
 
@@ -33,7 +33,7 @@ class Workload:
     @property
     def machines(self) -> int:
         """Containers that share the run: one, or one a pack if the manifest splits packs."""
-        return len(pack_members(self.manifest)) if self.manifest.split_packs_by else 1
+        return len(packs_of(self.manifest)) if self.manifest.split_packs_by else 1
 
     @property
     def deadline_seconds(self) -> int | None:

@@ -20,8 +20,6 @@ from lora_engine.model_files import model_sha256
 from lora_engine.records import ImageRecord
 from lora_engine.shards import Shards
 
-_TEXT_BATCH = 32
-
 _Compute = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
 
@@ -69,8 +67,7 @@ def _embeddings(job: Job, texts: Sequence[str], model: Path, device: torch.devic
         allow_pickle = job.manifest.base_model.allow_pickle
         tokenizer, encoder = base_model.load_text_encoder(model, dtype, allow_pickle=allow_pickle)
         wanted = [text_of[name] for name in missing]
-        encoded = encode.encode_texts(tokenizer, encoder, wanted, _TEXT_BATCH, device)
-        yield from zip(missing, (embedding for _, embedding in encoded), strict=True)
+        yield from zip(missing, encode.encode_texts(tokenizer, encoder, wanted, device), strict=True)
 
     return _cached(job, "embeddings", key, "texts", list(text_of), compute)
 

@@ -110,7 +110,7 @@ def _settings(config: SamplesConfig, scorer: Scorer | None) -> dict[str, Any]:
 
 def _missing(job: Job, pack: Pack, settings: dict[str, Any]) -> list[_Step]:
     """The steps that lack samples, ascending. A step whose checkpoint was not kept has none."""
-    kept = {m: {0, *commit.committed_steps(job.run, m.variant, m.seed)} for m in pack.members}
+    kept = {m: {0, *commit.committed_steps(job.run, *m)} for m in pack.members}
     result = []
     for step in _steps(job, pack):
         able = [member for member in pack.members if step in kept[member]]
@@ -124,12 +124,12 @@ def _missing(job: Job, pack: Pack, settings: dict[str, Any]) -> list[_Step]:
 
 
 def _is_drawn(job: Job, member: Member, step: int, settings: dict[str, Any]) -> bool:
-    index = job.run.read_json(layout.sample_index(member.variant, member.seed, step))
+    index = job.run.read_json(layout.sample_index(*member, step))
     return index is not None and bool(index["settings"] == settings)
 
 
 def _load_adapter(job: Job, unet: torch.nn.Module, member: Member, step: int) -> None:
-    committed = commit.read_commit(job.run, member.variant, member.seed, step)
+    committed = commit.read_commit(job.run, *member, step)
     with tempfile.TemporaryDirectory(dir=job.workdir) as scratch:
         path = Path(scratch) / layout.DIFFUSERS_NAME
         commit.fetch_file(job.run, committed, layout.DIFFUSERS_NAME, path)
@@ -149,7 +149,7 @@ def _publish(
         data, name = io.BytesIO(), layout.sample_name(one.prompt, one.seed)
         one.image.save(data, "PNG")
         for member in members:
-            job.run.write(f"{layout.samples(member.variant, member.seed, step)}/{name}", data.getvalue())
+            job.run.write(f"{layout.samples(*member, step)}/{name}", data.getvalue())
         rows.append(
             {
                 "file": name,
@@ -167,8 +167,8 @@ def _publish_index(
 ) -> None:
     """Say what was drawn, after the images, and delete what was drawn from other prompts."""
     for member in members:
-        where = (member.variant, member.seed, step)
-        job.run.write_json(layout.sample_index(*where), {"settings": settings, "images": rows})
-        listed = {layout.sample_index(*where), *(f"{layout.samples(*where)}/{row['file']}" for row in rows)}
-        for key in [key for key, _ in job.run.list(layout.samples(*where)) if key not in listed]:
+        index, folder = layout.sample_index(*member, step), layout.samples(*member, step)
+        job.run.write_json(index, {"settings": settings, "images": rows})
+        listed = {index, *(f"{folder}/{row['file']}" for row in rows)}
+        for key in [key for key, _ in job.run.list(folder) if key not in listed]:
             job.run.delete(key)

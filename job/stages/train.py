@@ -138,7 +138,7 @@ class PackRun:
         run, members = self._job.run, self._pack.members
         step, states = rewind(run, members, self._job.workdir, self._job.progress.warn)
         for member in members:
-            key = layout.metrics(member.variant, member.seed)
+            key = layout.metrics(*member)
             self._metrics[member] = [row for row in run.read_jsonl(key) or [] if row["step"] <= step]
             if [row["step"] for row in self._metrics[member]] != list(range(1, step + 1)):
                 raise JobError(
@@ -150,7 +150,7 @@ class PackRun:
         if states:
             self._trainer.restore(states)
             self._job.progress.say("resumed", pack=self._pack.index, step=step)
-            self._warn_of_other_rounding(commit.read_commit(run, members[0].variant, members[0].seed, step))
+            self._warn_of_other_rounding(commit.read_commit(run, *members[0], step))
 
     def _warn_of_other_rounding(self, continued: dict[str, Any]) -> None:
         before, now = continued.get("processes", 1), self._lead.processes.count
@@ -163,18 +163,17 @@ class PackRun:
     def _conclude(self) -> None:
         """Say which checkpoint is the last and which the best."""
         for member in self._pack.members:
-            where = (member.variant, member.seed)
             records = self._evaluation.records[member]
             if best := self._uploads.best(member, records):
                 self._job.run.write_json(
-                    layout.best(*where), self._pointer(member, best.step, best.loss) | asdict(best)
+                    layout.best(*member), self._pointer(member, best.step, best.loss) | asdict(best)
                 )
             diverged = self._trainer.frozen_at.get(member.adapter_name)
             last = self._pointer(member, self._trainer.step, records[-1].loss if diverged is None else None)
-            self._job.run.write_json(layout.final(*where), last | {"diverged_at": diverged})
+            self._job.run.write_json(layout.final(*member), last | {"diverged_at": diverged})
 
     def _pointer(self, member: Member, step: int, loss: float | None) -> dict[str, Any]:
-        files = commit.read_commit(self._job.run, member.variant, member.seed, step)["files"]
+        files = commit.read_commit(self._job.run, *member, step)["files"]
         kohya = next(f for f in files if f["path"] == f"{member.variant}{layout.KOHYA_SUFFIX}")
         return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}
 
@@ -185,10 +184,10 @@ def is_finished(job: Job, pack: Pack) -> bool:
 
 
 def _is_finished(job: Job, member: Member, steps: int) -> bool:
-    final = job.run.read_json(layout.final(member.variant, member.seed))
+    final = job.run.read_json(layout.final(*member))
     if final is None or (final["step"] != steps and final.get("diverged_at") is None):
         return False
-    return commit.is_there(job.run, member.variant, member.seed, final["step"])
+    return commit.is_there(job.run, *member, final["step"])
 
 
 def _mean_loss(records: Sequence[StepRecord]) -> float | None:

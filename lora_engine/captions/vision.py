@@ -17,6 +17,8 @@ from lora_engine.errors import ModelError
 from lora_engine.image_text_models import load_whole, read_config
 from lora_engine.model_files import holds_safetensors
 
+FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
+
 
 class Captioner:
     """A loaded model. Search is greedy or by beams, never sampled, so a caption is a function of the image."""

@@ -12,7 +12,7 @@ from job.identity import identity, identity_conflicts
 from job.manifest import Manifest, load_manifest, manifest_schema
 from job.manifest_reference import reference_markdown
 from job.problems import ManifestError
-from job.variants import Member, caption_sets, pack_members, resolve_variants, set_of_variant
+from job.variants import Member, caption_sets, packs_of, resolve_variants, set_of_variant
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = sorted([*(ROOT / "manifests").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])
@@ -251,10 +251,10 @@ def test_overrides_merge_deeply_and_replace_unions_of_another_name() -> None:
 
 def test_packs_hold_what_is_alike_but_captions_and_seed() -> None:
     manifest = load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4")
-    first, second = pack_members(manifest)
+    first, second = packs_of(manifest)
     assert first.members == (Member("one", 0), Member("one", 7))
     assert second.differs == ("lora.rank",)
-    assert len(pack_members(load(SMALL, "seeds=[0, 7]"))) == 1
+    assert len(packs_of(load(SMALL, "seeds=[0, 7]"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_packs_hold_what_is_alike_but_captions_and_seed() -> None:
     ],
 )
 def test_packs_can_be_split(split_by: str, packs: list[list[tuple[str, int]]]) -> None:
-    found = pack_members(load(SMALL, "seeds=[0, 7]", f"split_packs_by={split_by}"))
+    found = packs_of(load(SMALL, "seeds=[0, 7]", f"split_packs_by={split_by}"))
     assert [[(member.variant, member.seed) for member in pack.members] for pack in found] == packs
     assert [pack.unit for pack in found] == [f"pack-{at}" for at in range(len(packs))]
     assert all(pack.differs == () for pack in found)

@@ -14,7 +14,7 @@ from job.preemption import StopFlag
 from job.settings import shard
 from job.shard import Shard
 from job.storage.run_folder import RunFolder
-from job.variants import pack_members
+from job.variants import packs_of
 from tests.job.small_run import BLIP, VANILLA, arguments, folder_of, outcome
 from tests.job.test_manifest import SMALL, load
 from tests.lora_job import Started, lora_job, start
@@ -191,7 +191,7 @@ def test_a_place_that_makes_no_sense_is_refused(environ: dict[str, str], chosen:
 
 
 def test_each_shard_begins_elsewhere_and_owns_what_no_other_does() -> None:
-    packs = pack_members(load(SMALL, "seeds=[0, 7, 9]", "split_packs_by=[seed, variant]"))
+    packs = packs_of(load(SMALL, "seeds=[0, 7, 9]", "split_packs_by=[seed, variant]"))
     turns = [[pack.index for pack in Shard(at, 4).in_turn(packs)] for at in range(4)]
     assert turns == [[0, 4, 1, 5, 2, 3], [1, 5, 2, 3, 0, 4], [2, 3, 0, 4, 1, 5], [3, 0, 4, 1, 5, 2]]
     for count in (1, 4, None, 9):
