@@ -163,7 +163,11 @@ def test_a_full_disk_behind_the_output_is_44(study: Path, run: RunFolder) -> Non
 
 def test_what_the_terminal_cannot_show_is_escaped_and_documents_are_utf_8(study: Path, run: RunFolder) -> None:
     latin = {"PYTHONIOENCODING": "latin-1"}
-    changes = ["output.destination=s3://bucket/runs/画", "dataset.source=s3://bucket/raw/画", "variants.0.captions.text=画"]
+    changes = [
+        "output.destination=s3://bucket/runs/画",
+        "dataset.source=s3://bucket/raw/画",
+        "variants.0.captions.text=画",
+    ]
     sets = [part for change in changes for part in ("--set", change)]
     done = command(study, "render", "kubernetes", "m.yaml", "--image", "x", *sets, env=latin)
     assert done.returncode == 0, done.stderr

@@ -114,6 +114,7 @@ def test_the_captioner_names_what_is_drawn(straight: Path) -> None:
     assert sum(right) >= 0.9 * len(right)
 
 
+@pytest.mark.slow
 def test_interruption_and_packing_leave_the_figures_unchanged(straight: Path, tmp_path: Path) -> None:
     """One variant alone, stopped after its first checkpoint and started again, against the same one in its pack."""
     blip = "variants=[{name: blip, captions: {strategy: blip}}]"

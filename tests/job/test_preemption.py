@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -161,17 +161,19 @@ def test_ctrl_c_that_ends_the_reader_of_the_log_first_loses_no_work(miniature: P
 
 
 def test_a_run_whose_log_nobody_reads_ends_well(miniature: Path, tmp_path: Path) -> None:
-    started, log = run_into_a_pipe(miniature, tmp_path, "evaluation.samples=null")
+    started, log = run_into_a_pipe(miniature, tmp_path, "training.steps=1", "evaluation.samples=null")
     log.close()
     assert started.wait() == ExitCode.DONE
     assert (tmp_path / "runs/small/_SUCCESS").exists()
 
 
-def test_a_run_without_a_standard_error_ends_well(miniature: Path, tmp_path: Path) -> None:
-    command = [COLD, "run", *arguments(miniature, tmp_path, "evaluation.samples=null"), "--workdir", tmp_path / "work"]
+@pytest.mark.parametrize(("changes", "code"), [((), 0), (("training.steps=0",), ExitCode.MANIFEST)])
+def test_a_standard_error_that_is_closed_is_no_error(
+    miniature: Path, tmp_path: Path, changes: Sequence[str], code: int
+) -> None:
+    command = [COLD, "plan", *arguments(miniature, tmp_path, *changes)]
     done = subprocess.run(["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command], cwd=tmp_path, check=False)
-    assert done.returncode == ExitCode.DONE
-    assert (tmp_path / "runs/small/_SUCCESS").exists()
+    assert done.returncode == code
 
 
 def has_worker(process: psutil.Process) -> bool:
