@@ -253,11 +253,13 @@ def _notes(
         "Loss is denoising error on held-out images, not picture quality: a lower loss need not look better.",
         "The primary loss scores every adapter under all caption sets alike; own-caption losses are descriptive.",
     ]
-    of_strategies = {(d.a, d.b) for d in differences if d.seed is None}
-    for a, b in dict.fromkeys((d.a, d.b) for d in differences if (d.a, d.b) not in of_strategies):
+    pairs = dict.fromkeys((d.a, d.b) for d in differences)
+    lacking = [pair for pair in pairs if not any((d.a, d.b, d.seed) == (*pair, None) for d in differences)]
+    if lacking:
+        which = "" if len(lacking) == len(pairs) else f" of {', of '.join(f'{a} and {b}' for a, b in lacking)}"
         notes.append(
-            f"{a} and {b}: with fewer than {FEWEST_SEEDS} seeds to compare, this speaks of these adapters, not of the "
-            "caption strategies."
+            f"With fewer than {FEWEST_SEEDS} seeds to compare, a difference{which} is that of these adapters, not of "
+            "the caption strategies."
         )
     for pack in resolved["packs"]:
         if pack["differs"]:
