@@ -160,6 +160,7 @@ def test_ctrl_c_that_ends_the_reader_of_the_log_first_loses_no_work(miniature: P
     assert len([*tmp_path.glob("runs/small/variants/*/seed-1337/checkpoints/*/COMMIT.json")]) == 2
 
 
+@pytest.mark.slow
 def test_a_run_whose_log_nobody_reads_ends_well(miniature: Path, tmp_path: Path) -> None:
     started, log = run_into_a_pipe(miniature, tmp_path, "training.steps=1", "evaluation.samples=null")
     log.close()
