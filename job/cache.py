@@ -42,6 +42,8 @@ class ShardCache(Generic[Value]):
         """
         missing = dict.fromkeys(names)
         for key, info in self.folder.list():
+            if not missing:
+                break
             named = _NAME.fullmatch(key)
             if named is None or not self._is_at_hand(key, info, named[1]):
                 continue

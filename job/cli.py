@@ -159,8 +159,6 @@ def _folder(uri: str) -> Any:
 
 _TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows of a container that ended
 _LARGEST = 1024  # characters, of at most 4 bytes: Kubernetes takes 4 KB
-
-
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # as the signal ends other programs
 
 

@@ -45,11 +45,16 @@ def committed_steps(run: RunFolder, variant: str, seed: int) -> tuple[int, ...]:
 
 def is_there(run: RunFolder, variant: str, seed: int, step: int) -> bool:
     """Whether a checkpoint is committed and its files have the sizes that the commit lists. Reads none of them."""
-    commit = run.read_json(f"{layout.checkpoint(variant, seed, step)}/{layout.COMMIT_NAME}")
-    if commit is None:
+    try:
+        wanted = {entry["path"]: entry["size"] for entry in read_commit(run, variant, seed, step)["files"]}
+    except (KeyError, TypeError):
         return False
+    except JobError as error:
+        if error.code == ExitCode.CONFLICT:
+            return False
+        raise
     sizes = {key.rpartition("/")[2]: info.size for key, info in run.list(layout.checkpoint(variant, seed, step))}
-    return all(sizes.get(entry["path"]) == entry["size"] for entry in commit["files"])
+    return wanted.items() <= sizes.items()
 
 
 def read_commit(run: RunFolder, variant: str, seed: int, step: int) -> dict[str, Any]:

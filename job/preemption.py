@@ -54,12 +54,13 @@ class StopFlag:
 
         The time counts from the first call that finds that there is to be a stop.
         """
-        found: list[float] = []
+        found: float | None = None
 
         def check() -> None:
+            nonlocal found
             if self():
-                found.append(time.monotonic())
-                if found[-1] - found[0] >= seconds:
+                found = found or time.monotonic()
+                if time.monotonic() - found >= seconds:
                     self.check()
 
         return check

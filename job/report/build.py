@@ -14,7 +14,7 @@ import numpy.typing as npt
 from job import layout
 from job.commit import committed_steps, read_commit
 from job.errors import ExitCode, JobError
-from job.report.losses import final_losses_per_image, recheck, recheck_best
+from job.report.losses import final_losses_per_image, recheck, recheck_choices
 from job.report.samples import sample_points, training_measures
 from job.report.schema import (
     Checkpoint,
@@ -135,8 +135,7 @@ def _member(
     rates = [row["images_per_second"] for row in metrics]
     chosen, final = run.read_json(layout.best(variant, seed)), Choice(**_json(run, layout.final(variant, seed)))
     best = None if chosen is None else Choice(**chosen)
-    if best is not None:
-        recheck_best(run, variant, seed, best, validation)
+    recheck_choices(run, variant, seed, best, final, validation)
     trained_until = metrics[-1]["step"] if final.diverged_at is None else final.diverged_at
     return MemberReport(
         variant=variant,
@@ -148,7 +147,7 @@ def _member(
         diverged_at=final.diverged_at,
         images_per_second=float(np.median(rates)),
         base_loss=validation[0].loss,
-        final_loss=final.loss,
+        final_loss=final.loss if final.diverged_at is None else None,
         validation=validation,
         train=_train_points(metrics),
         samples=sample_points(run, variant, seed, training),

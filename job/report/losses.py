@@ -76,19 +76,29 @@ def recheck(run: RunFolder, variant: str, seed: int, point: EvaluationPoint, cur
         )
 
 
-def recheck_best(run: RunFolder, variant: str, seed: int, best: Choice, points: Sequence[EvaluationPoint]) -> None:
-    """Choose again among the evaluations of checkpoints that are there.
+def recheck_choices(
+    run: RunFolder, variant: str, seed: int, best: Choice | None, final: Choice, points: Sequence[EvaluationPoint]
+) -> None:
+    """Choose the best again, among the evaluations of checkpoints that are there, and look the last one up.
 
     Raises:
-        JobError: 46 when it is not what `best.json` says.
+        JobError: 46 when they are not what `best.json` and `final.json` say.
     """
-    kept = {best.step, *committed_steps(run, variant, seed)}
-    rows = [ValidationRecord(**point.model_dump(), images=0) for point in points if point.step in kept]
-    chosen = choose_best(rows) if any(row.step == best.step for row in rows) else None
-    if chosen is None or chosen.step != best.step or chosen.loss != best.loss:
+    loss_of = {point.step: point.loss for point in points}
+    wrong = None
+    if final.diverged_at is None and final.loss != loss_of.get(final.step):
+        wrong = layout.final(variant, seed), final
+    if best is not None:
+        kept = {best.step, *committed_steps(run, variant, seed)}
+        rows = [ValidationRecord(**point.model_dump(), images=0) for point in points if point.step in kept]
+        chosen = choose_best(rows) if best.step in loss_of else None
+        if chosen is None or (chosen.step, chosen.loss) != (best.step, best.loss):
+            wrong = layout.best(variant, seed), best
+    if wrong is not None:
+        key, choice = wrong
         raise JobError(
             ExitCode.CONFLICT,
-            f"{run.uri(layout.best(variant, seed))} names step {best.step} with a loss of {best.loss}, which "
-            "validation.jsonl does not bear out.",
+            f"{run.uri(key)} names step {choice.step} with a loss of {choice.loss}, which validation.jsonl does not "
+            "bear out.",
             "One of the two files was changed; restore it, or run under another name: --set name=...",
         )

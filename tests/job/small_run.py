@@ -1,6 +1,7 @@
 """A run of seconds: twelve drawings, two variants in one pack, four steps, samples; and what of it must not vary."""
 
 import hashlib
+import io
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,10 @@ from typing import Any
 
 from safetensors.numpy import load
 
+from job.context import Job, open_cache, open_run
+from job.manifest import load_manifest
+from job.preemption import StopFlag
+from job.progress import Progress
 from job.storage import S3Settings, open_storage
 from job.storage.run_folder import RunFolder
 from lora_engine import miniature as miniature_data
@@ -15,6 +20,15 @@ from tests.lora_job import ROOT
 
 BLIP = "{name: blip, captions: {strategy: blip}}"
 VANILLA = "{name: vanilla, captions: {strategy: constant, text: a drawing}}"
+PLAIN = """\
+apiVersion: lora-job/v1
+name: small
+base_model: {source: models/sd}
+dataset: {source: images}
+variants: [{name: one, captions: {strategy: existing}}]
+training: {steps: 10}
+output: {destination: runs}
+"""
 
 
 def drawings(folder: Path) -> Path:
@@ -54,6 +68,13 @@ def quickstart(values: Mapping[str, object], lines: Sequence[str]) -> list[str |
     for option in (*sets, *lines):
         result += ["--set", option]
     return result
+
+
+def job_of(tmp_path: Path, *sets: str) -> tuple[Job, io.StringIO]:
+    """A job below `tmp_path` of a plain manifest with these overrides, and what it shows."""
+    shown = io.StringIO()
+    manifest = load_manifest(PLAIN, "m.yaml", (f"output.destination={tmp_path / 'runs'}", *sets))
+    return Job(manifest, open_run(manifest), open_cache(manifest), tmp_path, Progress(shown), StopFlag()), shown
 
 
 def folder_of(root: str, endpoint: str | None = None) -> RunFolder:

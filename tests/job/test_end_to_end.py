@@ -20,7 +20,7 @@ from lora_engine import miniature as miniature_data
 from lora_engine.device import has_bf16
 from tests.job import small_run
 from tests.job.small_run import quickstart
-from tests.lora_job import lora_job
+from tests.lora_job import COLD, lora_job
 from tests.s3_server import S3Server
 from tests.single_file import write_single_file
 
@@ -325,6 +325,12 @@ def test_status_and_report_read_a_finished_run(copied: Path) -> None:
         assert picture.width > 800
 
 
+def test_a_run_without_a_standard_error_ends_as_others_do(miniature: Path, finished: Path, copied: Path) -> None:
+    command = [COLD, *("run", *manifest(miniature, finished, *COPIED)), "--workdir", copied / "w"]
+    done = subprocess.run(["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command], cwd=copied.parents[1], check=False)
+    assert done.returncode == 0  # what it has to say is that it is already done
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
@@ -333,6 +339,8 @@ def test_status_and_report_read_a_finished_run(copied: Path) -> None:
         ("validation.jsonl", "timesteps", 999),
         ("best.json", "loss", 1e-9),
         ("best.json", "step", 4),
+        ("final.json", "loss", 1e-9),
+        ("final.json", "step", 3),
     ],
 )
 def test_a_number_that_the_losses_do_not_bear_out_is_not_reported(

@@ -1,6 +1,5 @@
 """What is brought to this machine: names of a bucket's objects are made safe, and nothing is waited for without end."""
 
-import io
 import os
 import subprocess
 import sys
@@ -12,35 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from job.context import Job, open_cache, open_run
+from job.context import Job
 from job.errors import JobError, code_of
-from job.manifest import load_manifest
-from job.preemption import StopFlag
-from job.progress import Progress
 from job.stages.fetch import fetch_dataset, fetch_weights
 from job.storage import S3Settings, Storage, open_storage
 from lora_engine import miniature
 from lora_engine.config.models import CaptionerConfig
 from tests.http_fault_proxy import HttpFaultProxy, Request, Throttle, always, matching
 from tests.hub_server import HubServer
+from tests.job.small_run import PLAIN, job_of
 from tests.lora_job import ROOT, lora_job
 from tests.s3_server import S3Server
-
-MANIFEST = """\
-apiVersion: lora-job/v1
-name: small
-base_model: {source: models/sd}
-dataset: {source: images}
-variants: [{name: one, captions: {strategy: existing}}]
-training: {steps: 10}
-output: {destination: runs}
-"""
-
-
-def job_of(tmp_path: Path, *sets: str) -> tuple[Job, io.StringIO]:
-    shown = io.StringIO()
-    manifest = load_manifest(MANIFEST, "m.yaml", (f"output.destination={tmp_path / 'runs'}", *sets))
-    return Job(manifest, open_run(manifest), open_cache(manifest), tmp_path, Progress(shown), StopFlag()), shown
 
 
 def storage_of(url: str) -> Storage:
@@ -180,7 +161,7 @@ def test_a_start_removes_the_unfinished_files_of_dead_processes_only(tmp_path: P
     writers[0].kill()
     writers[0].communicate()
     (scratch / f"older.zip.part-{'0a' * 8}").touch()
-    (tmp_path / "m.yaml").write_text(MANIFEST)
+    (tmp_path / "m.yaml").write_text(PLAIN)
     assert len(list(scratch.iterdir())) == 3
     done = lora_job("run", tmp_path / "m.yaml", "--workdir", tmp_path, cwd=tmp_path)
     assert done.returncode == 41, done.stderr  # there are no images

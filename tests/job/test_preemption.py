@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -166,15 +166,6 @@ def test_a_run_whose_log_nobody_reads_ends_well(miniature: Path, tmp_path: Path)
     log.close()
     assert started.wait() == ExitCode.DONE
     assert (tmp_path / "runs/small/_SUCCESS").exists()
-
-
-@pytest.mark.parametrize(("changes", "code"), [((), 0), (("training.steps=0",), ExitCode.MANIFEST)])
-def test_a_standard_error_that_is_closed_is_no_error(
-    miniature: Path, tmp_path: Path, changes: Sequence[str], code: int
-) -> None:
-    command = [COLD, "plan", *arguments(miniature, tmp_path, *changes)]
-    done = subprocess.run(["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command], cwd=tmp_path, check=False)
-    assert done.returncode == code
 
 
 def has_worker(process: psutil.Process) -> bool:

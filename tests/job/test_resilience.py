@@ -197,13 +197,15 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in paths if path.name != "source.json"}
 
 
-@pytest.mark.parametrize("damage", ["cut", "lost"])
+@pytest.mark.parametrize("damage", ["cut", "lost", "commit"])
 def test_a_last_checkpoint_that_is_gone_is_trained_again(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
 ) -> None:
     checkpoint = unreported(finished, tmp_path) / "variants/blip/seed-1337/checkpoints/step-000004"
     if damage == "cut":
         (checkpoint / "blip.safetensors").write_bytes(b"")
+    elif damage == "commit":
+        (checkpoint / "COMMIT.json").write_text("{")
     else:
         shutil.rmtree(checkpoint)
     again = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")

@@ -1,6 +1,5 @@
 """A dataset of which a part may not be read: what it is has its name and code, and one file is not the end."""
 
-import io
 import os
 import tarfile
 import tempfile
@@ -10,27 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from job.context import Job, open_cache, open_run
 from job.errors import JobError, code_of
-from job.manifest import load_manifest
-from job.preemption import StopFlag
-from job.progress import Progress
 from job.stages.fetch import source_fingerprint
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.data.preprocess import prepare
 from lora_engine.data.sources import extract_archive, list_files
 from lora_engine.errors import DataError
-from tests.job.small_run import drawings
+from tests.job.small_run import drawings, job_of
 
-MANIFEST = """\
-apiVersion: lora-job/v1
-name: small
-base_model: {source: models/sd}
-dataset: {source: images}
-variants: [{name: one, captions: {strategy: existing}}]
-training: {steps: 10}
-output: {destination: runs}
-"""
 NOBODY = 65534
 
 
@@ -54,8 +40,7 @@ def folder() -> Iterator[Path]:
 
 
 def fingerprint(source: Path | str, tmp_path: Path) -> str:
-    manifest = load_manifest(MANIFEST, "m.yaml", [f"dataset.source={source}", f"output.destination={tmp_path}"])
-    job = Job(manifest, open_run(manifest), open_cache(manifest), tmp_path, Progress(io.StringIO()), StopFlag())
+    job, _ = job_of(tmp_path, f"dataset.source={source}")
     with ordinary_user():
         return source_fingerprint(job)
 
