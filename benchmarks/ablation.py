@@ -30,11 +30,12 @@ from benchmarks.loop import RANK, TEXT_TOKENS, TEXT_WIDTH, random_data, trainer,
 from benchmarks.machine import describe
 from benchmarks.rounds import in_turns
 from lora_engine.config.training import TrainingConfig
-from lora_engine.device import DTYPES, Resolved, find_device, resolve_precision
-from lora_engine.device import describe as describe_device
-from lora_engine.malloc import keep_freed_blocks
-from lora_engine.memory import Passes, peak_bytes
-from lora_engine.quiet import quiet_libraries
+from lora_engine.system.device import DTYPES, Resolved, find_device, resolve_precision
+from lora_engine.system.device import describe as describe_device
+from lora_engine.system.malloc import keep_freed_blocks
+from lora_engine.system.memory import peak_bytes
+from lora_engine.system.quiet import quiet_libraries
+from lora_engine.training.micro_batches import Passes
 
 _STEPS = 1_000_000  # of a run, so that it would be worth compiling for; few of them are done
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]

@@ -19,11 +19,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.machine import describe
 from benchmarks.rounds import table, take_turns
-from lora_engine.captions.vision import Captioner, load_captioner
 from lora_engine.config.models import CaptionerConfig
-from lora_engine.data.squares import read_square, write_square
-from lora_engine.device import find_device
-from lora_engine.malloc import keep_freed_blocks
+from lora_engine.images.squares import read_square, write_square
+from lora_engine.models.captioner import Captioner, load_captioner
+from lora_engine.system.device import find_device
+from lora_engine.system.malloc import keep_freed_blocks
 from scripts.miniature.architecture import make_blip
 
 _Items = Sequence[tuple[str, Path]]

@@ -4,13 +4,14 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from lora_engine import adapters
-from lora_engine.config.training import LoraConfig, TrainingConfig
+from lora_engine.adapters import lora
+from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.training import TrainingConfig
+from lora_engine.dataset.draws import PackMember
+from lora_engine.dataset.encoded import TrainingData
+from lora_engine.dataset.table import Rows
 from lora_engine.diffusion import NoiseSchedule
-from lora_engine.draws import PackMember
-from lora_engine.rows import Rows
-from lora_engine.train import PackTrainer
-from lora_engine.update import TrainingData
+from lora_engine.training.trainer import PackTrainer
 
 RANK = 8
 TEXT_TOKENS, TEXT_WIDTH = 77, 768
@@ -46,7 +47,7 @@ def _resident(tensor: torch.Tensor) -> Rows:
 def trainer(model: UNet2DConditionModel, data: TrainingData, members: int, config: TrainingConfig) -> PackTrainer:
     """A pack whose adapters are new."""
     names = [f"{members}x{config.batch_size}-{at}" for at in range(members)]
-    adapters.inject(model, [(name, 0) for name in names], LoraConfig(rank=RANK, alpha=RANK))
+    lora.inject(model, [(name, 0) for name in names], LoraConfig(rank=RANK, alpha=RANK))
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     schedule = NoiseSchedule(scheduler.alphas_cumprod.double(), "epsilon")
     rows_N1 = np.arange(len(data.image_ids))[:, np.newaxis]

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.loop import random_data, trainer, unet
 from lora_engine.config.training import TrainingConfig
-from lora_engine.device import DTYPES, find_device
-from lora_engine.memory import peak_bytes
+from lora_engine.system.device import DTYPES, find_device
+from lora_engine.system.memory import peak_bytes
 
 
 def main() -> None:

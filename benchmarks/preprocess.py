@@ -21,8 +21,8 @@ from PIL import Image
 from benchmarks.machine import describe
 from benchmarks.rounds import table, take_turns
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.data.preprocess import preprocess_images
-from lora_engine.data.sources import list_files
+from lora_engine.images.prepare import preprocess_images
+from lora_engine.images.sources import list_files
 from lora_engine.records import SourceFile
 
 _SHAPES = (1, 4 / 3, 3 / 4, 3 / 2, 2 / 3)

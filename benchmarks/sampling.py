@@ -16,11 +16,13 @@ from pathlib import Path
 from benchmarks.inputs import write_model
 from benchmarks.machine import describe
 from benchmarks.rounds import table, take_turns
-from lora_engine import adapters, base_model
-from lora_engine.config.training import LoraConfig, SamplesConfig
-from lora_engine.device import DTYPES, find_device
-from lora_engine.malloc import keep_freed_blocks
-from lora_engine.sampling import Drawn, Sampler
+from lora_engine.adapters import lora
+from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.evaluation import SamplesConfig
+from lora_engine.evaluation.sampler import Drawn, Sampler
+from lora_engine.models import stable_diffusion
+from lora_engine.system.device import DTYPES, find_device
+from lora_engine.system.malloc import keep_freed_blocks
 
 
 def main() -> None:
@@ -45,8 +47,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         write_model(folder, options.width)
-        unet = base_model.load_unet(folder, DTYPES[options.precision], device)
-        adapters.inject(unet, [(name, 0) for name in names], LoraConfig(rank=8, alpha=8))
+        unet = stable_diffusion.load_unet(folder, DTYPES[options.precision], device)
+        lora.inject(unet, [(name, 0) for name in names], LoraConfig(rank=8, alpha=8))
         single, together = (
             Sampler(folder, unet, config, options.resolution, at_once, device) for at_once in (1, 2 * options.prompts)
         )

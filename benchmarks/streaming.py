@@ -22,12 +22,11 @@ from benchmarks.loop import TEXT_TOKENS, TEXT_WIDTH, random_data, trainer, unet
 from benchmarks.machine import describe
 from benchmarks.rounds import table, take_turns
 from lora_engine.config.training import TrainingConfig
-from lora_engine.device import DTYPES, find_device, resolve_precision
-from lora_engine.device import describe as describe_device
-from lora_engine.encoded import EMPTY_PROMPT, Encoded, text_name
-from lora_engine.shards import Shards
-from lora_engine.train import PackTrainer
-from lora_engine.update import TrainingData
+from lora_engine.dataset.encoded import EMPTY_PROMPT, Encoded, TrainingData, text_name
+from lora_engine.dataset.shards import Shards
+from lora_engine.system.device import DTYPES, find_device, resolve_precision
+from lora_engine.system.device import describe as describe_device
+from lora_engine.training.trainer import PackTrainer
 
 _SHARD_ITEMS = 256
 _MEMBERS, _BATCH = 3, 4

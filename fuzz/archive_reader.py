@@ -9,8 +9,8 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from lora_engine.data.sources import extract_archive
 from lora_engine.errors import DataError, UnsafeError
+from lora_engine.images.sources import extract_archive
 from mutate import fuzz
 
 MEMBERS = [("a.png", b"1" * 300), ("d/é.png", b"2" * 40), (f"{'x' * 130}.png", b""), ("d/", b"")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from lora_engine.checkpoints import read_adapter, read_state
+from lora_engine.adapters.formats import read_adapter, read_state
 from mutate import fuzz
 
 

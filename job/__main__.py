@@ -9,12 +9,13 @@ def main() -> None:
     """Run `job.cli`. As a container's first process, lora-job would not hear a signal that it has no handler for."""
     signal.signal(signal.SIGTERM, _end)
     interrupted = signal.signal(signal.SIGINT, _end)
-    from job.cli import main as run
-    from job.standard_error import lose_no_work_to_a_lost_log
+    from job.cli.commands import app
+    from job.cli.exit import run_to_exit
+    from job.process.stderr import lose_no_work_to_a_lost_log
 
     lose_no_work_to_a_lost_log()
     signal.signal(signal.SIGINT, interrupted)  # commands other than `run` clean up after it
-    run()
+    run_to_exit(app)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -5,20 +5,20 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from job import settings
-from job.checks import check_access, check_device
-from job.context import Job, open_cache, open_run
+from job import env
+from job.env import Shard
 from job.errors import ExitCode, JobError
-from job.manifest import Manifest
-from job.orders import Lead, leading
-from job.preemption import StopFlag
-from job.progress import Progress, watch_for_stalls
-from job.shard import Shard
-from job.status import spent_seconds
+from job.manifest.schema import Manifest
+from job.preflight import check_access, check_device
+from job.process.progress import Progress, watch_for_stalls
+from job.process.stop import StopFlag
+from job.run.context import Job, open_cache, open_run
+from job.run.status import spent_seconds
+from job.stages.train.followers import Lead, leading
 from job.storage.files import sweep_parts
-from job.storage.transfer import wait_for
-from lora_engine.garbage import lasting
-from lora_engine.processes import Processes
+from job.threads import wait_for
+from lora_engine.system.distributed import Processes
+from lora_engine.system.garbage import lasting
 
 _PROBE_SECONDS = 5.0  # in which a store that answers is done with the probes, and keeps none
 
@@ -35,7 +35,7 @@ def attempt(
     Raises:
         JobError, EngineError: the attempt ended early; the code says whether to start again.
     """
-    scratch = settings.workdir(os.environ, workdir, manifest.name)
+    scratch = env.workdir(os.environ, workdir, manifest.name)
     sweep_parts(scratch)
     if processes.rank > 0:
         _follow(manifest, scratch, stop, processes)
@@ -60,13 +60,14 @@ def _attempt(
             "Use another store, or run it as one process.",
         )
     stop.at_once(_import_libraries)
-    from job import pipeline, resolved
+    from job import pipeline
+    from job.run import decisions
 
     stop.check()
     check_device(manifest, lead.processes)
     run, cache = open_run(manifest, progress.moved), open_cache(manifest, progress.moved)
     job = Job(manifest, run, cache, scratch, progress, stop, fenced)
-    if resolved.is_done(job):
+    if decisions.is_done(job):
         progress.say("already done", run=job.run.root)
         return
     if manifest.limits.max_hours is not None:
@@ -90,6 +91,6 @@ def _import_libraries() -> None:
     """Those of the models and torch: they take seconds."""
     with lasting():
         import job.pipeline  # noqa: F401
-        from lora_engine.quiet import quiet_libraries
+        from lora_engine.system.quiet import quiet_libraries
 
         quiet_libraries()

@@ -12,7 +12,7 @@ from lora_engine.errors import (
     ResourceError,
     UnsafeError,
 )
-from lora_engine.printable import printable
+from lora_engine.text import printable
 
 
 class ExitCode(IntEnum):

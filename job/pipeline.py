@@ -9,31 +9,31 @@ from typing import Any
 import torch
 
 from job import layout
-from job.context import Job
+from job.env import Shard
 from job.errors import ExitCode, JobError
-from job.handover import Captions, Images
-from job.models import fetch_base, fetch_models
-from job.orders import Lead, Read, Start, Train, orders
-from job.pack_trainer import Study, TrainablePack, make_trainable
+from job.manifest.packs import Pack, packs_of, resolve_variants, set_of_variant
+from job.process.faults import resource_errors
 from job.report.publish import publish_report
-from job.resolved import is_prepared, resolve
-from job.resources import resource_errors
-from job.shard import Shard
-from job.sharing import share_out
+from job.run.context import Job
+from job.run.dataset import Captions, Images, source_fingerprint
+from job.run.decisions import is_prepared, resolve
+from job.run.unit import unit_of
+from job.sharding import share_out
 from job.stages.caption import caption
 from job.stages.encode import encode_all
-from job.stages.fetch import fetch_dataset, source_fingerprint
+from job.stages.fetch import fetch_dataset
+from job.stages.models import fetch_base, fetch_models
 from job.stages.preprocess import images_of
 from job.stages.sample import has_samples, measure_training_images, sample
-from job.stages.train import PackRun, is_finished
-from job.unit import unit_of
-from job.variants import Pack, packs_of, resolve_variants, set_of_variant
-from lora_engine import base_model
-from lora_engine.device import Resolved, find_device
+from job.stages.train.build import Study, TrainablePack, make_trainable
+from job.stages.train.followers import Lead, Read, Start, Train, orders
+from job.stages.train.pack_run import PackRun, is_finished
 from lora_engine.errors import DivergedError
-from lora_engine.malloc import keep_freed_blocks
-from lora_engine.model_files import model_sha256
-from lora_engine.processes import Processes
+from lora_engine.models import stable_diffusion
+from lora_engine.models.files import model_sha256
+from lora_engine.system.device import Resolved, find_device
+from lora_engine.system.distributed import Processes
+from lora_engine.system.malloc import keep_freed_blocks
 
 
 def run(job: Job, shard: Shard | None, lead: Lead) -> bool:
@@ -55,7 +55,7 @@ def run(job: Job, shard: Shard | None, lead: Lead) -> bool:
             models = fetch_models(prepare)
             images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
             resolved = resolve(prepare, images, models.base, models.captioner, device)
-            captions = caption(prepare, images, models.captioner, base_model.load_tokenizer(models.base))
+            captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base))
             study = _study(prepare, images, captions, models.base, resolved, device)
             measure_training_images(prepare, images)
         lead.read(fingerprint)
@@ -129,7 +129,7 @@ def _read(job: Job, fingerprint: str, device: torch.device) -> tuple[dict[str, A
             "Start all of them with the same; pin base_model.revision.",
         )
     images = images_of(job, fingerprint, lambda: fetch_dataset(job))
-    captions = caption(job, images, None, base_model.load_tokenizer(base))
+    captions = caption(job, images, None, stable_diffusion.load_tokenizer(base))
     return resolved, _study(job, images, captions, base, resolved, device)
 
 

@@ -4,13 +4,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from job.manifest import Manifest
+from job.manifest.packs import Pack, caption_sets, packs_of
+from job.manifest.schema import Manifest
 from job.storage import is_remote, open_storage
 from job.storage.uris import local_path
-from job.variants import Pack, caption_sets, packs_of
-from lora_engine import estimate
-from lora_engine.data.sources import is_archive, list_files
+from lora_engine.images.sources import is_archive, list_files
 from lora_engine.records import SourceFile
+from lora_engine.training import estimate
 
 _MANY_EPOCHS = 100
 _DEVICES = {"T4": 18e12, "A10G": 35e12, "H100": 300e12}  # FLOP/s that half-precision training reaches, roughly

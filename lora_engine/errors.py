@@ -1,6 +1,6 @@
 """What can go wrong for a reason that the user can mend. Each error says what, where and what to do."""
 
-from lora_engine.printable import printable
+from lora_engine.text import printable
 
 
 class EngineError(Exception):

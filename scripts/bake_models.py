@@ -6,15 +6,14 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
-from lora_engine import base_model
-from lora_engine.captions import vision
+from lora_engine.models import captioner, stable_diffusion
 
 
 def bake(folder: Path, model: str) -> Path:
     """Put the files that the job reads of a model into FOLDER/OWNER/NAME, and nothing else."""
     repository, _, revision = model.removeprefix("hf://").partition("@")
     pipeline = HfApi().file_exists(repository, "model_index.json", revision=revision or None)
-    patterns = base_model.FILE_PATTERNS if pipeline else vision.FILE_PATTERNS
+    patterns = stable_diffusion.FILE_PATTERNS if pipeline else captioner.FILE_PATTERNS
     target = folder / repository
     snapshot_download(repository, revision=revision or None, local_dir=target, allow_patterns=list(patterns))
     shutil.rmtree(target / ".cache", ignore_errors=True)  # the hub's notes on the download

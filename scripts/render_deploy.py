@@ -7,8 +7,8 @@ from job.deploy.kubernetes import CONTAINER, MANIFEST_FILE, kubernetes_job
 from job.deploy.retry import aws_batch_retry_strategy, kubernetes_pod_failure_policy
 from job.deploy.settings import KubernetesSettings
 from job.deploy.workload import Workload
-from job.manifest import load_manifest
-from job.manifest_yaml import write_yaml
+from job.manifest.load import load_manifest
+from job.manifest.yaml_reader import write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 _CONFIG_MAP = "lora-job-manifest"

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 
 LIBRARIES = (
-    *("job.cli", "job.attempt", "job.pipeline", "job.plan", "job.collect", "job.status", "job.storage.s3"),
-    *("boto3", "matplotlib.figure", "matplotlib.backends.backend_agg", "peft", "accelerate"),
+    *("job.cli.commands", "job.attempt", "job.pipeline", "job.plan", "job.run.collect", "job.run.status"),
+    *("job.storage.s3.store", "boto3", "matplotlib.figure", "matplotlib.backends.backend_agg", "peft", "accelerate"),
     *("skimage.filters.thresholding", "skimage.measure", "skimage.morphology"),
     *("diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl"),
     *("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "diffusers.schedulers.scheduling_ddpm"),
@@ -80,11 +80,12 @@ def _run(request: dict[str, object], stdout: int, stderr: int) -> None:
     os.environ.update(request["env"])  # type: ignore[call-overload]
     os.chdir(str(request["cwd"]))
     sys.argv = ["lora-job", *request["arguments"]]  # type: ignore[misc]
-    from job.cli import main
+    from job.cli.commands import app
+    from job.cli.exit import run_to_exit
 
     code: object = 1
     try:
-        main()
+        run_to_exit(app)
     except SystemExit as end:
         code = end.code
     # as the interpreter does at its end

@@ -7,7 +7,7 @@ from typing import Any
 from job.deploy.retry import aws_batch_retry_strategy
 from job.deploy.settings import SHARED_MEMORY_MIB, AwsBatchSettings
 from job.deploy.workload import Workload, check_size
-from job.manifest import MANIFEST_VARIABLE
+from job.manifest.schema import MANIFEST_VARIABLE
 
 _LARGEST = 24 * 1024  # bytes of a job definition
 

@@ -6,7 +6,7 @@ from typing import Any
 from job.deploy.retry import gcp_batch_retry_policy
 from job.deploy.settings import SHARED_MEMORY_MIB, GcpBatchSettings
 from job.deploy.workload import Workload, check_size
-from job.manifest import MANIFEST_VARIABLE
+from job.manifest.schema import MANIFEST_VARIABLE
 
 _LARGEST_VARIABLE = 128 * 1024 - 1  # bytes that Linux takes, name and all
 _SYSTEM_GIB = 40  # of the boot disk: the system, and the image packed and unpacked

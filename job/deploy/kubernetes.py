@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from job.deploy.retry import RETRIES, kubernetes_pod_failure_policy
 from job.deploy.settings import SHARED_MEMORY_MIB, KubernetesSettings
 from job.deploy.workload import Workload, check_size
-from job.manifest import Manifest
+from job.manifest.schema import Manifest
 
 CONTAINER = "lora-job"
 MANIFEST_FILE = "manifest.yaml"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from job.errors import ExitCode, JobError
-from job.manifest import Manifest
-from job.manifest_yaml import write_yaml
-from job.problems import ManifestError, Problem
+from job.manifest.packs import packs_of
+from job.manifest.problems import ManifestError, Problem
+from job.manifest.schema import Manifest
+from job.manifest.yaml_reader import write_yaml
 from job.storage.uris import is_remote, local_path, scheme_of
-from job.variants import packs_of
 
 _DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself ends in time
 

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from job import layout
-from job.commit import committed_steps, read_commit
 from job.errors import ExitCode, JobError
 from job.report.losses import final_losses_per_image, recheck, recheck_choices
 from job.report.samples import sample_points, training_measures
@@ -28,11 +27,12 @@ from job.report.schema import (
     PackReport,
     TrainPoint,
 )
-from job.storage.run_folder import RunFolder
+from job.run.checkpoints import committed_steps, read_commit
+from job.storage.folder import RunFolder
 from lora_engine.captions.lint import lint
-from lora_engine.line_art import Measures
+from lora_engine.evaluation.line_art import Measures
+from lora_engine.evaluation.statistics import CONFIDENCE, FEWEST_SEEDS, paired_difference
 from lora_engine.records import caption_from_row
-from lora_engine.statistics import CONFIDENCE, FEWEST_SEEDS, paired_difference
 
 _TRAIN_POINTS = 100
 

@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from job import layout
-from job.commit import committed_steps
 from job.errors import ExitCode, JobError
 from job.report.schema import Choice, EvaluationPoint
-from job.storage.run_folder import RunFolder
-from lora_engine.randomness import curve_columns
+from job.run.checkpoints import committed_steps
+from job.storage.folder import RunFolder
+from lora_engine.dataset.randomness import curve_columns
+from lora_engine.evaluation.summary import choose_best, primary_losses, summarise
 from lora_engine.records import ValidationRecord
-from lora_engine.validation import choose_best, primary_losses, summarise
 
 _TOLERANCE = 1e-6  # relative
 

@@ -5,7 +5,7 @@ from job.report.build import build_comparison
 from job.report.curves import draw_curves
 from job.report.samples import draw_grid
 from job.report.schema import Comparison
-from job.storage.run_folder import RunFolder
+from job.storage.folder import RunFolder
 
 
 def publish_report(run: RunFolder) -> Comparison:

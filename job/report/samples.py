@@ -12,10 +12,10 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.report.figures import plain_labels
 from job.report.schema import Comparison, MemberReport, SamplePoint
-from job.storage.run_folder import RunFolder
-from lora_engine import clip_score
-from lora_engine.line_art import Measures, distances
-from lora_engine.printable import printable
+from job.storage.folder import RunFolder
+from lora_engine.evaluation import clip_score
+from lora_engine.evaluation.line_art import Measures, distances
+from lora_engine.text import printable
 
 _PROMPTS, _STEPS = 4, 8  # shown at most
 _TILE = 96  # pixels

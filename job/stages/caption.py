@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from job import layout
-from job.cache import text_cache
-from job.context import Job
-from job.handover import Captions, Images
-from job.variants import caption_sets
+from job.manifest.packs import caption_sets
+from job.run.cache import text_cache
+from job.run.context import Job
+from job.run.dataset import Captions, Images
 from lora_engine.captions.lint import lint
 from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
-from lora_engine.captions.vision import captioner_key, captioner_precision, load_captioner
-from lora_engine.data.preprocess import pixels_key
-from lora_engine.data.sidecars import read_sidecars
-from lora_engine.device import find_device
-from lora_engine.model_files import model_sha256
+from lora_engine.images.prepare import pixels_key
+from lora_engine.images.sidecars import read_sidecars
+from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner
+from lora_engine.models.files import model_sha256
 from lora_engine.records import CaptionRecord, caption_from_row
+from lora_engine.system.device import find_device
 
 
 def caption(job: Job, images: Images, captioner: Path | None, tokenizer: Any) -> Captions:

@@ -9,16 +9,17 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from job.cache import ShardCache
-from job.context import Job
-from job.handover import Captions, Images
-from lora_engine import base_model, encode
-from lora_engine.data.preprocess import pixels_key
-from lora_engine.device import DTYPES, Resolved
-from lora_engine.encoded import EMPTY_PROMPT, Encoded, text_name
-from lora_engine.model_files import model_sha256
+from job.run.cache import ShardCache
+from job.run.context import Job
+from job.run.dataset import Captions, Images
+from lora_engine.dataset import encode
+from lora_engine.dataset.encoded import EMPTY_PROMPT, Encoded, text_name
+from lora_engine.dataset.shards import Shards
+from lora_engine.images.prepare import pixels_key
+from lora_engine.models import stable_diffusion
+from lora_engine.models.files import model_sha256
 from lora_engine.records import ImageRecord
-from lora_engine.shards import Shards
+from lora_engine.system.device import DTYPES, Resolved
 
 _Compute = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
@@ -51,7 +52,7 @@ def _latents(
     parts = (model_sha256(model / "vae"), pixels_key(job.manifest.preprocess), *(["mirrored"] if mirrored else []))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        vae = base_model.load_vae(model, allow_pickle=job.manifest.base_model.allow_pickle)
+        vae = stable_diffusion.load_vae(model, allow_pickle=job.manifest.base_model.allow_pickle)
         squares = ((image, images.prepared.paths[image]) for image in missing)
         yield from encode.encode_latents(vae, squares, device, mirrored=mirrored)
 
@@ -65,7 +66,7 @@ def _embeddings(job: Job, texts: Sequence[str], model: Path, device: torch.devic
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         allow_pickle = job.manifest.base_model.allow_pickle
-        tokenizer, encoder = base_model.load_text_encoder(model, dtype, allow_pickle=allow_pickle)
+        tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype, allow_pickle=allow_pickle)
         wanted = [text_of[name] for name in missing]
         yield from zip(missing, encode.encode_texts(tokenizer, encoder, wanted, device), strict=True)
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from job import layout
-from job.context import Job
 from job.errors import ExitCode, JobError
-from job.handover import Images, Prepared
+from job.run.context import Job
+from job.run.dataset import Images, Prepared
 from job.storage.transfer import write_all
-from lora_engine.data.preprocess import PreparedImage, pixels_key, preprocess_images
-from lora_engine.data.sidecars import split_sidecars
-from lora_engine.data.split import assign, data_sha256
 from lora_engine.errors import DataError
+from lora_engine.images.prepare import PreparedImage, pixels_key, preprocess_images
+from lora_engine.images.sidecars import split_sidecars
+from lora_engine.images.split import assign, data_sha256
 from lora_engine.records import ImageRecord, SourceFile
 
 

@@ -11,25 +11,18 @@ from typing import Any
 
 import torch
 
-from job import commit, layout
-from job.background import Background
-from job.context import Job
-from job.handover import Images
-from job.variants import Member, Pack
-from lora_engine import adapters, checkpoints, sampling
-from lora_engine.clip_score import load_clip
-from lora_engine.config.training import SamplesConfig
-from lora_engine.data.squares import read_square
-from lora_engine.line_art import measure
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """The CLIP model of the manifest: its files and their hash."""
-
-    folder: Path
-    sha256: str
-    allow_pickle: bool = False
+from job import layout
+from job.manifest.packs import Member, Pack
+from job.run import checkpoints
+from job.run.context import Job
+from job.run.dataset import Images
+from job.threads import Background
+from lora_engine.adapters import formats, lora
+from lora_engine.config.evaluation import SamplesConfig
+from lora_engine.evaluation.line_art import measure
+from lora_engine.evaluation.sampler import Drawn, Sampler
+from lora_engine.images.squares import read_square
+from lora_engine.models.clip import Scorer, load_clip
 
 
 def measure_training_images(job: Job, images: Images) -> None:
@@ -64,7 +57,7 @@ def sample(
         return
     resolution, images_at_once = job.manifest.preprocess.resolution, job.manifest.evaluation.batch_size
     allow_pickle = job.manifest.base_model.allow_pickle
-    sampler = sampling.Sampler(model, unet, config, resolution, images_at_once, device, allow_pickle=allow_pickle)
+    sampler = Sampler(model, unet, config, resolution, images_at_once, device, allow_pickle=allow_pickle)
     clip = load_clip(scorer.folder, device, allow_pickle=scorer.allow_pickle) if scorer else None
     total = sum(max(1, len(step.drawing)) for step in missing) * len(config.prompts) * len(config.seeds)
     with job.progress.stage("sample", total=total, unit="images") as stage, Background("samples") as publishing:
@@ -110,7 +103,7 @@ def _settings(config: SamplesConfig, scorer: Scorer | None) -> dict[str, Any]:
 
 def _missing(job: Job, pack: Pack, settings: dict[str, Any]) -> list[_Step]:
     """The steps that lack samples, ascending. A step whose checkpoint was not kept has none."""
-    kept = {m: {0, *commit.committed_steps(job.run, *m)} for m in pack.members}
+    kept = {m: {0, *checkpoints.committed_steps(job.run, *m)} for m in pack.members}
     result = []
     for step in _steps(job, pack):
         able = [member for member in pack.members if step in kept[member]]
@@ -129,18 +122,18 @@ def _is_drawn(job: Job, member: Member, step: int, settings: dict[str, Any]) -> 
 
 
 def _load_adapter(job: Job, unet: torch.nn.Module, member: Member, step: int) -> None:
-    committed = commit.read_commit(job.run, *member, step)
+    committed = checkpoints.read_commit(job.run, *member, step)
     with tempfile.TemporaryDirectory(dir=job.workdir) as scratch:
         path = Path(scratch) / layout.DIFFUSERS_NAME
-        commit.fetch_file(job.run, committed, layout.DIFFUSERS_NAME, path)
-        adapters.load(unet, member.adapter_name, checkpoints.read_adapter(path))
+        checkpoints.fetch_file(job.run, committed, layout.DIFFUSERS_NAME, path)
+        lora.load(unet, member.adapter_name, formats.read_adapter(path))
 
 
 def _publish(
     job: Job,
     members: Sequence[Member],
     step: int,
-    drawn: Sequence[sampling.Drawn],
+    drawn: Sequence[Drawn],
     cosines: Sequence[Sequence[float]] | None,
     rows: list[dict[str, Any]],
 ) -> None:

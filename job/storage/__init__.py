@@ -5,7 +5,7 @@ from collections.abc import Callable
 from job.errors import ExitCode, JobError
 from job.storage.base import Digest, ObjectInfo, Storage, Stored, UnsupportedError
 from job.storage.local import LocalStorage
-from job.storage.settings import S3Settings
+from job.storage.s3.settings import S3Settings
 from job.storage.uris import is_remote, join, name_of, scheme_of
 
 __all__ = [
@@ -32,7 +32,7 @@ def open_storage(uri: str, settings: S3Settings, moved: Callable[[], None] = lam
     if scheme == "file":
         return LocalStorage()
     if scheme == "s3":
-        from job.storage.s3 import S3Storage  # boto3 takes a while and is not needed for local runs
+        from job.storage.s3.store import S3Storage  # boto3 takes a while and is not needed for local runs
 
         return S3Storage(settings, moved)
     raise JobError(

@@ -103,3 +103,11 @@ class CaptionerConfig(Config):
     batch_size: int = Field(default=8, ge=1, le=256)
     precision: Precision = "auto"
     allow_pickle: AllowPickle = False
+
+
+class ClipConfig(Config):
+    """The CLIP model that scores how well samples fit their prompts."""
+
+    source: Source = Field(description="A folder, s3://..., hf://owner/name or miniature://clip.")
+    revision: Revision | None = Field(default=None, description="Commit, tag or branch of an hf:// source.")
+    allow_pickle: AllowPickle = False

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.ablation import Case, Setting, flops_per_image, measure
 from benchmarks.rounds import in_turns
 from benchmarks.start import seconds_by_package, stage_seconds
-from lora_engine.memory import Passes
+from lora_engine.training.micro_batches import Passes
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALLEST = Setting(width=32, resolution=64, images=12)

@@ -9,12 +9,12 @@ from typing import Any
 
 from safetensors.numpy import load
 
-from job.context import Job, open_cache, open_run
-from job.manifest import load_manifest
-from job.preemption import StopFlag
-from job.progress import Progress
+from job.manifest.load import load_manifest
+from job.process.progress import Progress
+from job.process.stop import StopFlag
+from job.run.context import Job, open_cache, open_run
 from job.storage import S3Settings, open_storage
-from job.storage.run_folder import RunFolder
+from job.storage.folder import RunFolder
 from lora_engine import miniature as miniature_data
 from tests.lora_job import ROOT
 

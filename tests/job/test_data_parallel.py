@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from job.env import processes
 from job.errors import JobError
-from job.settings import processes
-from lora_engine.processes import ALONE, Processes
+from lora_engine.system.distributed import ALONE, Processes
 from tests.job.small_run import arguments, folder_of, outcome
 from tests.job.test_shared_run import on_s3, wait_for
 from tests.lora_job import COLD, ROOT, Started, lora_job, start

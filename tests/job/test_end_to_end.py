@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from scipy.stats import wasserstein_distance
 
 from lora_engine import miniature as miniature_data
-from lora_engine.device import has_bf16
+from lora_engine.system.device import has_bf16
 from tests.job import small_run
 from tests.job.small_run import quickstart
 from tests.lora_job import COLD, lora_job

@@ -13,18 +13,18 @@ from PIL import Image
 from rich.console import Console
 
 from job import layout
-from job.collect import collect
 from job.errors import ExitCode, JobError
-from job.progress import Progress
+from job.process.progress import Progress
 from job.report.curves import draw_curves
 from job.report.samples import draw_grid
 from job.report.schema import Comparison, EvaluationPoint, MemberReport, SamplePoint, TrainPoint
-from job.status import as_table, show_status
+from job.run.collect import collect
+from job.run.status import as_table, show_status
 from job.storage import S3Settings, open_storage
 from job.storage.base import ObjectInfo
-from job.storage.run_folder import RunFolder
+from job.storage.folder import RunFolder
 from lora_engine.errors import DataError
-from lora_engine.printable import printable, shortened
+from lora_engine.text import printable, shortened
 
 NASTY = [
     "\x1b[31mred\x1b[0m",
@@ -192,7 +192,7 @@ def test_nothing_is_collected_outside_the_destination(tmp_path: Path, key: str) 
 def test_the_last_line_of_a_command_cannot_be_forged(name: str) -> None:
     for command in (["validate", "--offline", name], ["status", name], ["plan", name], ["nonsense\n\x1b[31m"]):
         done = subprocess.run(
-            [sys.executable, "-c", "from job.cli import main; main()", *command],
+            [sys.executable, "-m", "job", *command],
             capture_output=True,
             text=True,
             check=False,

@@ -15,8 +15,9 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from lora_engine import miniature
-from lora_engine.clip_score import load_clip, retrieval
-from lora_engine.line_art import Measures, distances, measure
+from lora_engine.evaluation.clip_score import retrieval
+from lora_engine.evaluation.line_art import Measures, distances, measure
+from lora_engine.models.clip import load_clip
 from tests.lora_job import COLD, ROOT, lora_job, start, stop_at
 
 LOSS_SHARE = 0.75  # of the base model's, that is left at the end at most

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_engine import estimate
+from lora_engine.training import estimate
 from miniature.architecture import SD_15, make_stable_diffusion
 from tests.job.small_run import VANILLA, arguments
 from tests.lora_job import COLD, lora_job

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from job import preemption
+import job.process.stop
 from job.errors import ExitCode, JobError
-from job.preemption import StopFlag
+from job.process.stop import StopFlag
 from tests.job.small_run import arguments
 from tests.lora_job import COLD, ROOT, start
 
@@ -56,7 +56,7 @@ def test_a_signal_at_any_line_on_the_way_in_or_out_is_a_stop(stop: StopFlag, lin
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         nonlocal left
-        if frame.f_code.co_filename != preemption.__file__ or frame.f_code.co_name not in ("at_once", "check"):
+        if frame.f_code.co_filename != job.process.stop.__file__ or frame.f_code.co_name not in ("at_once", "check"):
             return None
         if event == "line":
             left -= 1

@@ -19,7 +19,7 @@ from job import layout
 from job.storage.files import digest_of
 from tests.http_fault_proxy import HttpFaultProxy, Request, matching
 from tests.job.small_run import arguments, drawings, folder_of, outcome
-from tests.lora_engine.data.hostile import hostile_files
+from tests.lora_engine.images.hostile import hostile_files
 from tests.lora_job import lora_job, start
 from tests.rclone_server import RcloneServer
 from tests.s3_server import Keys, S3Server

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
+from job.env import Shard, shard
 from job.errors import JobError
-from job.lease import LeaseTimes, held
-from job.preemption import StopFlag
-from job.settings import shard
-from job.shard import Shard
-from job.storage.run_folder import RunFolder
-from job.variants import packs_of
+from job.manifest.packs import packs_of
+from job.process.stop import StopFlag
+from job.run.lease import LeaseTimes, held
+from job.storage.folder import RunFolder
+from tests.job.manifest.test_manifest import SMALL, load
 from tests.job.small_run import BLIP, VANILLA, arguments, folder_of, outcome
-from tests.job.test_manifest import SMALL, load
 from tests.lora_job import Started, lora_job, start
 from tests.s3_server import S3Server
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from job.errors import JobError, code_of
-from job.stages.fetch import source_fingerprint
+from job.run.dataset import source_fingerprint
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.data.preprocess import prepare
-from lora_engine.data.sources import extract_archive, list_files
 from lora_engine.errors import DataError
+from lora_engine.images.prepare import prepare
+from lora_engine.images.sources import extract_archive, list_files
 from tests.job.small_run import drawings, job_of
 
 NOBODY = 65534

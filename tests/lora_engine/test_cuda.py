@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lora_engine import adapters
-from lora_engine.config.training import AdamWConfig, CosineSchedule, LoraConfig, TrainingConfig
-from lora_engine.device import use_deterministic_kernels
-from lora_engine.memory import Passes
-from lora_engine.train import PackTrainer
-from lora_engine.update import TrainingData
+from lora_engine.adapters import lora
+from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.lr_schedule import CosineSchedule
+from lora_engine.config.optimizer import AdamWConfig
+from lora_engine.config.training import TrainingConfig
+from lora_engine.dataset.encoded import TrainingData
+from lora_engine.system.device import use_deterministic_kernels
+from lora_engine.training.micro_batches import Passes
+from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
 
 pytestmark = pytest.mark.gpu
@@ -30,7 +33,7 @@ MEMBERS = (tiny_member("a", 5, 1), tiny_member("b", 5, 2, dropout=0.4), tiny_mem
 def trainer(dtype: torch.dtype, **asked: Any) -> PackTrainer:
     device = torch.device("cuda", 0)
     unet = tiny_unet(dtype).to(device)
-    adapters.inject(unet, [(m.name, m.seed) for m in MEMBERS], LORA)
+    lora.inject(unet, [(m.name, m.seed) for m in MEMBERS], LORA)
     tiny = tiny_data(dtype=torch.float32)
     moments = tiny.moments.place(tiny.moments.read(np.arange(7)))
     texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))

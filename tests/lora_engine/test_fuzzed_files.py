@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import archive_reader
 import checkpoint_reader
+from lora_engine.adapters.formats import read_state
 from lora_engine.captions.rules import clean
-from lora_engine.checkpoints import read_state
 from lora_engine.config.captions import CleaningConfig
 from mutate import mutated
 

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
+from lora_engine.dataset.draws import PackMember
+from lora_engine.dataset.encoded import TrainingData
+from lora_engine.dataset.table import Rows
 from lora_engine.diffusion import NoiseSchedule, PredictionType
-from lora_engine.draws import PackMember
-from lora_engine.rows import Rows
-from lora_engine.update import TrainingData
 
 
 def tiny_unet(dtype: torch.dtype = torch.float64) -> UNet2DConditionModel:

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lora_engine.base_model import require_weights
-from lora_engine.model_files import model_sha256
+from lora_engine.models.files import model_sha256
+from lora_engine.models.stable_diffusion import require_weights
 from tests.hub_server import HubServer
 from tests.lora_job import ROOT
 

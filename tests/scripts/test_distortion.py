@@ -3,7 +3,8 @@ from PIL import Image
 
 from drawings import with_article
 from lora_engine import miniature
-from lora_engine.clip_score import load_clip, retrieval
+from lora_engine.evaluation.clip_score import retrieval
+from lora_engine.models.clip import load_clip
 from miniature.corpus import corpus
 from miniature.distortion import distorted
 from miniature.loop import generator

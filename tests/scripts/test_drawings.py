@@ -7,10 +7,10 @@ from PIL import Image, ImageChops, ImageStat
 from drawings import COLOURS, SEEDS, caption, colours_of, draw, geometry, write_drawings
 from lora_engine import miniature
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.data.perceptual_hash import perceptual_hash
-from lora_engine.data.sidecars import read_sidecars
-from lora_engine.data.sources import list_files
-from lora_engine.line_art import measure
+from lora_engine.evaluation.line_art import measure
+from lora_engine.images.perceptual_hash import perceptual_hash
+from lora_engine.images.sidecars import read_sidecars
+from lora_engine.images.sources import list_files
 from subjects import SUBJECTS
 
 SHIPPED = miniature.folder("drawings")

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
-from job.cli import main
+from job.cli.exit import run_to_exit
 
 HERE = Path(__file__).resolve().parent
 STUDY = HERE / "study.yaml"
@@ -73,7 +73,7 @@ def render(target: str, manifest: Path | str | None, *options: str) -> Rendered:
     arguments = ["lora-job", "render", target, *([] if manifest is None else [str(manifest)]), *options]
     with patch.object(sys, "argv", arguments), redirect_stdout(document), redirect_stderr(said):
         try:
-            main()
+            run_to_exit()
         except SystemExit as end:
             code = int(end.code or 0)
     return Rendered(code, document.getvalue(), said.getvalue())

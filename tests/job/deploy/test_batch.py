@@ -13,7 +13,7 @@ from job.deploy.aws_batch import aws_batch_commands, aws_batch_job_definition
 from job.deploy.gcp_batch import gcp_batch_command, gcp_batch_job
 from job.deploy.settings import AwsBatchSettings, GcpBatchSettings
 from job.deploy.workload import Workload
-from job.manifest import load_manifest
+from job.manifest.load import load_manifest
 from tests.job.deploy.rendering import CASES, STUDY, golden_path, render_case
 
 NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from job.deploy.kubernetes import kubernetes_documents
 from job.deploy.settings import KubernetesSettings
 from job.deploy.workload import Workload
-from job.manifest import load_manifest
+from job.manifest.load import load_manifest
 from render_deploy import deploy_files
 from tests.job.deploy.rendering import CASES, STUDY, golden_path, render, render_case
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job.deploy.workload import Workload
-from job.manifest import load_manifest
-from job.manifest_yaml import read_yaml, write_yaml
+from job.env import read_manifest
+from job.manifest.load import load_manifest
+from job.manifest.yaml_reader import read_yaml, write_yaml
 from job.plan import make_plan
-from job.settings import read_manifest
 from tests.job.deploy.rendering import AWS, CASES, GCP, IMAGE, ROLE, STUDY, golden_path, render
 from tests.s3_server import S3Server
 
@@ -222,7 +222,7 @@ def containers(documents: Any) -> list[dict[str, Any]]:
 def test_rendering_imports_neither_torch_nor_boto3() -> None:
     code = (
         "import sys, contextlib\n"
-        "from job.cli import main\n"
+        "from job.__main__ import main\n"
         f"sys.argv = ['lora-job', 'render', 'kubernetes', {str(STUDY)!r}, '--image', 'lora-job']\n"
         "with contextlib.suppress(SystemExit): main()\n"
         "names = ('torch', 'boto3', 'diffusers', 'transformers', 'scipy', 'matplotlib')\n"

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from job.storage import join
-from job.storage.pulse import PULSE_BYTES
+from job.storage.s3.pulse import PULSE_BYTES
 from tests.http_fault_proxy import Throttle, always
 
 SECONDS = 3

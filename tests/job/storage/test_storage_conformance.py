@@ -10,8 +10,8 @@ import pytest
 
 from job.errors import ExitCode, JobError
 from job.storage import Digest, ObjectInfo, Stored, join
+from job.storage.folder import RunFolder
 from job.storage.probe import probe_conditions, probe_read, probe_write
-from job.storage.run_folder import RunFolder
 from job.storage.transfer import download_all, write_all
 
 ODD_NAMES = ["a b.txt", "Ünï-日本/🐍.txt", "1+1=2.txt", "100%25.txt", "what?.txt", "#1&a;b,'\"()[]!~.txt", ".hidden"]

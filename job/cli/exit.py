@@ -1,0 +1,87 @@
+"""How a command ends: its exit code, and one last line that says the cause and the remedy."""
+
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from io import TextIOWrapper
+from pathlib import Path
+
+import typer
+
+from job.errors import ExitCode, JobError, code_of
+from job.storage.files import NO_SPACE
+from lora_engine.errors import EngineError
+from lora_engine.system.garbage import leave_to_the_system
+from lora_engine.text import printable, shortened
+
+_TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows of a container that ended
+
+
+_LARGEST = 1024  # characters, of at most 4 bytes: Kubernetes takes 4 KB
+
+
+_CLOSED_PIPE = 128 + signal.SIGPIPE  # as the signal ends other programs
+
+
+def run_to_exit(app: typer.Typer) -> None:
+    """Run the command that the arguments name and exit with its code; the last line says the cause and the remedy."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does with what it cannot encode
+    code = _guarded(app)
+    if any(code == stop for stop in ExitCode if stop.is_stop):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what was abandoned may wait for the network longer than the platform waits for us
+    leave_to_the_system()
+    sys.exit(code)
+
+
+def _guarded(app: typer.Typer) -> int:
+    try:
+        result = app(standalone_mode=False)
+    except (JobError, EngineError) as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        return _fail(code_of(error), str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("lora-job: Stopped.", err=True)
+        return 128 + signal.SIGINT
+    except SystemExit:  # how the libraries that write answer a pipe that nobody reads
+        _drop_output()
+        return _CLOSED_PIPE
+    except Exception as error:  # noqa: BLE001 - the edge of the program
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            _drop_output()
+            what = f"{error.filename or 'Standard output'} cannot be written: {error.strerror}."
+            return _fail(ExitCode.RESOURCES, _one_line(f"{what} Free disk space, or write elsewhere."))
+        if hasattr(error, "format_message"):  # of the CLI library: an argument that does not fit
+            message = error.format_message()
+            return (
+                _fail(ExitCode.USAGE, _one_line(f"{message} Try `lora-job --help`."))
+                if message
+                else int(ExitCode.USAGE)
+            )
+        traceback.print_exc()
+        what = shortened(f"{type(error).__name__}: {error}", 1000)
+        return _fail(ExitCode.BUG, _one_line(f"{what}. This is a bug in lora-job; please report it."))
+    return int(result) if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """What is still to be written would fail again when the interpreter ends, and change the exit code."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+
+
+def _one_line(message: str) -> str:
+    return printable(" ".join(message.split()))
+
+
+def _fail(code: ExitCode, message: str) -> int:
+    typer.echo(f"lora-job: {message}", err=True)
+    if _TERMINATION_LOG.exists():
+        with suppress(OSError):  # that of a container that may not write it
+            _TERMINATION_LOG.write_text(f"{code}: {message}"[:_LARGEST])
+    return int(code)

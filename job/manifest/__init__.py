@@ -1,0 +1,1 @@
+"""The manifest: its schema, how one is read, and what of it trains together."""

@@ -1,0 +1,91 @@
+"""Reads a manifest: its text, the options that override it, and every problem of both at once."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from job.manifest.explain import collect_problems
+from job.manifest.overrides import merged_overrides
+from job.manifest.problems import ManifestError, Problem, nearest
+from job.manifest.schema import Manifest
+from job.manifest.yaml_reader import Document, Path, read_scalar, read_yaml
+
+_MOST_DOTS = 16  # of a key that --set names
+
+
+_MOST_DIGITS = 9  # of a place in a list; Python refuses to read thousands
+
+
+def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> Manifest:
+    """Read a manifest, apply each `key=value` of `sets`, and check all of it, overrides included.
+
+    Raises:
+        ManifestError: with every problem.
+    """
+    document = read_yaml(text.encode() if isinstance(text, str) else text, origin)
+    option_of: dict[Path, str] = {}
+    for option in sets:
+        option_of[_apply(document, option)] = f"--set {option}"
+    problems: list[Problem] = list(document.problems)
+    manifest: Manifest | None = _validated(Manifest, document.data, (), document, option_of, problems)
+    for path, model, data in merged_overrides(document.data):
+        _validated(model, data, path, document, option_of, problems)
+    if manifest is None or problems:
+        raise ManifestError(_one_for_each_key(problems))
+    return manifest
+
+
+def _one_for_each_key(problems: Sequence[Problem]) -> list[Problem]:
+    """What the text got wrong comes first, and makes what the schema says of the same key moot."""
+    first: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        first.setdefault((problem.path, "" if problem.path else str(problem)), problem)
+    return list(first.values())
+
+
+def _validated(
+    model: type[Any], data: Any, path: Path, document: Document, options: dict[Path, str], problems: list[Problem]
+) -> Any:
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems += collect_problems(error, model, path, data, document, options)
+        return None
+
+
+def _apply(document: Document, option: str) -> Path:
+    """Put one `--set` into the data; returns the key's path."""
+    key, equals, value = option.partition("=")
+    origin = f"--set {option}"
+    if not equals or not all(key.split(".")) or key.count(".") > _MOST_DOTS:
+        raise ManifestError([Problem(origin, None, "", repr(option), "key=value, such as lora.rank=16")])
+    parsed = read_scalar(value, origin)
+    node: Any = document.data
+    path: Path = ()
+    parts = key.split(".")
+    for at, part in enumerate(parts):
+        step: str | int = part
+        if isinstance(node, list):
+            step = _index(node, part, origin, key)
+        path = (*path, step)
+        if at == len(parts) - 1:
+            node[step] = parsed
+        else:
+            if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
+                node[part] = {}
+            node = node[step]
+            if not isinstance(node, dict | list):
+                raise ManifestError([Problem(origin, None, key, f"a value at {part}", "a key with keys below it")])
+    return path
+
+
+def _index(items: list[Any], part: str, origin: str, key: str) -> int:
+    names = [str(item.get("name")) if isinstance(item, dict) else "" for item in items]
+    if part in names:
+        return names.index(part)
+    if part.isascii() and part.isdecimal() and len(part) <= _MOST_DIGITS and int(part) < len(items):
+        return int(part)
+    allowed = f"a place from 0 to {len(items) - 1} or a name of {', '.join(filter(None, names))}"
+    raise ManifestError([Problem(origin, None, key, repr(part), allowed, nearest(part, names))])

@@ -1,0 +1,105 @@
+"""From the manifest to what is trained: overrides merged, packs formed, caption sets named."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from job.manifest.overrides import OVERRIDABLE, different_fields, merge
+from job.manifest.schema import Manifest
+from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.captions import CaptionsConfig
+from lora_engine.config.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class ResolvedVariant:
+    """A variant with its overrides merged in."""
+
+    name: str
+    captions: CaptionsConfig
+    lora: LoraConfig
+    training: TrainingConfig
+
+
+class Member(NamedTuple):
+    """One adapter of a run."""
+
+    variant: str
+    seed: int
+
+    @property
+    def adapter_name(self) -> str:
+        """What PEFT calls the adapter."""
+        return f"{self.variant}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Adapters that are trained in lockstep, since all but captions and seed are equal."""
+
+    index: int
+    members: tuple[Member, ...]
+    lora: LoraConfig
+    training: TrainingConfig
+    differs: tuple[str, ...]  # dotted fields in which the pack is not like pack 0
+
+    @property
+    def unit(self) -> str:
+        """The unit of the run that trains it."""
+        return f"pack-{self.index}"
+
+
+def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
+    """Every variant with its own settings."""
+    lora, training = manifest.lora.model_dump(mode="json"), manifest.training.model_dump(mode="json")
+    return tuple(
+        ResolvedVariant(
+            variant.name,
+            variant.captions,
+            LoraConfig.model_validate(merge(lora, variant.lora), strict=False),
+            TrainingConfig.model_validate(merge(training, variant.training), strict=False),
+        )
+        for variant in manifest.variants
+    )
+
+
+def packs_of(manifest: Manifest) -> tuple[Pack, ...]:
+    """All adapters of the run, those that may and should train in lockstep together, in the order of the manifest."""
+    groups: dict[tuple[object, ...], tuple[ResolvedVariant, list[Member]]] = {}
+    split_by = manifest.split_packs_by
+    for variant in resolve_variants(manifest):
+        settings = variant.lora.model_dump_json() + variant.training.model_dump_json()
+        for seed in manifest.seeds:
+            alone = variant.name if "variant" in split_by else None, seed if "seed" in split_by else None
+            groups.setdefault((settings, *alone), (variant, []))[1].append(Member(variant.name, seed))
+    first = next(iter(groups.values()))[0]
+    return tuple(
+        Pack(at, tuple(members), variant.lora, variant.training, _differs(first, variant))
+        for at, (variant, members) in enumerate(groups.values())
+    )
+
+
+def _differs(first: ResolvedVariant, other: ResolvedVariant) -> tuple[str, ...]:
+    result: list[str] = []
+    for key, _ in OVERRIDABLE:
+        mine, theirs = getattr(first, key).model_dump(mode="json"), getattr(other, key).model_dump(mode="json")
+        result += different_fields(mine, theirs, key)
+    return tuple(result)
+
+
+def caption_sets(manifest: Manifest) -> dict[str, CaptionsConfig]:
+    """Distinct settings of caption texts, each named by the first variant that has it. Dropout changes no text."""
+    result: dict[str, CaptionsConfig] = {}
+    for name, owner in set_of_variant(manifest).items():
+        if name == owner:
+            result[name] = next(variant.captions for variant in manifest.variants if variant.name == name)
+    return result
+
+
+def set_of_variant(manifest: Manifest) -> dict[str, str]:
+    """The caption set of every variant."""
+    owners: dict[str, str] = {}
+    result = {}
+    for variant in manifest.variants:
+        texts = variant.captions.model_dump_json(exclude={"caption_dropout"})
+        result[variant.name] = owners.setdefault(texts, variant.name)
+    return result

@@ -1,0 +1,55 @@
+"""What is wrong with a manifest: every problem at once, each with its place and its remedy."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from job.errors import ExitCode, JobError
+from lora_engine.text import printable, shortened
+
+SHOWN = 50  # problems that a message lists; of more it says how many
+_LONGEST = 300  # characters of a name or value in a message
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend."""
+
+    origin: str  # file, or the option that set the key
+    line: int | None  # 1 is the first
+    path: str  # the key as the user wrote it, e.g. variants[1].captions.text
+    found: str
+    allowed: str
+    suggestion: str | None = None  # what was probably meant
+
+    def __str__(self) -> str:
+        origin = shortened(self.origin, _LONGEST)
+        place = origin if self.line is None else f"{origin}:{self.line}"
+        hint = f' Did you mean "{self.suggestion}"?' if self.suggestion else ""
+        subject = f"{shortened(self.path, _LONGEST)}: " if self.path else ""
+        found = shortened(self.found, _LONGEST)
+        line = f"{place}: {subject}found {found}; allowed: {shortened(self.allowed, 1000)}.{hint}"
+        return printable(re.sub(r"://[^/@\s]*@", "://***@", line))  # credentials that should not be there
+
+
+class ManifestError(JobError):
+    """The manifest cannot be used."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        lines = [str(problem) for problem in self.problems[:SHOWN]]
+        if count > SHOWN:
+            lines.append(f"and {count - SHOWN} more")
+        super().__init__(
+            ExitCode.MANIFEST,
+            f"The manifest has {count} error{'s' if count > 1 else ''}:",
+            "Mend the manifest; docs/manifest.md lists every key.",
+            lines,
+        )
+
+
+def nearest(word: str, choices: Sequence[str]) -> str | None:
+    """The choice that was probably meant, if any is near."""
+    return next(iter(difflib.get_close_matches(word, choices, n=1, cutoff=0.6)), None)

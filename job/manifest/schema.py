@@ -1,0 +1,239 @@
+"""The manifest: what may stand in it."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, model_validator
+
+from job import layout
+from job.errors import JobError
+from job.storage.s3.settings import S3Settings
+from job.storage.uris import as_folder, local_path, scheme_of
+from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.base import Config
+from lora_engine.config.captions import CaptionsConfig, plain_parts
+from lora_engine.config.data import PreprocessConfig, SplitConfig
+from lora_engine.config.evaluation import EvaluationConfig
+from lora_engine.config.models import BaseModelConfig, CaptionerConfig, DataSource, Destination, Endpoint
+from lora_engine.config.training import TrainingConfig
+
+MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # of the environment: a manifest's place or its text
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+        raise ValueError("1 to 63 lower-case letters, digits and hyphens, a letter or digit at both ends")
+    return value
+
+
+def _variant_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][-_a-z0-9]{0,62}", value):
+        raise ValueError("1 to 63 lower-case letters, digits, hyphens and underscores, a letter or digit first")
+    if f"{value}{layout.KOHYA_SUFFIX}" in (layout.DIFFUSERS_NAME, layout.STATE_NAME):
+        raise ValueError("a name that another file of every checkpoint has")
+    return value
+
+
+class StorageConfig(Config):
+    """How to reach an S3 store. Credentials come from the AWS chain."""
+
+    endpoint_url: Endpoint | None = Field(
+        default=None, description="Of a store that is not AWS, e.g. http://minio:9000."
+    )
+    region: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+
+
+class DatasetConfig(SplitConfig):
+    """The images, and how many of them are held out."""
+
+    source: DataSource = Field(
+        description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...; or miniature://drawings. "
+        "In a folder, links to files are followed; links to other folders count as rejected files."
+    )
+    storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
+
+    @property
+    def split(self) -> SplitConfig:
+        """The part that decides what is held out."""
+        return SplitConfig(validation_fraction=self.validation_fraction, validation_min=self.validation_min)
+
+
+class OutputConfig(Config):
+    """Where results go."""
+
+    destination: Destination = Field(
+        description="A folder or s3://... The run's files go below <destination>/<name>/, which must not lie in the "
+        "dataset's folder."
+    )
+    storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
+    cache: Destination | None = Field(default=None, description="Default: <destination>/.cache, shared by all runs.")
+    unfenced: bool = Field(
+        default=False,
+        description="Go on where the store ignores conditional writes, so that two processes could write one run.",
+    )
+    keep_checkpoints: int | None = Field(
+        default=None,
+        ge=2,
+        description="Of each adapter, keep the newest so many and the best; without it, all.",
+    )
+
+
+class LimitsConfig(Config):
+    """When an attempt ends by itself."""
+
+    attempt_hours: float | None = Field(default=None, gt=0, description="Commit and exit 55 after so many hours.")
+    max_hours: float | None = Field(default=None, gt=0, description="Over all attempts: commit and exit 48.")
+    stall_minutes: float | None = Field(default=None, gt=0, description="Exit 54 after so long without progress.")
+    lease_wait: float = Field(
+        default=10, ge=0, description="Minutes to wait for another process that works on this run; then exit 52."
+    )
+    lease_seconds: float = Field(
+        default=60, ge=1, le=3600, description="A process that is silent for so long has lost its unit to the next."
+    )
+
+
+class VariantConfig(Config):
+    """One adapter's captions, and what it does differently."""
+
+    name: Annotated[str, AfterValidator(_variant_name)]
+    captions: CaptionsConfig
+    lora: dict[str, Any] = Field(default={}, description="Keys of `lora` that differ.")
+    training: dict[str, Any] = Field(default={}, description="Keys of `training` that differ.")
+
+
+class ModelPlace(NamedTuple):
+    """A model that the study reads: the manifest's key, and what stands there."""
+
+    key: str
+    source: str
+    allow_pickle: bool = False
+
+
+class Manifest(Config):
+    """One study: the same images, one adapter per variant and seed."""
+
+    apiVersion: Literal["lora-job/v1"]  # as Kubernetes spells it
+    name: Annotated[str, AfterValidator(_name)] = Field(
+        description="The run's folder under the destination; the same manifest again resumes it."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+        default=(1337,), min_length=1, max_length=64, description="Every variant is trained once per seed."
+    )
+    storage: StorageConfig = StorageConfig()
+    base_model: BaseModelConfig
+    dataset: DatasetConfig
+    preprocess: PreprocessConfig = PreprocessConfig()
+    captioner: CaptionerConfig | None = None
+    variants: tuple[VariantConfig, ...] = Field(min_length=1, max_length=64)
+    split_packs_by: tuple[Literal["variant", "seed"], ...] = Field(
+        default=(),
+        description="Make smaller packs, of one variant or one seed each, that several machines can train at a time.",
+    )
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    limits: LimitsConfig = LimitsConfig()
+    output: OutputConfig
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Manifest":
+        names = [variant.name for variant in self.variants]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise ValueError(f"variants: two are named {double!r}; each needs a name of its own")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} holds one twice; each seed once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_captioner(self) -> "Manifest":
+        for variant in self.variants:
+            if self.captioner is None and any(part.strategy == "blip" for _, part in plain_parts(variant.captions)):
+                raise ValueError(
+                    f"variants: {variant.name!r} has strategy blip, but there is no captioner; "
+                    "write captioner: {source: ...}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> "Manifest":
+        curve, final = self.evaluation.timesteps, self.evaluation.final_timesteps
+        if final % curve:
+            raise ValueError(
+                f"evaluation: final_timesteps {final} is not a multiple of timesteps {curve}, "
+                "so the curve would not be a part of the final grid"
+            )
+        samples = self.evaluation.samples
+        if samples is not None and len(set(samples.prompts)) < len(samples.prompts):
+            raise ValueError(
+                "evaluation: samples.prompts holds one twice; each prompt once, and more seeds for more images"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_places(self) -> "Manifest":
+        source = self.dataset.source
+        places = {"destination": f"{as_folder(self.output.destination)}{self.name}", "cache": self.output.cache}
+        for key, place in places.items():
+            if place is not None and self._is_in_dataset(place):
+                raise ValueError(
+                    f"output.{key}: a place outside of dataset.source {source!r}, for what a run writes to {place!r} "
+                    "would be taken for images"
+                )
+        return self
+
+    def _is_in_dataset(self, place: str) -> bool:
+        source, scheme = self.dataset.source, scheme_of(place)
+        if scheme != scheme_of(source):
+            return False
+        if scheme == "file":
+            try:
+                folder, within = (as_folder(os.path.realpath(local_path(uri))) for uri in (source, place))
+            except JobError:  # no path; whoever opens it says so
+                return False
+            return within.startswith(folder)
+        same_store = self.dataset_storage().endpoint_url == self.output_storage().endpoint_url
+        return same_store and as_folder(place).startswith(as_folder(source))
+
+    def models(self) -> Iterator[ModelPlace]:
+        """All that are read. A base model in one file needs `components` beside it."""
+        base, samples = self.base_model, self.evaluation.samples
+        yield ModelPlace("base_model.source", base.source, base.allow_pickle)
+        if base.source.endswith(".safetensors"):
+            yield ModelPlace("base_model.components", base.components)
+        if self.captioner is not None:
+            yield ModelPlace("captioner.source", self.captioner.source, self.captioner.allow_pickle)
+        if samples is not None and samples.clip is not None:
+            yield ModelPlace("evaluation.samples.clip.source", samples.clip.source, samples.clip.allow_pickle)
+
+    def dataset_storage(self) -> S3Settings:
+        """How to reach the dataset."""
+        return self._storage(self.dataset.storage)
+
+    def output_storage(self) -> S3Settings:
+        """How to reach the destination and the cache."""
+        return self._storage(self.output.storage)
+
+    def model_storage(self) -> S3Settings:
+        """How to reach the models."""
+        return self._storage(None)
+
+    def _storage(self, own: StorageConfig | None) -> S3Settings:
+        settings = self.storage.model_dump(exclude_unset=True)
+        if own is not None:
+            settings |= own.model_dump(exclude_unset=True)
+        return S3Settings(**settings)
+
+
+def manifest_schema() -> dict[str, Any]:
+    """JSON Schema of the manifest, for editors."""
+    schema = Manifest.model_json_schema()
+    definitions = schema["$defs"]
+    for name, model in (("lora", LoraConfig), ("training", TrainingConfig)):
+        partial = dict(definitions[model.__name__], required=[])
+        definitions[f"{model.__name__}Override"] = partial
+        definitions["VariantConfig"]["properties"][name] = {"$ref": f"#/$defs/{model.__name__}Override"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lora-job manifest"} | schema

@@ -1,0 +1,1 @@
+"""This process: its signals, its log, its faults and its libraries' versions."""

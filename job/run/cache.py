@@ -1,0 +1,120 @@
+"""What is computed once and kept under `<destination>/.cache/<kind>/<key>/`, an object for every few hundred values."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from job.storage.base import Digest, ObjectInfo
+from job.storage.files import DamagedObjectError, MissingObjectError, atomic_file, digest_of, local_errors
+from job.storage.folder import RunFolder
+from job.storage.uris import is_remote, local_path
+
+Value = TypeVar("Value")
+_SHARD_ITEMS = 256  # values to an object: what a kill can cost; a stop costs nothing
+_NAME = re.compile(r"([0-9a-f]{64})\.shard")  # older versions gave names that do not tell the content: computed anew
+
+
+@dataclass(frozen=True)
+class ShardCache(Generic[Value]):
+    """Values by name. `key` in the folder's name must tell apart everything that changes a value but its name.
+
+    An object is named by the SHA-256 of its bytes, so that it can be checked, and that several processes may write it.
+    """
+
+    folder: RunFolder
+    scratch: Path  # for copies of objects that cross a network
+    warn: Callable[[str], None]
+    dump: Callable[[Mapping[str, Value]], bytes]
+    load: Callable[[Path], Mapping[str, Value]]
+    files: list[Path] = field(default_factory=list, init=False)  # of this machine: what `values` found whole or stored
+
+    def values(
+        self, names: Sequence[str], compute: Callable[[Sequence[str]], Iterable[tuple[str, Value]]]
+    ) -> Generator[tuple[str, Value], None, None]:
+        """Each name with its value, stored ones first; the missing are computed and stored as they come.
+
+        What was computed when `compute` raises, or when the reader closes this, is stored too. What is damaged is
+        warned of, removed and computed anew.
+        """
+        missing = dict.fromkeys(names)
+        for key, info in self.folder.list():
+            if not missing:
+                break
+            named = _NAME.fullmatch(key)
+            if named is None or not self._is_at_hand(key, info, named[1]):
+                continue
+            self.files.append(self._path(key))
+            for name, value in self.load(self._path(key)).items():
+                if name in missing:
+                    del missing[name]
+                    yield name, value
+        shard: dict[str, Value] = {}
+        try:
+            for name, value in compute(list(missing)) if missing else ():
+                shard[name] = value
+                if len(shard) == _SHARD_ITEMS:
+                    self._add(shard)
+                    shard = {}
+                yield name, value
+        finally:
+            if shard:
+                self._add(shard)
+
+    def _path(self, key: str) -> Path:
+        """Where the object's bytes lie on this machine, or will."""
+        return self.scratch / key if is_remote(self.folder.root) else local_path(self.folder.uri(key))
+
+    def _is_at_hand(self, key: str, info: ObjectInfo, sha256: str) -> bool:
+        """Whether its bytes lie on this machine as they were stored, fetched if need be. What is damaged is removed."""
+        path = self._path(key)
+        found = _sha256(path)
+        if found == sha256:
+            return True
+        if is_remote(self.folder.root):
+            if found is not None:
+                self.warn(f"{path}, a copy of {info.uri}, is damaged: it is fetched again.")
+            try:
+                self.folder.download(key, path, Digest(info.size, sha256))
+                return True
+            except MissingObjectError:  # removed since it was listed, by another process that found it damaged
+                return False
+            except DamagedObjectError:
+                pass
+        elif found is None:
+            return False
+        self.warn(f"{info.uri} is damaged: it is removed, and what it held is computed anew.")
+        if self.folder.storage.head(info.uri) == info:  # else another process has stored it anew meanwhile
+            self.folder.delete(key)
+        return False
+
+    def _add(self, shard: Mapping[str, Value]) -> None:
+        data = self.dump(shard)
+        key = f"{hashlib.sha256(data).hexdigest()}.shard"
+        self.folder.write(key, data)
+        path = self._path(key)
+        if is_remote(self.folder.root):
+            with atomic_file(path, durable=False) as copy:
+                copy.write(data)
+        self.files.append(path)
+
+
+def text_cache(folder: RunFolder, scratch: Path, warn: Callable[[str], None]) -> ShardCache[str]:
+    """A cache of texts."""
+
+    def dump(shard: Mapping[str, str]) -> bytes:
+        return json.dumps(shard, sort_keys=True).encode()
+
+    return ShardCache(folder, scratch, warn, dump, lambda path: json.loads(path.read_bytes()))
+
+
+def _sha256(path: Path) -> str | None:
+    """None when there is no file."""
+    with local_errors(path):
+        try:
+            return digest_of(path).sha256
+        except FileNotFoundError:
+            return None

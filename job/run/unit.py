@@ -1,0 +1,119 @@
+"""One unit of a run under way: its lease, and `units/<unit>/status.json`, every few seconds and at its end.
+
+Its seconds, and those of its stages, are of all attempts together.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from job import layout
+from job.errors import JobError, code_of
+from job.process.faults import resource_errors
+from job.process.progress import Stage
+from job.run.context import Job
+from job.run.lease import LeaseTimes, held
+
+_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def unit_of(job: Job, unit: str, wait_minutes: float) -> Iterator[Job]:
+    """Hold the unit while the block runs, keep its status true, and say at its end how it went.
+
+    Gives the job with a run folder that writes only while the unit is held.
+
+    Raises:
+        HeldError: 52 when another process works on the unit and does not end in time.
+    """
+    with _held(job, unit, wait_minutes) as holding, _shown(holding, unit):
+        yield holding
+
+
+@contextlib.contextmanager
+def _held(job: Job, unit: str, wait_minutes: float) -> Iterator[Job]:
+    if not job.fenced:
+        yield job
+        return
+    told = False
+
+    def waiting(holder: str) -> None:
+        nonlocal told
+        job.progress.moved()
+        if not told:
+            job.progress.say("waiting for another process", unit=unit, holder=holder)
+        told = True
+
+    times = LeaseTimes(job.manifest.limits.lease_seconds, wait_minutes * 60)
+    with held(job.run, unit, times, job.stop, waiting) as (run, epoch):
+        yield replace(job, run=run, epoch=epoch)
+
+
+@contextlib.contextmanager
+def _shown(job: Job, unit: str) -> Iterator[None]:
+    writer = _Writer(job, unit)
+    try:
+        with writer, resource_errors():
+            yield
+    except BaseException as error:
+        code = code_of(error)
+        state = "preempted" if code.is_stop else "failed"
+        cause, remedy = getattr(error, "cause", str(error)), getattr(error, "remedy", "")
+        end = {"state": state, "exit_code": int(code), "cause": cause[:1500], "remedy": remedy[:500]}
+        with contextlib.suppress(JobError):  # the error at hand says more than a store that cannot be written
+            writer.write(end)
+        raise
+    writer.write({"state": "done", "exit_code": 0})
+
+
+class _Writer:
+    """Writes in a thread of its own, so that a slow store holds nothing up. The last value wins."""
+
+    def __init__(self, job: Job, unit: str) -> None:
+        self._job, self._unit = job, unit
+        self._key = layout.unit_status(unit)
+        self._started = _now()
+        self._before = dict(job.progress.seconds)
+        earlier = job.run.read_json(self._key) or {}
+        self._earlier_seconds = float(earlier.get("seconds", 0.0))
+        self._earlier_stages: dict[str, float] = earlier.get("stages", {})
+        self._facts: dict[str, Any] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="status", daemon=True)
+
+    def __enter__(self) -> None:
+        self._job.progress.observer = self._observe
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _observe(self, stage: Stage) -> None:
+        self._facts = stage.facts()
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                self.write({"state": "running"})
+            except JobError as error:
+                self._job.progress.warn(f"status.json could not be written: {error.cause}")
+            if self._ended.wait(_SECONDS):
+                return
+
+    def write(self, end: dict[str, Any]) -> None:
+        """Write the status now."""
+        stages = dict(self._earlier_stages)
+        for name, seconds in dict(self._job.progress.seconds).items():
+            if (spent := seconds - self._before.get(name, 0.0)) > 0:
+                stages[name] = round(stages.get(name, 0.0) + spent, 3)
+        total = self._earlier_seconds + (datetime.now(UTC) - datetime.fromisoformat(self._started)).total_seconds()
+        status = {"unit": self._unit, "started": self._started, "updated": _now(), "stages": stages, "seconds": total}
+        self._job.run.write_json(self._key, status | self._facts | end)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,1 @@
+"""Training one pack: built, resumed, updated, evaluated and committed."""

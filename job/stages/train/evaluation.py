@@ -1,0 +1,127 @@
+"""Scores a pack's members on the held-out images, and keeps what was found: losses, and the rows that sum them up."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from job import layout
+from job.manifest.packs import Member, Pack
+from job.run.context import Job
+from job.stages.train.build import Study, TrainablePack
+from lora_engine.config.captions import plain_parts
+from lora_engine.dataset.encoded import EMPTY_PROMPT, ValidationData
+from lora_engine.errors import ModelError
+from lora_engine.evaluation import denoising, summary
+from lora_engine.records import ValidationRecord
+
+_SAVE_SECONDS = 60.0  # between looks at how far an evaluation is
+
+
+class PackEvaluation:
+    """The evaluations of one pack.
+
+    Args:
+        before_saving: called before a part of an evaluation is stored, which a later attempt goes on with.
+    """
+
+    def __init__(
+        self, job: Job, study: Study, pack: Pack, made: TrainablePack, before_saving: Callable[[], None]
+    ) -> None:
+        self._job, self._study, self._made, self._before_saving = job, study, made, before_saving
+        self._begun = layout.begun_evaluation(pack.unit)
+        self.records: dict[Member, list[ValidationRecord]] = {member: [] for member in pack.members}
+
+    def read(self, until: int) -> None:
+        """Take up what earlier attempts found up to that step."""
+        for member in self.records:
+            rows = self._job.run.read_jsonl(layout.validation(*member)) or []
+            self.records[member] = [ValidationRecord(**row) for row in rows if row["step"] <= until]
+
+    def is_scored(self, step: int, members: Sequence[Member]) -> bool:
+        """Whether all of them have been."""
+        return all(any(record.step == step for record in self.records[m]) for m in members)
+
+    @cached_property
+    def _validation_data(self) -> ValidationData:
+        weights = {
+            self._study.set_of_variant[name]: [weight for weight, _ in plain_parts(variant.captions)]
+            for name, variant in self._study.variants.items()
+        }
+        return self._study.encoded.validation_data(self._study.captions, weights, self._made.data)
+
+    def score(self, step: int, members: Sequence[Member], *, whole: bool) -> list[Member]:
+        """Score the base model (step 0) or the members as they are, and write the losses and what they say.
+
+        Args:
+            whole: on all strata and under the empty prompt too.
+
+        Returns:
+            The members whose losses are not finite, of which nothing is written.
+
+        Raises:
+            ModelError: the base model's are not.
+        """
+        config, ids = self._job.manifest.evaluation, self._validation_data.image_ids
+        sets = (*self._study.captions, *([EMPTY_PROMPT] if whole else []))
+        strata = (config.final_timesteps, self._made.schedule.timesteps)
+        grid = denoising.final_grid(ids, *strata) if whole else denoising.curve_grid(ids, config.timesteps, *strata)
+        names = [] if step == 0 else [member.adapter_name for member in members]
+        scoring = denoising.Scoring(
+            self._made.unet, names, self._validation_data, sets, grid, self._made.schedule, config.batch_size
+        )
+        facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
+        self._score(scoring, facts | {"members": json.dumps(names), "batch_size": str(config.batch_size)})
+        columns = denoising.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
+        diverged = []
+        for k, member in enumerate(members):
+            losses = scoring.losses[0 if step == 0 else k]
+            if not np.isfinite(losses).all():
+                diverged.append(member)
+                continue
+            earlier = [record for record in self.records[member] if record.step != step]
+            records = [*earlier, summary.summarise(step, losses, sets, columns)]
+            self.records[member] = sorted(records, key=lambda record: record.step)
+            tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
+            self._job.run.write(layout.validation_losses(*member, step), save(tensors, facts))
+            rows = (asdict(record) for record in self.records[member])
+            self._job.run.write_jsonl(layout.validation(*member), rows)
+        if step == 0 and diverged:
+            raise ModelError(
+                "The base model's losses on the held-out images are not finite.",
+                "Use precision: bf16 or fp32, or another base model.",
+            )
+        self._job.run.delete(self._begun)
+        return diverged
+
+    def _score(self, scoring: denoising.Scoring, facts: dict[str, str]) -> None:
+        """Do the scoring, going on with what an interrupted attempt left of the very same one."""
+        stored = self._job.run.read(self._begun)
+        if stored is not None and (begun := _read_begun(stored, facts)) is not None:
+            scoring.go_on(begun["losses"], int(begun["done"]))
+        saved = time.monotonic()
+        with self._job.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
+            stage.advance(scoring.done)
+            for done in scoring:
+                stage.advance(done)
+                if self._job.stop() or time.monotonic() - saved > _SAVE_SECONDS:
+                    self._before_saving()
+                    tensors = {"losses": scoring.losses, "done": np.array(scoring.done)}
+                    self._job.run.write(self._begun, save(tensors, facts))
+                    saved = time.monotonic()
+                self._job.stop.check()
+
+
+def _read_begun(data: bytes, facts: dict[str, str]) -> dict[str, Any] | None:
+    """The arrays of an interrupted evaluation, if it was one with these facts."""
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return dict(load(data)) if header["__metadata__"] == facts else None
+    except (ValueError, KeyError, SafetensorError):
+        return None  # nothing is lost but time

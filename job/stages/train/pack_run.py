@@ -1,0 +1,197 @@
+"""Trains one pack: evaluate, commit, go on from where an earlier attempt stopped."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from job import layout
+from job.errors import ExitCode, JobError
+from job.manifest.packs import Member, Pack
+from job.process.progress import Stage
+from job.run import checkpoints
+from job.run.context import Job
+from job.stages.train.build import Study, make_trainable
+from job.stages.train.checkpoint_writer import CheckpointWriter
+from job.stages.train.evaluation import PackEvaluation
+from job.stages.train.followers import Lead
+from job.stages.train.memory import PackMemory
+from job.stages.train.resume import rewind
+from lora_engine.records import StepRecord
+from lora_engine.system.device import Resolved
+from lora_engine.system.memory import free_bytes
+from lora_engine.training import micro_batches
+
+_STOPPED_TOGETHER = JobError(
+    ExitCode.PREEMPTED,
+    "Another process of this training was told to stop; what was done is saved.",
+    "Start the same manifest again to continue.",
+)
+
+
+class PackRun:
+    """One pack on its way from the base model to its final checkpoints."""
+
+    def __init__(
+        self, job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, lead: Lead
+    ) -> None:
+        self._job, self._study, self._pack, self._lead = job, study, pack, lead
+        self._memory = PackMemory(job, pack, device)
+        made = make_trainable(job, study, pack, device, precision, lead.processes)
+        self.unet, self._trainer, self._data = made.unet, made.trainer, made.data
+        self._metrics: dict[Member, list[dict[str, Any]]] = {member: [] for member in pack.members}
+        self._uploads = CheckpointWriter(job, study, pack, made, lead.processes.count)
+        # a part that is stored before its checkpoint could be continued with other weights
+        self._evaluation = PackEvaluation(job, study, pack, made, before_saving=self._uploads.wait)
+
+    def run(self) -> None:
+        """Train to the last step, with an evaluation and a checkpoint every `evaluation.every` steps.
+
+        Members that diverge are frozen; the training ends early when all of them have.
+
+        Raises:
+            JobError: 51 or 55 when asked to stop, after committing.
+        """
+        with self._uploads:
+            self._resume()
+            if not self._is_trained():
+                self._cut_up()
+                self._lead.start(self._pack, self._trainer)
+            with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
+                stage.advance(self._trainer.step)
+                while (due := self._due_step()) is not None or not self._is_trained():
+                    if due is not None:
+                        self._evaluate(due)
+                    else:
+                        self._train(stage)
+                    self._job.stop.check()
+        self._conclude()
+
+    def _cut_up(self) -> None:
+        """Decide how updates are cut up to fit in memory: once, since it changes how sums are rounded."""
+        key, trainer = layout.passes(self._pack.unit), self._trainer
+        stored = self._job.run.read_json(key)
+        if stored is not None:
+            trainer.use(micro_batches.Passes(**stored))
+        else:
+            device, config = self._data.device, self._pack.training
+            share = self._lead.processes.share(config.images_per_step)  # no other has more
+            images, free = share.stop - share.start, free_bytes(device, self._lead.processes.count)
+            ways = micro_batches.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
+            image_bytes = trainer.image_bytes()
+            self._memory.image(self.unet, image_bytes)
+            chosen = micro_batches.choose(ways, image_bytes, micro_batches.spendable(free, device), trainer.use)
+            self._job.run.write_json(key, asdict(chosen))
+
+    def _due_step(self) -> int | None:
+        """A step that should be scored now and has not been: an attempt may end in between.
+
+        The base model, step 0, can be scored at any time: it waits for the first adapters, and training begins.
+        """
+        step, every = self._trainer.step, self._job.manifest.evaluation.every
+        if not self._is_trained() and (step == 0 or step % every):
+            return None
+        if not self._evaluation.is_scored(0, self._pack.members):
+            return 0
+        return None if self._evaluation.is_scored(step, self._active()) else step
+
+    def _is_trained(self) -> bool:
+        return self._trainer.step == self._pack.training.steps or not self._trainer.active
+
+    def _active(self) -> tuple[Member, ...]:
+        return tuple(m for m in self._pack.members if m.adapter_name not in self._trainer.frozen_at)
+
+    def _train(self, stage: Stage) -> None:
+        """Train up to the next evaluation or until asked to stop, and commit what was done."""
+        first, every = self._trainer.step, self._job.manifest.evaluation.every
+        until = min(self._pack.training.steps, (first // every + 1) * every)
+        frozen = set(self._trainer.frozen_at)
+        with self._lead.training(until, sorted(frozen)):
+            for records in self._trainer.run(until, lambda: self._uploads.failed or self._job.stop()):
+                self._keep(records)
+                stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+        self._memory.peak(self.unet, self._trainer.passes)
+        for remark in self._trainer.remarks():
+            self._job.progress.warn(f"{self._pack.unit}: {remark}")
+        if self._uploads.failed:
+            self._uploads.wait()
+        if self._trainer.step < until and self._trainer.active and not self._job.stop():
+            self._job.stop.abort(_STOPPED_TOGETHER)
+        for name in self._trainer.frozen_at.keys() - frozen:
+            self._job.progress.warn(
+                f"{name} has diverged and keeps its weights of step {self._trainer.frozen_at[name]}"
+            )
+        if self._trainer.step > first:
+            self._uploads.commit(self._metrics, self._evaluation.records)
+
+    def _evaluate(self, step: int) -> None:
+        members = self._active() if step else self._pack.members
+        for member in self._evaluation.score(step, members, whole=step == 0 or self._is_trained()):
+            self._trainer.freeze(member.adapter_name)
+            self._job.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
+
+    def _keep(self, records: Sequence[StepRecord]) -> None:
+        for member, record in zip(self._pack.members, records, strict=True):
+            self._metrics[member].append(asdict(record))
+
+    def _resume(self) -> None:
+        """Go on from the newest step of which all members have a whole checkpoint."""
+        run, members = self._job.run, self._pack.members
+        step, states = rewind(run, members, self._job.workdir, self._job.progress.warn)
+        for member in members:
+            key = layout.metrics(*member)
+            self._metrics[member] = [row for row in run.read_jsonl(key) or [] if row["step"] <= step]
+            if [row["step"] for row in self._metrics[member]] != list(range(1, step + 1)):
+                raise JobError(
+                    ExitCode.CONFLICT,
+                    f"{run.uri(key)} lacks steps up to {step}, of which there is a checkpoint.",
+                    "Restore it from a backup, or start under another name: --set name=...",
+                )
+        self._evaluation.read(step)
+        if states:
+            self._trainer.restore(states)
+            self._job.progress.say("resumed", pack=self._pack.index, step=step)
+            self._warn_of_other_rounding(checkpoints.read_commit(run, *members[0], step))
+
+    def _warn_of_other_rounding(self, continued: dict[str, Any]) -> None:
+        before, now = continued.get("processes", 1), self._lead.processes.count
+        if before != now:
+            self._job.progress.warn(
+                f"{self._pack.unit}: processes at a time were {before} and are {now} now, so its weights will be those "
+                "of an uninterrupted run to rounding, not bit for bit"
+            )
+
+    def _conclude(self) -> None:
+        """Say which checkpoint is the last and which the best."""
+        for member in self._pack.members:
+            records = self._evaluation.records[member]
+            if best := self._uploads.best(member, records):
+                self._job.run.write_json(
+                    layout.best(*member), self._pointer(member, best.step, best.loss) | asdict(best)
+                )
+            diverged = self._trainer.frozen_at.get(member.adapter_name)
+            last = self._pointer(member, self._trainer.step, records[-1].loss if diverged is None else None)
+            self._job.run.write_json(layout.final(*member), last | {"diverged_at": diverged})
+
+    def _pointer(self, member: Member, step: int, loss: float | None) -> dict[str, Any]:
+        files = checkpoints.read_commit(self._job.run, *member, step)["files"]
+        kohya = next(f for f in files if f["path"] == f"{member.variant}{layout.KOHYA_SUFFIX}")
+        return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}
+
+
+def is_finished(job: Job, pack: Pack) -> bool:
+    """Whether an earlier attempt trained all of the pack, to its last step or until every member had diverged."""
+    return all(_is_finished(job, member, pack.training.steps) for member in pack.members)
+
+
+def _is_finished(job: Job, member: Member, steps: int) -> bool:
+    final = job.run.read_json(layout.final(*member))
+    if final is None or (final["step"] != steps and final.get("diverged_at") is None):
+        return False
+    return checkpoints.is_there(job.run, *member, final["step"])
+
+
+def _mean_loss(records: Sequence[StepRecord]) -> float | None:
+    losses = [record.loss for record in records if record.loss is not None]
+    return sum(losses) / len(losses) if losses else None

@@ -1,0 +1,85 @@
+"""Which checkpoint of a pack to continue from, and which to keep."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from job import layout
+from job.errors import ExitCode, JobError
+from job.manifest.packs import Member
+from job.run import checkpoints
+from job.storage.files import DamagedObjectError
+from job.storage.folder import RunFolder
+from lora_engine.adapters.formats import read_state
+
+States = dict[str, dict[str, Tensor]]  # adapter name to what `PackTrainer.restore` takes
+
+
+def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Callable[[str], None]) -> tuple[int, States]:
+    """The newest step of which every member has a whole checkpoint, and what they hold; 0 where none was made yet.
+
+    Checkpoints after that step are removed: they lack a sibling, or are damaged.
+
+    Raises:
+        JobError: 46 when there were checkpoints, and there is no step of which all are whole.
+    """
+    committed = {member: set(checkpoints.committed_steps(run, *member)) for member in members}
+    common = sorted(set.intersection(*committed.values()), reverse=True)
+    step, states = 0, States()
+    for candidate in common:
+        try:
+            states = {member.adapter_name: _whole(run, member, candidate, scratch) for member in members}
+        except _NotWholeError as error:
+            warn(f"{error} The training continues from the checkpoint before.")
+        else:
+            step = candidate
+            break
+    # of the first one, a stop can leave some members' alone; of others, what came before is lost
+    if step == 0 and (common or any(len(steps) > 1 for steps in committed.values())):
+        names = ", ".join(member.adapter_name for member in members)
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"There is no step of which the checkpoints of all of {names} in {run.root} are whole.",
+            "Restore one from a backup, or start under another name: --set name=...",
+        )
+    for member, steps in committed.items():
+        for later in sorted(steps - set(range(step + 1)), reverse=True):
+            checkpoints.remove(run, *member, later)
+    return step, states
+
+
+class _NotWholeError(Exception):
+    """A checkpoint is not what its commit says."""
+
+
+def _whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str, Tensor]:
+    """The state of a checkpoint of which every file was fetched and checked."""
+    where = f"{member.adapter_name} at step {step}"
+    try:
+        found = checkpoints.read_commit(run, *member, step)
+        for name in (entry["path"] for entry in found["files"]):
+            key = f"{layout.checkpoint(*member, step)}/{name}"
+            if not run.exists(key):
+                raise _NotWholeError(f"The checkpoint of {where} lacks {name}.")
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            for name in (entry["path"] for entry in found["files"]):
+                checkpoints.fetch_file(run, found, name, Path(folder) / name)
+            return read_state(Path(folder) / layout.STATE_NAME)
+    except DamagedObjectError as error:
+        raise _NotWholeError(f"The checkpoint of {where} is damaged: {error.cause}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _NotWholeError(f"The checkpoint of {where} cannot be read: {error}.") from error
+    except JobError as error:
+        if error.code == ExitCode.CONFLICT:
+            raise _NotWholeError(f"The checkpoint of {where} cannot be read: {error.cause}") from error
+        raise
+
+
+def collect_garbage(run: RunFolder, member: Member, keep: int, always: Iterable[int]) -> None:
+    """Remove a member's oldest checkpoints but for the newest `keep` and those of the steps `always`."""
+    steps = checkpoints.committed_steps(run, *member)
+    for step in steps[:-keep]:
+        if step not in set(always):
+            checkpoints.remove(run, *member, step)

@@ -1,0 +1,65 @@
+"""Models of a Hugging Face hub."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from job.errors import ExitCode, JobError
+
+
+def fetch_hub(
+    what: str, repository: str, revision: str | None, patterns: Sequence[str], moved: Callable[[], None]
+) -> Path:
+    """The local folder of a repository's files that match `patterns`, from the hub or from its cache.
+
+    Args:
+        what: the manifest's key, for messages.
+        moved: called, in any thread, as bytes arrive.
+
+    Raises:
+        JobError: 43 when the hub has no such repository or revision, 50 when it cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]  # shows nothing, but is told of bytes as they come
+        def update(self, n: float | None = 1) -> bool | None:
+            moved()
+            shown: bool | None = super().update(n)
+            return shown
+
+    def snapshot(*, local_files_only: bool) -> Path:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=local_files_only,
+                tqdm_class=Bar,
+            )
+        )
+
+    # of the HTTP library, which is not the same in every version
+    any_http_error = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
+    try:
+        return snapshot(local_files_only=False)
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        unreachable: Exception = error
+    except (HfHubHTTPError, ValueError) as error:
+        raise JobError(
+            ExitCode.MODEL,
+            f"{what}: hf://{repository} at revision {revision or 'main'} cannot be downloaded "
+            f"({type(error).__name__}).",
+            "Check the name and the revision; a gated model needs HF_TOKEN in the environment.",
+        ) from error
+    except any_http_error as error:
+        unreachable = error
+    try:
+        # versions before 2 ask for a list of a pinned revision's files before they look into the cache
+        return snapshot(local_files_only=True)
+    except LocalEntryNotFoundError:
+        raise JobError(
+            ExitCode.STORAGE_RETRIES,
+            f"{what}: the model hub cannot be reached, and hf://{repository} is not in the local cache.",
+            "Check the network, or copy the model to a folder or bucket and name that.",
+        ) from unreachable

@@ -1,0 +1,1 @@
+"""Storage in S3 and in stores that speak its protocol."""

@@ -1,0 +1,100 @@
+"""A boto3 client that suits AWS and the stores that speak its protocol."""
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import boto3
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import InvalidRegionError
+
+from job.errors import ExitCode, JobError
+from job.storage.files import CHUNK_BYTES
+from job.storage.s3.errors import PASSING, public_endpoint
+from job.storage.s3.pulse import PULSE_BYTES, CountedBody, Pulse
+from job.storage.s3.settings import S3Settings
+
+_CONNECTIONS = 64
+_PUTS = ("PutObject", "UploadPart")
+_AWS = re.compile(r"\.amazonaws\.com(\.cn)?$")
+
+
+def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
+    """AWS gets boto3's own checksums; other stores get Content-MD5, which all of them know: some look neither at newer
+    checksums nor at the body's SHA-256 in the signature. `moved` is called while a large body is sent.
+    """
+    session = boto3.Session()
+    client = _client(session, settings, moved)
+    if _AWS.search(public_endpoint(client.meta.endpoint_url)):
+        return client
+    client = _client(
+        session,
+        settings,
+        moved,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    for operation in _PUTS:
+        client.meta.events.register(f"before-call.s3.{operation}", _add_md5)
+    return client
+
+
+def _client(session: boto3.Session, settings: S3Settings, moved: Callable[[], None], **checksums: str) -> BaseClient:
+    config = Config(
+        connect_timeout=settings.connect_timeout_seconds,
+        read_timeout=settings.read_timeout_seconds,
+        retries={"mode": "standard", "total_max_attempts": settings.attempts},
+        max_pool_connections=_CONNECTIONS,
+        tcp_keepalive=True,
+        s3={"addressing_style": settings.addressing_style, "payload_signing_enabled": True},
+        **checksums,
+    )
+    try:
+        client = session.client("s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config)
+    except InvalidRegionError:
+        raise
+    except ValueError as error:
+        raise JobError(
+            ExitCode.MANIFEST, "storage.endpoint_url is not a URL.", "Write it as https://host or https://host:port."
+        ) from error
+
+    client.meta.events.register("needs-retry.s3", partial(_retry_passing, settings.attempts))
+    for operation in _PUTS:
+        client.meta.events.register(f"before-send.s3.{operation}", partial(_count_body, moved))
+    return client
+
+
+def _retry_passing(most: int, attempts: int, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:
+    """The pause in seconds before a retry of what boto3 takes for final; None where it is."""
+    code = response[1].get("Error", {}).get("Code") if response else None
+    return 0.1 * 2**attempts if code in PASSING and attempts < most else None
+
+
+def _count_body(moved: Callable[[], None], request: AWSPreparedRequest, **_: Any) -> None:
+    """Of a PUT that is signed: what reads the body from now on sends it."""
+    body = request.body
+    if isinstance(body, bytes):
+        if len(body) < PULSE_BYTES:
+            return
+        body = io.BytesIO(body)
+    request.body = CountedBody(body, Pulse(moved))
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """To a PUT that is about to be signed."""
+    body = params["body"]
+    md5 = hashlib.md5(usedforsecurity=False)
+    if isinstance(body, bytes):
+        md5.update(body)
+    else:
+        start = body.tell()
+        while chunk := body.read(CHUNK_BYTES):
+            md5.update(chunk)
+        body.seek(start)
+    params["headers"]["Content-MD5"] = base64.b64encode(md5.digest()).decode()

@@ -1,0 +1,244 @@
+"""Storage in a bucket of AWS S3 or of a store that speaks its protocol."""
+
+import hashlib
+import io
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import urllib3.exceptions
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+
+from job.storage.base import Digest, ObjectInfo, Stored
+from job.storage.files import (
+    DamagedObjectError,
+    HashingWriter,
+    MissingObjectError,
+    atomic_file,
+    digest_of,
+    local_errors,
+    require_digest,
+)
+from job.storage.s3.client import make_client
+from job.storage.s3.conditions import SHA256_KEY, etag_in, put_if
+from job.storage.s3.errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors, status_of
+from job.storage.s3.pulse import Pulse
+from job.storage.s3.settings import S3Settings
+from job.storage.uris import as_folder, bucket_and_key
+
+_READ_BYTES = 16 * 1024  # at once; a connection that breaks off takes those with it
+_PART_UPLOADS = 4  # at once, of one file
+
+Answer = dict[str, Any]  # of a request, as boto3 gives it
+
+
+class S3Storage:
+    """`s3://bucket/key`. Safe to use from several threads.
+
+    What it stores carries its SHA-256 as metadata, and what it fetches is held against that.
+    """
+
+    def __init__(self, settings: S3Settings, moved: Callable[[], None]) -> None:
+        with s3_errors("the store", public_endpoint(settings.endpoint_url or "https://s3.amazonaws.com")):
+            self._client = make_client(settings, moved)
+        self._settings, self._moved = settings, moved
+        self._endpoint = public_endpoint(self._client.meta.endpoint_url)
+        self._transfer = TransferConfig(
+            multipart_threshold=settings.part_bytes,
+            multipart_chunksize=settings.part_bytes,
+            max_concurrency=_PART_UPLOADS,
+            preferred_transfer_client="classic",
+        )
+        self._buckets_seen: set[str] = set()
+
+    def read(self, uri: str) -> bytes | None:
+        """See `Storage`."""
+        stored = self.fetch(uri)
+        return None if stored is None else stored.data
+
+    def fetch(self, uri: str) -> Stored | None:
+        """See `Storage`."""
+        try:
+            return self._read(uri)
+        except DamagedObjectError:
+            return self._read(uri)
+
+    def write(self, uri: str, data: bytes) -> Digest:
+        """See `Storage`."""
+        bucket, key = bucket_and_key(uri)
+        digest = Digest(len(data), hashlib.sha256(data).hexdigest())
+        with self._errors(uri):
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, Metadata={SHA256_KEY: digest.sha256})
+        return digest
+
+    def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
+        """See `Storage`."""
+        with self._errors(uri):
+            return put_if(self._client, uri, data, etag)
+
+    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
+        """See `Storage`. A body that breaks off is taken up where it broke; a damaged one is fetched once more."""
+        try:
+            return self._download(uri, path, expect)
+        except DamagedObjectError:
+            return self._download(uri, path, expect)
+
+    def upload(self, path: Path, uri: str) -> Digest:
+        """See `Storage`."""
+        bucket, key = bucket_and_key(uri)
+        with local_errors(path):
+            digest = digest_of(path)
+            with path.open("rb") as file, self._errors(uri):
+                extra = {"Metadata": {SHA256_KEY: digest.sha256}}
+                try:
+                    self._client.upload_fileobj(file, bucket, key, ExtraArgs=extra, Config=self._transfer)
+                except ClientError as error:
+                    # The last request of an upload in parts says so when it was dealt with but its answer was lost.
+                    if code_of(error) != "NoSuchUpload":
+                        raise
+        return self._require_stored(uri, digest)
+
+    def head(self, uri: str) -> ObjectInfo | None:
+        """See `Storage`."""
+        answer = self._head(uri)
+        return None if answer is None else ObjectInfo(uri, answer["ContentLength"], etag_in(answer))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `Storage`. Names that end in a slash, which consoles store for empty folders, are left out."""
+        yield from sorted(self._pages(prefix), key=lambda info: info.uri)  # stores differ: some go folder by folder
+
+    def delete(self, uri: str) -> None:
+        """See `Storage`."""
+        bucket, key = bucket_and_key(uri)
+        with self._errors(uri):
+            try:
+                self._client.delete_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if code_of(error) not in NO_OBJECT:
+                    raise
+
+    def _errors(self, uri: str) -> AbstractContextManager[None]:
+        return s3_errors(uri, self._endpoint)
+
+    def _head(self, uri: str) -> Answer | None:
+        bucket, key = bucket_and_key(uri)
+        if not key:
+            return None
+        with self._errors(uri):
+            try:
+                answer: Answer = self._client.head_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if code_of(error) in NO_OBJECT:
+                    self._require_bucket(bucket)
+                    return None
+                if 400 <= status_of(error) < 500:
+                    self._require_readable(uri)
+                raise
+        return answer
+
+    def _require_readable(self, uri: str) -> None:
+        """Raise what a GET is refused for: the answer to HEAD has no body that could name the reason."""
+        answer = self._get(uri, Range="bytes=0-0")
+        if answer is not None:
+            answer["Body"].close()
+
+    def _require_stored(self, uri: str, digest: Digest) -> Digest:
+        answer = self._head(uri)
+        if answer is None:
+            raise DamagedObjectError(f"{uri} is not there although it was stored.")
+        return require_digest(uri, Digest(answer["ContentLength"], _stored_sha256(answer) or digest.sha256), digest)
+
+    def _require_bucket(self, bucket: str) -> None:
+        """A HEAD request's 404 does not tell a missing bucket from a missing object."""
+        if bucket in self._buckets_seen:
+            return
+        try:
+            self._client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if code_of(error) in NO_OBJECT:
+                error.response["Error"]["Code"] = "NoSuchBucket"
+            raise
+        self._buckets_seen.add(bucket)
+
+    def _pages(self, prefix: str) -> Iterator[ObjectInfo]:
+        bucket, key = bucket_and_key(prefix)
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=as_folder(key) if key else ""
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):
+                        yield ObjectInfo(f"s3://{bucket}/{item['Key']}", item["Size"], etag_in(item))
+
+    def _read(self, uri: str) -> Stored | None:
+        buffer = io.BytesIO()
+        found = self._fetch(uri, HashingWriter(buffer), None)
+        return None if found is None else Stored(buffer.getvalue(), found[1])
+
+    def _download(self, uri: str, path: Path, expect: Digest | None) -> Digest:
+        with atomic_file(path, durable=False) as writer:
+            found = self._fetch(uri, writer, expect)
+            if found is None:
+                raise MissingObjectError(uri)
+        return found[0]
+
+    def _fetch(self, uri: str, writer: HashingWriter, expect: Digest | None) -> tuple[Digest, str] | None:
+        """Write the object's bytes and check them; their digest and etag, or None when there is no object."""
+        with self._errors(uri):
+            answer = self._get(uri)
+            if answer is None:
+                return None
+            self._write_body(uri, answer, writer)
+        digest = writer.digest()
+        promised = Digest(answer["ContentLength"], _stored_sha256(answer) or digest.sha256)
+        require_digest(uri, digest, promised)
+        return require_digest(uri, digest, expect), etag_in(answer)
+
+    def _get(self, uri: str, **conditions: str) -> Answer | None:
+        bucket, key = bucket_and_key(uri)
+        try:
+            return self._client.get_object(Bucket=bucket, Key=key, **conditions) if key else None
+        except ClientError as error:
+            if code_of(error) in CHANGED:
+                raise DamagedObjectError(f"{uri} was replaced while it was read.") from error
+            if code_of(error) not in NO_OBJECT:
+                raise
+            return None
+
+    def _write_body(self, uri: str, answer: Answer, writer: HashingWriter) -> None:
+        """Copy the body of a GET; where it breaks off, ask for the rest. boto3 retries requests but not bodies."""
+        size, body, drops = answer["ContentLength"], answer["Body"], 0
+        pulse = Pulse(self._moved)
+        while True:
+            start = writer.size
+            try:
+                for chunk in body.iter_chunks(_READ_BYTES):
+                    writer.write(chunk)
+                    pulse.count(len(chunk))
+                return
+            except FlexibleChecksumError as error:
+                raise DamagedObjectError(f"{uri} arrived with another checksum than the store's.") from error
+            except (BotoCoreError, urllib3.exceptions.HTTPError):
+                drops = 1 if writer.size > start else drops + 1
+                if writer.size >= size:
+                    return
+                if drops >= self._settings.attempts:
+                    raise
+            finally:
+                body.close()
+            time.sleep(0.1 * 2**drops)
+            rest = self._get(uri, Range=f"bytes={writer.size}-", IfMatch=answer["ETag"])
+            if rest is None:
+                raise DamagedObjectError(f"{uri} was removed while it was read.")
+            body = rest["Body"]
+
+
+def _stored_sha256(answer: Answer) -> str | None:
+    """The digest that an object's metadata holds; other programs may keep something else under that name."""
+    value = answer["Metadata"].get(SHA256_KEY, "")
+    return value if re.fullmatch(r"[0-9a-f]{64}", value) else None

@@ -1,0 +1,1 @@
+"""LoRA layers and the files that hold them."""

@@ -1,1 +1,0 @@
-"""From files to square images with a split. Torch-free: worker processes import it."""

@@ -1,0 +1,120 @@
+"""Generates images from fixed prompts and seeds with the base model, or with several adapters at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lora_engine.adapters import lora
+from lora_engine.config.evaluation import SamplesConfig
+from lora_engine.dataset.encode import encode_texts
+from lora_engine.models import stable_diffusion
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One image, and what it was drawn from."""
+
+    adapter: str | None  # its name; None where the base model drew
+    prompt: int  # its place in the list
+    seed: int
+    image: Image.Image
+
+
+class Sampler:
+    """The base model's pipeline around a UNet that is already loaded; its other parts in the UNet's dtype.
+
+    Args:
+        resolution: pixels a side.
+        images_at_once: of each adapter, that pass through the UNet; with guidance, every image does twice. If only one
+            may, adapters take turns.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        unet: nn.Module,
+        config: SamplesConfig,
+        resolution: int,
+        images_at_once: int,
+        device: torch.device,
+        *,
+        allow_pickle: bool = False,
+    ) -> None:
+        from diffusers import StableDiffusionPipeline
+
+        self._unet, self._config, self._resolution = unet, config, resolution
+        dtype = next(unet.parameters()).dtype
+        # as the pipeline decides it: a distilled UNet takes the guidance as an input
+        guided = config.guidance > 1 and getattr(unet.config, "time_cond_proj_dim", None) is None
+        self._passes = 2 if guided else 1
+        self._in_turns = images_at_once < self._passes
+        self._images_at_once = max(1, images_at_once // self._passes)
+        self._prompts, self._negative = _embeddings(folder, config, dtype, device, allow_pickle=allow_pickle)
+        vae = stable_diffusion.load_vae(folder, allow_pickle=allow_pickle).to(dtype)
+        vae.enable_slicing()  # image by image: all at once take as long, and far more memory
+        self._pipeline = StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=None,
+            tokenizer=None,
+            unet=unet,
+            scheduler=stable_diffusion.load_sampler(folder),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).to(device)
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    def draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Drawn]]:
+        """An image by each of these adapters for every prompt and seed; by the base model where none is named.
+
+        `check` is called at every denoising step; what it raises ends the drawing. The starting noise is drawn on the
+        CPU, so it is the same on any device and for every adapter.
+
+        Yields:
+            what was drawn at once.
+        """
+        groups = [[name] for name in names] if names and self._in_turns else [names]
+        for group in groups:
+            yield from self._draw(group, check)
+
+    def _draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Drawn]]:
+        """In passes of all of these adapters."""
+
+        def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+            check()
+            return kept
+
+        # the pipeline puts all that is drawn without the prompt before all that is drawn with it
+        lora.activate(self._unet, [*names] * self._passes)
+        config, of = self._config, tuple(names) or (None,)
+        remaining = product(range(len(config.prompts)), config.seeds)
+        while batch := list(islice(remaining, self._images_at_once)):
+            text = self._prompts[[at for at, _ in batch]].repeat(len(of), 1, 1)
+            result = self._pipeline(
+                prompt_embeds=text,
+                negative_prompt_embeds=self._negative.expand_as(text) if self._passes == 2 else None,
+                height=self._resolution,
+                width=self._resolution,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
+                callback_on_step_end=at_step,
+                generator=[torch.Generator("cpu").manual_seed(seed) for _ in of for _, seed in batch],
+            )
+            pairs = zip(product(of, batch), result.images, strict=True)
+            yield [Drawn(name, at, seed, image) for (name, (at, seed)), image in pairs]
+
+
+def _embeddings(
+    folder: Path, config: SamplesConfig, dtype: torch.dtype, device: torch.device, *, allow_pickle: bool
+) -> tuple[Tensor, Tensor]:
+    """Of the prompts, [P, L, D], and of the negative prompt, [1, L, D]."""
+    tokenizer, encoder = stable_diffusion.load_text_encoder(folder, dtype, allow_pickle=allow_pickle)
+    texts = [*config.prompts, config.negative_prompt]
+    hidden = list(encode_texts(tokenizer, encoder, texts, device))
+    return torch.stack(hidden[:-1]).to(device), hidden[-1][None].to(device)

@@ -1,0 +1,1 @@
+"""Image files become squares, and some of them are held out."""

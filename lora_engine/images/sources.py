@@ -1,0 +1,249 @@
+"""The files of a dataset: those below a folder, or the members of an archive."""
+
+import errno
+import os
+import re
+import shutil
+import stat
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
+
+from lora_engine.errors import DataError, EngineError, UnsafeError
+from lora_engine.records import SourceFile
+from lora_engine.text import shortened
+
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_MAX_MEMBERS = 1_000_000
+_MAX_BYTES = 2**40
+_MAX_RATIO = 200  # unpacked to packed, of the whole archive; pictures hardly compress
+_RATIO_FREE_BYTES = 2**28  # below so much nobody is hurt
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks a block of others a million-fold at once
+_MAX_HEADER_BYTES = 2**14  # of a tar member's extended header, such as its long name
+_HEADER_SQUARES = 2**28, 2**20  # bytes squared, which Python 3.11 takes 1 s to parse; and for each member, of 1 KiB
+_EXTENDED_HEADERS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+_ENCRYPTED = 1 | 1 << 6 | 1 << 13  # flags of a zip member: encrypted, strongly, or with its name hidden
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is read as an archive."""
+    return name.lower().endswith(_ARCHIVES)
+
+
+def list_files(folder: Path) -> Iterator[SourceFile]:
+    """Every regular file below a folder in the order of the keys, and every link but those to pipes and devices.
+
+    A link to a folder is listed, not entered: it could lead back.
+
+    Raises:
+        DataError: a folder cannot be read, or a name is not UTF-8.
+    """
+    paths = [
+        Path(at, name)
+        for at, folders, names in os.walk(folder, onerror=_unreadable)
+        for name in (*names, *(name for name in folders if Path(at, name).is_symlink()))
+    ]
+    listed = [path for path in paths if _is_listed(path)]
+    files = [SourceFile(_plain_key(path.relative_to(folder).as_posix()), str(path)) for path in listed]
+    yield from sorted(files, key=lambda file: file.key)
+
+
+def _is_listed(path: Path) -> bool:
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except OSError:  # a link that leads nowhere, or no right to look: whoever opens it says so
+        return True
+    return kind in (stat.S_IFREG, stat.S_IFDIR)  # of others, a pipe would never end
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(
+        f"The folder {error.filename} cannot be read ({error.strerror}).", "Correct its name or its permissions."
+    ) from error
+
+
+def _plain_key(name: str) -> str:
+    """The name itself, which stands in JSON and so must be text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"The file name {_shown(name)} is not UTF-8.", "Rename the file.") from error
+    return name
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int
+    is_file: bool
+    is_folder: bool
+    is_encrypted: bool
+    open: Callable[[], IO[bytes] | None]
+
+
+def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
+    """Unpack the members of a `.zip` or `.tar(.gz)` one by one, under names of our own; the key is the member's name.
+
+    Raises:
+        DataError: the archive is damaged or encrypted, or may not be read.
+        UnsafeError: it would unpack to far more than it is, or has a member that is a link or a device, or whose name
+            leads elsewhere or cannot be told from another's.
+    """
+    if not archive.is_file():  # a pipe would never end
+        raise DataError(f"{archive} is no file.", "Name a .zip or .tar.gz file, or a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    seen: dict[str, str] = {}
+    total, limit = 0, max(_RATIO_FREE_BYTES, min(_MAX_BYTES, archive.stat().st_size * _MAX_RATIO))
+    try:
+        for at, member in enumerate(_members(archive)):
+            if at >= _MAX_MEMBERS:
+                raise _unsafe(archive, f"has more than {_MAX_MEMBERS} members")
+            if member.is_folder:
+                _check_inside(archive, member)
+                continue
+            key = _checked_key(archive, member, seen)
+            total += member.size
+            if total > limit:
+                raise _unsafe(archive, f"would unpack to more than {limit} bytes with its member {_shown(member.name)}")
+            path = folder / f"{at:07d}{_extension(key)}"
+            _unpack(archive, member, path)
+            yield SourceFile(key, str(path))
+    except (EngineError, MemoryError):
+        raise
+    except Exception as error:  # zipfile and tarfile report damage by almost any of them
+        if isinstance(error, OSError) and error.filename == str(archive):
+            raise DataError(
+                f"The archive {archive} cannot be read ({error.strerror}).", "Correct its name or its permissions."
+            ) from error
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of this machine's disk, not of offsets in the archive
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"The archive {archive.name} is damaged or uses a compression that is not supported: {reason}.",
+            "Pack it again as .zip or .tar.gz.",
+        ) from error
+
+
+def _unpack(archive: Path, member: _Member, path: Path) -> None:
+    packed = member.open()
+    assert packed is not None, "regular members can be opened"
+    with packed, path.open("wb") as file:
+        shutil.copyfileobj(packed, file, 2**20)
+        if file.tell() != member.size:
+            raise _refused(archive, f"has a member {_shown(member.name)} of another size than it says")
+
+
+def _members(archive: Path) -> Iterator[_Member]:
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as packed:
+            for info in packed.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                is_folder = info.filename.endswith(("/", "\\"))  # the latter by some programs on Windows
+                is_file = kind in (0, stat.S_IFREG) and not is_folder
+                if is_file and info.compress_type not in _COMPRESSIONS:
+                    raise NotImplementedError(f"{_shown(info.filename)} is neither stored nor deflated")
+                encrypted = bool(info.flag_bits & _ENCRYPTED)
+                yield _Member(info.filename, info.file_size, is_file, is_folder, encrypted, partial(packed.open, info))
+        return
+    with archive.open("rb") as file:
+        mode: Literal["r|gz", "r|"] = "r|gz" if file.read(2) == b"\x1f\x8b" else "r|"
+    with _TarFile.open(archive, mode) as packed_tar:
+        for item in packed_tar:
+            yield _Member(
+                item.name, item.size, item.isreg(), item.isdir(), False, partial(packed_tar.extractfile, item)
+            )
+
+
+class _TarInfo(tarfile.TarInfo):
+    """Refuses what makes tarfile loop without end (negative sizes), or for hours (long extended headers).
+
+    So it does a header that is damaged: tarfile takes it for the end of the archive, and what follows would be lost.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_TarInfo":
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from error
+
+    def _proc_member(self, archive: "_TarFile") -> tarfile.TarInfo:
+        if self.size < 0:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        if self.type in _EXTENDED_HEADERS:
+            archive.squares_left -= self.size**2  # so long may parsing one take
+            if self.size > _MAX_HEADER_BYTES or archive.squares_left < 0:
+                raise tarfile.ReadError(f"a header of {self.size} bytes, more than a name needs")
+        archive.squares_left += _HEADER_SQUARES[1]
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # made to be extended
+        if member.size < 0:
+            raise tarfile.ReadError(f"a member of {member.size} bytes")
+        return member
+
+
+class _TarFile(tarfile.TarFile):
+    tarinfo = _TarInfo
+    squares_left = _HEADER_SQUARES[0]
+
+
+def _checked_key(archive: Path, member: _Member, seen: dict[str, str]) -> str:
+    """The member's name with forward slashes and without `./`, if it is one of its own and leads nowhere else."""
+    name = member.name.replace("\\", "/")
+    if member.is_encrypted:
+        raise _refused(archive, f"has an encrypted member {_shown(name)}")
+    if not member.is_file:
+        raise _unsafe(archive, f"has a member {_shown(name)} that is a link or a device")
+    _check_inside(archive, member)
+    key = _plain_key(PurePosixPath(name).as_posix())
+    if key == ".":
+        raise _refused(archive, f"has a member {_shown(name)} without a name")
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
+    if folded in seen:
+        raise _unsafe(
+            archive, f"has members {_shown(seen[folded])} and {_shown(name)} that cannot be told apart on every system"
+        )
+    seen[folded] = name
+    return key
+
+
+def _check_inside(archive: Path, member: _Member) -> None:
+    name = member.name.replace("\\", "/")
+    if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name) or "\0" in name:
+        raise _unsafe(archive, f"has a member {_shown(name)} that leads out of the archive")
+
+
+def _shown(name: str) -> str:
+    """Quoted, with escapes for what does not print, and cut where it is long."""
+    return shortened(repr(name), 120)
+
+
+def _extension(key: str) -> str:
+    return re.sub("[^.a-z0-9]", "", PurePosixPath(key).suffix.lower())[:10]
+
+
+def _unsafe(archive: Path, what: str) -> UnsafeError:
+    return UnsafeError(
+        f"The archive {archive.name} {what}.",
+        "Find out who made it; if you trust it, unpack it, look at it, and pack the images alone, under plain names.",
+    )
+
+
+def _refused(archive: Path, what: str) -> DataError:
+    return DataError(f"The archive {archive.name} {what}.", "Pack the images alone, under plain names.")
+
+
+def is_leftover(key: str) -> bool:
+    """Whether systems leave such files behind: they are ignored, not rejected."""
+    parts = key.split("/")
+    return (
+        parts[-1].startswith(".")
+        or parts[-1].lower() in ("thumbs.db", "desktop.ini")
+        or any(part == "__MACOSX" or part.startswith(".") for part in parts[:-1])
+    )

@@ -1,0 +1,139 @@
+"""What becomes of each image: duplicates, near-duplicate groups, training or validation. No state, no order."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lora_engine.config.data import PreprocessConfig, SplitConfig
+from lora_engine.errors import DataError
+from lora_engine.images.prepare import PreparedImage
+from lora_engine.records import ImageRecord, Split
+
+_Places = npt.NDArray[np.intp]
+
+_HASH_WORDS = 4  # of 64 bits
+_ROWS_AT_ONCE = 256
+_LARGEST_SHARE = 0.25  # of the images that a small set may hold out
+
+
+def assign(
+    prepared: Sequence[PreparedImage], preprocess: PreprocessConfig, split: SplitConfig
+) -> tuple[ImageRecord, ...]:
+    """A row for every file, in the order of the keys.
+
+    Raises:
+        DataError: too many files cannot be used, or too few remain to train and to score on.
+    """
+    files = sorted(prepared, key=lambda image: image.source)
+    _check_rejected(files, preprocess.max_rejected_fraction)
+    first: dict[str, str] = {}
+    for file in files:
+        if file.perceptual_hash is not None:
+            first.setdefault(file.id, file.source)
+    unique = {file.id: file for file in files if file.perceptual_hash is not None and first[file.id] == file.source}
+    groups = _groups(sorted(unique.values(), key=lambda image: image.id), preprocess.near_duplicate_distance)
+    held_out = _held_out(groups, split)
+    used_sources = {file.source for file in unique.values()}
+
+    def record(file: PreparedImage) -> ImageRecord:
+        is_copy = file.id in first and file.source not in used_sources
+        double = is_copy and preprocess.deduplicate == "exact"
+        used = file.id in groups and not double
+        group = groups[file.id] if used else None
+        part: Split | None = None
+        if group is not None:
+            part = "validation" if group in held_out else "train"
+        return ImageRecord(
+            id=file.id,
+            source=file.source,
+            size_bytes=file.size_bytes,
+            width=file.width,
+            height=file.height,
+            group=group,
+            split=part,
+            duplicate_of=first[file.id] if double else None,
+            ignored=file.ignored,
+            rejected=file.rejected,
+        )
+
+    records = tuple(record(file) for file in files)
+    _assert_apart(records)
+    return records
+
+
+def _check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
+    counted = [file for file in files if not file.ignored]
+    rejected = [file for file in counted if file.rejected is not None]
+    if not counted:
+        raise DataError("The dataset holds no files.", "Check dataset.source.")
+    if len(rejected) / len(counted) > limit:
+        examples = "; ".join(f"{file.source}: {file.rejected}" for file in rejected[:5])
+        raise DataError(
+            f"{len(rejected)} of {len(counted)} files cannot be used, more than preprocess.max_rejected_fraction "
+            f"({limit:g}) allows: {examples}.",
+            "Remove or mend them, or raise preprocess.max_rejected_fraction.",
+        )
+
+
+def _groups(images: Sequence[PreparedImage], distance: int) -> dict[str, str]:
+    """Each image's group: the smallest id among all that near-duplicates connect to it. Images come in order of ids."""
+    packed = b"".join(image.perceptual_hash or b"" for image in images)
+    hashes = np.frombuffer(packed, dtype=np.uint64).reshape(len(images), _HASH_WORDS)
+    labels: _Places = np.arange(len(images))
+    for a, b in _near_pairs(hashes, distance):
+        links = coo_array((np.ones(len(a), dtype=bool), (labels[a], labels[b])), shape=(len(images), len(images)))
+        _, merged = connected_components(links, directed=False)
+        labels = merged[labels].astype(np.intp)
+    _, first, group = np.unique(labels, return_index=True, return_inverse=True)
+    return {image.id: images[first[at]].id for image, at in zip(images, group, strict=True)}
+
+
+def _near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> Iterator[tuple[_Places, _Places]]:
+    """Places of hashes that differ in at most `distance` bits, for a block of rows at a time."""
+    for start in range(0, len(hashes), _ROWS_AT_ONCE):
+        rows, others = hashes[start : start + _ROWS_AT_ONCE], hashes[start:]
+        bits = np.zeros((len(rows), len(others)), dtype=np.uint16)
+        for word in range(_HASH_WORDS):
+            bits += np.bitwise_count(rows[:, word, np.newaxis] ^ others[np.newaxis, :, word])
+        a, b = np.nonzero(bits <= distance)
+        yield start + a, start + b
+
+
+def _held_out(groups: dict[str, str], config: SplitConfig) -> set[str]:
+    sizes = Counter(groups.values())
+    order = sorted(sizes, key=_fraction)
+    chosen = {group for group in order if _fraction(group) < config.validation_fraction}
+    images = len(groups)
+    count = sum(sizes[group] for group in chosen)
+    for group in order:
+        fits = count + sizes[group] <= max(1, int(images * _LARGEST_SHARE))
+        if count < config.validation_min and group not in chosen and fits:
+            chosen.add(group)
+            count += sizes[group]
+    if not chosen or len(chosen) == len(sizes):
+        raise DataError(
+            f"{images} images in {len(sizes)} groups of near-duplicates are too few to train and to validate on.",
+            "Add images that differ, or lower preprocess.near_duplicate_distance.",
+        )
+    return chosen
+
+
+def _fraction(group: str) -> float:
+    """A number in [0, 1) that depends on the group's name alone."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+
+
+def _assert_apart(records: Sequence[ImageRecord]) -> None:
+    train = {key for r in records if r.split == "train" for key in (r.id, r.group)}
+    held_out = {key for r in records if r.split == "validation" for key in (r.id, r.group)}
+    assert not train & held_out, f"in training and in validation: {sorted(map(str, train & held_out))[:3]}"
+
+
+def data_sha256(records: Iterable[ImageRecord]) -> str:
+    """One hash over the images that are used, each as often as it is used; neither names nor order matter."""
+    return hashlib.sha256("\n".join(sorted(record.id for record in records if record.used)).encode()).hexdigest()

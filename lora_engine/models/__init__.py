@@ -1,0 +1,1 @@
+"""The frozen models: which files are fit, and how they are loaded."""

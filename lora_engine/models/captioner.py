@@ -1,0 +1,116 @@
+"""Captions images with a transformers image-to-text model: BLIP, or any other by a change of its source."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_engine.config.models import CaptionerConfig
+from lora_engine.errors import ModelError
+from lora_engine.images.squares import read_square
+from lora_engine.models.files import holds_safetensors
+from lora_engine.models.image_text import load_whole, read_config
+from lora_engine.system.device import DTYPES, Resolved, resolve_precision
+from lora_engine.system.prefetch import ahead
+
+FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
+
+
+class Captioner:
+    """A loaded model. Search is greedy or by beams, never sampled, so a caption is a function of the image."""
+
+    def __init__(self, model: Any, processor: Any, config: CaptionerConfig, device: torch.device) -> None:
+        self._model, self._processor, self._config, self._device = model, processor, config, device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes."""
+        dtype: torch.dtype = self._model.dtype
+        return dtype
+
+    def caption(self, images: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
+        """Each id with its caption. The last batch is filled up, since a batch's size can change its results."""
+        with closing(ahead(self._read, _in_batches(images, self._config.batch_size))) as batches:
+            for ids, inputs in batches:
+                yield from zip(ids, self._generate(inputs), strict=False)
+
+    def _read(self, batch: Sequence[tuple[str, Path]]) -> tuple[list[str], Any]:
+        """The ids, and what the model takes: that of the last image again where the batch is not full."""
+        pictures = [read_square(path) for _, path in batch]
+        pictures += pictures[-1:] * (self._config.batch_size - len(pictures))
+        prompt = self._config.prompt
+        text = {"text": [prompt] * len(pictures)} if prompt else {}
+        return [image_id for image_id, _ in batch], self._processor(images=pictures, return_tensors="pt", **text)
+
+    def _generate(self, inputs: Any) -> list[str]:
+        inputs = inputs.to(self._device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        with torch.inference_mode():
+            tokens = self._model.generate(
+                **inputs, do_sample=False, num_beams=self._config.beams, max_new_tokens=self._config.max_new_tokens
+            )
+        texts, prompt = self._processor.batch_decode(tokens, skip_special_tokens=True), self._config.prompt
+        return [text.strip().removeprefix(prompt.lower()).removeprefix(prompt).strip() for text in texts]
+
+
+def _in_batches(images: Iterable[tuple[str, Path]], size: int) -> Iterator[list[tuple[str, Path]]]:
+    remaining = iter(images)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def require_captioner(folder: Path, *, allow_pickle: bool = False) -> None:
+    """Refuse what is no image-to-text model, without loading its weights.
+
+    Raises:
+        ModelError: pickled weights, or another kind of model.
+    """
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    holds_safetensors(folder, "captioner.source", allow_pickle=allow_pickle)
+    try:
+        config = read_config(folder)
+    except ValueError as error:
+        raise _not_loadable(folder, error) from error
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise _not_loadable(folder, f"its model type is {config.model_type}")
+
+
+def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) -> Captioner:
+    """Load a model folder through transformers' image-to-text classes. No code from the model's repository runs.
+
+    Raises:
+        ModelError: pickled weights, a model that cannot caption, or one whose files lack weights.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    use_safetensors = holds_safetensors(folder, "captioner.source", allow_pickle=config.allow_pickle)
+    dtype = DTYPES[captioner_precision(config, device)]
+    try:
+        model, processor = load_whole(AutoModelForImageTextToText, folder, dtype, use_safetensors=use_safetensors)
+    except ValueError as error:
+        raise _not_loadable(folder, error) from error
+    return Captioner(model.to(device), processor, config, device)
+
+
+def _not_loadable(folder: Path, reason: object) -> ModelError:
+    return ModelError(
+        f"The captioner in {folder} cannot be loaded: {reason}.",
+        "Use an image-to-text model of the transformers library, such as BLIP.",
+    )
+
+
+def captioner_precision(config: CaptionerConfig, device: torch.device) -> Resolved:
+    """What the captioner computes in: `auto` is fp32 on a CPU, since bf16 would change captions."""
+    automatic = config.precision == "auto" and device.type == "cpu"
+    return "fp32" if automatic else resolve_precision(config.precision, device)
+
+
+def captioner_key(model_sha256: str, config: CaptionerConfig, precision: Resolved, preprocess: str) -> str:
+    """A name for all that decides an image's caption but the image: model, search, precision and preprocessing."""
+    settings = config.model_dump_json(exclude={"source", "revision", "allow_pickle", "precision"})
+    return hashlib.sha256("\n".join((model_sha256, settings, precision, preprocess)).encode()).hexdigest()[:32]

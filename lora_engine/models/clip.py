@@ -1,0 +1,85 @@
+"""How well pictures fit texts, by a CLIP model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from lora_engine.errors import ModelError
+from lora_engine.models.files import holds_safetensors
+from lora_engine.models.image_text import load_whole, read_config
+
+FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
+
+
+class ClipScorer:
+    """A loaded CLIP model, in fp32."""
+
+    def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
+        self._model, self._processor, self._device = model, processor, device
+
+    def cosines(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Cosine of each picture's and each text's embedding, [pictures, texts]. Texts are cut to what CLIP reads."""
+        inputs = self._processor(
+            text=list(texts), images=list(pictures), return_tensors="pt", padding=True, truncation=True
+        ).to(self._device)
+        with torch.inference_mode():
+            result = self._model(**inputs)
+            images = torch.nn.functional.normalize(result.image_embeds, dim=-1)
+            words = torch.nn.functional.normalize(result.text_embeds, dim=-1)
+            return (images @ words.T).double().cpu().numpy()
+
+
+def require_clip(folder: Path, *, allow_pickle: bool = False) -> bool:
+    """Refuse what is no CLIP model, without loading its weights; whether these are safetensors.
+
+    Raises:
+        ModelError: pickled weights, or another kind of model.
+    """
+    from transformers import CLIPConfig
+
+    use_safetensors = holds_safetensors(folder, "evaluation.samples.clip.source", allow_pickle=allow_pickle)
+    try:
+        config = read_config(folder)
+    except ValueError as error:
+        raise _not_loadable(folder, error) from error
+    if not isinstance(config, CLIPConfig):
+        raise _not_loadable(folder, f"its model type is {config.model_type}")
+    return use_safetensors
+
+
+def load_clip(folder: Path, device: torch.device, *, allow_pickle: bool = False) -> ClipScorer:
+    """Load a CLIP model's folder.
+
+    Raises:
+        ModelError: pickled weights, another kind of model, or a damaged one.
+    """
+    from transformers import CLIPModel
+
+    use_safetensors = require_clip(folder, allow_pickle=allow_pickle)
+    try:
+        model, processor = load_whole(CLIPModel, folder, torch.float32, use_safetensors=use_safetensors)
+    except ValueError as error:
+        raise _not_loadable(folder, error) from error
+    return ClipScorer(model.to(device), processor, device)
+
+
+def _not_loadable(folder: Path, reason: object) -> ModelError:
+    return ModelError(
+        f"evaluation.samples.clip.source: {folder} cannot be loaded as a CLIP model: {reason}.",
+        "Use a CLIP model of the transformers library, such as openai/clip-vit-base-patch32.",
+    )
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The CLIP model of the manifest: its files and their hash."""
+
+    folder: Path
+    sha256: str
+    allow_pickle: bool = False

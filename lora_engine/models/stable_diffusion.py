@@ -1,0 +1,289 @@
+"""Loads the parts of a Stable Diffusion pipeline, one at a time, from a folder in diffusers layout."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lora_engine.adapters import lora
+from lora_engine.config.adapter import LoraConfig
+from lora_engine.diffusion import NoiseSchedule
+from lora_engine.errors import ModelError
+from lora_engine.models.files import WITH_WEIGHTS, check_safetensors, holds_safetensors
+
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # whose classes a pipeline may name
+
+# What of a pipeline the job reads; a hub download or a prefix needs no more.
+FILE_PATTERNS = (
+    "model_index.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/*",
+    "scheduler/*",
+)
+# What a single-file checkpoint lacks.
+CONFIG_PATTERNS = ("model_index.json", "*/config.json", "tokenizer/*", "scheduler/*")
+# What in a UNet's configuration asks for inputs that Stable Diffusion 1.x and 2.x lack.
+_OTHER_INPUTS = (
+    "class_embed_type",
+    "num_class_embeds",
+    "addition_embed_type",
+    "encoder_hid_dim",
+    "encoder_hid_dim_type",
+    "dual_cross_attention",
+)
+_TENSORS_AT_ONCE = 32  # some 100 MB of SD 1.5, in half precision
+
+
+def _load(folder: Path, component: str, model_class: Any, **options: Any) -> Any:
+    with _model_errors(folder, component):
+        return model_class.from_pretrained(folder, subfolder=component, local_files_only=True, **options)
+
+
+def _load_weights(folder: Path, component: str, model_class: Any, **options: Any) -> Any:
+    """As `_load`; also refuses a file that lacks weights, which the libraries would draw at random."""
+    model, loaded = _load(folder, component, model_class, output_loading_info=True, **options)
+    with _model_errors(folder, component):
+        if loaded["missing_keys"]:
+            raise ValueError(f"its weights lack {', '.join(sorted(loaded['missing_keys'])[:3])}")
+    return model.eval()
+
+
+@contextmanager
+def _model_errors(folder: Path, component: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # diffusers and transformers report what is wrong with a file by almost any of them
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"The base model's {component} cannot be loaded from {folder}: {reason}.",
+            "Give a Stable Diffusion 1.x or 2.x pipeline in diffusers layout with safetensors weights.",
+        ) from error
+
+
+def require_weights(folder: Path, *, allow_pickle: bool = False) -> None:
+    """Refuse a pipeline whose parts hold code, or no whole weights, without loading them.
+
+    Raises:
+        ModelError: a part has no safetensors and pickles are not allowed, or a file is damaged.
+    """
+    for component in WITH_WEIGHTS:
+        _holds_safetensors(folder, component, allow_pickle)
+
+
+def _holds_safetensors(folder: Path, component: str, allow_pickle: bool) -> bool:
+    what = f"base_model.source: the {component}"
+    return holds_safetensors(folder / component, what, allow_pickle=allow_pickle)
+
+
+def require_trainable(folder: Path, config: LoraConfig) -> None:
+    """Refuse a base model that cannot be trained with such adapters, without loading its weights.
+
+    Raises:
+        ModelError: the UNet lacks the layers or takes other inputs than Stable Diffusion's, or the scheduler predicts
+            something unknown.
+    """
+    load_noise_schedule(folder)
+    unet = _empty_unet(folder)
+    _require_plain_inputs(folder, unet)
+    lora.matching_modules(unet, config)
+
+
+def _require_plain_inputs(folder: Path, unet: nn.Module) -> None:
+    """Noisy latents, a timestep and the text encoder's embeddings must be all that the UNet takes.
+
+    By its configuration: one pass of SD 1.5's UNet takes 0.7 s even without data.
+    """
+    from transformers import CLIPTextConfig
+
+    with _model_errors(folder, "vae"):  # by its file: to import its class takes 0.3 s, which a warm cache spares
+        channels = json.loads((folder / "vae" / "config.json").read_bytes()).get("latent_channels", 4)
+    width = _load(folder, "text_encoder", CLIPTextConfig).hidden_size
+    config: Any = unet.config
+    found = {key: config[key] for key in _OTHER_INPUTS if config[key]}
+    found |= {key: config[key] for key in ("in_channels", "out_channels") if config[key] != channels}
+    widths = config["cross_attention_dim"]
+    if any(of_block != width for of_block in (widths if isinstance(widths, list | tuple) else [widths])):
+        found["cross_attention_dim"] = widths
+    if found:
+        raise ModelError(
+            f"The base model's UNet cannot be trained: it has {', '.join(f'{k}: {v!r}' for k, v in found.items())}.",
+            "Name a text-to-image model of Stable Diffusion 1.x or 2.x, not for inpainting, depth or upscaling: "
+            f"{channels} channels in and out, as its VAE has, cross_attention_dim {width}, as its text encoder has.",
+        )
+
+
+def _empty_unet(folder: Path) -> nn.Module:
+    """Its layers on the meta device."""
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+
+    with init_empty_weights(), _model_errors(folder, "unet"):
+        settings = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=True)
+        return UNet2DConditionModel.from_config(settings)  # type: ignore[no-any-return]
+
+
+def load_unet(
+    folder: Path, dtype: torch.dtype, device: torch.device | None = None, *, allow_pickle: bool = False
+) -> nn.Module:
+    """The UNet, in `dtype`, on the device (the CPU), in evaluation mode.
+
+    Takes the memory of its weights in `dtype` and little more, whatever type the file holds.
+    """
+    from diffusers import UNet2DConditionModel
+
+    device = device or torch.device("cpu")
+    if not _holds_safetensors(folder, "unet", allow_pickle):
+        pickled = _load_weights(folder, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=False)
+        return pickled.to(device)  # type: ignore[no-any-return]
+    unet = _empty_unet(folder)
+    with _model_errors(folder, "unet"):
+        weights = {name: w for file in _weight_files(folder / "unet") for name, w in _read(file, dtype, device)}
+        unet.load_state_dict(weights, assign=True)
+    return unet.eval()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that diffusers would read."""
+    from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
+
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.exists():
+        return [folder / SAFETENSORS_WEIGHTS_NAME]
+    return sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+
+
+def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """A file's tensors. It is mapped anew for every few, or what has been read of it would stay in memory."""
+    with safe_open(file, framework="pt") as opened:
+        names = list(opened.keys())
+    for start in range(0, len(names), _TENSORS_AT_ONCE):
+        with safe_open(file, framework="pt") as opened:
+            for name in names[start : start + _TENSORS_AT_ONCE]:
+                yield name, opened.get_tensor(name).to(device).to(dtype)  # on a GPU, the GPU converts
+
+
+def load_vae(folder: Path, *, allow_pickle: bool = False) -> Any:
+    """The autoencoder in fp32, whose encoder overflows in fp16."""
+    from diffusers import AutoencoderKL
+
+    safe = _holds_safetensors(folder, "vae", allow_pickle)
+    return _load_weights(folder, "vae", AutoencoderKL, torch_dtype=torch.float32, use_safetensors=safe)
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> tuple[Any, Any]:
+    """The CLIP tokenizer and text encoder."""
+    from transformers import CLIPTextModel
+
+    safe = _holds_safetensors(folder, "text_encoder", allow_pickle)
+    options = {"use_safetensors": safe, "weights_only": True}
+    encoder = _load_weights(folder, "text_encoder", CLIPTextModel, dtype=dtype, **options)
+    tokenizer, positions = load_tokenizer(folder), encoder.config.max_position_embeddings
+    with _model_errors(folder, "tokenizer"):
+        if tokenizer.model_max_length > positions:  # as it is where its configuration gives none
+            raise ValueError(f"its model_max_length is more than the text encoder's {positions} positions")
+    return tokenizer, encoder
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The CLIP tokenizer alone."""
+    from transformers import CLIPTokenizer
+
+    return _load(folder, "tokenizer", CLIPTokenizer)
+
+
+def load_noise_schedule(folder: Path) -> NoiseSchedule:
+    """The noise levels and the prediction type that the base model was trained with.
+
+    Raises:
+        ModelError: the scheduler predicts something other than the noise or v, or is of another kind of diffusion.
+    """
+    from diffusers import DDPMScheduler
+
+    with _model_errors(folder, "scheduler"):
+        settings = DDPMScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
+        if not settings.keys() & {"beta_schedule", "trained_betas"}:
+            kind = settings.get("_class_name", "a scheduler")
+            raise ValueError(f"{kind} without beta_schedule, so not of the diffusion that can be trained")
+    scheduler = _load(folder, "scheduler", DDPMScheduler)
+    prediction_type = scheduler.config.prediction_type
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise ModelError(
+            f"The base model predicts {prediction_type!r}.", "Only epsilon and v_prediction models can be trained."
+        )
+    return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
+
+
+def load_sampler(folder: Path) -> Any:
+    """The scheduler that the pipeline draws samples with."""
+    import diffusers
+
+    entry = _pipeline_index(folder).get("scheduler")
+    named = getattr(diffusers, str(entry[1]), None) if isinstance(entry, list) and len(entry) > 1 else None
+    is_scheduler = isinstance(named, type) and issubclass(named, diffusers.SchedulerMixin)
+    return _load(folder, "scheduler", named if is_scheduler else diffusers.PNDMScheduler)
+
+
+def _pipeline_index(folder: Path) -> dict[str, Any]:
+    """`model_index.json`: a part's name to its library and class. Empty where there is none."""
+    path = folder / "model_index.json"
+    try:
+        index = json.loads(path.read_bytes()) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is no JSON.", "Fetch the model again.") from error
+    return index if isinstance(index, dict) else {}
+
+
+def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> None:
+    """Turn one `.safetensors` checkpoint into a pipeline folder; `components` holds configuration and tokenizer.
+
+    Raises:
+        ModelError: the file is a pickle, damaged, or of another kind of model; or the components name other libraries.
+    """
+    if checkpoint.suffix != ".safetensors":
+        raise ModelError(
+            f"base_model.source: {checkpoint.name} is not a .safetensors file; other checkpoints can run code.",
+            "Convert it to safetensors, or name a version that is.",
+        )
+    check_safetensors(checkpoint, "base_model.source")
+    for name, entry in _pipeline_index(components).items():
+        if isinstance(entry, list) and entry[:1] and entry[0] not in _LIBRARIES:
+            raise ModelError(
+                f"base_model.components: model_index.json takes {name} from {entry[0]!r}, no model library.",
+                "Name a Stable Diffusion pipeline of the diffusers library.",
+            )
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        pipeline = StableDiffusionPipeline.from_single_file(
+            str(checkpoint), config=str(components), local_files_only=True, safety_checker=None
+        )
+        _require_whole(pipeline)
+    except MemoryError:
+        raise
+    except Exception as error:  # as in _load
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{checkpoint.name} is not a Stable Diffusion checkpoint that matches {components}: {reason}.",
+            "Check base_model.source and base_model.components.",
+        ) from error
+    pipeline.save_pretrained(folder)
+
+
+def _require_whole(pipeline: Any) -> None:
+    """Raise ValueError if the file lacked weights, which are left without values."""
+    parts = (getattr(pipeline, name) for name in WITH_WEIGHTS)
+    lacking = [name for part in parts for name, weight in part.named_parameters() if weight.is_meta]
+    if lacking:
+        raise ValueError(f"its weights lack {', '.join(lacking[:3])}")

@@ -1,0 +1,1 @@
+"""The training loop of a pack, and what an update consists of."""

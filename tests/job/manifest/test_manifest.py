@@ -1,0 +1,314 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.manifest.load import load_manifest
+from job.manifest.packs import Member, caption_sets, packs_of, resolve_variants, set_of_variant
+from job.manifest.problems import ManifestError
+from job.manifest.reference import reference_markdown
+from job.manifest.schema import Manifest, manifest_schema
+from job.run.identity import identity, identity_conflicts
+
+ROOT = Path(__file__).resolve().parents[3]
+MANIFESTS = sorted([*(ROOT / "manifests").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])
+SMALL = """\
+apiVersion: lora-job/v1
+name: small
+base_model: {source: models/sd}
+dataset: {source: images}
+variants:
+  - name: one
+    captions: {strategy: constant, text: a tattoo}
+  - name: two
+    captions: {strategy: existing}
+training: {steps: 10}
+output: {destination: runs}
+"""
+
+
+def load(text: str = SMALL, *sets: str) -> Manifest:
+    return load_manifest(text, "m.yaml", sets)
+
+
+def problems(text: str, *sets: str) -> list[str]:
+    with pytest.raises(ManifestError) as caught:
+        load(text, *sets)
+    assert caught.value.code == 40
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_every_shipped_manifest_is_valid(path: Path) -> None:
+    manifest = load_manifest(path.read_bytes(), path.name)
+    assert manifest.name == path.stem
+    jsonschema.validate(yaml.safe_load(path.read_text()), manifest_schema())
+
+
+def test_the_shipped_studies_are_those_of_the_design() -> None:
+    found = {path.stem: load_manifest(path.read_bytes(), path.name) for path in MANIFESTS}
+    assert found["tattoo-captions"].training.steps == 1000
+    assert found["tattoo-quick"].training.steps == 500
+    assert len(found["tattoo-captions-seeds"].seeds) == 3
+    large = found["tattoo-512-r16"]
+    assert (large.preprocess.resolution, large.lora.rank, large.training.images_per_step) == (512, 16, 64)
+    assert large.training.steps == 2000
+
+
+WRONG = [
+    ("lora-job/v1", "lora-job/v9", 1, "apiVersion", "lora-job/v1"),
+    ("name: small", "name: Small_Run", 2, "name", "lower-case"),
+    ("name: small", "name: 7", 2, "name", "text"),
+    ("name: small\n", "", 1, "name", "required"),
+    ("{source: models/sd}", "{source: x, sorce: models/sd}", 3, "base_model.sorce", 'Did you mean "source"'),
+    ("{source: models/sd}", "[]", 3, "base_model", "mapping"),
+    ("{source: images}", "{source: 's3://u:p@b/k'}", 4, "dataset.source", "without credentials"),
+    ("{source: images}", "{source: images, validation_fraction: 0.7}", 4, "dataset.validation_fraction", "less than"),
+    ("{source: images}", "{source: images, validation_fraction: '0.1'}", 4, "dataset.validation_fraction", "a number"),
+    ("strategy: constant", "strategy: konstant", 7, "variants[0].captions", 'Did you mean "constant"'),
+    ("strategy: constant, ", "", 7, "variants[0].captions", "strategy"),
+    (", text: a tattoo", "", 7, "variants[0].captions.text", "required"),
+    ("name: two", "name: one", 5, "variants", "two are named"),
+    ("name: two", "name: a/b", 8, "variants[1].name", "letters"),
+    ("name: two", "name: state", 8, "variants[1].name", "another file of every checkpoint"),
+    ("name: two", "name: pytorch_lora_weights", 8, "variants[1].name", "another file of every checkpoint"),
+    ("strategy: existing", "strategy: blip", 5, "variants", "captioner"),
+    ("{steps: 10}", "{steps: 0}", 10, "training.steps", "greater than"),
+    ("{steps: 10}", "{steps: 1.5}", 10, "training.steps", "whole number"),
+    ("{steps: 10}", "{steps: true}", 10, "training.steps", "whole number"),
+    ("{steps: 10}", "{}", 10, "training.steps", "required"),
+    ("{steps: 10}", "{steps: 10, precision: bf61}", 10, "training.precision", 'Did you mean "bf16"'),
+    ("{steps: 10}", "{steps: 10, schedule: {name: cosin}}", 10, "training.schedule", 'Did you mean "cosine"'),
+    ("{steps: 10}", "{steps: 10, optimizer: {learning_rate: .nan}}", 10, "training.optimizer", "finite"),
+    ("{steps: 10}", "{steps: 10, optimizer: {learning_rate: 1e999}}", 10, "training.optimizer", "finite"),
+    ("{steps: 10}", "{steps: 10, steps: 11}", 10, "training.steps", "once"),
+    ("{steps: 10}", "{steps: &a 10}", 10, "", "written out"),
+    ("{steps: 10}", "{steps: !!int 10}", 10, "", "untagged"),
+    ("{steps: 10}", "{steps: 10, max_grad_norm: -1}", 10, "training.max_grad_norm", "greater than"),
+    ("{destination: runs}", "{destination: runs\n", 13, "", "YAML"),
+    ("{destination: runs}", "{destination: null}", 11, "output.destination", "text"),
+    ("output:", "preprocess: {resolution: 100}\noutput:", 11, "preprocess.resolution", "multiple of 8"),
+    ("output:", "preprocess: {background: pinkish}\noutput:", 11, "preprocess.background", "rrggbb"),
+    ("output:", "lora: {rank: 0}\noutput:", 11, "lora.rank", "greater than"),
+    ("output:", "lora: {target_modules: []}\noutput:", 11, "lora.target_modules", "at least 1"),
+    ("output:", "seeds: [1, 1]\noutput:", 11, "seeds", "twice"),
+    ("output:", "seeds: [-1]\noutput:", 11, "seeds[0]", "greater than"),
+    ("output:", "evaluation: {timesteps: 3}\noutput:", 11, "evaluation", "multiple"),
+    ("output:", "limits: {attempt_hours: 0}\noutput:", 11, "limits.attempt_hours", "greater than"),
+    ("output:", "storage: {adressing_style: path}\noutput:", 11, "storage.adressing_style", '"addressing_style"'),
+    ("output:", "outptu: 1\noutput:", 11, "outptu", 'Did you mean "output"'),
+    ("{strategy: existing}", "{strategy: existing}\n    lora: {rnk: 1}", 10, "variants[1].lora.rnk", '"rank"'),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "path", "phrase"), WRONG, ids=[row[1][:40] for row in WRONG])
+def test_an_error_names_line_path_and_remedy(old: str, new: str, line: int, path: str, phrase: str) -> None:
+    assert old in SMALL
+    (problem,) = problems(SMALL.replace(old, new, 1))
+    assert problem.startswith(f"m.yaml:{line}: {path}")
+    assert phrase in problem
+
+
+@pytest.mark.parametrize(
+    ("sets", "key"),
+    [
+        (("output.destination=images/runs",), "destination"),
+        (("output.destination=images",), "destination"),
+        (("output.destination=./elsewhere/../images/runs",), "destination"),
+        (("dataset.source=runs/small",), "destination"),
+        (("dataset.source=file:///data/images", "output.destination=/data/images/runs"), "destination"),
+        (("dataset.source=/", "output.destination=/data"), "destination"),
+        (("dataset.source=s3://b/data", "output.destination=s3://b/data/runs"), "destination"),
+        (("dataset.source=s3://b", "output.destination=s3://b/runs"), "destination"),
+        (("output.cache=images/cache",), "cache"),
+        (("dataset.source=s3://b/data/", "output.cache=s3://b/data/cache"), "cache"),
+    ],
+)
+def test_a_run_does_not_write_into_its_dataset(sets: tuple[str, ...], key: str) -> None:
+    (problem,) = problems(SMALL, *sets)
+    assert f"output.{key}: " in problem
+    assert "outside of dataset.source" in problem
+
+
+def test_a_link_does_not_hide_that_a_run_writes_into_its_dataset(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to("images")
+    sets = f"dataset.source={tmp_path / 'images'}", f"output.destination={tmp_path / 'link' / 'runs'}"
+    (problem,) = problems(SMALL, *sets)
+    assert problem.startswith(f"--set {sets[1]}: output.destination: ")
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("dataset.source=images.zip", "output.destination=."),
+        ("dataset.source=images", "output.destination=.", "output.cache=cache"),
+        ("output.destination=images-runs",),
+        ("dataset.source=s3://b/data", "output.destination=s3://b/data-runs"),
+        ("dataset.source=s3://b/data", "output.destination=s3://c/data"),
+        ("dataset.source=s3://b/d", "output.destination=s3://b/d", "dataset.storage.endpoint_url=http://other:1"),
+        ("dataset.source=file://host/images", "output.destination=runs"),
+    ],
+)
+def test_a_run_may_write_beside_its_dataset(sets: tuple[str, ...]) -> None:
+    load(SMALL, *sets)
+
+
+def test_errors_of_the_text_do_not_hide_those_of_the_values() -> None:
+    text = SMALL.replace("name: small", "name: S\nname: T").replace("{steps: 10}", "{steps: 0, max_grad_norm: .inf}")
+    assert [problem.split(":")[1:3] for problem in problems(text)] == [
+        ["3", " name"],
+        ["11", " training.max_grad_norm"],
+        ["11", " training.steps"],
+    ]
+
+
+def test_all_errors_come_at_once() -> None:
+    text = SMALL.replace("name: small", "name: S").replace("{steps: 10}", "{steps: x, precison: y}")
+    text = text.replace("strategy: constant", "strategy: c")
+    assert len(problems(text, "lora.rank=q")) == 5
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a", "a: 1\n---\nb: 2", "[" * 5000, "a: " + "[" * 60 + "]" * 60, "\tb: 1"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    assert problems(text)
+
+
+def test_a_file_that_is_too_large_is_not_parsed() -> None:
+    assert "1 MiB" in problems("#" * (2**20 + 1))[0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200) | st.text(alphabet="ab:-[]{}&*!'\"\n #|>%@,1.0e", max_size=80).map(str.encode))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with pytest.raises(ManifestError):
+        load_manifest(data, "x")
+
+
+def test_scalars_are_those_of_yaml_1_2() -> None:
+    manifest = load(SMALL.replace("a tattoo", "no"), "training.optimizer.learning_rate=1e-4")
+    assert manifest.variants[0].captions.text == "no"  # type: ignore[union-attr]
+    assert manifest.training.optimizer.learning_rate == 1e-4
+
+
+def test_set_reaches_a_variant_by_name_and_by_place() -> None:
+    manifest = load(SMALL, "variants.two.lora.rank=3", "variants.0.captions.text=hello")
+    first, second = resolve_variants(manifest)
+    assert (first.captions.text, second.lora.rank) == ("hello", 3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("option", ["lora", "variants.three.lora.rank=1", "lora.rank=[", "name.x.y=1", "=3"])
+def test_a_set_that_cannot_be_applied_is_named(option: str) -> None:
+    assert any(f"--set {option}" in problem for problem in problems(SMALL, option))
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "phrase"),
+    [
+        ("output.destination", "s3:/x", 'Did you mean "s3://x"?'),
+        ("output.destination", "s3:x/y", 'Did you mean "s3://x/y"?'),
+        ("output.destination", "S3://x/y", 'Did you mean "s3://x/y"?'),
+        ("output.cache", "file:/x", 'Did you mean "file:///x"?'),
+        ("output.destination", "~/runs", "a path without ~"),
+        ("dataset.source", "~me/images", "a path without ~"),
+        ("dataset.source", "gs://x/y", "a path, file:///path, s3://bucket/prefix, miniature://name; Google Cloud"),
+        ("dataset.source", "hf://x/y", "a path, file:///path, s3://bucket/prefix, miniature://name."),
+        ("output.destination", "miniature://drawings", "a path, file:///path, s3://bucket/prefix."),
+        ("base_model.source", "hf:x/y", 'Did you mean "hf://x/y"?'),
+        ("base_model.source", "https://huggingface.co/x/y", "hf://owner/name"),
+        ("base_model.components", "HF://x/y", 'Did you mean "hf://x/y"?'),
+    ],
+)
+def test_a_misspelt_uri_is_no_folder(key: str, place: str, phrase: str) -> None:
+    (problem,) = problems(SMALL, f"{key}={place}")
+    assert f'{key}: found "{place}"' in problem
+    assert phrase in problem
+
+
+@pytest.mark.parametrize(
+    "place", ["./s3:/x", "./~", "a:b", "./a:b", r"C:\\runs", "C:/runs", "s3", "s3/x", "12:30", "x~"]
+)
+def test_odd_names_are_paths(place: str) -> None:
+    assert load(SMALL, f"output.destination='{place}'").output.destination == place
+
+
+def test_overrides_merge_deeply_and_replace_unions_of_another_name() -> None:
+    manifest = load(
+        SMALL,
+        "training.schedule={name: cosine, warmup_steps: 5}",
+        "variants.one.training={schedule: {warmup_steps: 2}}",
+        "variants.two.training={schedule: {name: linear}, optimizer: {weight_decay: 0.5}}",
+    )
+    one, two = resolve_variants(manifest)
+    assert (one.training.schedule.name, one.training.schedule.warmup_steps) == ("cosine", 2)
+    assert (two.training.schedule.name, two.training.schedule.warmup_steps) == ("linear", 0)
+    assert (two.training.optimizer.weight_decay, two.training.optimizer.learning_rate) == (0.5, 1e-4)
+
+
+def test_packs_hold_what_is_alike_but_captions_and_seed() -> None:
+    manifest = load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4")
+    first, second = packs_of(manifest)
+    assert first.members == (Member("one", 0), Member("one", 7))
+    assert second.differs == ("lora.rank",)
+    assert len(packs_of(load(SMALL, "seeds=[0, 7]"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("split_by", "packs"),
+    [
+        ("[variant]", [[("one", 0), ("one", 7)], [("two", 0), ("two", 7)]]),
+        ("[seed]", [[("one", 0), ("two", 0)], [("one", 7), ("two", 7)]]),
+        ("[seed, variant]", [[("one", 0)], [("one", 7)], [("two", 0)], [("two", 7)]]),
+    ],
+)
+def test_packs_can_be_split(split_by: str, packs: list[list[tuple[str, int]]]) -> None:
+    found = packs_of(load(SMALL, "seeds=[0, 7]", f"split_packs_by={split_by}"))
+    assert [[(member.variant, member.seed) for member in pack.members] for pack in found] == packs
+    assert [pack.unit for pack in found] == [f"pack-{at}" for at in range(len(packs))]
+    assert all(pack.differs == () for pack in found)
+
+
+def test_caption_sets_are_shared_by_equal_texts() -> None:
+    manifest = load(SMALL, "variants.two.captions={strategy: constant, text: a tattoo, caption_dropout: 0.1}")
+    assert list(caption_sets(manifest)) == ["one"]
+    assert set_of_variant(manifest) == {"one": "one", "two": "one"}
+
+
+@pytest.mark.parametrize(
+    ("option", "conflicts"),
+    [
+        ("lora.rank=4", ("variants.one.lora.rank", "variants.two.lora.rank")),
+        ("seeds=[2]", ("seeds",)),
+        ("training.steps=20", ()),
+        ("training.steps=5", ("variants.one.training.steps", "variants.two.training.steps")),
+        ("limits.attempt_hours=2", ()),
+        ("evaluation.samples={prompts: [x]}", ()),
+        ("output.destination=elsewhere", ()),
+        ("dataset.validation_min=3", ("split.validation_min",)),
+        ("preprocess.background=black", ("preprocess.background",)),
+        ("split_packs_by=[seed]", ("split_packs_by",)),
+    ],
+)
+def test_what_makes_another_run(option: str, conflicts: tuple[str, ...]) -> None:
+    def of(manifest: Manifest) -> dict[str, object]:
+        return identity(manifest, data_sha256="d", models={"base": "b"})
+
+    assert identity_conflicts(of(load()), of(load(SMALL, option))) == conflicts
+
+
+def test_validate_imports_neither_torch_nor_boto3() -> None:
+    code = (
+        "import sys, job.cli.commands, job.manifest.packs, job.run.identity\n"
+        "print([m for m in ('torch', 'boto3', 'diffusers', 'transformers', 'scipy', 'matplotlib') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_reference_is_that_of_the_models() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "manifest.md"
+    assert page.read_text() == reference_markdown(), "python -m job.manifest.reference > docs/manifest.md"

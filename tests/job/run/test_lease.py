@@ -1,0 +1,156 @@
+"""One writer a unit: who gets the lease, who loses it, and that a loser writes nothing."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from job import layout
+from job.errors import ExitCode, JobError
+from job.process.stop import StopFlag
+from job.run.lease import LeaseTimes, held
+from job.storage import S3Settings, open_storage
+from job.storage.folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[3]
+UNIT = "pack-0"
+HOLDER = """
+import sys, time
+from job.errors import JobError
+from job.run.lease import LeaseTimes, held
+from job.process.stop import StopFlag
+from job.storage import S3Settings, open_storage
+from job.storage.folder import RunFolder
+
+root, endpoint, seconds = sys.argv[1], sys.argv[2] or None, float(sys.argv[3])
+storage = open_storage(root, S3Settings(endpoint_url=endpoint, region="us-east-1", addressing_style="path"))
+try:
+    with held(RunFolder(storage, root), "pack-0", LeaseTimes(seconds, 60), StopFlag(), lambda _: None) as (run, epoch):
+        {body}
+except JobError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.code)
+"""
+
+
+@pytest.fixture(params=["local", "s3"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
+    if request.param == "local":
+        return RunFolder(open_storage(str(tmp_path), S3Settings()), str(tmp_path / "run"))
+    server, bucket = request.getfixturevalue("s3_admin"), request.getfixturevalue("s3_bucket")
+    root = f"s3://{bucket}/{tmp_path.name}"
+    settings = S3Settings(endpoint_url=server.endpoint_url, region="us-east-1", addressing_style="path")
+    return RunFolder(open_storage(root, settings), root)
+
+
+def begin(run: RunFolder, seconds: float, body: str) -> "subprocess.Popen[str]":
+    """Another process that does something while it holds the unit."""
+    endpoint = "" if not run.root.startswith("s3:") else run.storage._endpoint  # type: ignore[attr-defined]
+    command = [sys.executable, "-c", HOLDER.replace("{body}", body), run.root, endpoint, str(seconds)]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, stderr=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def holder(run: RunFolder, seconds: float) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds the unit and writes `metrics` again and again."""
+    process = begin(run, seconds, "while True: run.write('metrics', str(time.monotonic()).encode()); time.sleep(0.01)")
+    try:
+        while run.read("metrics") is None:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def freeze_between_writes(process: "subprocess.Popen[str]", run: RunFolder) -> None:
+    """In a folder a process that is frozen within a write keeps all others out of that file."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        while "T" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]:
+            time.sleep(0.01)
+        if run.root.startswith("s3:") or not [*Path(run.root).rglob("*.part-*")]:
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(random.uniform(0, 0.05))
+
+
+def claim(run: RunFolder, seconds: float, wait_seconds: float = 0) -> "tuple[RunFolder, int]":
+    """Take the lease and let go of it at once."""
+    with held(run, UNIT, LeaseTimes(seconds, wait_seconds), StopFlag(), lambda _: None) as got:
+        return got
+
+
+def test_a_released_lease_is_taken_at_once_with_the_next_epoch(run: RunFolder) -> None:
+    assert [claim(run, 3600)[1] for _ in range(3)] == [1, 2, 3]
+    assert run.exists(layout.unit_lease(UNIT))
+
+
+def test_a_second_live_writer_waits_and_is_refused(run: RunFolder) -> None:
+    with holder(run, 2) as process:
+        began = time.monotonic()
+        with pytest.raises(JobError, match=rf"process {process.pid} on .*, epoch 1") as caught:
+            claim(run, 2, wait_seconds=3)
+        assert caught.value.code == ExitCode.LEASE_HELD
+        assert "limits.lease_wait" in caught.value.remedy
+        assert time.monotonic() - began >= 3
+        assert process.poll() is None
+
+
+def test_a_dead_holder_is_succeeded_at_once(run: RunFolder) -> None:
+    with holder(run, 3600) as process:
+        process.kill()
+        assert claim(run, 3600)[1] == 2
+
+
+def test_a_frozen_holder_is_succeeded_and_writes_nothing_once_it_wakes(run: RunFolder) -> None:
+    with holder(run, 1) as process:
+        freeze_between_writes(process, run)
+        with held(run, UNIT, LeaseTimes(1, 0), StopFlag(), lambda _: None) as (mine, epoch):
+            assert epoch == 2
+            mine.write("metrics", b"mine")
+            process.send_signal(signal.SIGCONT)
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == ExitCode.LEASE_HELD, errors
+            assert "epoch 2" in errors
+            assert run.read("metrics") == b"mine"
+
+
+def test_the_loser_of_a_lease_is_told_to_stop_and_may_not_write(run: RunFolder) -> None:
+    stop = StopFlag()
+    with held(run, UNIT, LeaseTimes(1, 0), stop, lambda _: None) as (mine, _):
+        stored = run.storage.fetch(run.uri(layout.unit_lease(UNIT)))
+        assert stored is not None
+        stolen = stored.data.replace(b'"epoch": 1', b'"epoch": 2').replace(b'"holder": "', b'"holder": "x')
+        while run.storage.write_if(run.uri(layout.unit_lease(UNIT)), stolen, stored.etag) is None:
+            stored = run.storage.fetch(run.uri(layout.unit_lease(UNIT)))
+            assert stored is not None
+        time.sleep(0.6)
+        for act in (lambda: mine.write("x", b"x"), lambda: mine.delete("x")):
+            with pytest.raises(JobError) as caught:
+                act()
+            assert caught.value.code == ExitCode.LEASE_HELD
+        assert stop()
+        with pytest.raises(JobError, match="epoch 2"):
+            stop.check()
+    assert not run.exists("x")
+    assert run.read(layout.unit_lease(UNIT)) == stolen
+
+
+def test_of_many_claimants_one_holds_at_a_time(run: RunFolder) -> None:
+    """Eight processes add to a counter that only a holder may change."""
+    body = "value = int(run.read('count') or b'0'); time.sleep(0.01); run.write('count', str(value + 1).encode())"
+    started = [begin(run, 30, body) for _ in range(8)]
+    assert [process.communicate(timeout=120)[1] for process in started] == [""] * 8
+    assert run.read("count") == b"8"
+    record = run.read_json(layout.unit_lease(UNIT))
+    assert record is not None
+    assert (record["epoch"], record["released"]) == (8, True)

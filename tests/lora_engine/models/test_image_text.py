@@ -1,0 +1,40 @@
+"""A model whose files lack weights is refused: the library would draw them at random, and only warn."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_engine import miniature
+from lora_engine.config.models import CaptionerConfig
+from lora_engine.errors import ModelError
+from lora_engine.models.captioner import load_captioner
+from lora_engine.models.clip import load_clip
+
+CPU = torch.device("cpu")
+CAPTIONER = CaptionerConfig(source="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "load"),
+    [
+        ("blip", "text_decoder.cls.predictions.transform.dense.bias", lambda f: load_captioner(f, CAPTIONER, CPU)),
+        ("clip", "visual_projection.weight", lambda f: load_clip(f, CPU)),
+    ],
+)
+def test_a_file_that_lacks_a_layer_is_refused(
+    tmp_path: Path, name: str, layer: str, load: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / name
+    shutil.copytree(miniature.folder(name), folder)
+    load(folder)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    del weights[layer]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"cannot be loaded.*lack {re.escape(layer)}"):
+        load(folder)
