@@ -30,12 +30,12 @@ from benchmarks.loop import RANK, TEXT_TOKENS, TEXT_WIDTH, random_data, trainer,
 from benchmarks.machine import describe
 from benchmarks.rounds import in_turns
 from lora_engine.config.training import TrainingConfig
-from lora_engine.system.device import DTYPES, Resolved, find_device, resolve_precision
+from lora_engine.system.device import DTYPES, DtypeName, find_device, resolve_precision
 from lora_engine.system.device import describe as describe_device
 from lora_engine.system.malloc import keep_freed_blocks
 from lora_engine.system.memory import peak_bytes
 from lora_engine.system.quiet import quiet_libraries
-from lora_engine.training.micro_batches import Passes
+from lora_engine.training.micro_batches import MicroBatches
 
 _STEPS = 1_000_000  # of a run, so that it would be worth compiling for; few of them are done
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -45,11 +45,11 @@ _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 class Case:
     """One way of training."""
 
-    precision: Resolved
+    precision: DtypeName
     members: int = 1
     batch: int = 1
     accumulation: int = 1
-    passes: Passes | None = None  # None is all of an update at once
+    micro_batches: MicroBatches | None = None  # None is all of an update at once
     bare: bool = False  # PEFT's own layers and torch's optimizer, and nothing else
     compile: Literal["off", "regional", "full"] = "off"
     cuda_graph: Literal["auto", "off"] = "off"
@@ -80,7 +80,7 @@ class Measured:
     matrix_rate: float  # FLOP/s
 
 
-def cases(precision: Resolved) -> dict[str, Case]:
+def cases(precision: DtypeName) -> dict[str, Case]:
     """All of them, by name."""
     found = {
         "1x1": Case(precision),
@@ -88,9 +88,9 @@ def cases(precision: Resolved) -> dict[str, Case]:
         "1x3": Case(precision, batch=3),
         "3x1": Case(precision, members=3),
         "1x4": Case(precision, batch=4),
-        "1x4 recomputed": Case(precision, batch=4, passes=Passes(4, 1, recompute=True)),
-        "1x1x4": Case(precision, accumulation=4, passes=Passes(1, 1)),
-        "1x1x4 folded": Case(precision, accumulation=4, passes=Passes(4, 1)),
+        "1x4 recomputed": Case(precision, batch=4, micro_batches=MicroBatches(4, 1, recompute=True)),
+        "1x1x4": Case(precision, accumulation=4, micro_batches=MicroBatches(1, 1)),
+        "1x1x4 folded": Case(precision, accumulation=4, micro_batches=MicroBatches(4, 1)),
         "1x12": Case(precision, batch=12),
         "3x4": Case(precision, members=3, batch=4),
         "3x4 channels-last": Case(precision, members=3, batch=4, channels_last=True),
@@ -159,7 +159,7 @@ def _ours(case: Case, setting: Setting, device: torch.device, dtype: torch.dtype
         cuda_graph=case.cuda_graph,
     )
     made = trainer(model, random_data(setting.resolution, device, dtype), case.members, config)
-    made.use(case.passes or Passes(case.batch * case.accumulation, case.members))
+    made.use(case.micro_batches or MicroBatches(case.batch * case.accumulation, case.members))
 
     def update(steps: int) -> None:
         for _ in made.run(made.step + steps, lambda: False):

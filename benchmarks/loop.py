@@ -9,7 +9,7 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.draws import PackMember
 from lora_engine.dataset.encoded import TrainingData
-from lora_engine.dataset.table import Rows
+from lora_engine.dataset.table import TensorTable
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.training.trainer import PackTrainer
 
@@ -40,8 +40,8 @@ def random_data(resolution: int, device: torch.device, dtype: torch.dtype) -> Tr
     return TrainingData(ids, _resident(torch.stack([mean, mean.abs() * 0.1], dim=1)), _resident(text))
 
 
-def _resident(tensor: torch.Tensor) -> Rows:
-    return Rows(tensor.__getitem__, len(tensor), tensor.device, tensor.dtype, resident=True)
+def _resident(tensor: torch.Tensor) -> TensorTable:
+    return TensorTable(tensor.__getitem__, len(tensor), tensor.device, tensor.dtype, resident=True)
 
 
 def trainer(model: UNet2DConditionModel, data: TrainingData, members: int, config: TrainingConfig) -> PackTrainer:

@@ -19,7 +19,7 @@ from benchmarks.rounds import table, take_turns
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.evaluation import SamplesConfig
-from lora_engine.evaluation.sampler import Drawn, Sampler
+from lora_engine.evaluation.sampler import Sample, Sampler
 from lora_engine.models import stable_diffusion
 from lora_engine.system.device import DTYPES, find_device
 from lora_engine.system.malloc import keep_freed_blocks
@@ -56,20 +56,20 @@ def main() -> None:
         f"UNet of width {options.width}, {options.precision}, {options.resolution}x{options.resolution}, "
         f"{options.variants} adapters, {options.prompts} prompts, {options.steps} steps, guidance {options.guidance}"
     )
-    ways: dict[str, Callable[[], Sequence[Drawn]]] = {
+    ways: dict[str, Callable[[], Sequence[Sample]]] = {
         "single images": partial(_one_after_the_other, single, names),
         "adapter after adapter": partial(_one_after_the_other, together, names),
-        "adapters together": partial(_draw, together, names),
+        "adapters together": partial(_generate, together, names),
     }
     print(table(take_turns(ways, options.rounds), options.variants * options.prompts, "single images"))
 
 
-def _one_after_the_other(sampler: Sampler, names: Sequence[str]) -> list[Drawn]:
-    return [drawn for name in names for drawn in _draw(sampler, [name])]
+def _one_after_the_other(sampler: Sampler, names: Sequence[str]) -> list[Sample]:
+    return [drawn for name in names for drawn in _generate(sampler, [name])]
 
 
-def _draw(sampler: Sampler, names: Sequence[str]) -> list[Drawn]:
-    return [one for drawn in sampler.draw(names, lambda: None) for one in drawn]
+def _generate(sampler: Sampler, names: Sequence[str]) -> list[Sample]:
+    return [one for drawn in sampler.generate(names, lambda: None) for one in drawn]
 
 
 if __name__ == "__main__":

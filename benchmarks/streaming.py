@@ -23,7 +23,7 @@ from benchmarks.machine import describe
 from benchmarks.rounds import table, take_turns
 from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.encoded import EMPTY_PROMPT, Encoded, TrainingData, text_name
-from lora_engine.dataset.shards import Shards
+from lora_engine.dataset.tensor_files import TensorFiles
 from lora_engine.system.device import DTYPES, find_device, resolve_precision
 from lora_engine.system.device import describe as describe_device
 from lora_engine.training.trainer import PackTrainer
@@ -55,7 +55,7 @@ def streamed(folder: Path, images: int, resolution: int, device: torch.device, d
     side = resolution // 8
     latents = write_shards(folder / "latents", ids, (2, 4, side, side), torch.float32)
     embeddings = write_shards(folder / "embeddings", [text_name(t) for t in texts], (TEXT_TOKENS, TEXT_WIDTH), dtype)
-    encoded = Encoded(tuple(ids), (), Shards(latents), {}, tuple(texts), Shards(embeddings))
+    encoded = Encoded(tuple(ids), (), TensorFiles(latents), {}, tuple(texts), TensorFiles(embeddings))
     return encoded.training_data(device, dtype, flips=False, resident=False)
 
 

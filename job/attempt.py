@@ -12,9 +12,9 @@ from job.manifest.schema import Manifest
 from job.preflight import check_access, check_device
 from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
-from job.run.context import Job, open_cache, open_run
+from job.run.context import Attempt, open_cache, open_run
 from job.run.status import spent_seconds
-from job.stages.train.followers import Lead, leading
+from job.stages.train.followers import Followers, leading
 from job.storage.files import sweep_parts
 from job.threads import wait_for
 from lora_engine.system.distributed import Processes
@@ -23,7 +23,7 @@ from lora_engine.system.garbage import lasting
 _PROBE_SECONDS = 5.0  # in which a store that answers is done with the probes, and keeps none
 
 
-def attempt(
+def run_attempt(
     manifest: Manifest, workdir: Path | None, shard: Shard | None, stop: StopFlag, processes: Processes
 ) -> None:
     """Run all that is left, showing progress on standard error, until `stop` is set.
@@ -45,12 +45,12 @@ def attempt(
     with Progress(sys.stderr) as progress:
         if manifest.limits.stall_minutes is not None:
             watch_for_stalls(progress, manifest.limits.stall_minutes)
-        with processes.joined(partial(wait_for, check=stop.check)), leading(processes) as lead:
-            _attempt(manifest, scratch, shard, stop, progress, lead)
+        with processes.joined(partial(wait_for, check=stop.check)), leading(processes) as followers:
+            _attempt(manifest, scratch, shard, stop, progress, followers)
 
 
 def _attempt(
-    manifest: Manifest, scratch: Path, shard: Shard | None, stop: StopFlag, progress: Progress, lead: Lead
+    manifest: Manifest, scratch: Path, shard: Shard | None, stop: StopFlag, progress: Progress, followers: Followers
 ) -> None:
     fenced = wait_for(lambda: check_access(manifest), stop.check_after(_PROBE_SECONDS))
     if shard is not None and not fenced:
@@ -64,16 +64,16 @@ def _attempt(
     from job.run import decisions
 
     stop.check()
-    check_device(manifest, lead.processes)
+    check_device(manifest, followers.processes)
     run, cache = open_run(manifest, progress.moved), open_cache(manifest, progress.moved)
-    job = Job(manifest, run, cache, scratch, progress, stop, fenced)
-    if decisions.is_done(job):
-        progress.say("already done", run=job.run.root)
+    attempt = Attempt(manifest, run, cache, scratch, progress, stop, fenced)
+    if decisions.is_done(attempt):
+        progress.say("already done", run=attempt.run.root)
         return
     if manifest.limits.max_hours is not None:
-        stop.limit_run(manifest.limits.max_hours, spent_seconds(job.run))
-    if pipeline.run(job, shard, lead):
-        progress.say("done", run=job.run.root, report=job.run.uri("report/comparison.json"))
+        stop.limit_run(manifest.limits.max_hours, spent_seconds(attempt.run))
+    if pipeline.run(attempt, shard, followers):
+        progress.say("done", run=attempt.run.root, report=attempt.run.uri("report/comparison.json"))
 
 
 def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Processes) -> None:
@@ -83,8 +83,8 @@ def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Proces
         stop.at_once(_import_libraries)
         from job import pipeline
 
-        job = Job(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop)
-        pipeline.follow(job, processes)
+        attempt = Attempt(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop)
+        pipeline.follow(attempt, processes)
 
 
 def _import_libraries() -> None:

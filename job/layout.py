@@ -29,7 +29,7 @@ def unit_lease(unit: str) -> str:
     return f"units/{unit}/lease.json"
 
 
-def passes(unit: str) -> str:
+def micro_batches(unit: str) -> str:
     """How a pack's updates are cut up to fit in memory."""
     return f"units/{unit}/passes.json"
 

@@ -14,11 +14,11 @@ from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack, packs_of, resolve_variants, set_of_variant
 from job.process.faults import resource_errors
 from job.report.publish import publish_report
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.dataset import Captions, Images, source_fingerprint
 from job.run.decisions import is_prepared, resolve
 from job.run.unit import unit_of
-from job.sharding import share_out
+from job.sharding import distribute_packs
 from job.stages.caption import caption
 from job.stages.encode import encode_all
 from job.stages.fetch import fetch_dataset
@@ -26,57 +26,57 @@ from job.stages.models import fetch_base, fetch_models
 from job.stages.preprocess import images_of
 from job.stages.sample import has_samples, measure_training_images, sample
 from job.stages.train.build import Study, TrainablePack, make_trainable
-from job.stages.train.followers import Lead, Read, Start, Train, orders
+from job.stages.train.followers import Followers, Read, Start, Train, broadcasts
 from job.stages.train.pack_run import PackRun, is_finished
 from lora_engine.errors import DivergedError
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import model_sha256
-from lora_engine.system.device import Resolved, find_device
+from lora_engine.system.device import DtypeName, find_device
 from lora_engine.system.distributed import Processes
 from lora_engine.system.malloc import keep_freed_blocks
 
 
-def run(job: Job, shard: Shard | None, lead: Lead) -> bool:
+def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
     """Do all that is not done yet and that no other process is at; whether the run is finished then.
 
     Args:
         shard: which of several processes this is, so that each begins with a pack of its own.
-        lead: the processes that train each pack together with this one.
+        followers: the processes that train each pack together with this one.
 
     Raises:
         DivergedError: adapters diverged; all else is done.
         HeldError: another process is at what is left, and this one was told of no other.
     """
-    device, packs, wait = _prepared_device(), packs_of(job.manifest), job.manifest.limits.lease_wait
+    device, packs, wait = _prepared_device(), packs_of(attempt.manifest), attempt.manifest.limits.lease_wait
     with resource_errors():
-        fingerprint = source_fingerprint(job)
+        fingerprint = source_fingerprint(attempt)
         # where others may find work, the preparation is worth waiting for as long as somebody is at it
-        with _preparing(job, fingerprint, wait if len(packs) == 1 else math.inf) as prepare:
+        with _preparing(attempt, fingerprint, wait if len(packs) == 1 else math.inf) as prepare:
             models = fetch_models(prepare)
             images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
             resolved = resolve(prepare, images, models.base, models.captioner, device)
             captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base))
             study = _study(prepare, images, captions, models.base, resolved, device)
             measure_training_images(prepare, images)
-        lead.read(fingerprint)
+        followers.read(fingerprint)
 
     def train(pack: Pack, wait_minutes: float) -> None:
-        with unit_of(job, pack.unit, wait_minutes) as unit:
+        with unit_of(attempt, pack.unit, wait_minutes) as unit:
             if not is_trained(pack):
-                pack_run = PackRun(unit, study, pack, device, _precision(resolved, pack), lead)
+                pack_run = PackRun(unit, study, pack, device, _precision(resolved, pack), followers)
                 pack_run.run()
                 sample(unit, pack, study.model, pack_run.unet, device, models.scorer)
 
     def is_trained(pack: Pack) -> bool:
-        return is_finished(job, pack) and has_samples(job, pack, models.scorer)
+        return is_finished(attempt, pack) and has_samples(attempt, pack, models.scorer)
 
-    share_out(job, packs, shard, train)
+    distribute_packs(attempt, packs, shard, train)
     left = [pack for pack in packs if not is_trained(pack)]
     if shard is not None and left:
-        _require_converged(job, [pack for pack in packs if shard.owns(pack, packs)])
-        job.progress.say("this shard is done; the rest is with other processes", packs=[pack.unit for pack in left])
+        _require_converged(attempt, [pack for pack in packs if shard.owns(pack, packs)])
+        attempt.progress.say("this shard is done; the rest is with other processes", packs=[pack.unit for pack in left])
         return False
-    with unit_of(job, "report", wait) as report:
+    with unit_of(attempt, "report", wait) as report:
         if report.run.exists(layout.SUCCESS):  # of a process that finished at the same moment
             return True
         publish_report(report.run)
@@ -85,30 +85,30 @@ def run(job: Job, shard: Shard | None, lead: Lead) -> bool:
     return True
 
 
-def follow(job: Job, processes: Processes) -> None:
+def follow(attempt: Attempt, processes: Processes) -> None:
     """Train every pack that the first of several processes trains, together with it. Writes nothing.
 
     Raises:
         JobError: what the first process ended with, or 46 when this one was started with something else.
         LostPeerError: the first process is gone.
     """
-    device, packs = _prepared_device(), packs_of(job.manifest)
+    device, packs = _prepared_device(), packs_of(attempt.manifest)
     with resource_errors():
-        for order in orders(processes, job.stop):
+        for order in broadcasts(processes, attempt.stop):
             match order:
                 case Read(fingerprint):
-                    resolved, study = _read(job, fingerprint, device)
-                case Start(index, passes, states):
+                    resolved, study = _read(attempt, fingerprint, device)
+                case Start(index, micro_batches, states):
                     made: TrainablePack | None = None  # the last pack's is gone before another is there
                     pack = packs[index]
-                    made = make_trainable(job, study, pack, device, _precision(resolved, pack), processes)
+                    made = make_trainable(attempt, study, pack, device, _precision(resolved, pack), processes)
                     made.trainer.restore(states)
-                    made.trainer.use(passes)
+                    made.trainer.use(micro_batches)
                 case Train(until, frozen):
                     assert made is not None
                     for name in set(frozen) - made.trainer.frozen_at.keys():
                         made.trainer.freeze(name)
-                    for _ in made.trainer.run(until, job.stop):
+                    for _ in made.trainer.run(until, attempt.stop):
                         pass
 
 
@@ -119,39 +119,39 @@ def _prepared_device() -> torch.device:
     return device
 
 
-def _read(job: Job, fingerprint: str, device: torch.device) -> tuple[dict[str, Any], Study]:
+def _read(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[dict[str, Any], Study]:
     """What another process has prepared: what was decided, and all that training needs."""
-    base, resolved = fetch_base(job), job.run.read_json(layout.RESOLVED) or {}
-    if not is_prepared(job, fingerprint) or resolved["models"]["base"]["sha256"] != model_sha256(base):
+    base, resolved = fetch_base(attempt), attempt.run.read_json(layout.RESOLVED) or {}
+    if not is_prepared(attempt, fingerprint) or resolved["models"]["base"]["sha256"] != model_sha256(base):
         raise JobError(
             ExitCode.CONFLICT,
             "This process has another manifest or base model than the first, with which it is to train.",
             "Start all of them with the same; pin base_model.revision.",
         )
-    images = images_of(job, fingerprint, lambda: fetch_dataset(job))
-    captions = caption(job, images, None, stable_diffusion.load_tokenizer(base))
-    return resolved, _study(job, images, captions, base, resolved, device)
+    images = images_of(attempt, fingerprint, lambda: fetch_dataset(attempt))
+    captions = caption(attempt, images, None, stable_diffusion.load_tokenizer(base))
+    return resolved, _study(attempt, images, captions, base, resolved, device)
 
 
-def _precision(resolved: dict[str, Any], pack: Pack) -> Resolved:
-    precision: Resolved = resolved["packs"][pack.index]["precision"]
+def _precision(resolved: dict[str, Any], pack: Pack) -> DtypeName:
+    precision: DtypeName = resolved["packs"][pack.index]["precision"]
     return precision
 
 
 @contextmanager
-def _preparing(job: Job, fingerprint: str, wait_minutes: float) -> Iterator[Job]:
+def _preparing(attempt: Attempt, fingerprint: str, wait_minutes: float) -> Iterator[Attempt]:
     """Hold the preparation until it is done; what is done is read by any number of processes at a time."""
-    if not is_prepared(job, fingerprint):
-        with unit_of(job, "prepare", wait_minutes) as unit:
-            if not is_prepared(job, fingerprint):
+    if not is_prepared(attempt, fingerprint):
+        with unit_of(attempt, "prepare", wait_minutes) as unit:
+            if not is_prepared(attempt, fingerprint):
                 yield unit
                 return
-    yield job
+    yield attempt
 
 
-def _require_converged(job: Job, packs: Sequence[Pack]) -> None:
+def _require_converged(attempt: Attempt, packs: Sequence[Pack]) -> None:
     members = [member for pack in packs for member in pack.members]
-    finals = {member: job.run.read_json(layout.final(*member)) or {} for member in members}
+    finals = {member: attempt.run.read_json(layout.final(*member)) or {} for member in members}
     diverged = {member: step for member, final in finals.items() if (step := final.get("diverged_at")) is not None}
     if diverged:
         where = "; ".join(f"{member.variant}, seed {member.seed} at step {step}" for member, step in diverged.items())
@@ -162,15 +162,15 @@ def _require_converged(job: Job, packs: Sequence[Pack]) -> None:
 
 
 def _study(
-    job: Job, images: Images, captions: Captions, model: Path, resolved: dict[str, Any], device: torch.device
+    attempt: Attempt, images: Images, captions: Captions, model: Path, resolved: dict[str, Any], device: torch.device
 ) -> Study:
     precision = resolved["packs"][0]["precision"]
-    flips = any(pack.training.random_flip for pack in packs_of(job.manifest))
+    flips = any(pack.training.random_flip for pack in packs_of(attempt.manifest))
     return Study(
-        variants={variant.name: variant for variant in resolve_variants(job.manifest)},
-        set_of_variant=set_of_variant(job.manifest),
+        variants={variant.name: variant for variant in resolve_variants(attempt.manifest)},
+        set_of_variant=set_of_variant(attempt.manifest),
         captions=captions,
-        encoded=encode_all(job, images, captions, model, device, precision, flips=flips),
+        encoded=encode_all(attempt, images, captions, model, device, precision, flips=flips),
         model=model,
         started_at=resolved["started_at"],
     )

@@ -53,7 +53,7 @@ def check_device(manifest: Manifest, processes: Processes = ALONE) -> None:
 
         resolve_precision("fp16", find_device())
     for training in trainings:
-        processes.share(training.images_per_step)
+        processes.local_slice(training.images_per_step)
 
 
 def _check_source(what: str, source: str, settings: S3Settings, code: ExitCode) -> None:

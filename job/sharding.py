@@ -7,12 +7,14 @@ from job import layout
 from job.env import Shard
 from job.errors import ExitCode, JobError, code_of
 from job.manifest.packs import Pack
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.lease import HeldError
 from lora_engine.errors import EngineError
 
 
-def share_out(job: Job, packs: Sequence[Pack], shard: Shard | None, train: Callable[[Pack, float], None]) -> None:
+def distribute_packs(
+    attempt: Attempt, packs: Sequence[Pack], shard: Shard | None, train: Callable[[Pack, float], None]
+) -> None:
     """Train every pack that no other process is at.
 
     A process with a shard waits for its own packs as long as another is at them, and leaves the rest to others. One
@@ -27,19 +29,19 @@ def share_out(job: Job, packs: Sequence[Pack], shard: Shard | None, train: Calla
     held = []
     for pack in shard.in_turn(packs) if shard else packs:
         foreign = shard is not None and not shard.owns(pack, packs)
-        if not _try(job, pack, train, foreign=foreign) and not foreign:
+        if not _try(attempt, pack, train, foreign=foreign) and not foreign:
             held.append(pack)
     for pack in held:
-        train(pack, math.inf if shard else job.manifest.limits.lease_wait)
+        train(pack, math.inf if shard else attempt.manifest.limits.lease_wait)
 
 
-def _try(job: Job, pack: Pack, train: Callable[[Pack, float], None], *, foreign: bool) -> bool:
+def _try(attempt: Attempt, pack: Pack, train: Callable[[Pack, float], None], *, foreign: bool) -> bool:
     """Train the pack unless another process is at it; whether none was.
 
     A foreign pack that fails so that trying again would end the same is for its own shard to fail with.
     """
-    if foreign and (cause := _failed_for_good(job, pack)):
-        job.progress.warn(f"{pack.unit} failed before and is left to its own process: {cause}")
+    if foreign and (cause := _failed_for_good(attempt, pack)):
+        attempt.progress.warn(f"{pack.unit} failed before and is left to its own process: {cause}")
         return True
     try:
         train(pack, 0)
@@ -48,13 +50,13 @@ def _try(job: Job, pack: Pack, train: Callable[[Pack, float], None], *, foreign:
     except (JobError, EngineError) as error:
         if not foreign or not code_of(error).is_final:
             raise
-        job.stop.check()  # a limit of the whole run is no fault of the pack
-        job.progress.warn(f"{pack.unit} failed and is left to its own process: {error}")
+        attempt.stop.check()  # a limit of the whole run is no fault of the pack
+        attempt.progress.warn(f"{pack.unit} failed and is left to its own process: {error}")
     return True
 
 
-def _failed_for_good(job: Job, pack: Pack) -> str | None:
+def _failed_for_good(attempt: Attempt, pack: Pack) -> str | None:
     """What ended another attempt at the pack, if it would end the next."""
-    status = job.run.read_json(layout.unit_status(pack.unit)) or {}
+    status = attempt.run.read_json(layout.unit_status(pack.unit)) or {}
     final = status.get("state") == "failed" and ExitCode(status["exit_code"]).is_final
     return str(status["cause"]) if final else None

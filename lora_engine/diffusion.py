@@ -23,7 +23,7 @@ class NoiseSchedule:
     prediction_type: PredictionType
 
     @property
-    def timesteps(self) -> int:
+    def num_train_timesteps(self) -> int:
         """How many timesteps training knows."""
         return self.alphas_cumprod_T.shape[0]
 
@@ -32,25 +32,25 @@ class NoiseSchedule:
         return NoiseSchedule(self.alphas_cumprod_T.to(device, dtype), self.prediction_type)
 
 
-def _coefficients(schedule: NoiseSchedule, timesteps_B: Tensor) -> tuple[Tensor, Tensor]:
-    alpha_B = schedule.alphas_cumprod_T[timesteps_B]
+def _coefficients(noise_schedule: NoiseSchedule, timesteps_B: Tensor) -> tuple[Tensor, Tensor]:
+    alpha_B = noise_schedule.alphas_cumprod_T[timesteps_B]
     return alpha_B.sqrt().view(-1, 1, 1, 1), (1 - alpha_B).sqrt().view(-1, 1, 1, 1)
 
 
-def add_noise(schedule: NoiseSchedule, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+def add_noise(noise_schedule: NoiseSchedule, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise (Ho et al., arXiv 2006.11239, equation 4). [B, C, H, W]."""
-    signal, sigma = _coefficients(schedule, timesteps_B)
+    signal, sigma = _coefficients(noise_schedule, timesteps_B)
     return signal * latents_BCHW + sigma * noise_BCHW
 
 
-def target(schedule: NoiseSchedule, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+def target(noise_schedule: NoiseSchedule, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
     """What the UNet should predict: the noise, or v = sqrt(abar) noise - sqrt(1 - abar) x_0. [B, C, H, W].
 
     Source of v: Salimans and Ho, arXiv 2202.00512, section 4.
     """
-    if schedule.prediction_type == "epsilon":
+    if noise_schedule.prediction_type == "epsilon":
         return noise_BCHW
-    signal, sigma = _coefficients(schedule, timesteps_B)
+    signal, sigma = _coefficients(noise_schedule, timesteps_B)
     return signal * noise_BCHW - sigma * latents_BCHW
 
 

@@ -54,11 +54,11 @@ def run(
     stop.install()
     stop.at_once(_import_attempt)
     from job import env
-    from job.attempt import attempt
+    from job.attempt import run_attempt
 
     processes = env.processes(os.environ, manifest)
     loaded = stop.at_once(lambda: _load(manifest, sets))  # from a pipe that stays open it would wait for ever
-    attempt(loaded, workdir, env.shard(os.environ, shard), stop, processes)
+    run_attempt(loaded, workdir, env.shard(os.environ, shard), stop, processes)
 
 
 @app.command()

@@ -10,7 +10,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 
 @plain_labels()
-def draw_curves(comparison: Comparison) -> bytes:
+def plot_curves(comparison: Comparison) -> bytes:
     """A PNG: validation loss on the left, training loss on the right; a colour a variant, a line a seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -74,7 +74,7 @@ def _point(step: int, index: dict[str, Any], training: Sequence[Measures]) -> Sa
     )
 
 
-def draw_grid(run: RunFolder, comparison: Comparison) -> bytes | None:
+def plot_grid(run: RunFolder, comparison: Comparison) -> bytes | None:
     """A PNG: a column a step from the base model on, a block of rows a variant; None where nothing was drawn.
 
     It shows the first seed, at most four prompts, and at most eight steps that include the first and the last. Where a

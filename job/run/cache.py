@@ -14,12 +14,12 @@ from job.storage.folder import RunFolder
 from job.storage.uris import is_remote, local_path
 
 Value = TypeVar("Value")
-_SHARD_ITEMS = 256  # values to an object: what a kill can cost; a stop costs nothing
+_PART_ITEMS = 256  # values to an object: what a kill can cost; a stop costs nothing
 _NAME = re.compile(r"([0-9a-f]{64})\.shard")  # older versions gave names that do not tell the content: computed anew
 
 
 @dataclass(frozen=True)
-class ShardCache(Generic[Value]):
+class ContentCache(Generic[Value]):
     """Values by name. `key` in the folder's name must tell apart everything that changes a value but its name.
 
     An object is named by the SHA-256 of its bytes, so that it can be checked, and that several processes may write it.
@@ -52,17 +52,17 @@ class ShardCache(Generic[Value]):
                 if name in missing:
                     del missing[name]
                     yield name, value
-        shard: dict[str, Value] = {}
+        part: dict[str, Value] = {}
         try:
             for name, value in compute(list(missing)) if missing else ():
-                shard[name] = value
-                if len(shard) == _SHARD_ITEMS:
-                    self._add(shard)
-                    shard = {}
+                part[name] = value
+                if len(part) == _PART_ITEMS:
+                    self._add(part)
+                    part = {}
                 yield name, value
         finally:
-            if shard:
-                self._add(shard)
+            if part:
+                self._add(part)
 
     def _path(self, key: str) -> Path:
         """Where the object's bytes lie on this machine, or will."""
@@ -91,8 +91,8 @@ class ShardCache(Generic[Value]):
             self.folder.delete(key)
         return False
 
-    def _add(self, shard: Mapping[str, Value]) -> None:
-        data = self.dump(shard)
+    def _add(self, part: Mapping[str, Value]) -> None:
+        data = self.dump(part)
         key = f"{hashlib.sha256(data).hexdigest()}.shard"
         self.folder.write(key, data)
         path = self._path(key)
@@ -102,13 +102,13 @@ class ShardCache(Generic[Value]):
         self.files.append(path)
 
 
-def text_cache(folder: RunFolder, scratch: Path, warn: Callable[[str], None]) -> ShardCache[str]:
+def text_cache(folder: RunFolder, scratch: Path, warn: Callable[[str], None]) -> ContentCache[str]:
     """A cache of texts."""
 
-    def dump(shard: Mapping[str, str]) -> bytes:
-        return json.dumps(shard, sort_keys=True).encode()
+    def dump(part: Mapping[str, str]) -> bytes:
+        return json.dumps(part, sort_keys=True).encode()
 
-    return ShardCache(folder, scratch, warn, dump, lambda path: json.loads(path.read_bytes()))
+    return ContentCache(folder, scratch, warn, dump, lambda path: json.loads(path.read_bytes()))
 
 
 def _sha256(path: Path) -> str | None:

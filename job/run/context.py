@@ -13,7 +13,7 @@ from job.storage.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Job:
+class Attempt:
     """One attempt at one run."""
 
     manifest: Manifest

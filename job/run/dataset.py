@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
-from job.run.context import Job
+from job.run.context import Attempt
 from job.storage import Storage, is_remote, open_storage
 from job.storage.local import LocalStorage
 from lora_engine.records import CaptionRecord, ImageRecord, SourceFile
@@ -55,9 +55,9 @@ class Images:
         return tuple(record for record in self.used if record.split == split)
 
 
-def source_fingerprint(job: Job) -> str:
+def source_fingerprint(attempt: Attempt) -> str:
     """A hash that changes when a file of the dataset does, found without reading the files."""
-    source, settings = job.manifest.dataset.source, job.manifest.dataset_storage()
+    source, settings = attempt.manifest.dataset.source, attempt.manifest.dataset_storage()
     if is_remote(source):
         return _fingerprint(open_storage(source, settings), source)
     try:

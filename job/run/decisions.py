@@ -11,48 +11,50 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack, packs_of, set_of_variant
 from job.process.versions import environment
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.dataset import Images, source_fingerprint
 from job.run.identity import has_more_steps, identity, identity_conflicts
 from lora_engine.images.split import data_sha256
 from lora_engine.models.files import model_sha256
-from lora_engine.system.device import Resolved, has_bf16, resolve_precision
+from lora_engine.system.device import DtypeName, has_bf16, resolve_precision
 
 
-def is_done(job: Job) -> bool:
+def is_done(attempt: Attempt) -> bool:
     """Whether the run is finished, so that there is nothing to do.
 
     Raises:
         JobError: 46 when the name belongs to another run, as far as that can be told before anything is fetched.
     """
-    stored = job.run.read_json(layout.RESOLVED)
+    stored = attempt.run.read_json(layout.RESOLVED)
     if stored is None:
         return False
     data, models = stored["data_sha256"], {k: v["sha256"] for k, v in stored["models"].items() if v}
-    current = identity(job.manifest, data_sha256=data, models=models)
-    _refuse_conflicts(job, stored, current)
-    if not job.run.exists(layout.SUCCESS) or has_more_steps(stored["identity"], current):
+    current = identity(attempt.manifest, data_sha256=data, models=models)
+    _refuse_conflicts(attempt, stored, current)
+    if not attempt.run.exists(layout.SUCCESS) or has_more_steps(stored["identity"], current):
         return False
-    now, then = job.manifest.model_dump(mode="json"), stored["manifest"]
+    now, then = attempt.manifest.model_dump(mode="json"), stored["manifest"]
     if now["evaluation"]["samples"] != then["evaluation"]["samples"]:
         return False
     # of other names and listings, only what they hold can tell whether it is the same
-    source = job.run.read_json(layout.SOURCE)
-    same_data = source is not None and source["fingerprint"] == source_fingerprint(job)
+    source = attempt.run.read_json(layout.SOURCE)
+    same_data = source is not None and source["fingerprint"] == source_fingerprint(attempt)
     return same_data and all(now[key] == then[key] for key in ("base_model", "captioner"))
 
 
-def is_prepared(job: Job, fingerprint: str) -> bool:
+def is_prepared(attempt: Attempt, fingerprint: str) -> bool:
     """Whether a process with this manifest has made all that training needs, of the source with that fingerprint."""
     keys = (layout.unit_status("prepare"), layout.SOURCE, layout.RESOLVED)
-    status, source, stored = (job.run.read_json(key) for key in keys)
+    status, source, stored = (attempt.run.read_json(key) for key in keys)
     if not (status and source and stored) or status["state"] != "done":
         return False
-    same = stored["manifest"] == job.manifest.model_dump(mode="json")
+    same = stored["manifest"] == attempt.manifest.model_dump(mode="json")
     return same and bool(source["fingerprint"] == fingerprint)
 
 
-def resolve(job: Job, images: Images, base: Path, captioner: Path | None, device: torch.device) -> dict[str, Any]:
+def resolve(
+    attempt: Attempt, images: Images, base: Path, captioner: Path | None, device: torch.device
+) -> dict[str, Any]:
     """Decide what the manifest leaves open, unless an earlier attempt has. `base` and `captioner` are models on disk.
 
     Raises:
@@ -61,33 +63,37 @@ def resolve(job: Job, images: Images, base: Path, captioner: Path | None, device
     hashes = {"base": model_sha256(base)}
     if captioner is not None:
         hashes["captioner"] = model_sha256(captioner)
-    current = identity(job.manifest, data_sha256=data_sha256(images.records), models=hashes)
-    stored = job.run.read_json(layout.RESOLVED)
+    current = identity(attempt.manifest, data_sha256=data_sha256(images.records), models=hashes)
+    stored = attempt.run.read_json(layout.RESOLVED)
     if stored is not None:
-        _refuse_conflicts(job, stored, current)
-    resolved = _decide(job, hashes, current, stored, device)
+        _refuse_conflicts(attempt, stored, current)
+    resolved = _decide(attempt, hashes, current, stored, device)
     if not has_bf16(device) and any(pack["precision"] == "bf16" for pack in resolved["packs"]):
-        job.progress.warn("training.precision is bf16, which this device emulates: fp32 would be many times faster")
+        attempt.progress.warn("training.precision is bf16, which this device emulates: fp32 would be many times faster")
     if resolved != stored:
-        job.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
-        dump = yaml.safe_dump(job.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        job.run.write(layout.MANIFEST, dump.encode())
-        job.run.write_json(layout.ENVIRONMENT, environment(device))
-        job.run.write_json(layout.RESOLVED, resolved)  # last: the rest is there
+        attempt.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
+        dump = yaml.safe_dump(attempt.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        attempt.run.write(layout.MANIFEST, dump.encode())
+        attempt.run.write_json(layout.ENVIRONMENT, environment(device))
+        attempt.run.write_json(layout.RESOLVED, resolved)  # last: the rest is there
     return resolved
 
 
 def _decide(
-    job: Job, models: dict[str, str], current: dict[str, Any], stored: dict[str, Any] | None, device: torch.device
+    attempt: Attempt,
+    models: dict[str, str],
+    current: dict[str, Any],
+    stored: dict[str, Any] | None,
+    device: torch.device,
 ) -> dict[str, Any]:
-    manifest = job.manifest
+    manifest = attempt.manifest
     sources = {"base": manifest.base_model, "captioner": manifest.captioner}
     return {
         "schema": 1,
         "started_at": time.time() if stored is None else stored["started_at"],
         "manifest": manifest.model_dump(mode="json"),
         "identity": current,
-        "fenced": job.fenced,
+        "fenced": attempt.fenced,
         "data_sha256": current["data"],
         "caption_sets": list(dict.fromkeys(set_of_variant(manifest).values())),
         "set_of_variant": set_of_variant(manifest),
@@ -100,7 +106,7 @@ def _decide(
 
 
 def _decided_pack(pack: Pack, stored: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
-    precision: Resolved = resolve_precision(pack.training.precision, device)
+    precision: DtypeName = resolve_precision(pack.training.precision, device)
     if stored is not None:
         precision = resolve_precision(stored["packs"][pack.index]["precision"], device)
     return {
@@ -111,18 +117,18 @@ def _decided_pack(pack: Pack, stored: dict[str, Any] | None, device: torch.devic
     }
 
 
-def _refuse_conflicts(job: Job, stored: dict[str, Any], current: dict[str, Any]) -> None:
+def _refuse_conflicts(attempt: Attempt, stored: dict[str, Any], current: dict[str, Any]) -> None:
     conflicts = identity_conflicts(stored["identity"], current)
     if conflicts:
         raise JobError(
             ExitCode.CONFLICT,
-            f"{job.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
+            f"{attempt.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
             "Give this one another name: --set name=...",
         )
-    if [pack["members"] for pack in stored["packs"]] != [_members(pack) for pack in packs_of(job.manifest)]:
+    if [pack["members"] for pack in stored["packs"]] != [_members(pack) for pack in packs_of(attempt.manifest)]:
         raise JobError(
             ExitCode.CONFLICT,
-            f"{job.run.root} holds a run of this name whose adapters train in other packs: of those that train "
+            f"{attempt.run.root} holds a run of this name whose adapters train in other packs: of those that train "
             "together, some are to have more steps than others.",
             "Let training.steps grow for all of them, or give this one another name: --set name=...",
         )

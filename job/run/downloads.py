@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from job.errors import ExitCode, JobError
-from job.run.context import Job
+from job.run.context import Attempt
 from job.storage import ObjectInfo, S3Settings, Storage, name_of, open_storage
 from job.storage.files import DamagedObjectError, MissingObjectError, etag_of
 from job.storage.transfer import download_all
@@ -14,9 +14,9 @@ from job.storage.uris import as_folder
 from lora_engine.records import SourceFile
 
 
-def folder_of(job: Job, what: str, source: str) -> Path:
+def folder_of(attempt: Attempt, what: str, source: str) -> Path:
     """Each source's own: runs of one name may share the scratch folder, and have files of equal names."""
-    return job.workdir / what / hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return attempt.workdir / what / hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def require_path(path: Path, what: str, code: ExitCode) -> None:
@@ -29,27 +29,27 @@ def require_path(path: Path, what: str, code: ExitCode) -> None:
         )
 
 
-def fetch_object(job: Job, source: str, settings: S3Settings, folder: Path) -> Path:
+def fetch_object(attempt: Attempt, source: str, settings: S3Settings, folder: Path) -> Path:
     """One object, under its own name."""
-    storage = open_storage(source, settings, job.progress.moved)
+    storage = open_storage(source, settings, attempt.progress.moved)
     info = storage.head(source)
     if info is None:
         raise MissingObjectError(source)
     path = folder / name_of(source)
-    _download(job, storage, [(info, path)])
+    _download(attempt, storage, [(info, path)])
     return path
 
 
 def fetch_prefix(
-    job: Job, source: str, settings: S3Settings, folder: Path, wanted: Callable[[str], bool]
+    attempt: Attempt, source: str, settings: S3Settings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
     """Every object below `source` whose key is wanted, copied into `folder`, in the order of the keys."""
-    storage, start = open_storage(source, settings, job.progress.moved), len(as_folder(source))
+    storage, start = open_storage(source, settings, attempt.progress.moved), len(as_folder(source))
     listed = {info.uri[start:]: info for info in storage.list(source)}
     keys = [key for key in listed if key and not key.endswith("/") and wanted(key)]
     folders = {str(parent) for key in keys for parent in PurePosixPath(key).parents}
     found = [(listed[key], SourceFile(key, str(folder / _local_name(key, folders)))) for key in keys]
-    _download(job, storage, [(info, Path(file.path)) for info, file in found])
+    _download(attempt, storage, [(info, Path(file.path)) for info, file in found])
     return sorted((file for _, file in found), key=lambda file: file.key)
 
 
@@ -69,21 +69,21 @@ def _local_name(key: str, folders: Collection[str]) -> str:
     return hashlib.sha256(key.encode()).hexdigest() + path.suffix[:10]
 
 
-def _download(job: Job, storage: Storage, items: Sequence[tuple[ObjectInfo, Path]]) -> None:
+def _download(attempt: Attempt, storage: Storage, items: Sequence[tuple[ObjectInfo, Path]]) -> None:
     """Download what an earlier attempt on this machine did not, or what has changed since."""
-    log = job.workdir / "fetched.txt"
+    log = attempt.workdir / "fetched.txt"
     fetched = set(log.read_text().splitlines()) if log.exists() else set()
     missing = [(info, path) for info, path in items if not path.is_file() or _entry(info, path) not in fetched]
     place_of = {info.uri: path for info, path in missing}
-    with job.progress.stage("fetch", total=len(items), unit="files") as stage, log.open("a") as lines:
+    with attempt.progress.stage("fetch", total=len(items), unit="files") as stage, log.open("a") as lines:
         stage.advance(len(items) - len(missing))
-        for info, digest in download_all(storage, missing, check=job.stop.check):
+        for info, digest in download_all(storage, missing, check=attempt.stop.check):
             if digest.size != info.size:
                 raise DamagedObjectError(f"{info.uri} was listed with {info.size} bytes but is {digest.size} bytes.")
             lines.write(f"{_entry(info, place_of[info.uri])}\n")
             lines.flush()
             stage.advance(1)
-            job.stop.check()
+            attempt.stop.check()
 
 
 def _entry(info: ObjectInfo, path: Path) -> str:

@@ -14,14 +14,14 @@ from job import layout
 from job.errors import JobError, code_of
 from job.process.faults import resource_errors
 from job.process.progress import Stage
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.lease import LeaseTimes, held
 
 _SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def unit_of(job: Job, unit: str, wait_minutes: float) -> Iterator[Job]:
+def unit_of(attempt: Attempt, unit: str, wait_minutes: float) -> Iterator[Attempt]:
     """Hold the unit while the block runs, keep its status true, and say at its end how it went.
 
     Gives the job with a run folder that writes only while the unit is held.
@@ -29,32 +29,32 @@ def unit_of(job: Job, unit: str, wait_minutes: float) -> Iterator[Job]:
     Raises:
         HeldError: 52 when another process works on the unit and does not end in time.
     """
-    with _held(job, unit, wait_minutes) as holding, _shown(holding, unit):
+    with _held(attempt, unit, wait_minutes) as holding, _shown(holding, unit):
         yield holding
 
 
 @contextlib.contextmanager
-def _held(job: Job, unit: str, wait_minutes: float) -> Iterator[Job]:
-    if not job.fenced:
-        yield job
+def _held(attempt: Attempt, unit: str, wait_minutes: float) -> Iterator[Attempt]:
+    if not attempt.fenced:
+        yield attempt
         return
     told = False
 
     def waiting(holder: str) -> None:
         nonlocal told
-        job.progress.moved()
+        attempt.progress.moved()
         if not told:
-            job.progress.say("waiting for another process", unit=unit, holder=holder)
+            attempt.progress.say("waiting for another process", unit=unit, holder=holder)
         told = True
 
-    times = LeaseTimes(job.manifest.limits.lease_seconds, wait_minutes * 60)
-    with held(job.run, unit, times, job.stop, waiting) as (run, epoch):
-        yield replace(job, run=run, epoch=epoch)
+    times = LeaseTimes(attempt.manifest.limits.lease_seconds, wait_minutes * 60)
+    with held(attempt.run, unit, times, attempt.stop, waiting) as (run, epoch):
+        yield replace(attempt, run=run, epoch=epoch)
 
 
 @contextlib.contextmanager
-def _shown(job: Job, unit: str) -> Iterator[None]:
-    writer = _Writer(job, unit)
+def _shown(attempt: Attempt, unit: str) -> Iterator[None]:
+    writer = _Writer(attempt, unit)
     try:
         with writer, resource_errors():
             yield
@@ -72,12 +72,12 @@ def _shown(job: Job, unit: str) -> Iterator[None]:
 class _Writer:
     """Writes in a thread of its own, so that a slow store holds nothing up. The last value wins."""
 
-    def __init__(self, job: Job, unit: str) -> None:
-        self._job, self._unit = job, unit
+    def __init__(self, attempt: Attempt, unit: str) -> None:
+        self._attempt, self._unit = attempt, unit
         self._key = layout.unit_status(unit)
         self._started = _now()
-        self._before = dict(job.progress.seconds)
-        earlier = job.run.read_json(self._key) or {}
+        self._before = dict(attempt.progress.seconds)
+        earlier = attempt.run.read_json(self._key) or {}
         self._earlier_seconds = float(earlier.get("seconds", 0.0))
         self._earlier_stages: dict[str, float] = earlier.get("stages", {})
         self._facts: dict[str, Any] = {}
@@ -85,7 +85,7 @@ class _Writer:
         self._thread = threading.Thread(target=self._loop, name="status", daemon=True)
 
     def __enter__(self) -> None:
-        self._job.progress.observer = self._observe
+        self._attempt.progress.observer = self._observe
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -100,19 +100,19 @@ class _Writer:
             try:
                 self.write({"state": "running"})
             except JobError as error:
-                self._job.progress.warn(f"status.json could not be written: {error.cause}")
+                self._attempt.progress.warn(f"status.json could not be written: {error.cause}")
             if self._ended.wait(_SECONDS):
                 return
 
     def write(self, end: dict[str, Any]) -> None:
         """Write the status now."""
         stages = dict(self._earlier_stages)
-        for name, seconds in dict(self._job.progress.seconds).items():
+        for name, seconds in dict(self._attempt.progress.seconds).items():
             if (spent := seconds - self._before.get(name, 0.0)) > 0:
                 stages[name] = round(stages.get(name, 0.0) + spent, 3)
         total = self._earlier_seconds + (datetime.now(UTC) - datetime.fromisoformat(self._started)).total_seconds()
         status = {"unit": self._unit, "started": self._started, "updated": _now(), "stages": stages, "seconds": total}
-        self._job.run.write_json(self._key, status | self._facts | end)
+        self._attempt.run.write_json(self._key, status | self._facts | end)
 
 
 def _now() -> str:

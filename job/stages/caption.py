@@ -9,7 +9,7 @@ from typing import Any
 from job import layout
 from job.manifest.packs import caption_sets
 from job.run.cache import text_cache
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.dataset import Captions, Images
 from lora_engine.captions.lint import lint
 from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
@@ -21,7 +21,7 @@ from lora_engine.records import CaptionRecord, caption_from_row
 from lora_engine.system.device import find_device
 
 
-def caption(job: Job, images: Images, captioner: Path | None, tokenizer: Any) -> Captions:
+def caption(attempt: Attempt, images: Images, captioner: Path | None, tokenizer: Any) -> Captions:
     """Write `data/captions/<set>.jsonl` for every caption set, and say what a reader of captions would object to.
 
     Those that an earlier attempt wrote stay as they are.
@@ -29,11 +29,11 @@ def caption(job: Job, images: Images, captioner: Path | None, tokenizer: Any) ->
     Raises:
         DataError: an image lacks the caption that its strategy needs.
     """
-    stored = {name: _stored(job, name, images) for name in caption_sets(job.manifest)}
-    sets = {name: config for name, config in caption_sets(job.manifest).items() if stored[name] is None}
+    stored = {name: _stored(attempt, name, images) for name in caption_sets(attempt.manifest)}
+    sets = {name: config for name, config in caption_sets(attempt.manifest).items() if stored[name] is None}
     generated: Mapping[str, str] = {}
     if needs_captioner(sets.values()) and captioner is not None:
-        generated = _generate(job, images, captioner)
+        generated = _generate(attempt, images, captioner)
     existing = read_sidecars(images.prepared.files) if needs_sidecars(sets.values()) else {}
 
     def count_tokens(text: str) -> int:
@@ -52,37 +52,39 @@ def caption(job: Job, images: Images, captioner: Path | None, tokenizer: Any) ->
             )
             for record in images.used
         )
-        job.run.write_jsonl(layout.captions(name), (asdict(record) for record in result[name]))
+        attempt.run.write_jsonl(layout.captions(name), (asdict(record) for record in result[name]))
         for warning in lint(result[name]).warnings:
-            job.progress.warn(f"captions {name}: {warning}")
+            attempt.progress.warn(f"captions {name}: {warning}")
     return {name: result[name] for name in stored}
 
 
-def _stored(job: Job, name: str, images: Images) -> tuple[CaptionRecord, ...] | None:
-    rows = job.run.read_jsonl(layout.captions(name))
+def _stored(attempt: Attempt, name: str, images: Images) -> tuple[CaptionRecord, ...] | None:
+    rows = attempt.run.read_jsonl(layout.captions(name))
     if rows is None or [row["id"] for row in rows] != [record.id for record in images.used]:
         return None
     return tuple(caption_from_row(row) for row in rows)
 
 
-def _generate(job: Job, images: Images, folder: Path) -> dict[str, str]:
-    config = job.manifest.captioner
+def _generate(attempt: Attempt, images: Images, folder: Path) -> dict[str, str]:
+    config = attempt.manifest.captioner
     assert config is not None, "the manifest's validation asks for a captioner where one is needed"
     device = find_device()
     precision = captioner_precision(config, device)
-    key = captioner_key(model_sha256(folder), config, precision, pixels_key(job.manifest.preprocess))
+    key = captioner_key(model_sha256(folder), config, precision, pixels_key(attempt.manifest.preprocess))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, str]]:
         captioner = load_captioner(folder, config, device)
         for image_id, text in captioner.caption((image_id, images.prepared.paths[image_id]) for image_id in missing):
             yield image_id, text
-            job.stop.check()
+            attempt.stop.check()
 
     result: dict[str, str] = {}
     ids = [record.id for record in images.used]
-    cache = text_cache(job.cache_folder("captions", key), job.cache_scratch("captions", key), job.progress.warn)
+    cache = text_cache(
+        attempt.cache_folder("captions", key), attempt.cache_scratch("captions", key), attempt.progress.warn
+    )
     with (
-        job.progress.stage("caption", total=len(ids), unit="images") as stage,
+        attempt.progress.stage("caption", total=len(ids), unit="images") as stage,
         closing(cache.values(ids, compute)) as found,
     ):
         for image_id, text in found:

@@ -9,36 +9,43 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from job.run.cache import ShardCache
-from job.run.context import Job
+from job.run.cache import ContentCache
+from job.run.context import Attempt
 from job.run.dataset import Captions, Images
 from lora_engine.dataset import encode
 from lora_engine.dataset.encoded import EMPTY_PROMPT, Encoded, text_name
-from lora_engine.dataset.shards import Shards
+from lora_engine.dataset.tensor_files import TensorFiles
 from lora_engine.images.prepare import pixels_key
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import model_sha256
 from lora_engine.records import ImageRecord
-from lora_engine.system.device import DTYPES, Resolved
+from lora_engine.system.device import DTYPES, DtypeName
 
 _Compute = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
 
 def encode_all(
-    job: Job, images: Images, captions: Captions, model: Path, device: torch.device, precision: Resolved, *, flips: bool
+    attempt: Attempt,
+    images: Images,
+    captions: Captions,
+    model: Path,
+    device: torch.device,
+    precision: DtypeName,
+    *,
+    flips: bool,
 ) -> Encoded:
     """Latents of every image and embeddings of every text, from the cache where it has them.
 
     Args:
         flips: latents of the training images' mirror images too.
     """
-    moments = _latents(job, images.used, images, model, device, mirrored=False)
-    mirrored = _latents(job, images.train, images, model, device, mirrored=True) if flips else {}
+    moments = _latents(attempt, images.used, images, model, device, mirrored=False)
+    mirrored = _latents(attempt, images.train, images, model, device, mirrored=True) if flips else {}
     texts = [
         EMPTY_PROMPT,
         *sorted({t for records in captions.values() for r in records for t in r.texts} - {EMPTY_PROMPT}),
     ]
-    embeddings = _embeddings(job, texts, model, device, precision)
+    embeddings = _embeddings(attempt, texts, model, device, precision)
 
     def ids(records: Sequence[ImageRecord]) -> tuple[str, ...]:
         return tuple(record.id for record in records)
@@ -47,49 +54,57 @@ def encode_all(
 
 
 def _latents(
-    job: Job, wanted: Sequence[ImageRecord], images: Images, model: Path, device: torch.device, *, mirrored: bool
-) -> Shards:
-    parts = (model_sha256(model / "vae"), pixels_key(job.manifest.preprocess), *(["mirrored"] if mirrored else []))
+    attempt: Attempt,
+    wanted: Sequence[ImageRecord],
+    images: Images,
+    model: Path,
+    device: torch.device,
+    *,
+    mirrored: bool,
+) -> TensorFiles:
+    parts = (model_sha256(model / "vae"), pixels_key(attempt.manifest.preprocess), *(["mirrored"] if mirrored else []))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        vae = stable_diffusion.load_vae(model, allow_pickle=job.manifest.base_model.allow_pickle)
+        vae = stable_diffusion.load_vae(model, allow_pickle=attempt.manifest.base_model.allow_pickle)
         squares = ((image, images.prepared.paths[image]) for image in missing)
         yield from encode.encode_latents(vae, squares, device, mirrored=mirrored)
 
-    return _cached(job, "latents", _key(*parts), "images", [record.id for record in wanted], compute)
+    return _cached(attempt, "latents", _key(*parts), "images", [record.id for record in wanted], compute)
 
 
-def _embeddings(job: Job, texts: Sequence[str], model: Path, device: torch.device, precision: Resolved) -> Shards:
+def _embeddings(
+    attempt: Attempt, texts: Sequence[str], model: Path, device: torch.device, precision: DtypeName
+) -> TensorFiles:
     dtype = DTYPES[precision]
     key = _key(model_sha256(model / "text_encoder"), model_sha256(model / "tokenizer"), precision)
     text_of = {text_name(text): text for text in texts}
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        allow_pickle = job.manifest.base_model.allow_pickle
+        allow_pickle = attempt.manifest.base_model.allow_pickle
         tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype, allow_pickle=allow_pickle)
         wanted = [text_of[name] for name in missing]
         yield from zip(missing, encode.encode_texts(tokenizer, encoder, wanted, device), strict=True)
 
-    return _cached(job, "embeddings", key, "texts", list(text_of), compute)
+    return _cached(attempt, "embeddings", key, "texts", list(text_of), compute)
 
 
-def _cached(job: Job, kind: str, key: str, unit: str, names: Sequence[str], compute: _Compute) -> Shards:
+def _cached(attempt: Attempt, kind: str, key: str, unit: str, names: Sequence[str], compute: _Compute) -> TensorFiles:
     """The values, in files that are read when a value is used."""
-    cache = ShardCache[Tensor](
-        job.cache_folder(kind, key),
-        job.cache_scratch(kind, key),
-        job.progress.warn,
-        lambda shard: save(dict(shard)),
-        lambda path: Shards([path]),
+    cache = ContentCache[Tensor](
+        attempt.cache_folder(kind, key),
+        attempt.cache_scratch(kind, key),
+        attempt.progress.warn,
+        lambda values: save(dict(values)),
+        lambda path: TensorFiles([path]),
     )
     with (
-        job.progress.stage(kind, total=len(names), unit=unit) as stage,
+        attempt.progress.stage(kind, total=len(names), unit=unit) as stage,
         closing(cache.values(names, compute)) as values,
     ):
         for _ in values:
             stage.advance(1)
-            job.stop.check()
-    return Shards(cache.files)
+            attempt.stop.check()
+    return TensorFiles(cache.files)
 
 
 def _key(*parts: str) -> str:

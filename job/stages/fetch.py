@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from job.errors import ExitCode
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
 from job.storage import is_remote
 from job.storage.uris import local_path
@@ -11,26 +11,26 @@ from lora_engine.images.sources import extract_archive, is_archive, list_files
 from lora_engine.records import SourceFile
 
 
-def fetch_dataset(job: Job) -> list[SourceFile]:
+def fetch_dataset(attempt: Attempt) -> list[SourceFile]:
     """Every file of the dataset, in the order of the keys: a folder's, a prefix's or an archive's members."""
-    source, settings = job.manifest.dataset.source, job.manifest.dataset_storage()
+    source, settings = attempt.manifest.dataset.source, attempt.manifest.dataset_storage()
     if not is_remote(source):
         path = local_path(source)
         if path.is_dir():
             return list(list_files(path))
         require_path(path, "dataset.source", ExitCode.DATA)
-        return _extract(job, path, folder_of(job, "dataset", str(path.absolute())))
-    folder = folder_of(job, "dataset", source)
+        return _extract(attempt, path, folder_of(attempt, "dataset", str(path.absolute())))
+    folder = folder_of(attempt, "dataset", source)
     if is_archive(source):
-        archive = fetch_object(job, source, settings, folder)
-        return _extract(job, archive, folder / "members")
-    return fetch_prefix(job, source, settings, folder, lambda _: True)
+        archive = fetch_object(attempt, source, settings, folder)
+        return _extract(attempt, archive, folder / "members")
+    return fetch_prefix(attempt, source, settings, folder, lambda _: True)
 
 
-def _extract(job: Job, archive: Path, folder: Path) -> list[SourceFile]:
+def _extract(attempt: Attempt, archive: Path, folder: Path) -> list[SourceFile]:
     files = []
     for file in extract_archive(archive, folder):
         files.append(file)
-        job.progress.moved()
-        job.stop.check()
+        attempt.progress.moved()
+        attempt.stop.check()
     return sorted(files, key=lambda file: file.key)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from job.errors import ExitCode, JobError
 from job.manifest.packs import packs_of
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
 from job.storage import is_remote
 from job.storage.hub import fetch_hub
@@ -32,33 +32,35 @@ class Models:
     scorer: Scorer | None
 
 
-def fetch_models(job: Job) -> Models:
+def fetch_models(attempt: Attempt) -> Models:
     """All of them, before anything is computed.
 
     Raises:
         JobError, ModelError: 43 where one cannot be used, 50 where it cannot be fetched.
     """
-    manifest = job.manifest
-    base = fetch_base(job)
+    manifest = attempt.manifest
+    base = fetch_base(attempt)
     hash_ahead(base)  # gigabytes, while the images are prepared
     for pack in packs_of(manifest):
         stable_diffusion.require_trainable(base, pack.lora)
     captioner = None
     if manifest.captioner is not None:
-        captioner = fetch_weights(job, "captioner.source", manifest.captioner, CAPTIONER_PATTERNS)
+        captioner = fetch_weights(attempt, "captioner.source", manifest.captioner, CAPTIONER_PATTERNS)
         require_captioner(captioner, allow_pickle=manifest.captioner.allow_pickle)
-    return Models(base, captioner, _fetch_scorer(job))
+    return Models(base, captioner, _fetch_scorer(attempt))
 
 
-def fetch_base(job: Job) -> Path:
+def fetch_base(attempt: Attempt) -> Path:
     """The base model alone, as a folder in diffusers layout; a checkpoint in one file is converted."""
-    config = job.manifest.base_model
-    model = fetch_weights(job, "base_model.source", config, stable_diffusion.FILE_PATTERNS)
+    config = attempt.manifest.base_model
+    model = fetch_weights(attempt, "base_model.source", config, stable_diffusion.FILE_PATTERNS)
     if model.is_dir():
         stable_diffusion.require_weights(model, allow_pickle=config.allow_pickle)
         return model
-    components = fetch_model(job, "base_model.components", config.components, None, stable_diffusion.CONFIG_PATTERNS)
-    folder = job.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
+    components = fetch_model(
+        attempt, "base_model.components", config.components, None, stable_diffusion.CONFIG_PATTERNS
+    )
+    folder = attempt.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:
@@ -71,17 +73,17 @@ def fetch_base(job: Job) -> Path:
     return folder
 
 
-def _fetch_scorer(job: Job) -> Scorer | None:
-    samples = job.manifest.evaluation.samples
+def _fetch_scorer(attempt: Attempt) -> Scorer | None:
+    samples = attempt.manifest.evaluation.samples
     if samples is None or samples.clip is None:
         return None
     source = samples.clip
-    folder = fetch_weights(job, "evaluation.samples.clip.source", source, CLIP_PATTERNS)
+    folder = fetch_weights(attempt, "evaluation.samples.clip.source", source, CLIP_PATTERNS)
     require_clip(folder, allow_pickle=source.allow_pickle)
     return Scorer(folder, model_sha256(folder), source.allow_pickle)
 
 
-def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def fetch_model(attempt: Attempt, what: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """A local folder with the model's files (or the one `.safetensors` file), `what` being the manifest's key.
 
     Raises:
@@ -89,33 +91,35 @@ def fetch_model(job: Job, what: str, source: str, revision: str | None, patterns
     """
     if source.startswith("hf://"):
         repository = source.removeprefix("hf://")
-        return wait_for(lambda: fetch_hub(what, repository, revision, patterns, job.progress.moved), job.stop.check)
+        return wait_for(
+            lambda: fetch_hub(what, repository, revision, patterns, attempt.progress.moved), attempt.stop.check
+        )
     if not is_remote(source):
         path = local_path(source)
         require_path(path, what, ExitCode.MODEL)
         return path
-    folder = folder_of(job, "models", source)
+    folder = folder_of(attempt, "models", source)
     if source.endswith(".safetensors"):
-        return fetch_object(job, source, job.manifest.model_storage(), folder)
+        return fetch_object(attempt, source, attempt.manifest.model_storage(), folder)
 
     def wanted(key: str) -> bool:
         return any(fnmatch(key, pattern) for pattern in patterns)
 
-    if not fetch_prefix(job, source, job.manifest.model_storage(), folder, wanted):
+    if not fetch_prefix(attempt, source, attempt.manifest.model_storage(), folder, wanted):
         raise JobError(ExitCode.MODEL, f"{what}: there is no model at {source}.", f"Correct {what}.")
     return folder
 
 
 def fetch_weights(
-    job: Job, what: str, config: BaseModelConfig | CaptionerConfig | ClipConfig, patterns: Sequence[str]
+    attempt: Attempt, what: str, config: BaseModelConfig | CaptionerConfig | ClipConfig, patterns: Sequence[str]
 ) -> Path:
     """As `fetch_model`, with pickled weights where the manifest allows them; a warning says if any will be read."""
     wanted = with_pickles(patterns, allow_pickle=config.allow_pickle)
-    folder = fetch_model(job, what, config.source, config.revision, wanted)
+    folder = fetch_model(attempt, what, config.source, config.revision, wanted)
     parts = (folder, *(folder / part for part in WITH_WEIGHTS))
     pickles = [file.relative_to(folder).as_posix() for part in parts for file in pickled_weights(part)]
     if config.allow_pickle and pickles:
-        job.progress.warn(
+        attempt.progress.warn(
             f"{what}: {', '.join(pickles)}: pickles can hold code; since allow_pickle is true, their weights are read"
         )
     return folder

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.dataset import Images, Prepared
 from job.storage.transfer import write_all
 from lora_engine.errors import DataError
@@ -15,61 +15,61 @@ from lora_engine.images.split import assign, data_sha256
 from lora_engine.records import ImageRecord, SourceFile
 
 
-def images_of(job: Job, fingerprint: str, fetch: Callable[[], Sequence[SourceFile]]) -> Images:
+def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[SourceFile]]) -> Images:
     """The images of the source with that fingerprint: as an earlier attempt found them, or prepared now."""
-    config, split = job.manifest.preprocess, job.manifest.dataset.split
+    config, split = attempt.manifest.preprocess, attempt.manifest.dataset.split
     prepared_as = {
         "fingerprint": fingerprint,
         "pixels": pixels_key(config),
         "preprocess": config.model_dump(mode="json"),
         "split": split.model_dump(mode="json"),
     }
-    same = job.run.read_json(layout.SOURCE) == prepared_as
-    rows = job.run.read_jsonl(layout.IMAGES) if same else None
+    same = attempt.run.read_json(layout.SOURCE) == prepared_as
+    rows = attempt.run.read_jsonl(layout.IMAGES) if same else None
     if rows is not None:
-        return Images(tuple(ImageRecord(**row) for row in rows), lambda: _preprocess(job, fetch()))
-    prepared = _preprocess(job, fetch())
-    job.run.write_json(layout.SOURCE, prepared_as)  # last: the rest is there
+        return Images(tuple(ImageRecord(**row) for row in rows), lambda: _preprocess(attempt, fetch()))
+    prepared = _preprocess(attempt, fetch())
+    attempt.run.write_json(layout.SOURCE, prepared_as)  # last: the rest is there
     return Images(prepared.records, lambda: prepared)
 
 
-def _preprocess(job: Job, files: Sequence[SourceFile]) -> Prepared:
+def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
     """Prepare every image; writes their thumbnails and `data/images.jsonl`.
 
     Raises:
         DataError: too few or too many unusable images.
         JobError: 46 when the run was begun with other images, of which nothing is overwritten.
     """
-    config, begun = job.manifest.preprocess, job.run.read_json(layout.RESOLVED)
+    config, begun = attempt.manifest.preprocess, attempt.run.read_json(layout.RESOLVED)
     pictures, _ = split_sidecars(files)
     prepared: list[PreparedImage] = []
-    stored = {key for key, _ in job.run.list("data/thumbnails")}
-    with job.progress.stage("preprocess", total=len(pictures), unit="images") as stage:
+    stored = {key for key, _ in attempt.run.list("data/thumbnails")}
+    with attempt.progress.stage("preprocess", total=len(pictures), unit="images") as stage:
 
         def thumbnails() -> Iterator[tuple[str, bytes]]:
-            for image in preprocess_images(pictures, config, job.workdir / "prepared"):
+            for image in preprocess_images(pictures, config, attempt.workdir / "prepared"):
                 key = layout.thumbnail(image.id)
                 if image.thumbnail is not None and key not in stored and begun is None:
                     stored.add(key)
-                    yield job.run.uri(key), image.thumbnail
+                    yield attempt.run.uri(key), image.thumbnail
                 prepared.append(replace(image, thumbnail=None))
                 stage.advance(1)
-                job.stop.check()
+                attempt.stop.check()
 
         try:
-            for _ in write_all(job.run.storage, thumbnails(), check=job.stop.check):
+            for _ in write_all(attempt.run.storage, thumbnails(), check=attempt.stop.check):
                 pass
         except DataError:
-            job.stop.check()  # a signal to a whole group, as Ctrl-C sends it, also takes workers down
+            attempt.stop.check()  # a signal to a whole group, as Ctrl-C sends it, also takes workers down
             raise
-    records = assign(prepared, config, job.manifest.dataset.split)
+    records = assign(prepared, config, attempt.manifest.dataset.split)
     if begun is not None and begun["data_sha256"] != data_sha256(records):
         raise JobError(
             ExitCode.CONFLICT,
-            f"{job.run.root} holds a run of this name with other images than dataset.source has now.",
+            f"{attempt.run.root} holds a run of this name with other images than dataset.source has now.",
             "Give this one another name: --set name=...",
         )
-    job.run.write_jsonl(layout.IMAGES, (asdict(record) for record in records))
+    attempt.run.write_jsonl(layout.IMAGES, (asdict(record) for record in records))
     used = {record.id for record in records if record.used}
     paths = {image.id: image.path for image in prepared if image.id in used and image.path is not None}
     return Prepared(tuple(files), records, paths)

@@ -14,66 +14,66 @@ import torch
 from job import layout
 from job.manifest.packs import Member, Pack
 from job.run import checkpoints
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.dataset import Images
 from job.threads import Background
 from lora_engine.adapters import formats, lora
 from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.evaluation.line_art import measure
-from lora_engine.evaluation.sampler import Drawn, Sampler
+from lora_engine.evaluation.sampler import Sample, Sampler
 from lora_engine.images.squares import read_square
 from lora_engine.models.clip import Scorer, load_clip
 
 
-def measure_training_images(job: Job, images: Images) -> None:
+def measure_training_images(attempt: Attempt, images: Images) -> None:
     """Write `data/line_art.jsonl`, what samples are compared to, if samples are asked for and it is not there."""
-    if job.manifest.evaluation.samples is None or job.run.exists(layout.TRAINING_MEASURES):
+    if attempt.manifest.evaluation.samples is None or attempt.run.exists(layout.TRAINING_MEASURES):
         return
     rows = []
-    with job.progress.stage("measure", total=len(images.train), unit="images") as stage:
+    with attempt.progress.stage("measure", total=len(images.train), unit="images") as stage:
         for record in images.train:
             rows.append({"id": record.id, **asdict(measure(read_square(images.prepared.paths[record.id])))})
             stage.advance(1)
-            job.stop.check()
-    job.run.write_jsonl(layout.TRAINING_MEASURES, rows)
+            attempt.stop.check()
+    attempt.run.write_jsonl(layout.TRAINING_MEASURES, rows)
 
 
-def has_samples(job: Job, pack: Pack, scorer: Scorer | None) -> bool:
+def has_samples(attempt: Attempt, pack: Pack, scorer: Scorer | None) -> bool:
     """Whether all that the manifest asks for is drawn and measured."""
-    config = job.manifest.evaluation.samples
-    return config is None or not _missing(job, pack, _settings(config, scorer))
+    config = attempt.manifest.evaluation.samples
+    return config is None or not _missing(attempt, pack, _settings(config, scorer))
 
 
 def sample(
-    job: Job, pack: Pack, model: Path, unet: torch.nn.Module, device: torch.device, scorer: Scorer | None
+    attempt: Attempt, pack: Pack, model: Path, unet: torch.nn.Module, device: torch.device, scorer: Scorer | None
 ) -> None:
     """Write the pack's samples, those that are not there yet: the images of a step first, then what they are."""
-    config = job.manifest.evaluation.samples
+    config = attempt.manifest.evaluation.samples
     if config is None:
         return
     settings = _settings(config, scorer)
-    missing = _missing(job, pack, settings)
+    missing = _missing(attempt, pack, settings)
     if not missing:
         return
-    resolution, images_at_once = job.manifest.preprocess.resolution, job.manifest.evaluation.batch_size
-    allow_pickle = job.manifest.base_model.allow_pickle
+    resolution, images_at_once = attempt.manifest.preprocess.resolution, attempt.manifest.evaluation.batch_size
+    allow_pickle = attempt.manifest.base_model.allow_pickle
     sampler = Sampler(model, unet, config, resolution, images_at_once, device, allow_pickle=allow_pickle)
     clip = load_clip(scorer.folder, device, allow_pickle=scorer.allow_pickle) if scorer else None
     total = sum(max(1, len(step.drawing)) for step in missing) * len(config.prompts) * len(config.seeds)
-    with job.progress.stage("sample", total=total, unit="images") as stage, Background("samples") as publishing:
+    with attempt.progress.stage("sample", total=total, unit="images") as stage, Background("samples") as publishing:
         for step in missing:
             for member in step.drawing:
-                _load_adapter(job, unet, member, step.step)
+                _load_adapter(attempt, unet, member, step.step)
             rows: dict[str | None, list[dict[str, Any]]] = {adapter: [] for adapter in step.missing}
-            for drawn in sampler.draw([member.adapter_name for member in step.drawing], job.stop.check):
-                stage.advance(len(drawn))
+            for samples in sampler.generate([member.adapter_name for member in step.drawing], attempt.stop.check):
+                stage.advance(len(samples))
                 for adapter, members in step.missing.items():
-                    if own := [one for one in drawn if one.adapter == adapter]:
+                    if own := [one for one in samples if one.adapter == adapter]:
                         cosines = clip.cosines([one.image for one in own], config.prompts).tolist() if clip else None
-                        publishing.submit(partial(_publish, job, members, step.step, own, cosines, rows[adapter]))
-                job.stop.check()
+                        publishing.submit(partial(_publish, attempt, members, step.step, own, cosines, rows[adapter]))
+                attempt.stop.check()
             for adapter, members in step.missing.items():
-                publishing.submit(partial(_publish_index, job, members, step.step, settings, rows[adapter]))
+                publishing.submit(partial(_publish_index, attempt, members, step.step, settings, rows[adapter]))
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class _Step:
     drawing: Sequence[Member]
 
 
-def _steps(job: Job, pack: Pack) -> list[int]:
+def _steps(attempt: Attempt, pack: Pack) -> list[int]:
     """The base model's 0 and every evaluation's, or the last one alone."""
-    config, last = job.manifest.evaluation, pack.training.steps
+    config, last = attempt.manifest.evaluation, pack.training.steps
     if config.samples is not None and config.samples.when == "end":
         return [last]
     return [*range(0, last, config.every), last]
@@ -101,48 +101,48 @@ def _settings(config: SamplesConfig, scorer: Scorer | None) -> dict[str, Any]:
     return drawing | {"clip_sha256": scorer.sha256 if scorer else None}
 
 
-def _missing(job: Job, pack: Pack, settings: dict[str, Any]) -> list[_Step]:
+def _missing(attempt: Attempt, pack: Pack, settings: dict[str, Any]) -> list[_Step]:
     """The steps that lack samples, ascending. A step whose checkpoint was not kept has none."""
-    kept = {m: {0, *checkpoints.committed_steps(job.run, *m)} for m in pack.members}
+    kept = {m: {0, *checkpoints.committed_steps(attempt.run, *m)} for m in pack.members}
     result = []
-    for step in _steps(job, pack):
+    for step in _steps(attempt, pack):
         able = [member for member in pack.members if step in kept[member]]
         missing: dict[str | None, list[Member]] = {}
         for member in able:
-            if not _is_drawn(job, member, step, settings):
+            if not _is_drawn(attempt, member, step, settings):
                 missing.setdefault(member.adapter_name if step else None, []).append(member)
         if missing:
             result.append(_Step(step, missing, able if step else ()))
     return result
 
 
-def _is_drawn(job: Job, member: Member, step: int, settings: dict[str, Any]) -> bool:
-    index = job.run.read_json(layout.sample_index(*member, step))
+def _is_drawn(attempt: Attempt, member: Member, step: int, settings: dict[str, Any]) -> bool:
+    index = attempt.run.read_json(layout.sample_index(*member, step))
     return index is not None and bool(index["settings"] == settings)
 
 
-def _load_adapter(job: Job, unet: torch.nn.Module, member: Member, step: int) -> None:
-    committed = checkpoints.read_commit(job.run, *member, step)
-    with tempfile.TemporaryDirectory(dir=job.workdir) as scratch:
+def _load_adapter(attempt: Attempt, unet: torch.nn.Module, member: Member, step: int) -> None:
+    committed = checkpoints.read_commit(attempt.run, *member, step)
+    with tempfile.TemporaryDirectory(dir=attempt.workdir) as scratch:
         path = Path(scratch) / layout.DIFFUSERS_NAME
-        checkpoints.fetch_file(job.run, committed, layout.DIFFUSERS_NAME, path)
+        checkpoints.fetch_file(attempt.run, committed, layout.DIFFUSERS_NAME, path)
         lora.load(unet, member.adapter_name, formats.read_adapter(path))
 
 
 def _publish(
-    job: Job,
+    attempt: Attempt,
     members: Sequence[Member],
     step: int,
-    drawn: Sequence[Drawn],
+    samples: Sequence[Sample],
     cosines: Sequence[Sequence[float]] | None,
     rows: list[dict[str, Any]],
 ) -> None:
     """Write images, and add what they are to `rows`."""
-    for at, one in enumerate(drawn):
+    for at, one in enumerate(samples):
         data, name = io.BytesIO(), layout.sample_name(one.prompt, one.seed)
         one.image.save(data, "PNG")
         for member in members:
-            job.run.write(f"{layout.samples(*member, step)}/{name}", data.getvalue())
+            attempt.run.write(f"{layout.samples(*member, step)}/{name}", data.getvalue())
         rows.append(
             {
                 "file": name,
@@ -156,12 +156,12 @@ def _publish(
 
 
 def _publish_index(
-    job: Job, members: Sequence[Member], step: int, settings: dict[str, Any], rows: Sequence[dict[str, Any]]
+    attempt: Attempt, members: Sequence[Member], step: int, settings: dict[str, Any], rows: Sequence[dict[str, Any]]
 ) -> None:
     """Say what was drawn, after the images, and delete what was drawn from other prompts."""
     for member in members:
         index, folder = layout.sample_index(*member, step), layout.samples(*member, step)
-        job.run.write_json(index, {"settings": settings, "images": rows})
+        attempt.run.write_json(index, {"settings": settings, "images": rows})
         listed = {index, *(f"{folder}/{row['file']}" for row in rows)}
-        for key in [key for key, _ in job.run.list(folder) if key not in listed]:
-            job.run.delete(key)
+        for key in [key for key, _ in attempt.run.list(folder) if key not in listed]:
+            attempt.run.delete(key)

@@ -8,7 +8,7 @@ from statistics import median
 
 from lora_engine.records import CaptionRecord
 
-_LEAKAGE_SHARE = 0.8
+_LEAKAGE_FRACTION = 0.8
 _ENOUGH = 10  # captions, to speak of shares
 
 
@@ -59,7 +59,7 @@ def _warnings(texts: Sequence[str], counts: Counter[str], truncated: int, empty:
         warnings.append(f"{empty} of {len(texts)} captions are empty")
     if len(counts) > 1 and len(texts) >= _ENOUGH:
         found = Counter(word for text in texts for word in set(re.findall(r"\w+", text.lower())) if len(word) > 3)
-        common = sorted(word for word, count in found.items() if count >= _LEAKAGE_SHARE * len(texts))
+        common = sorted(word for word, count in found.items() if count >= _LEAKAGE_FRACTION * len(texts))
         if common:
-            warnings.append(f"more than {_LEAKAGE_SHARE:.0%} of the captions say {', '.join(common)}")
+            warnings.append(f"more than {_LEAKAGE_FRACTION:.0%} of the captions say {', '.join(common)}")
     return warnings

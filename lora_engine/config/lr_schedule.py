@@ -11,22 +11,22 @@ class _Warmup(Config):
     warmup_steps: int = Field(default=0, ge=0, description="Updates over which the rate rises linearly from 0.")
 
 
-class ConstantSchedule(_Warmup):
+class ConstantLrSchedule(_Warmup):
     """The rate stays; `steps` may grow later."""
 
     name: Literal["constant"] = "constant"
 
 
-class LinearSchedule(_Warmup):
+class LinearLrSchedule(_Warmup):
     """The rate falls linearly to 0 at the last step."""
 
     name: Literal["linear"]
 
 
-class CosineSchedule(_Warmup):
+class CosineLrSchedule(_Warmup):
     """The rate falls to 0 at the last step along half a cosine."""
 
     name: Literal["cosine"]
 
 
-ScheduleConfig = Annotated[ConstantSchedule | LinearSchedule | CosineSchedule, Field(discriminator="name")]
+LrScheduleConfig = Annotated[ConstantLrSchedule | LinearLrSchedule | CosineLrSchedule, Field(discriminator="name")]

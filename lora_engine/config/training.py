@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from lora_engine.config.base import Config
-from lora_engine.config.lr_schedule import ConstantSchedule, ScheduleConfig
+from lora_engine.config.lr_schedule import ConstantLrSchedule, LrScheduleConfig
 from lora_engine.config.models import Precision
 from lora_engine.config.optimizer import AdamWConfig
 
@@ -19,7 +19,7 @@ class TrainingConfig(Config):
     batch_size: int = Field(default=4, ge=1, le=1024)
     gradient_accumulation: int = Field(default=1, ge=1, le=1024)
     optimizer: AdamWConfig = AdamWConfig()
-    schedule: ScheduleConfig = ConstantSchedule()
+    schedule: LrScheduleConfig = ConstantLrSchedule()
     max_grad_norm: float | None = Field(default=1.0, gt=0, description="Per adapter; null switches clipping off.")
     random_flip: bool = Field(
         default=False, description="Show half of the images mirrored left to right; not for images with writing."

@@ -47,14 +47,14 @@ class Draws:
     image_ids: tuple[str, ...]  # N
     latent_shape: tuple[int, int, int]  # C, H, W
     images_per_step: int
-    train_timesteps: int
+    num_train_timesteps: int
     flips: bool = False
 
     def of(self, step: int) -> Draw:
         """An update's draw, whatever was drawn before."""
         count, shape = self.images_per_step, (self.images_per_step, *self.latent_shape)
         positions = [randomness.sample_positions(seed, step, count, len(self.image_ids)) for seed in self.seeds]
-        timesteps = [randomness.training_timesteps(seed, step, count, self.train_timesteps) for seed in self.seeds]
+        timesteps = [randomness.training_timesteps(seed, step, count, self.num_train_timesteps) for seed in self.seeds]
         flips = [randomness.flips(seed, step, count) for seed in self.seeds]
         return Draw(
             step=step,

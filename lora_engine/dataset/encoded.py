@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lora_engine.dataset.draws import EMPTY_PROMPT_ROW, choose_parts
 from lora_engine.dataset.randomness import Ints, validation_caption_uniform
-from lora_engine.dataset.table import Rows
+from lora_engine.dataset.table import TensorTable
 from lora_engine.records import CaptionRecord
 
 EMPTY_PROMPT = ""  # as a text, and as the name of the caption set that shows it for every image
 
-_RESIDENT_SHARE = 0.25  # of the memory that is free, for data that could be streamed instead
+_RESIDENT_FRACTION = 0.25  # of the memory that is free, for data that could be streamed instead
 
 _Captions = Mapping[str, Sequence[CaptionRecord]]
 
@@ -31,8 +31,8 @@ class TrainingData:
     """All that the loop reads."""
 
     image_ids: tuple[str, ...]
-    moments: Rows  # [2, C, H, W] an image: mean and deviation of the VAE's posterior, scaled for the UNet
-    embeddings: Rows  # [L, D] a text, in the base's dtype; number 0 is the empty prompt
+    moments: TensorTable  # [2, C, H, W] an image: mean and deviation of the VAE's posterior, scaled for the UNet
+    embeddings: TensorTable  # [L, D] a text, in the base's dtype; number 0 is the empty prompt
     flips: bool = False  # the moments of the images' mirror images follow theirs, and half of what is drawn are those
 
     @property
@@ -53,7 +53,7 @@ class ValidationData:
 
     image_ids: tuple[str, ...]
     latents_NCHW: Tensor  # the posterior's mean, scaled for the UNet
-    embeddings: Rows  # [L, D] a text, in the base's dtype
+    embeddings: TensorTable  # [L, D] a text, in the base's dtype
     caption_rows: Mapping[str, Ints]  # caption set -> row of the embeddings for each image, [N]
 
 
@@ -92,8 +92,8 @@ class Encoded:
 
         return TrainingData(
             self.train_ids,
-            Rows(moments, len(rows), device, torch.float32, resident=resident),
-            Rows(embedding, len(self.texts), device, dtype, resident=resident),
+            TensorTable(moments, len(rows), device, torch.float32, resident=resident),
+            TensorTable(embedding, len(self.texts), device, dtype, resident=resident),
             flips,
         )
 
@@ -101,7 +101,7 @@ class Encoded:
         """Whether all that training reads leaves most of that memory to training itself."""
         moments, embedding = self.moments[self.train_ids[0]], self.embeddings[text_name(EMPTY_PROMPT)]
         images, texts = len(self.train_ids) * (1 + flips), len(self.texts)
-        return images * moments.nbytes + texts * embedding.nbytes <= _RESIDENT_SHARE * free_bytes
+        return images * moments.nbytes + texts * embedding.nbytes <= _RESIDENT_FRACTION * free_bytes
 
     def validation_data(
         self, captions: _Captions, weights: Mapping[str, Sequence[float]], data: TrainingData
@@ -113,7 +113,7 @@ class Encoded:
         return ValidationData(self.validation_ids, latents.to(data.device), data.embeddings, rows)
 
     def caption_rows(self, captions: _Captions, name: str, ids: Sequence[str]) -> Ints:
-        """Rows of the embeddings of each image's texts, int64 [N, P]."""
+        """TensorTable of the embeddings of each image's texts, int64 [N, P]."""
         texts = {record.id: record.texts for record in captions[name]}
         return np.array([[self.row_of_text[text] for text in texts[i]] for i in ids], dtype=np.int64)
 

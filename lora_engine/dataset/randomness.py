@@ -57,9 +57,9 @@ def sample_positions(seed: int, step: int, images_per_step: int, images: int) ->
     return indices, epochs
 
 
-def training_timesteps(seed: int, step: int, count: int, train_timesteps: int) -> Ints:
-    """Uniform timesteps in [0, train_timesteps), int64 of shape [count]."""
-    return _generator(_Stream.TIMESTEP, seed, step).integers(0, train_timesteps, size=count, dtype=np.int64)
+def training_timesteps(seed: int, step: int, count: int, num_train_timesteps: int) -> Ints:
+    """Uniform timesteps in [0, num_train_timesteps), int64 of shape [count]."""
+    return _generator(_Stream.TIMESTEP, seed, step).integers(0, num_train_timesteps, size=count, dtype=np.int64)
 
 
 def training_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
@@ -92,10 +92,10 @@ def validation_caption_uniform(image_id: str) -> float:
     return float(_generator(_Stream.VALIDATION_CAPTION, _image_key(image_id)).random())
 
 
-def validation_timesteps(image_id: str, strata: int, train_timesteps: int) -> Ints:
+def validation_timesteps(image_id: str, strata: int, num_train_timesteps: int) -> Ints:
     """One timestep in each of `strata` equal ranges; the offset within the range is the image's own. int64 [strata]."""
     offset = _generator(_Stream.VALIDATION_OFFSET, _image_key(image_id)).random()
-    return ((np.arange(strata) + offset) / strata * train_timesteps).astype(np.int64)
+    return ((np.arange(strata) + offset) / strata * num_train_timesteps).astype(np.int64)
 
 
 def curve_columns(image_id: str, curve_strata: int, final_strata: int) -> Ints:

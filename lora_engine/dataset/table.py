@@ -8,8 +8,8 @@ from torch import Tensor
 from lora_engine.dataset.randomness import Ints
 
 
-class Rows:
-    """Rows are read in one thread and placed in another, so that a training step finds them there.
+class TensorTable:
+    """TensorTable are read in one thread and placed in another, so that a training step finds them there.
 
     Args:
         row: of a number below `count`; all of one shape and dtype.

@@ -26,15 +26,15 @@ class Grid:
     strata_NT: randomness.Ints  # of the final grid; with the image's id they name the noise
 
 
-def final_grid(image_ids: Sequence[str], final_strata: int, train_timesteps: int) -> Grid:
+def final_grid(image_ids: Sequence[str], final_strata: int, num_train_timesteps: int) -> Grid:
     """Every stratum of every image: what step 0 and the last step are scored on."""
-    timesteps = [randomness.validation_timesteps(i, final_strata, train_timesteps) for i in image_ids]
+    timesteps = [randomness.validation_timesteps(i, final_strata, num_train_timesteps) for i in image_ids]
     return Grid(np.stack(timesteps), np.tile(np.arange(final_strata), (len(image_ids), 1)))
 
 
-def curve_grid(image_ids: Sequence[str], strata: int, final_strata: int, train_timesteps: int) -> Grid:
+def curve_grid(image_ids: Sequence[str], strata: int, final_strata: int, num_train_timesteps: int) -> Grid:
     """The part of the final grid that every other evaluation is scored on."""
-    full = final_grid(image_ids, final_strata, train_timesteps)
+    full = final_grid(image_ids, final_strata, num_train_timesteps)
     columns = np.stack([randomness.curve_columns(i, strata, final_strata) for i in image_ids])
     return Grid(np.take_along_axis(full.timesteps_NT, columns, axis=1), columns)
 
@@ -52,7 +52,7 @@ class Scoring:
         data: ValidationData,
         caption_sets: Sequence[str],
         grid: Grid,
-        schedule: diffusion.NoiseSchedule,
+        noise_schedule: diffusion.NoiseSchedule,
         batch_size: int,
     ) -> None:
         self._unet = unet
@@ -60,7 +60,7 @@ class Scoring:
         self._data = data
         self._sets = tuple(caption_sets)
         self._grid = grid
-        self._schedule = schedule.to(data.latents_NCHW.device, data.latents_NCHW.dtype)
+        self._noise_schedule = noise_schedule.to(data.latents_NCHW.device, data.latents_NCHW.dtype)
         self._batch_size = batch_size
         self.done = 0  # pairs scored
         self._losses = torch.zeros(
@@ -84,7 +84,7 @@ class Scoring:
             self.done += len(pairs)
             yield len(pairs)
 
-    def go_on(self, losses: npt.NDArray[np.float32], done: int) -> None:
+    def resume(self, losses: npt.NDArray[np.float32], done: int) -> None:
         """Take up the `losses` of an earlier scoring of the same, of which the first `done` pairs are scored."""
         self._losses.copy_(torch.from_numpy(losses).view_as(self._losses))
         self.done = done
@@ -107,8 +107,8 @@ class Scoring:
         noise = torch.from_numpy(np.stack(drawn)).to(device, dtype)
         timesteps = torch.from_numpy(self._grid.timesteps_NT.reshape(-1)[pairs]).to(device)
         latents = self._data.latents_NCHW[torch.from_numpy(images).to(device)]
-        noisy = diffusion.add_noise(self._schedule, latents, noise, timesteps)
-        target = diffusion.target(self._schedule, latents, noise, timesteps)
+        noisy = diffusion.add_noise(self._noise_schedule, latents, noise, timesteps)
+        target = diffusion.target(self._noise_schedule, latents, noise, timesteps)
         copies = self._losses.shape[0]
         for at, name in enumerate(self._sets):
             text = self._data.embeddings.place(self._data.embeddings.read(self._data.caption_rows[name][images]))

@@ -17,7 +17,7 @@ from lora_engine.models import stable_diffusion
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Sample:
     """One image, and what it was drawn from."""
 
     adapter: str | None  # its name; None where the base model drew
@@ -70,7 +70,7 @@ class Sampler:
         ).to(device)
         self._pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Drawn]]:
+    def generate(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Sample]]:
         """An image by each of these adapters for every prompt and seed; by the base model where none is named.
 
         `check` is called at every denoising step; what it raises ends the drawing. The starting noise is drawn on the
@@ -81,9 +81,9 @@ class Sampler:
         """
         groups = [[name] for name in names] if names and self._in_turns else [names]
         for group in groups:
-            yield from self._draw(group, check)
+            yield from self._generate(group, check)
 
-    def _draw(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Drawn]]:
+    def _generate(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Sample]]:
         """In passes of all of these adapters."""
 
         def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Sampler:
                 generator=[torch.Generator("cpu").manual_seed(seed) for _ in of for _, seed in batch],
             )
             pairs = zip(product(of, batch), result.images, strict=True)
-            yield [Drawn(name, at, seed, image) for (name, (at, seed)), image in pairs]
+            yield [Sample(name, at, seed, image) for (name, (at, seed)), image in pairs]
 
 
 def _embeddings(

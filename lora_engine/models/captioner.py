@@ -14,8 +14,8 @@ from lora_engine.errors import ModelError
 from lora_engine.images.squares import read_square
 from lora_engine.models.files import holds_safetensors
 from lora_engine.models.image_text import load_whole, read_config
-from lora_engine.system.device import DTYPES, Resolved, resolve_precision
-from lora_engine.system.prefetch import ahead
+from lora_engine.system.device import DTYPES, DtypeName, resolve_precision
+from lora_engine.system.prefetch import prefetch
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
 
@@ -34,7 +34,7 @@ class Captioner:
 
     def caption(self, images: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
         """Each id with its caption. The last batch is filled up, since a batch's size can change its results."""
-        with closing(ahead(self._read, _in_batches(images, self._config.batch_size))) as batches:
+        with closing(prefetch(self._read, _in_batches(images, self._config.batch_size))) as batches:
             for ids, inputs in batches:
                 yield from zip(ids, self._generate(inputs), strict=False)
 
@@ -104,13 +104,13 @@ def _not_loadable(folder: Path, reason: object) -> ModelError:
     )
 
 
-def captioner_precision(config: CaptionerConfig, device: torch.device) -> Resolved:
+def captioner_precision(config: CaptionerConfig, device: torch.device) -> DtypeName:
     """What the captioner computes in: `auto` is fp32 on a CPU, since bf16 would change captions."""
     automatic = config.precision == "auto" and device.type == "cpu"
     return "fp32" if automatic else resolve_precision(config.precision, device)
 
 
-def captioner_key(model_sha256: str, config: CaptionerConfig, precision: Resolved, preprocess: str) -> str:
+def captioner_key(model_sha256: str, config: CaptionerConfig, precision: DtypeName, preprocess: str) -> str:
     """A name for all that decides an image's caption but the image: model, search, precision and preprocessing."""
     settings = config.model_dump_json(exclude={"source", "revision", "allow_pickle", "precision"})
     return hashlib.sha256("\n".join((model_sha256, settings, precision, preprocess)).encode()).hexdigest()[:32]

@@ -8,9 +8,9 @@ import torch
 from lora_engine.config.models import Precision
 from lora_engine.errors import ResourceError
 
-Resolved = Literal["bf16", "fp16", "fp32"]
+DtypeName = Literal["bf16", "fp16", "fp32"]
 
-DTYPES: dict[Resolved, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES: dict[DtypeName, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def find_device() -> torch.device:
@@ -18,7 +18,7 @@ def find_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def resolve_precision(requested: Precision, device: torch.device) -> Resolved:
+def resolve_precision(requested: Precision, device: torch.device) -> DtypeName:
     """Decide `auto`, and refuse what the device cannot do.
 
     `auto` is bf16 where the device computes it natively, else fp16 on a GPU and fp32 on a CPU.

@@ -56,7 +56,7 @@ class Processes:
         yield
         distributed.destroy_process_group()  # not after an error: it could wait for a process that is gone
 
-    def share(self, images: int) -> slice:
+    def local_slice(self, images: int) -> slice:
         """Which of an update's images are this process's. The first process has the most, by one at most.
 
         Raises:

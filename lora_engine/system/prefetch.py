@@ -10,13 +10,13 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], count: int = 1) -> Generator[Made, None, None]:
+def prefetch(make: Callable[[Item], Made], items: Iterable[Item], count: int = 1) -> Generator[Made, None, None]:
     """`make` of each item in turn, made by one thread while the `count` before it are used.
 
     Items are asked for as they are needed. What `make` raises is raised where its value would be given.
     """
     remaining = iter(items)
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
         coming: deque[Future[Made]] = deque(thread.submit(make, item) for item in islice(remaining, count))
         while coming:
             value = coming.popleft().result()

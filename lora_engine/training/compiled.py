@@ -33,7 +33,7 @@ class CompiledUnet:
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
 
     @contextmanager
-    def engaged(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Within, the UNet runs compiled, also where a backward pass computes activations again.
 
         Not outside: what else calls it has other shapes, and would compile it again for each.

@@ -10,7 +10,7 @@ TOLERANCE = 0.15  # of what a run measures: an image before its first step, the 
 # of one image, by the backward pass, in fp32
 _KEPT_PIXEL_BYTES_384 = 853 * 2**20  # in proportion to the pixels
 _KEPT_TEXT_BYTES = 8 * 2**20  # the keys and values of its caption's 77 tokens, for the most part
-_WORKING_SHARE = 0.15  # of both, while the backward pass is computed
+_WORKING_FRACTION = 0.15  # of both, while the backward pass is computed
 LIBRARIES_BYTES = round(0.6 * 2**30)  # of the process, torch and the model libraries imported
 STATE_BYTES = 3 * 4  # of an adapter's parameter: the fp32 weight and two moments
 _GRADIENT_BYTES = 4
@@ -30,7 +30,7 @@ def training_bytes(resolution: int, value_bytes: int, images: float, ranks: int)
         ranks: of all adapters together.
     """
     unet = UNET_PARAMETERS * value_bytes
-    activations = images * kept_bytes(resolution, value_bytes) * (1 + _WORKING_SHARE)
+    activations = images * kept_bytes(resolution, value_bytes) * (1 + _WORKING_FRACTION)
     return round(unet + activations + ranks * PARAMETERS_PER_RANK * (STATE_BYTES + _GRADIENT_BYTES))
 
 

@@ -2,10 +2,10 @@
 
 import math
 
-from lora_engine.config.lr_schedule import ConstantSchedule, CosineSchedule, LinearSchedule
+from lora_engine.config.lr_schedule import ConstantLrSchedule, CosineLrSchedule, LinearLrSchedule
 from lora_engine.config.training import TrainingConfig
 
-Schedule = ConstantSchedule | LinearSchedule | CosineSchedule
+Schedule = ConstantLrSchedule | LinearLrSchedule | CosineLrSchedule
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -21,9 +21,9 @@ def _factor(schedule: Schedule, done: int, total: int) -> float:
         return (done + 1) / (schedule.warmup_steps + 1)
     progress = (done - schedule.warmup_steps) / max(1, total - schedule.warmup_steps)
     match schedule:
-        case ConstantSchedule():
+        case ConstantLrSchedule():
             return 1.0
-        case LinearSchedule():
+        case LinearLrSchedule():
             return 1.0 - progress
-        case CosineSchedule():
+        case CosineLrSchedule():
             return 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""How an update is cut into passes so that it fits in memory, and how much memory a pass takes."""
+"""How an update is cut into micro-batches so that it fits in memory, and how much memory one takes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ _RECOMPUTED = 0.4  # of a pass's activations that are alive at once when they ar
 
 
 @dataclass(frozen=True)
-class Passes:
-    """How much of an update goes through the UNet at once; the gradients of its passes add up to the same."""
+class MicroBatches:
+    """How much of an update passes through the UNet at once; the gradients of its micro-batches add up to the same."""
 
     images: int  # of each member
     members: int
     recompute: bool = False  # activations in the backward pass (gradient checkpointing) instead of keeping them
 
     def slices(self, members: int, images: int) -> Iterator[tuple[slice, slice]]:
-        """Each pass's members and images."""
+        """The members and images of each micro-batch."""
         for first in range(0, members, self.members):
             for start in range(0, images, self.images):
                 yield slice(first, min(first + self.members, members)), slice(start, min(start + self.images, images))
@@ -36,7 +36,7 @@ class Passes:
         return round(image_bytes * self.alive)
 
 
-def candidates(config: TrainingConfig, members: int, images: int, *, fold: bool) -> Iterator[Passes]:
+def candidates(config: TrainingConfig, members: int, images: int, *, fold: bool) -> Iterator[MicroBatches]:
     """The ways that `training.memory` allows, fastest first.
 
     Args:
@@ -44,41 +44,43 @@ def candidates(config: TrainingConfig, members: int, images: int, *, fold: bool)
         fold: put micro-batches together, which pays where a small batch leaves the device idle.
     """
     if config.memory == "low":
-        yield Passes(1, 1, recompute=True)
+        yield MicroBatches(1, 1, recompute=True)
         return
     if not fold and config.memory != "fast":
         images = min(images, config.batch_size)
-    yield Passes(images, members)
+    yield MicroBatches(images, members)
     if config.memory == "fast":
         return
     while images > 1:
         images = (images + 1) // 2
-        yield Passes(images, members)
+        yield MicroBatches(images, members)
     while members > 1:
         members = (members + 1) // 2
-        yield Passes(1, members)
-    yield Passes(1, 1, recompute=True)
+        yield MicroBatches(1, members)
+    yield MicroBatches(1, 1, recompute=True)
 
 
-def choose(ways: Iterable[Passes], image_bytes: int, spendable_bytes: int, attempt: Callable[[Passes], None]) -> Passes:
-    """The first way that fits by the estimate, and that `attempt` does not find too large.
+def choose(
+    ways: Iterable[MicroBatches], image_bytes: int, spendable_bytes: int, try_out: Callable[[MicroBatches], None]
+) -> MicroBatches:
+    """The first way that fits by the estimate, and that `try_out` does not find too large.
 
     Raises:
         ResourceError: none does.
     """
-    passes = None
-    for passes in ways:
-        if passes.bytes(image_bytes) > spendable_bytes:
+    micro_batches = None
+    for micro_batches in ways:
+        if micro_batches.bytes(image_bytes) > spendable_bytes:
             continue
         try:
-            attempt(passes)
+            try_out(micro_batches)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
         else:
-            return passes
-    assert passes is not None, "there is always a way to try"
+            return micro_batches
+    assert micro_batches is not None, "there is always a way to try"
     raise ResourceError(
-        f"Training needs about {_gib(passes.bytes(image_bytes))} GiB for activations at its smallest, and "
+        f"Training needs about {_gib(micro_batches.bytes(image_bytes))} GiB for activations at its smallest, and "
         f"{_gib(spendable_bytes)} GiB can be had.",
         "Use training.memory: auto, a smaller batch_size or resolution, or a larger machine.",
     )

@@ -23,10 +23,10 @@ from lora_engine.dataset.draws import Draws, PackMember
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.records import StepRecord
 from lora_engine.system.distributed import ALONE, Processes
-from lora_engine.system.prefetch import ahead
+from lora_engine.system.prefetch import prefetch
 from lora_engine.training.loss_scale import LossScale
 from lora_engine.training.lr_schedule import learning_rate
-from lora_engine.training.micro_batches import Passes
+from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.update import Inputs, PackUpdate
 from lora_engine.training.weights import Moments, PackWeights
 
@@ -71,7 +71,7 @@ class PackTrainer:
         unet: nn.Module,
         members: Sequence[PackMember],
         data: TrainingData,
-        schedule: diffusion.NoiseSchedule,
+        noise_schedule: diffusion.NoiseSchedule,
         config: TrainingConfig,
         *,
         half_precision: bool = False,
@@ -79,7 +79,7 @@ class PackTrainer:
     ) -> None:
         self.step = 0  # updates done
         self._processes = processes
-        self._share = processes.share(config.images_per_step)
+        self._local = processes.local_slice(config.images_per_step)
         self._unet = unet
         self._members = tuple(members)
         self._skipped = {member.name: 0 for member in members}  # updates refused by its own fault
@@ -92,13 +92,13 @@ class PackTrainer:
             image_ids=data.image_ids,
             latent_shape=data.latent_shape,
             images_per_step=config.images_per_step,
-            train_timesteps=schedule.timesteps,
+            num_train_timesteps=noise_schedule.num_train_timesteps,
             flips=data.flips,
         )
         self._scale = LossScale(self._device, enabled=half_precision)
-        passes = Passes(config.batch_size, len(members))
-        self._update = PackUpdate(unet, data, schedule, config, self._scale, processes, passes)
-        self._take_part({})
+        micro_batches = MicroBatches(config.batch_size, len(members))
+        self._update = PackUpdate(unet, data, noise_schedule, config, self._scale, processes, micro_batches)
+        self._gather_active({})
 
     @property
     def active(self) -> tuple[PackMember, ...]:
@@ -109,9 +109,9 @@ class PackTrainer:
         """Let a member that has diverged keep its weights from here on; the others go on."""
         moments = {member.name: self._moments(member.name) for member in self._members}
         self.frozen_at[name] = self.step
-        self._take_part(moments)
+        self._gather_active(moments)
 
-    def _take_part(self, moments: Mapping[str, Moments]) -> None:
+    def _gather_active(self, moments: Mapping[str, Moments]) -> None:
         """Gather the members that are active; the others keep the moments that they have."""
         members = self.active
         self._resting = {name: moments[name] for name in self.frozen_at}
@@ -123,7 +123,7 @@ class PackTrainer:
             if member.name in moments:
                 self._pack.load_moments(member.name, moments[member.name])
         seed_of_member = torch.tensor([self._draws.seeds.index(m.seed) for m in members], device=self._device)
-        self._update.take_part(self._pack, seed_of_member)
+        self._update.set_members(self._pack, seed_of_member)
 
     def _moments(self, name: str) -> Moments:
         return self._resting[name] if name in self._resting else self._pack.moments(name)
@@ -137,8 +137,8 @@ class PackTrainer:
         pending: list[_Measured] = []
         since = time.monotonic()
         if self.active:
-            self._pack.engage()
-        with closing(ahead(self._read, range(self.step + 1, last_step + 1), _READ_AHEAD)) as reads:
+            self._pack.select()
+        with closing(prefetch(self._read, range(self.step + 1, last_step + 1), _READ_AHEAD)) as reads:
             while self.step < last_step and self.active and not self._processes.any(stop()):
                 read = next(reads)
                 numbers_4K = self._update(self._inputs(read), learning_rate(self._config, read.step))
@@ -156,22 +156,22 @@ class PackTrainer:
         """What one image of one member keeps for the backward pass. Computes one forward pass."""
         return self._update.image_bytes(self._inputs(self._read(self.step + 1)))
 
-    def use(self, passes: Passes) -> None:
+    def use(self, micro_batches: MicroBatches) -> None:
         """Cut updates up in this way, after trying the gradients of one of them on a GPU.
 
         Raises:
             torch.cuda.OutOfMemoryError: they do not fit.
         """
-        self._update.passes = passes
-        if passes.recompute:
+        self._update.micro_batches = micro_batches
+        if micro_batches.recompute:
             cast(Any, self._unet).enable_gradient_checkpointing()
         if self._device.type == "cuda":
             self._update.try_gradients(self._inputs(self._read(self.step + 1)))
 
     @property
-    def passes(self) -> Passes:
+    def micro_batches(self) -> MicroBatches:
         """How updates are cut up."""
-        return self._update.passes
+        return self._update.micro_batches
 
     def remarks(self) -> list[str]:
         """What is new to say on how it trains, to whoever asked for something else."""
@@ -183,16 +183,16 @@ class PackTrainer:
         for name in diverged:
             self.freeze(name)
         if diverged and self.active:
-            self._pack.engage()
+            self._pack.select()
 
     def _read(self, step: int) -> _Read:
         """All of an update's input, on the CPU. May be called in another thread than all else."""
-        draw, share, data = self._draws.of(step), self._share, self._data
-        rows_KA = self._draws.caption_rows(draw, self._members)[:, share]
+        draw, local, data = self._draws.of(step), self._local, self._data
+        rows_KA = self._draws.caption_rows(draw, self._members)[:, local]
         inputs = Inputs(
-            data.moments.read((draw.indices + draw.flips * len(data.image_ids))[:, share]),
+            data.moments.read((draw.indices + draw.flips * len(data.image_ids))[:, local]),
             data.embeddings.read(rows_KA),
-            *(self._pinned(array[:, share]) for array in (draw.timesteps, draw.noise, draw.posterior)),
+            *(self._pinned(array[:, local]) for array in (draw.timesteps, draw.noise, draw.posterior)),
         )
         return _Read(step, self._draws.hashes(draw), inputs)
 
@@ -276,7 +276,7 @@ class PackTrainer:
             if int(state.get("frozen_at", _NEVER)) != _NEVER:
                 self.frozen_at[name] = int(state["frozen_at"])
         self.step = steps.pop()
-        self._take_part({name: _part(state, "optimizer.") for name, state in states.items()})
+        self._gather_active({name: _part(state, "optimizer.") for name, state in states.items()})
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

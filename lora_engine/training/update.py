@@ -21,7 +21,7 @@ from lora_engine.system.memory import kept_bytes
 from lora_engine.training.compiled import CompiledUnet, too_few_updates
 from lora_engine.training.cuda_graph import CapturedUpdate
 from lora_engine.training.loss_scale import LossScale
-from lora_engine.training.micro_batches import Passes
+from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.weights import PackWeights
 
 _GRADIENT_ERROR = 0.1  # relative, of one layer's; half precision alone stays well below
@@ -30,7 +30,7 @@ _GRADIENT_ERROR = 0.1  # relative, of one layer's; half precision alone stays we
 class Inputs(NamedTuple):
     """What decides an update, as tensors; of several processes, this one's share of it."""
 
-    moments: Tensor  # as `Rows.place` takes them, [S, A, ...]
+    moments: Tensor  # as `TensorTable.place` takes them, [S, A, ...]
     embeddings: Tensor  # the same, [K, A, ...]
     timesteps: Tensor  # [S, A]
     noise: Tensor  # [S, A, C, H, W]
@@ -54,24 +54,24 @@ class PackUpdate:
         self,
         unet: nn.Module,
         data: TrainingData,
-        schedule: diffusion.NoiseSchedule,
+        noise_schedule: diffusion.NoiseSchedule,
         config: TrainingConfig,
         scale: LossScale,
         processes: Processes,
-        passes: Passes,
+        micro_batches: MicroBatches,
     ) -> None:
-        self.passes = passes
+        self.micro_batches = micro_batches
         self.remarks: list[str] = []  # on how it computes, for whoever asked for something else
         self._unet = unet
-        self._engaged: Callable[[], AbstractContextManager[None]] = nullcontext  # compiled, within
+        self._compiled: Callable[[], AbstractContextManager[None]] = nullcontext  # compiled, within
         self._data = data
-        self._schedule = schedule.to(data.device, data.moments.dtype)
+        self._noise_schedule = noise_schedule.to(data.device, data.moments.dtype)
         self._config = config
         self._scale = scale
         self._processes = processes
         self._to_compile = config.compile != "off"
 
-    def take_part(self, pack: PackWeights, seed_of_member: Tensor) -> None:
+    def set_members(self, pack: PackWeights, seed_of_member: Tensor) -> None:
         """Update these from now on.
 
         Args:
@@ -102,13 +102,13 @@ class PackUpdate:
 
     def image_bytes(self, inputs: Inputs) -> int:
         """What one image of one member keeps for the backward pass. Computes one forward pass."""
-        self._pack.engage(0, 1)
+        self._pack.select(0, 1)
         batch = self._batch(inputs)
         return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1)), self._unet.parameters())
 
     def try_gradients(self, inputs: Inputs) -> None:
         """Compute an update's gradients, and forget them."""
-        self._pack.engage()
+        self._pack.select()
         self._gradients(self._batch(inputs))
 
     def _compile(self, inputs: Inputs) -> None:
@@ -120,7 +120,7 @@ class PackUpdate:
             batch = self._batch(inputs)
             try:
                 eager_KP = self._fresh_gradients(batch)
-                self._engaged = CompiledUnet(self._unet, mode).engaged
+                self._compiled = CompiledUnet(self._unet, mode).applied
                 error = self._pack.relative_error(self._fresh_gradients(batch), eager_KP)
                 if not error <= _GRADIENT_ERROR:  # true of NaN
                     reason = f"compiled, the UNet gives other gradients (a layer's differ by {error:.0%})"
@@ -129,12 +129,12 @@ class PackUpdate:
             except RuntimeError as failure:  # no compiler here, or one that cannot: neither keeps us from training
                 reason = f"the UNet cannot be compiled here: {_line(failure)}"
         if reason is not None:
-            self._engaged = nullcontext
+            self._compiled = nullcontext
             self.remarks.append(f"Training without compiling: {reason}.")
 
     def _fresh_gradients(self, batch: _Batch) -> Tensor:
         """A copy of an update's gradients. [K, P]."""
-        self._pack.forget_gradients()
+        self._pack.zero_grad()
         self._gradients(batch)
         return self._pack.gradients_KP.clone()
 
@@ -158,7 +158,7 @@ class PackUpdate:
 
     def _compute(self, inputs: Inputs, rate: float | Tensor) -> Tensor:
         """One update, of which nothing waits for the device. See `__call__`."""
-        self._pack.forget_gradients()
+        self._pack.zero_grad()
         losses_K = self._gradients(self._batch(inputs))
         self._processes.sum_(self._pack.gradients_KP)
         self._processes.sum_(losses_K)
@@ -175,19 +175,21 @@ class PackUpdate:
         latents = mean + std * inputs.posterior.to(mean.dtype)
         noise, timesteps = inputs.noise.to(mean.dtype), inputs.timesteps
         flat = (latents.flatten(0, 1), noise.flatten(0, 1), timesteps.flatten())
-        noisy, target = (of(self._schedule, *flat).view_as(mean) for of in (diffusion.add_noise, diffusion.target))
+        noisy, target = (
+            of(self._noise_schedule, *flat).view_as(mean) for of in (diffusion.add_noise, diffusion.target)
+        )
         return _Batch(noisy, target, timesteps, self._data.embeddings.place(inputs.embeddings))
 
     def _gradients(self, batch: _Batch) -> Tensor:
         """Add an update's gradients, pass by pass; returns what they add to each member's loss. [K]."""
         losses_K = torch.zeros(self._members, device=self._data.device, dtype=batch.target.dtype)
-        for members, images in self.passes.slices(self._members, batch.timesteps.shape[1]):
-            if self.passes.members < self._members:
-                self._pack.engage(members.start, members.stop)
-            with self._engaged():
+        for members, images in self.micro_batches.slices(self._members, batch.timesteps.shape[1]):
+            if self.micro_batches.members < self._members:
+                self._pack.select(members.start, members.stop)
+            with self._compiled():
                 losses_KB = self._losses(batch, members, images) / self._config.images_per_step
                 torch.autograd.backward(self._scale.scaled(losses_KB.sum()))
-            self._pack.gather_gradients()
+            self._pack.accumulate_gradients()
             losses_K[members] += losses_KB.detach().sum(dim=1)
         return losses_K
 

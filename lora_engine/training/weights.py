@@ -77,7 +77,7 @@ class PackWeights:
         }
         return optimizer
 
-    def engage(self, first: int = 0, last: int | None = None) -> None:
+    def select(self, first: int = 0, last: int | None = None) -> None:
         """Let the model compute with the rows from `first` to before `last`, as they are now, and learn them."""
         self._cast()
         whole = first == 0 and last in (None, len(self._names))
@@ -87,13 +87,13 @@ class PackWeights:
             # a part of a leaf takes kernels of its own, and remembers the stream that it was made on
             layer.down_KRI, layer.up_KOR = leaves if whole else (leaf[first:last] for leaf in leaves)
 
-    def forget_gradients(self) -> None:
+    def zero_grad(self) -> None:
         """Begin an update."""
         self.gradients_KP.zero_()
         if self._casts:
             self._partial_KP.zero_()
 
-    def gather_gradients(self) -> None:
+    def accumulate_gradients(self) -> None:
         """After a backward pass: add what it gave."""
         if self._casts:
             self.gradients_KP.add_(self._partial_KP)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.ablation import Case, Setting, flops_per_image, measure
 from benchmarks.rounds import in_turns
 from benchmarks.start import seconds_by_package, stage_seconds
-from lora_engine.training.micro_batches import Passes
+from lora_engine.training.micro_batches import MicroBatches
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALLEST = Setting(width=32, resolution=64, images=12)
@@ -100,8 +100,8 @@ import time: 1 | 1 | json
     [
         Case("fp32", bare=True),
         Case("fp32", members=3),
-        Case("fp32", accumulation=4, passes=Passes(1, 1)),
-        Case("fp32", batch=2, passes=Passes(2, 1, recompute=True)),
+        Case("fp32", accumulation=4, micro_batches=MicroBatches(1, 1)),
+        Case("fp32", batch=2, micro_batches=MicroBatches(2, 1, recompute=True)),
     ],
 )
 def test_a_case_of_the_ablation(case: Case) -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 from job import layout
 from job.errors import ExitCode, JobError
 from job.process.progress import Progress
-from job.report.curves import draw_curves
-from job.report.samples import draw_grid
+from job.report.curves import plot_curves
+from job.report.samples import plot_grid
 from job.report.schema import Comparison, EvaluationPoint, MemberReport, SamplePoint, TrainPoint
 from job.run.collect import collect
 from job.run.status import as_table, show_status
@@ -155,8 +155,8 @@ def test_pictures_of_the_report_show_any_text(tmp_path: Path) -> None:
             run.write_json(layout.sample_index(name, 0, 1), {"settings": {"prompts": shown}, "images": images})
             for at in range(len(shown)):
                 run.write(f"{layout.samples(name, 0, 1)}/{at}.png", data.getvalue())
-        assert draw_grid(run, comparison(names)) is not None
-    assert draw_curves(comparison(["$math_{$ and $x^$", "a_b"]))
+        assert plot_grid(run, comparison(names)) is not None
+    assert plot_curves(comparison(["$math_{$ and $x^$", "a_b"]))
 
 
 def test_a_sample_of_another_format_is_not_opened(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_sample_of_another_format_is_not_opened(tmp_path: Path) -> None:
     )
     run.write(f"{layout.samples('one', 0, 1)}/0.png", data.getvalue())
     with pytest.raises(JobError, match="is no PNG") as caught:
-        draw_grid(run, comparison(["one"]))
+        plot_grid(run, comparison(["one"]))
     assert caught.value.code == ExitCode.CONFLICT
 
 

@@ -8,12 +8,12 @@ import torch
 
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.lr_schedule import CosineSchedule
+from lora_engine.config.lr_schedule import CosineLrSchedule
 from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.system.device import use_deterministic_kernels
-from lora_engine.training.micro_batches import Passes
+from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
 
@@ -24,7 +24,7 @@ CONFIG = TrainingConfig(
     steps=24,
     batch_size=4,
     optimizer=AdamWConfig(learning_rate=2e-3),
-    schedule=CosineSchedule(name="cosine", warmup_steps=3),
+    schedule=CosineLrSchedule(name="cosine", warmup_steps=3),
     max_grad_norm=0.5,
 )
 MEMBERS = (tiny_member("a", 5, 1), tiny_member("b", 5, 2, dropout=0.4), tiny_member("c", 0, 3))
@@ -74,7 +74,7 @@ def test_a_graph_is_made_after_memory_was_measured() -> None:
     """As a run does it: what one image keeps, then the gradients of an update that is cut up in this way."""
     plain, made = trainer(torch.bfloat16), trainer(torch.bfloat16)
     assert made.image_bytes() > 0
-    made.use(Passes(4, 3))
+    made.use(MicroBatches(4, 3))
     np.testing.assert_allclose(np.array(losses(made)), np.array(losses(plain)), rtol=1e-3)
 
 

@@ -6,7 +6,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from lora_engine.dataset.draws import PackMember
 from lora_engine.dataset.encoded import TrainingData
-from lora_engine.dataset.table import Rows
+from lora_engine.dataset.table import TensorTable
 from lora_engine.diffusion import NoiseSchedule, PredictionType
 
 
@@ -44,8 +44,8 @@ def tiny_data(
     )
 
 
-def rows_of(tensor: torch.Tensor, *, resident: bool = True) -> Rows:
-    return Rows(tensor.__getitem__, len(tensor), tensor.device, tensor.dtype, resident=resident)
+def rows_of(tensor: torch.Tensor, *, resident: bool = True) -> TensorTable:
+    return TensorTable(tensor.__getitem__, len(tensor), tensor.device, tensor.dtype, resident=resident)
 
 
 def tiny_member(name: str, seed: int, text: int, images: int = 7, dropout: float = 0.0) -> PackMember:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from job.manifest.packs import Member, Pack, ResolvedVariant
-from job.run.context import Job
+from job.run.context import Attempt
 from job.run.dataset import Captions
 from lora_engine.adapters import lora
 from lora_engine.config.captions import plain_parts
@@ -15,7 +15,7 @@ from lora_engine.dataset.draws import PackMember
 from lora_engine.dataset.encoded import Encoded, TrainingData
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.models import stable_diffusion
-from lora_engine.system.device import DTYPES, Resolved, use_deterministic_kernels
+from lora_engine.system.device import DTYPES, DtypeName, use_deterministic_kernels
 from lora_engine.system.distributed import Processes
 from lora_engine.system.memory import free_bytes, give_back
 from lora_engine.training.trainer import PackTrainer
@@ -38,36 +38,36 @@ class TrainablePack:
     """What training and scoring a pack work with, on the device."""
 
     unet: nn.Module
-    schedule: NoiseSchedule
+    noise_schedule: NoiseSchedule
     data: TrainingData
     trainer: PackTrainer
 
 
 def make_trainable(
-    job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, processes: Processes
+    attempt: Attempt, study: Study, pack: Pack, device: torch.device, precision: DtypeName, processes: Processes
 ) -> TrainablePack:
     """Load the base model, put the pack's adapters in as they are before the first step, and make their trainer."""
     give_back()
-    schedule = stable_diffusion.load_noise_schedule(study.model)
-    allow_pickle = job.manifest.base_model.allow_pickle
+    noise_schedule = stable_diffusion.load_noise_schedule(study.model)
+    allow_pickle = attempt.manifest.base_model.allow_pickle
     unet = stable_diffusion.load_unet(study.model, DTYPES[precision], device, allow_pickle=allow_pickle)
     lora.inject(unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
     use_deterministic_kernels(enabled=pack.training.deterministic)
     flips = pack.training.random_flip
     resident = study.encoded.fits(free_bytes(device, processes.count), flips=flips)
     if not resident:
-        job.progress.say("latents and embeddings are read as they are needed", pack=pack.index)
+        attempt.progress.say("latents and embeddings are read as they are needed", pack=pack.index)
     data = study.encoded.training_data(device, DTYPES[precision], flips=flips, resident=resident)
     trainer = PackTrainer(
         unet,
         [_pack_member(study, member) for member in pack.members],
         data,
-        schedule,
+        noise_schedule,
         pack.training,
         half_precision=precision == "fp16",
         processes=processes,
     )
-    return TrainablePack(unet, schedule, data, trainer)
+    return TrainablePack(unet, noise_schedule, data, trainer)
 
 
 def _pack_member(study: Study, member: Member) -> PackMember:

@@ -13,7 +13,7 @@ from torch import Tensor
 from job import layout
 from job.manifest.packs import Member, Pack
 from job.run import checkpoints
-from job.run.context import Job
+from job.run.context import Attempt
 from job.stages.train.build import Study, TrainablePack
 from job.stages.train.resume import collect_garbage
 from job.threads import Background
@@ -38,9 +38,9 @@ class _Snapshot:
 class CheckpointWriter(Background):
     """See `Background`; a piece is what all members are at one step."""
 
-    def __init__(self, job: Job, study: Study, pack: Pack, made: TrainablePack, processes: int) -> None:
+    def __init__(self, attempt: Attempt, study: Study, pack: Pack, made: TrainablePack, processes: int) -> None:
         super().__init__("uploads")
-        self._job, self._study, self._pack, self._made, self._processes = job, study, pack, made, processes
+        self._attempt, self._study, self._pack, self._made, self._processes = attempt, study, pack, made, processes
         self._initial = {m: lora.weights_sha256(lora.export(made.unet, m.adapter_name)) for m in pack.members}
 
     def commit(
@@ -66,37 +66,37 @@ class CheckpointWriter(Background):
     def _publish(self, snapshots: Sequence[_Snapshot]) -> None:
         for snapshot in snapshots:
             member = snapshot.member
-            self._job.run.write_jsonl(layout.metrics(*member), snapshot.metrics)
+            self._attempt.run.write_jsonl(layout.metrics(*member), snapshot.metrics)
         for snapshot in snapshots:
             self._publish_member(snapshot)
-        keep = self._job.manifest.output.keep_checkpoints
+        keep = self._attempt.manifest.output.keep_checkpoints
         if keep is None:
             return
         for snapshot in snapshots:
             best = self.best(snapshot.member, snapshot.scores)
-            collect_garbage(self._job.run, snapshot.member, keep, [best.step] if best else [])
+            collect_garbage(self._attempt.run, snapshot.member, keep, [best.step] if best else [])
 
     def best(self, member: Member, scores: Sequence[ValidationRecord]) -> summary.Best | None:
         """The best so far of the checkpoints that are kept and scored."""
-        kept = set(checkpoints.committed_steps(self._job.run, *member))
+        kept = set(checkpoints.committed_steps(self._attempt.run, *member))
         scored = [record for record in scores if record.step in kept]
         return summary.choose_best(scored) if scored else None
 
     def _publish_member(self, snapshot: _Snapshot) -> None:
         member, step, weights = snapshot.member, snapshot.step, snapshot.weights
-        earlier = [s for s in checkpoints.committed_steps(self._job.run, *member) if s < step]
-        with tempfile.TemporaryDirectory(dir=self._job.workdir) as scratch:
+        earlier = [s for s in checkpoints.committed_steps(self._attempt.run, *member) if s < step]
+        with tempfile.TemporaryDirectory(dir=self._attempt.workdir) as scratch:
             folder = Path(scratch)
             files = formats.write_checkpoint(folder, weights, snapshot.state, self._pack.lora, self._card(member))
             facts = {
                 "parent": earlier[-1] if earlier else None,
-                "manifest_sha256": hashlib.sha256(self._job.manifest.model_dump_json().encode()).hexdigest(),
+                "manifest_sha256": hashlib.sha256(self._attempt.manifest.model_dump_json().encode()).hexdigest(),
                 "weights_sha256": lora.weights_sha256(weights),
                 "initial_weights_sha256": self._initial[member],
-                "epoch": self._job.epoch,
+                "epoch": self._attempt.epoch,
                 "processes": self._processes,
             }
-            checkpoints.publish(self._job.run, folder, *member, step, files, facts)
+            checkpoints.publish(self._attempt.run, folder, *member, step, files, facts)
 
     def _card(self, member: Member) -> formats.AdapterCard:
         caption_set = self._study.captions[self._study.set_of_variant[member.variant]]
@@ -104,10 +104,10 @@ class CheckpointWriter(Background):
         texts = [record.texts[0] for record in caption_set if record.id in train]
         return formats.AdapterCard(
             name=member.variant,
-            base_model=self._job.manifest.base_model.source,
-            resolution=self._job.manifest.preprocess.resolution,
+            base_model=self._attempt.manifest.base_model.source,
+            resolution=self._attempt.manifest.preprocess.resolution,
             images=len(train),
-            prediction_type=self._made.schedule.prediction_type,
+            prediction_type=self._made.noise_schedule.prediction_type,
             text_width=self._made.data.embeddings.shape[-1],
             started_at=self._study.started_at,
             tag_frequency=formats.tag_frequency(texts),

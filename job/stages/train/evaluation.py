@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 
 from job import layout
 from job.manifest.packs import Member, Pack
-from job.run.context import Job
+from job.run.context import Attempt
 from job.stages.train.build import Study, TrainablePack
 from lora_engine.config.captions import plain_parts
 from lora_engine.dataset.encoded import EMPTY_PROMPT, ValidationData
@@ -32,16 +32,16 @@ class PackEvaluation:
     """
 
     def __init__(
-        self, job: Job, study: Study, pack: Pack, made: TrainablePack, before_saving: Callable[[], None]
+        self, attempt: Attempt, study: Study, pack: Pack, made: TrainablePack, before_saving: Callable[[], None]
     ) -> None:
-        self._job, self._study, self._made, self._before_saving = job, study, made, before_saving
+        self._attempt, self._study, self._made, self._before_saving = attempt, study, made, before_saving
         self._begun = layout.begun_evaluation(pack.unit)
         self.records: dict[Member, list[ValidationRecord]] = {member: [] for member in pack.members}
 
     def read(self, until: int) -> None:
         """Take up what earlier attempts found up to that step."""
         for member in self.records:
-            rows = self._job.run.read_jsonl(layout.validation(*member)) or []
+            rows = self._attempt.run.read_jsonl(layout.validation(*member)) or []
             self.records[member] = [ValidationRecord(**row) for row in rows if row["step"] <= until]
 
     def is_scored(self, step: int, members: Sequence[Member]) -> bool:
@@ -68,13 +68,13 @@ class PackEvaluation:
         Raises:
             ModelError: the base model's are not.
         """
-        config, ids = self._job.manifest.evaluation, self._validation_data.image_ids
+        config, ids = self._attempt.manifest.evaluation, self._validation_data.image_ids
         sets = (*self._study.captions, *([EMPTY_PROMPT] if whole else []))
-        strata = (config.final_timesteps, self._made.schedule.timesteps)
+        strata = (config.final_timesteps, self._made.noise_schedule.num_train_timesteps)
         grid = denoising.final_grid(ids, *strata) if whole else denoising.curve_grid(ids, config.timesteps, *strata)
         names = [] if step == 0 else [member.adapter_name for member in members]
         scoring = denoising.Scoring(
-            self._made.unet, names, self._validation_data, sets, grid, self._made.schedule, config.batch_size
+            self._made.unet, names, self._validation_data, sets, grid, self._made.noise_schedule, config.batch_size
         )
         facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
         self._score(scoring, facts | {"members": json.dumps(names), "batch_size": str(config.batch_size)})
@@ -89,33 +89,33 @@ class PackEvaluation:
             records = [*earlier, summary.summarise(step, losses, sets, columns)]
             self.records[member] = sorted(records, key=lambda record: record.step)
             tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
-            self._job.run.write(layout.validation_losses(*member, step), save(tensors, facts))
+            self._attempt.run.write(layout.validation_losses(*member, step), save(tensors, facts))
             rows = (asdict(record) for record in self.records[member])
-            self._job.run.write_jsonl(layout.validation(*member), rows)
+            self._attempt.run.write_jsonl(layout.validation(*member), rows)
         if step == 0 and diverged:
             raise ModelError(
                 "The base model's losses on the held-out images are not finite.",
                 "Use precision: bf16 or fp32, or another base model.",
             )
-        self._job.run.delete(self._begun)
+        self._attempt.run.delete(self._begun)
         return diverged
 
     def _score(self, scoring: denoising.Scoring, facts: dict[str, str]) -> None:
         """Do the scoring, going on with what an interrupted attempt left of the very same one."""
-        stored = self._job.run.read(self._begun)
+        stored = self._attempt.run.read(self._begun)
         if stored is not None and (begun := _read_begun(stored, facts)) is not None:
-            scoring.go_on(begun["losses"], int(begun["done"]))
+            scoring.resume(begun["losses"], int(begun["done"]))
         saved = time.monotonic()
-        with self._job.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
+        with self._attempt.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
             stage.advance(scoring.done)
             for done in scoring:
                 stage.advance(done)
-                if self._job.stop() or time.monotonic() - saved > _SAVE_SECONDS:
+                if self._attempt.stop() or time.monotonic() - saved > _SAVE_SECONDS:
                     self._before_saving()
                     tensors = {"losses": scoring.losses, "done": np.array(scoring.done)}
-                    self._job.run.write(self._begun, save(tensors, facts))
+                    self._attempt.run.write(self._begun, save(tensors, facts))
                     saved = time.monotonic()
-                self._job.stop.check()
+                self._attempt.stop.check()
 
 
 def _read_begun(data: bytes, facts: dict[str, str]) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from lora_engine.system.distributed import Processes
 if TYPE_CHECKING:
     from job.manifest.packs import Pack
     from job.stages.train.resume import States
-    from lora_engine.training.micro_batches import Passes
+    from lora_engine.training.micro_batches import MicroBatches
     from lora_engine.training.trainer import PackTrainer
 
 _PATIENCE_SECONDS = 20.0  # after a signal, for an order to train: then all stop together; platforms kill after 30
@@ -38,7 +38,7 @@ class Start:
     """Make a pack's trainer, in this state."""
 
     pack: int
-    passes: Passes
+    micro_batches: MicroBatches
     states: States
 
 
@@ -50,7 +50,7 @@ class Train:
     frozen: tuple[str, ...]  # members that take no part, or no more
 
 
-class Lead:
+class Followers:
     """The first process's side."""
 
     def __init__(self, processes: Processes) -> None:
@@ -64,7 +64,7 @@ class Lead:
     def start(self, pack: Pack, trainer: PackTrainer) -> None:
         """See `Start`: as `trainer` is."""
         names = [member.adapter_name for member in pack.members]
-        self._send("start", pack=pack.index, passes=asdict(trainer.passes), members=names)
+        self._send("start", pack=pack.index, micro_batches=asdict(trainer.micro_batches), members=names)
         if self._listening:
             from safetensors.torch import save
 
@@ -91,18 +91,18 @@ class Lead:
 
 
 @contextmanager
-def leading(processes: Processes) -> Iterator[Lead]:
+def leading(processes: Processes) -> Iterator[Followers]:
     """Be the first process while the block runs; the others end as it does."""
-    lead = Lead(processes)
+    followers = Followers(processes)
     try:
-        yield lead
+        yield followers
     except BaseException as error:
-        lead.end(error)
+        followers.end(error)
         raise
-    lead.end(None)
+    followers.end(None)
 
 
-def orders(processes: Processes, stop: StopFlag) -> Iterator[Read | Start | Train]:
+def broadcasts(processes: Processes, stop: StopFlag) -> Iterator[Read | Start | Train]:
     """What another than the first process has to do, until the first has ended well or this one is to stop.
 
     Raises:
@@ -111,7 +111,7 @@ def orders(processes: Processes, stop: StopFlag) -> Iterator[Read | Start | Trai
     """
     from safetensors.torch import load
 
-    from lora_engine.training.micro_batches import Passes
+    from lora_engine.training.micro_batches import MicroBatches
 
     patience_seconds = 0.0  # nothing is lost while the first prepares, and that may take hours
 
@@ -126,7 +126,7 @@ def orders(processes: Processes, stop: StopFlag) -> Iterator[Read | Start | Trai
                 yield Read(**facts)
             case "start":
                 states = {name: load(receive()) for name in facts["members"]}
-                yield Start(facts["pack"], Passes(**facts["passes"]), states)
+                yield Start(facts["pack"], MicroBatches(**facts["micro_batches"]), states)
             case "train":
                 yield Train(facts["until"], tuple(facts["frozen"]))
             case _:

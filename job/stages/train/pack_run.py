@@ -11,15 +11,15 @@ from job.errors import ExitCode, JobError
 from job.manifest.packs import Member, Pack
 from job.process.progress import Stage
 from job.run import checkpoints
-from job.run.context import Job
+from job.run.context import Attempt
 from job.stages.train.build import Study, make_trainable
 from job.stages.train.checkpoint_writer import CheckpointWriter
 from job.stages.train.evaluation import PackEvaluation
-from job.stages.train.followers import Lead
+from job.stages.train.followers import Followers
 from job.stages.train.memory import PackMemory
 from job.stages.train.resume import rewind
 from lora_engine.records import StepRecord
-from lora_engine.system.device import Resolved
+from lora_engine.system.device import DtypeName
 from lora_engine.system.memory import free_bytes
 from lora_engine.training import micro_batches
 
@@ -34,16 +34,22 @@ class PackRun:
     """One pack on its way from the base model to its final checkpoints."""
 
     def __init__(
-        self, job: Job, study: Study, pack: Pack, device: torch.device, precision: Resolved, lead: Lead
+        self,
+        attempt: Attempt,
+        study: Study,
+        pack: Pack,
+        device: torch.device,
+        precision: DtypeName,
+        followers: Followers,
     ) -> None:
-        self._job, self._study, self._pack, self._lead = job, study, pack, lead
-        self._memory = PackMemory(job, pack, device)
-        made = make_trainable(job, study, pack, device, precision, lead.processes)
+        self._attempt, self._study, self._pack, self._followers = attempt, study, pack, followers
+        self._memory = PackMemory(attempt, pack, device)
+        made = make_trainable(attempt, study, pack, device, precision, followers.processes)
         self.unet, self._trainer, self._data = made.unet, made.trainer, made.data
         self._metrics: dict[Member, list[dict[str, Any]]] = {member: [] for member in pack.members}
-        self._uploads = CheckpointWriter(job, study, pack, made, lead.processes.count)
+        self._uploads = CheckpointWriter(attempt, study, pack, made, followers.processes.count)
         # a part that is stored before its checkpoint could be continued with other weights
-        self._evaluation = PackEvaluation(job, study, pack, made, before_saving=self._uploads.wait)
+        self._evaluation = PackEvaluation(attempt, study, pack, made, before_saving=self._uploads.wait)
 
     def run(self) -> None:
         """Train to the last step, with an evaluation and a checkpoint every `evaluation.every` steps.
@@ -57,39 +63,39 @@ class PackRun:
             self._resume()
             if not self._is_trained():
                 self._cut_up()
-                self._lead.start(self._pack, self._trainer)
-            with self._job.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
+                self._followers.start(self._pack, self._trainer)
+            with self._attempt.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
                 stage.advance(self._trainer.step)
                 while (due := self._due_step()) is not None or not self._is_trained():
                     if due is not None:
                         self._evaluate(due)
                     else:
                         self._train(stage)
-                    self._job.stop.check()
+                    self._attempt.stop.check()
         self._conclude()
 
     def _cut_up(self) -> None:
         """Decide how updates are cut up to fit in memory: once, since it changes how sums are rounded."""
-        key, trainer = layout.passes(self._pack.unit), self._trainer
-        stored = self._job.run.read_json(key)
+        key, trainer = layout.micro_batches(self._pack.unit), self._trainer
+        stored = self._attempt.run.read_json(key)
         if stored is not None:
-            trainer.use(micro_batches.Passes(**stored))
+            trainer.use(micro_batches.MicroBatches(**stored))
         else:
             device, config = self._data.device, self._pack.training
-            share = self._lead.processes.share(config.images_per_step)  # no other has more
-            images, free = share.stop - share.start, free_bytes(device, self._lead.processes.count)
+            local = self._followers.processes.local_slice(config.images_per_step)  # no other has more
+            images, free = local.stop - local.start, free_bytes(device, self._followers.processes.count)
             ways = micro_batches.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
             image_bytes = trainer.image_bytes()
             self._memory.image(self.unet, image_bytes)
             chosen = micro_batches.choose(ways, image_bytes, micro_batches.spendable(free, device), trainer.use)
-            self._job.run.write_json(key, asdict(chosen))
+            self._attempt.run.write_json(key, asdict(chosen))
 
     def _due_step(self) -> int | None:
         """A step that should be scored now and has not been: an attempt may end in between.
 
         The base model, step 0, can be scored at any time: it waits for the first adapters, and training begins.
         """
-        step, every = self._trainer.step, self._job.manifest.evaluation.every
+        step, every = self._trainer.step, self._attempt.manifest.evaluation.every
         if not self._is_trained() and (step == 0 or step % every):
             return None
         if not self._evaluation.is_scored(0, self._pack.members):
@@ -104,22 +110,22 @@ class PackRun:
 
     def _train(self, stage: Stage) -> None:
         """Train up to the next evaluation or until asked to stop, and commit what was done."""
-        first, every = self._trainer.step, self._job.manifest.evaluation.every
+        first, every = self._trainer.step, self._attempt.manifest.evaluation.every
         until = min(self._pack.training.steps, (first // every + 1) * every)
         frozen = set(self._trainer.frozen_at)
-        with self._lead.training(until, sorted(frozen)):
-            for records in self._trainer.run(until, lambda: self._uploads.failed or self._job.stop()):
+        with self._followers.training(until, sorted(frozen)):
+            for records in self._trainer.run(until, lambda: self._uploads.failed or self._attempt.stop()):
                 self._keep(records)
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
-        self._memory.peak(self.unet, self._trainer.passes)
+        self._memory.peak(self.unet, self._trainer.micro_batches)
         for remark in self._trainer.remarks():
-            self._job.progress.warn(f"{self._pack.unit}: {remark}")
+            self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
         if self._uploads.failed:
             self._uploads.wait()
-        if self._trainer.step < until and self._trainer.active and not self._job.stop():
-            self._job.stop.abort(_STOPPED_TOGETHER)
+        if self._trainer.step < until and self._trainer.active and not self._attempt.stop():
+            self._attempt.stop.abort(_STOPPED_TOGETHER)
         for name in self._trainer.frozen_at.keys() - frozen:
-            self._job.progress.warn(
+            self._attempt.progress.warn(
                 f"{name} has diverged and keeps its weights of step {self._trainer.frozen_at[name]}"
             )
         if self._trainer.step > first:
@@ -129,7 +135,7 @@ class PackRun:
         members = self._active() if step else self._pack.members
         for member in self._evaluation.score(step, members, whole=step == 0 or self._is_trained()):
             self._trainer.freeze(member.adapter_name)
-            self._job.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
+            self._attempt.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
 
     def _keep(self, records: Sequence[StepRecord]) -> None:
         for member, record in zip(self._pack.members, records, strict=True):
@@ -137,8 +143,8 @@ class PackRun:
 
     def _resume(self) -> None:
         """Go on from the newest step of which all members have a whole checkpoint."""
-        run, members = self._job.run, self._pack.members
-        step, states = rewind(run, members, self._job.workdir, self._job.progress.warn)
+        run, members = self._attempt.run, self._pack.members
+        step, states = rewind(run, members, self._attempt.workdir, self._attempt.progress.warn)
         for member in members:
             key = layout.metrics(*member)
             self._metrics[member] = [row for row in run.read_jsonl(key) or [] if row["step"] <= step]
@@ -151,13 +157,13 @@ class PackRun:
         self._evaluation.read(step)
         if states:
             self._trainer.restore(states)
-            self._job.progress.say("resumed", pack=self._pack.index, step=step)
+            self._attempt.progress.say("resumed", pack=self._pack.index, step=step)
             self._warn_of_other_rounding(checkpoints.read_commit(run, *members[0], step))
 
     def _warn_of_other_rounding(self, continued: dict[str, Any]) -> None:
-        before, now = continued.get("processes", 1), self._lead.processes.count
+        before, now = continued.get("processes", 1), self._followers.processes.count
         if before != now:
-            self._job.progress.warn(
+            self._attempt.progress.warn(
                 f"{self._pack.unit}: processes at a time were {before} and are {now} now, so its weights will be those "
                 "of an uninterrupted run to rounding, not bit for bit"
             )
@@ -167,29 +173,29 @@ class PackRun:
         for member in self._pack.members:
             records = self._evaluation.records[member]
             if best := self._uploads.best(member, records):
-                self._job.run.write_json(
+                self._attempt.run.write_json(
                     layout.best(*member), self._pointer(member, best.step, best.loss) | asdict(best)
                 )
             diverged = self._trainer.frozen_at.get(member.adapter_name)
             last = self._pointer(member, self._trainer.step, records[-1].loss if diverged is None else None)
-            self._job.run.write_json(layout.final(*member), last | {"diverged_at": diverged})
+            self._attempt.run.write_json(layout.final(*member), last | {"diverged_at": diverged})
 
     def _pointer(self, member: Member, step: int, loss: float | None) -> dict[str, Any]:
-        files = checkpoints.read_commit(self._job.run, *member, step)["files"]
+        files = checkpoints.read_commit(self._attempt.run, *member, step)["files"]
         kohya = next(f for f in files if f["path"] == f"{member.variant}{layout.KOHYA_SUFFIX}")
         return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}
 
 
-def is_finished(job: Job, pack: Pack) -> bool:
+def is_finished(attempt: Attempt, pack: Pack) -> bool:
     """Whether an earlier attempt trained all of the pack, to its last step or until every member had diverged."""
-    return all(_is_finished(job, member, pack.training.steps) for member in pack.members)
+    return all(_is_finished(attempt, member, pack.training.steps) for member in pack.members)
 
 
-def _is_finished(job: Job, member: Member, steps: int) -> bool:
-    final = job.run.read_json(layout.final(*member))
+def _is_finished(attempt: Attempt, member: Member, steps: int) -> bool:
+    final = attempt.run.read_json(layout.final(*member))
     if final is None or (final["step"] != steps and final.get("diverged_at") is None):
         return False
-    return checkpoints.is_there(job.run, *member, final["step"])
+    return checkpoints.is_there(attempt.run, *member, final["step"])
 
 
 def _mean_loss(records: Sequence[StepRecord]) -> float | None:

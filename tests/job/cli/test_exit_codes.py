@@ -34,7 +34,7 @@ def test_a_bug_is_1_with_its_traceback(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("on line\ntwo")
 
-    monkeypatch.setattr(job.attempt, "attempt", broken)
+    monkeypatch.setattr(job.attempt, "run_attempt", broken)
     monkeypatch.setattr("sys.argv", ["lora-job", "run", *map(str, arguments(miniature, tmp_path))])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import JobError, code_of
-from job.run.context import Job
+from job.run.context import Attempt
 from job.stages.fetch import fetch_dataset
 from job.stages.models import fetch_weights
 from job.storage import S3Settings, Storage, open_storage
@@ -33,8 +33,8 @@ def at(url: str) -> str:
     return f"storage={{endpoint_url: '{url}', region: us-east-1, addressing_style: path}}"
 
 
-def contents(job: Job) -> dict[str, bytes]:
-    return {file.key: Path(file.path).read_bytes() for file in fetch_dataset(job)}
+def contents(attempt: Attempt) -> dict[str, bytes]:
+    return {file.key: Path(file.path).read_bytes() for file in fetch_dataset(attempt)}
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def test_objects_of_any_name_lie_within_the_scratch_folder(tmp_path: Path, s3_ad
         except JobError:
             continue  # the store does not take such a name
         stored[key] = f"{number}"
-    job, _ = job_of(tmp_path, f"dataset.source={prefix}", at(s3_admin.endpoint_url))
-    files = fetch_dataset(job)
+    attempt, _ = job_of(tmp_path, f"dataset.source={prefix}", at(s3_admin.endpoint_url))
+    files = fetch_dataset(attempt)
     assert {file.key: Path(file.path).read_text() for file in files} == stored
     for file in files:
         assert Path(file.path).resolve().is_relative_to(tmp_path / "dataset")
@@ -76,23 +76,27 @@ def test_two_datasets_of_equal_names_in_one_scratch_folder(
     tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
 ) -> None:
     sources = [put(f"{name}/a.png", name.encode()).removesuffix("/a.png") for name in ("ds1", "ds2")]
-    jobs = [job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0] for source in sources]
-    assert [contents(jobs[index]) for index in (0, 1, 0)] == [{"a.png": b"ds1"}, {"a.png": b"ds2"}, {"a.png": b"ds1"}]
+    attempts = [job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0] for source in sources]
+    assert [contents(attempts[index]) for index in (0, 1, 0)] == [
+        {"a.png": b"ds1"},
+        {"a.png": b"ds2"},
+        {"a.png": b"ds1"},
+    ]
 
 
 @pytest.mark.parametrize("remote", [True, False])
 def test_two_archives_in_one_scratch_folder_leave_each_other_s_members(
     tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str], remote: bool
 ) -> None:
-    jobs = []
+    attempts = []
     for name in ("one", "two"):
         path = tmp_path / name / "images.zip"
         path.parent.mkdir()
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a.png", name)
         source = put(f"{name}/images.zip", path.read_bytes()) if remote else str(path)
-        jobs.append(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0])
-    fetched = [fetch_dataset(job) for job in jobs]
+        attempts.append(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0])
+    fetched = [fetch_dataset(attempt) for attempt in attempts]
     assert [[Path(file.path).read_text() for file in files] for files in fetched] == [["one"], ["two"]]
 
 
@@ -102,8 +106,8 @@ def test_an_object_that_is_put_back_is_fetched_again_and_one_that_stays_is_not(
     with HttpFaultProxy(s3_admin.port) as proxy:
         for version in (b"v1", b"v2", b"v1"):
             source = put("ds/a.png", version).removesuffix("/a.png")
-            job, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
-            assert contents(job) == contents(job) == {"a.png": version}
+            attempt, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+            assert contents(attempt) == contents(attempt) == {"a.png": version}
     get = matching("GET", ".*/a.png")
     assert sum(get(request) for request, _ in proxy.requests) == 3
 
@@ -112,9 +116,9 @@ def test_a_file_that_a_crash_cut_off_is_fetched_again(
     tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
 ) -> None:
     source = put("ds/a.png", b"whole").removesuffix("/a.png")
-    job, _ = job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
-    os.truncate(fetch_dataset(job)[0].path, 0)
-    assert contents(job) == {"a.png": b"whole"}
+    attempt, _ = job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
+    os.truncate(fetch_dataset(attempt)[0].path, 0)
+    assert contents(attempt) == {"a.png": b"whole"}
 
 
 def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_one(
@@ -128,9 +132,9 @@ def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_on
             put("ds/a.png", b"and replaced")
 
     with HttpFaultProxy(s3_admin.port, arrived=arrived) as proxy:
-        job, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+        attempt, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
         with pytest.raises(JobError, match="listed with 6 bytes but is 12 bytes") as caught:
-            fetch_dataset(job)
+            fetch_dataset(attempt)
     assert code_of(caught.value) == 50
     assert contents(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0]) == {
         "a.png": b"and replaced"
@@ -176,14 +180,14 @@ def test_a_start_removes_the_unfinished_files_of_dead_processes_only(tmp_path: P
 SLOW_SECONDS = 4
 
 
-def longest_silence(job: Job, fetch: Callable[[], object]) -> tuple[float, float]:
+def longest_silence(attempt: Attempt, fetch: Callable[[], object]) -> tuple[float, float]:
     """Of what `limits.stall_minutes` watches; and how long it all took. In seconds."""
     began, longest = time.monotonic(), 0.0
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(fetch)
         while not running.done():
             time.sleep(0.02)
-            longest = max(longest, time.monotonic() - max(began, job.progress.alive))
+            longest = max(longest, time.monotonic() - max(began, attempt.progress.alive))
     running.result()
     return longest, time.monotonic() - began
 
@@ -193,8 +197,8 @@ def test_one_large_object_on_a_slow_link_is_no_stall(
 ) -> None:
     source = put("ds/a.png", bytes(2**22)).removesuffix("/a.png")
     with HttpFaultProxy(s3_admin.port, always(Throttle(2**22 // SLOW_SECONDS), "GET", ".*/a.png")) as proxy:
-        job, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
-        silence, seconds = longest_silence(job, lambda: fetch_dataset(job))
+        attempt, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+        silence, seconds = longest_silence(attempt, lambda: fetch_dataset(attempt))
     assert seconds > SLOW_SECONDS / 2
     assert silence < seconds / 2
 
@@ -209,7 +213,7 @@ from job.stages.fetch import fetch_model
 
 quiet_libraries()
 job, _ = job_of(Path(sys.argv[1]))
-print(*longest_silence(job, lambda: fetch_model(job, "base_model.source", "hf://someone/sd", None, ["*"])))
+print(*longest_silence(attempt, lambda: fetch_model(attempt, "base_model.source", "hf://someone/sd", None, ["*"])))
 """
 
 
@@ -236,9 +240,9 @@ def test_one_large_file_from_a_slow_hub_is_no_stall(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["images", "images.zip"])
 def test_a_pipe_in_the_place_of_a_dataset_is_not_waited_for(tmp_path: Path, what: str) -> None:
     os.mkfifo(tmp_path / what)
-    job, _ = job_of(tmp_path, f"dataset.source={tmp_path / what}")
+    attempt, _ = job_of(tmp_path, f"dataset.source={tmp_path / what}")
     with pytest.raises(JobError, match="no file or folder") as caught:
-        fetch_dataset(job)
+        fetch_dataset(attempt)
     assert code_of(caught.value) == 41
 
 
@@ -246,12 +250,12 @@ def test_pickles_that_will_be_read_are_warned_of(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"")
     for allow, expected in ((True, 1), (False, 0)):
-        job, shown = job_of(tmp_path)
+        attempt, shown = job_of(tmp_path)
         config = CaptionerConfig(source=str(tmp_path / "model"), allow_pickle=allow)
-        assert fetch_weights(job, "captioner.source", config, ("*.safetensors",)) == tmp_path / "model"
+        assert fetch_weights(attempt, "captioner.source", config, ("*.safetensors",)) == tmp_path / "model"
         assert shown.getvalue().count("pytorch_model.bin") == expected
         assert shown.getvalue().count("warning") == expected
-    job, shown = job_of(tmp_path)
+    attempt, shown = job_of(tmp_path)
     safe = CaptionerConfig(source=str(miniature.folder("blip")), allow_pickle=True)
-    fetch_weights(job, "captioner.source", safe, ("*.safetensors",))
+    fetch_weights(attempt, "captioner.source", safe, ("*.safetensors",))
     assert not shown.getvalue()

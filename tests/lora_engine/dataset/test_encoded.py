@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lora_engine.dataset.encode import encode_latents
 from lora_engine.dataset.encoded import EMPTY_PROMPT, Encoded, text_name
-from lora_engine.dataset.shards import Shards
+from lora_engine.dataset.tensor_files import TensorFiles
 from lora_engine.images.squares import write_square
 
 IDS = ("a", "b", "c")
@@ -22,13 +22,13 @@ CPU = torch.device("cpu")
 def encoded(tmp_path: Path) -> Encoded:
     generator = torch.Generator().manual_seed(3)
 
-    def random(name: str, names: tuple[str, ...], *shape: int) -> Shards:
+    def random(name: str, names: tuple[str, ...], *shape: int) -> TensorFiles:
         paths = []
         for at, part in enumerate((names[:2], names[2:])):
             path = tmp_path / f"{name}-{at}.safetensors"
             save_file({each: torch.randn(shape, generator=generator) for each in part}, path)
             paths.append(path)
-        return Shards(paths)
+        return TensorFiles(paths)
 
     return Encoded(
         IDS[:2],
@@ -44,7 +44,7 @@ def test_files_hold_what_was_saved_and_the_first_of_a_name_counts(tmp_path: Path
     first, second = {"a": torch.ones(2), "b": torch.zeros(3)}, {"b": torch.ones(3), "c": torch.ones(1)}
     for name, tensors in (("1", first), ("2", second)):
         save_file(tensors, tmp_path / name)
-    found = Shards([tmp_path / "1", tmp_path / "2"])
+    found = TensorFiles([tmp_path / "1", tmp_path / "2"])
     assert set(found) == {"a", "b", "c"}
     assert len(found) == 3
     assert torch.equal(found["b"], torch.zeros(3))

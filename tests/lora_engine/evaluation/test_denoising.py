@@ -6,7 +6,7 @@ import torch
 
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.lr_schedule import ConstantSchedule, CosineSchedule, LinearSchedule
+from lora_engine.config.lr_schedule import ConstantLrSchedule, CosineLrSchedule, LinearLrSchedule
 from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset import randomness
 from lora_engine.dataset.encoded import ValidationData
@@ -82,12 +82,12 @@ def test_an_untrained_adapter_scores_as_the_base_model() -> None:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (ConstantSchedule(warmup_steps=3), [0.25, 0.5, 0.75, 1, 1, 1, 1]),
-        (LinearSchedule(name="linear", warmup_steps=3), [0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25]),
-        (CosineSchedule(name="cosine", warmup_steps=3), [0.25, 0.5, 0.75, 1, 0.853553, 0.5, 0.146447]),
+        (ConstantLrSchedule(warmup_steps=3), [0.25, 0.5, 0.75, 1, 1, 1, 1]),
+        (LinearLrSchedule(name="linear", warmup_steps=3), [0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25]),
+        (CosineLrSchedule(name="cosine", warmup_steps=3), [0.25, 0.5, 0.75, 1, 0.853553, 0.5, 0.146447]),
     ],
 )
-def test_schedules(schedule: ConstantSchedule, expected: list[float]) -> None:
+def test_schedules(schedule: ConstantLrSchedule, expected: list[float]) -> None:
     config = TrainingConfig(steps=7, schedule=schedule)
     found = [learning_rate(config, step) / 1e-4 for step in range(1, 8)]
     assert found == pytest.approx(expected, abs=1e-6)

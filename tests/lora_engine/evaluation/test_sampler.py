@@ -9,7 +9,7 @@ from lora_engine import miniature
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.evaluation import SamplesConfig
-from lora_engine.evaluation.sampler import Drawn, Sampler
+from lora_engine.evaluation.sampler import Sample, Sampler
 from lora_engine.models import stable_diffusion
 
 FOLDER = miniature.folder("stable-diffusion")
@@ -39,12 +39,12 @@ def sampler(unet: nn.Module, guidance: float = 3.0, images_at_once: int = 16, **
     return Sampler(FOLDER, unet, config, 64, images_at_once, CPU)
 
 
-def draw(by: Sampler, names: Sequence[str]) -> dict[tuple[str | None, int, int], np.ndarray]:
-    drawn = [one for at_once in by.draw(names, lambda: None) for one in at_once]
+def images_of(by: Sampler, names: Sequence[str]) -> dict[tuple[str | None, int, int], np.ndarray]:
+    drawn = [one for at_once in by.generate(names, lambda: None) for one in at_once]
     return {(one.adapter, one.prompt, one.seed): pixels(one) for one in drawn}
 
 
-def pixels(drawn: Drawn) -> np.ndarray:
+def pixels(drawn: Sample) -> np.ndarray:
     return np.asarray(drawn.image, dtype=np.int16)
 
 
@@ -52,8 +52,8 @@ def pixels(drawn: Drawn) -> np.ndarray:
 def test_adapters_that_draw_together_draw_what_each_draws_alone(
     unet: nn.Module, guidance: float, images_at_once: int
 ) -> None:
-    together = draw(sampler(unet, guidance, images_at_once), NAMES)
-    alone = {key: image for name in NAMES for key, image in draw(sampler(unet, guidance), [name]).items()}
+    together = images_of(sampler(unet, guidance, images_at_once), NAMES)
+    alone = {key: image for name in NAMES for key, image in images_of(sampler(unet, guidance), [name]).items()}
     assert together.keys() == alone.keys()
     assert len(together) == len(NAMES) * len(PROMPTS) * 2
     for key, image in together.items():
@@ -67,8 +67,8 @@ def test_adapters_that_draw_together_draw_what_each_draws_alone(
 def test_the_base_model_draws_when_no_adapter_is_named(unet: nn.Module) -> None:
     plain = stable_diffusion.load_unet(FOLDER, torch.float32)
     lora.inject(plain, [("zero", 0)], LoraConfig(rank=4, alpha=4))
-    draw(sampler(unet), NAMES)
-    ours, theirs = draw(sampler(unet), []), draw(sampler(plain), ["zero"])
+    images_of(sampler(unet), NAMES)
+    ours, theirs = images_of(sampler(unet), []), images_of(sampler(plain), ["zero"])
     assert {key[1:] for key in ours} == {key[1:] for key in theirs}
     assert all(name is None for name, _, _ in ours)
     for (_, prompt, seed), image in ours.items():
@@ -97,7 +97,7 @@ def test_images_are_those_of_the_pipeline_that_people_use(unet: nn.Module) -> No
         guidance_scale=3.0,
         generator=torch.Generator().manual_seed(7),
     ).images[0]
-    drawn = draw(sampler(unet, negative_prompt="a grey blur"), NAMES)["two", 1, 7]
+    drawn = images_of(sampler(unet, negative_prompt="a grey blur"), NAMES)["two", 1, 7]
     assert np.abs(drawn - np.asarray(expected, dtype=np.int16)).max() <= NEAR
 
 
@@ -110,4 +110,4 @@ def test_what_the_check_raises_ends_the_drawing(unet: nn.Module) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(sampler(unet).draw(NAMES, check))
+        list(sampler(unet).generate(NAMES, check))

@@ -14,7 +14,7 @@ from lora_engine.adapters import lora
 from lora_engine.errors import LostPeerError, ResourceError
 from lora_engine.records import StepRecord
 from lora_engine.system.distributed import ALONE, Processes
-from lora_engine.training.micro_batches import Passes
+from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.training.test_trainer import CONFIG, MEMBERS, run, trainer
 
@@ -24,7 +24,7 @@ LAST = 4  # the other process wants to stop then
 
 def train(processes: Processes) -> tuple[list[tuple[StepRecord, ...]], PackTrainer, dict[str, Tensor]]:
     made, unet = trainer(MEMBERS, UNEVEN, processes=processes)
-    made.use(Passes(2, 2))
+    made.use(MicroBatches(2, 2))
     records = list(made.run(6, lambda: processes.rank == 1 and made.step == LAST))
     weights = {f"{m.name}.{key}": value for m in MEMBERS for key, value in lora.export(unet, m.name).items()}
     return records, made, weights
@@ -83,7 +83,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("images", "count"), [(1, 1), (3, 2), (4, 4), (16, 5), (7, 3)])
 def test_shares_cover_all_images_and_the_first_is_the_largest(images: int, count: int) -> None:
-    shares = [Processes(rank, count).share(images) for rank in range(count)]
+    shares = [Processes(rank, count).local_slice(images) for rank in range(count)]
     assert [at for share in shares for at in range(images)[share]] == list(range(images))
     sizes = [share.stop - share.start for share in shares]
     assert max(sizes) == sizes[0] <= min(sizes) + 1
@@ -91,7 +91,7 @@ def test_shares_cover_all_images_and_the_first_is_the_largest(images: int, count
 
 def test_a_process_without_an_image_is_refused() -> None:
     with pytest.raises(ResourceError, match="Of 3 processes"):
-        Processes(0, 3).share(2)
+        Processes(0, 3).local_slice(2)
 
 
 def test_alone_nothing_is_joined() -> None:

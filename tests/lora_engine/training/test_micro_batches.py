@@ -8,42 +8,48 @@ from lora_engine.config.training import TrainingConfig
 from lora_engine.errors import ResourceError
 from lora_engine.system.memory import kept_bytes
 from lora_engine.training import estimate
-from lora_engine.training.micro_batches import Passes, candidates, choose, spendable
+from lora_engine.training.micro_batches import MicroBatches, candidates, choose, spendable
 
 CONFIG = TrainingConfig(steps=1, batch_size=4, gradient_accumulation=2)
 
 
-def ways(memory: str, *, fold: bool = False, members: int = 3) -> list[Passes]:
+def ways(memory: str, *, fold: bool = False, members: int = 3) -> list[MicroBatches]:
     config = CONFIG.model_copy(update={"memory": memory})
     return list(candidates(config, members, config.images_per_step, fold=fold))
 
 
 def test_what_each_setting_allows() -> None:
-    assert ways("fast") == [Passes(8, 3)]
-    assert ways("low") == [Passes(1, 1, recompute=True)]
-    smaller = [Passes(2, 3), Passes(1, 3), Passes(1, 2), Passes(1, 1), Passes(1, 1, recompute=True)]
-    assert ways("auto") == [Passes(4, 3), *smaller]
-    assert ways("auto", fold=True) == [Passes(8, 3), Passes(4, 3), *smaller]
+    assert ways("fast") == [MicroBatches(8, 3)]
+    assert ways("low") == [MicroBatches(1, 1, recompute=True)]
+    smaller = [
+        MicroBatches(2, 3),
+        MicroBatches(1, 3),
+        MicroBatches(1, 2),
+        MicroBatches(1, 1),
+        MicroBatches(1, 1, recompute=True),
+    ]
+    assert ways("auto") == [MicroBatches(4, 3), *smaller]
+    assert ways("auto", fold=True) == [MicroBatches(8, 3), MicroBatches(4, 3), *smaller]
 
 
-@pytest.mark.parametrize("passes", [*ways("auto", fold=True), Passes(3, 2), Passes(100, 100)])
-def test_passes_cover_everything_once(passes: Passes) -> None:
+@pytest.mark.parametrize("passes", [*ways("auto", fold=True), MicroBatches(3, 2), MicroBatches(100, 100)])
+def test_passes_cover_everything_once(micro_batches: MicroBatches) -> None:
     seen = torch.zeros(3, 8)
-    for members, images in passes.slices(3, 8):
+    for members, images in micro_batches.slices(3, 8):
         seen[members, images] += 1
     assert torch.equal(seen, torch.ones(3, 8))
 
 
 def test_the_first_way_that_fits_is_taken() -> None:
-    tried: list[Passes] = []
+    tried: list[MicroBatches] = []
 
-    def attempt(passes: Passes) -> None:
-        tried.append(passes)
+    def attempt(micro_batches: MicroBatches) -> None:
+        tried.append(micro_batches)
         if len(tried) == 1:
             raise torch.cuda.OutOfMemoryError("injected: the estimate was too low")
 
-    assert choose(ways("auto"), 100, 6 * 100, attempt) == Passes(1, 3)
-    assert tried == [Passes(2, 3), Passes(1, 3)]
+    assert choose(ways("auto"), 100, 6 * 100, attempt) == MicroBatches(1, 3)
+    assert tried == [MicroBatches(2, 3), MicroBatches(1, 3)]
     with pytest.raises(ResourceError, match="smallest"):
         choose(ways("auto"), 2**30, 2**20, attempt)
 

@@ -11,14 +11,14 @@ from torch.nn.functional import mse_loss
 from lora_engine import diffusion
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.lr_schedule import CosineSchedule
+from lora_engine.config.lr_schedule import CosineLrSchedule
 from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.draws import Draws, PackMember
 from lora_engine.dataset.encoded import TrainingData
-from lora_engine.dataset.table import Rows
+from lora_engine.dataset.table import TensorTable
 from lora_engine.training.lr_schedule import learning_rate
-from lora_engine.training.micro_batches import Passes
+from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.tiny import tiny_data, tiny_schedule, tiny_unet
 
@@ -28,7 +28,7 @@ CONFIG = TrainingConfig(
     batch_size=2,
     gradient_accumulation=2,
     optimizer=AdamWConfig(learning_rate=2e-3),
-    schedule=CosineSchedule(name="cosine", warmup_steps=5),
+    schedule=CosineLrSchedule(name="cosine", warmup_steps=5),
     max_grad_norm=0.5,
     random_flip=True,
 )
@@ -46,8 +46,8 @@ def data_of(dtype: torch.dtype, device: torch.device) -> TrainingData:
     both = torch.cat([moments, moments.flip(4)])
     return TrainingData(
         tiny.image_ids,
-        Rows(both.__getitem__, len(both), device, torch.float32, resident=False),
-        Rows(texts.__getitem__, len(texts), device, dtype, resident=False),
+        TensorTable(both.__getitem__, len(both), device, torch.float32, resident=False),
+        TensorTable(texts.__getitem__, len(texts), device, dtype, resident=False),
         flips=True,
     )
 
@@ -58,7 +58,7 @@ def fast(dtype: torch.dtype, device: torch.device, **asked: str) -> list[list[fl
     lora.inject(unet, [(member.name, member.seed) for member in MEMBERS], LORA)
     config = CONFIG.model_copy(update=asked)
     made = PackTrainer(unet, MEMBERS, data, tiny_schedule(), config, half_precision=dtype == torch.float16)
-    made.use(Passes(4, 2))
+    made.use(MicroBatches(4, 2))
     losses = [[record.loss or math.nan for record in row] for row in made.run(CONFIG.steps, lambda: False)]
     assert not made.remarks()
     return losses

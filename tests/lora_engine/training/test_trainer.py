@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.lr_schedule import CosineSchedule
+from lora_engine.config.lr_schedule import CosineLrSchedule
 from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import CompileMode, TrainingConfig
 from lora_engine.dataset.draws import PackMember
@@ -18,7 +18,7 @@ from lora_engine.errors import ModelError
 from lora_engine.records import StepRecord
 from lora_engine.system.distributed import ALONE, Processes
 from lora_engine.training.compiled import CompiledUnet
-from lora_engine.training.micro_batches import Passes
+from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from lora_engine.training.weights import PackWeights
 from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
@@ -29,7 +29,7 @@ CONFIG = TrainingConfig(
     batch_size=2,
     gradient_accumulation=2,
     optimizer=AdamWConfig(learning_rate=3e-3),
-    schedule=CosineSchedule(name="cosine", warmup_steps=2),
+    schedule=CosineLrSchedule(name="cosine", warmup_steps=2),
     max_grad_norm=0.5,
 )
 MEMBERS = (tiny_member("a", 5, 1), tiny_member("b", 5, 2, dropout=0.4), tiny_member("c", 0, 3))
@@ -111,11 +111,13 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
         torch.testing.assert_close(lora.export(folded_unet, "a")[key], weight, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("passes", [Passes(4, 3), Passes(3, 2), Passes(1, 3), Passes(1, 1, recompute=True)])
-def test_however_an_update_is_cut_up_the_gradients_are_the_same(passes: Passes) -> None:
+@pytest.mark.parametrize(
+    "passes", [MicroBatches(4, 3), MicroBatches(3, 2), MicroBatches(1, 3), MicroBatches(1, 1, recompute=True)]
+)
+def test_however_an_update_is_cut_up_the_gradients_are_the_same(micro_batches: MicroBatches) -> None:
     whole, whole_unet = trainer(MEMBERS)
     cut, cut_unet = trainer(MEMBERS)
-    cut.use(passes)
+    cut.use(micro_batches)
     for ours, theirs in zip(run(cut), run(whole), strict=True):
         assert [record.loss for record in ours] == pytest.approx([record.loss for record in theirs], abs=1e-12)
         assert [r.grad_norm for r in ours] == pytest.approx([r.grad_norm for r in theirs], abs=1e-10)
@@ -327,7 +329,7 @@ def test_a_compiled_unet_is_itself_outside_of_training_and_the_process_as_before
 
     torch.compile(torch.sin, backend=backend)(torch.ones(2))
     assert used
-    with compiled.engaged():
+    with compiled.applied():
         changed = {name for name, module in unet.named_modules() if module.forward != before[name]}
     assert len(changed) == 4
     assert all("transformer_blocks" in name for name in changed)
@@ -338,11 +340,11 @@ def test_a_compiled_unet_is_itself_outside_of_training_and_the_process_as_before
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("mode", ["regional", "full"])
 def test_a_compiled_pack_trains_as_an_eager_one(mode: CompileMode) -> None:
-    """Whole batches, batches in passes, with activations computed again, and beside a frozen adapter."""
+    """Whole batches, batches in micro_batches, with activations computed again, and beside a frozen adapter."""
     config = CONFIG.model_copy(update={"compile": mode, "steps": 8000})
     eager = config.model_copy(update={"compile": "off"})
     (made, unet), (plain, plain_unet) = trainer(MEMBERS, config), trainer(MEMBERS, eager)
-    for each in (Passes(2, 3), Passes(4, 2), Passes(1, 1, recompute=True)):
+    for each in (MicroBatches(2, 3), MicroBatches(4, 2), MicroBatches(1, 1, recompute=True)):
         made.use(each)
         plain.use(each)
         ours, theirs = (run(t, t.step + 3) for t in (made, plain))

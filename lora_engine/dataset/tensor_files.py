@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 
-class Shards(Mapping[str, Tensor]):
+class TensorFiles(Mapping[str, Tensor]):
     """What the files hold. Of tensors of one name, the first file's is given."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
