@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_engine.dataset.draws import EMPTY_PROMPT_ROW, choose_parts
+from lora_engine.dataset.draws import EMPTY_PROMPT_ROW, choose_texts
 from lora_engine.dataset.randomness import Ints, validation_caption_uniform
 from lora_engine.dataset.table import TensorTable
 from lora_engine.records import CaptionRecord
@@ -119,5 +119,5 @@ class Encoded:
 
     def _shown(self, captions: _Captions, name: str, weights: Sequence[float]) -> Ints:
         rows = self.caption_rows(captions, name, self.validation_ids)
-        parts = choose_parts(weights, np.array([validation_caption_uniform(i) for i in self.validation_ids]))
+        parts = choose_texts(weights, np.array([validation_caption_uniform(i) for i in self.validation_ids]))
         return rows[np.arange(len(rows)), parts]

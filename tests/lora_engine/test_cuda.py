@@ -44,7 +44,7 @@ def trainer(dtype: torch.dtype, **asked: Any) -> PackTrainer:
 
 def losses(made: PackTrainer, until: int = CONFIG.steps) -> list[list[float | None]]:
     found = [[record.loss for record in row] for row in made.run(until, lambda: False)]
-    assert not made.remarks()
+    assert not made.take_remarks()
     return found
 
 
@@ -74,7 +74,7 @@ def test_a_graph_is_made_after_memory_was_measured() -> None:
     """As a run does it: what one image keeps, then the gradients of an update that is cut up in this way."""
     plain, made = trainer(torch.bfloat16), trainer(torch.bfloat16)
     assert made.image_bytes() > 0
-    made.use(MicroBatches(4, 3))
+    made.use_micro_batches(MicroBatches(4, 3))
     np.testing.assert_allclose(np.array(losses(made)), np.array(losses(plain)), rtol=1e-3)
 
 

@@ -79,7 +79,7 @@ class PackRun:
         key, trainer = layout.micro_batches(self._pack.unit), self._trainer
         stored = self._attempt.run.read_json(key)
         if stored is not None:
-            trainer.use(micro_batches.MicroBatches(**stored))
+            trainer.use_micro_batches(micro_batches.MicroBatches(**stored))
         else:
             device, config = self._data.device, self._pack.training
             local = self._followers.processes.local_slice(config.images_per_step)  # no other has more
@@ -87,7 +87,8 @@ class PackRun:
             ways = micro_batches.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
             image_bytes = trainer.image_bytes()
             self._memory.image(self.unet, image_bytes)
-            chosen = micro_batches.choose(ways, image_bytes, micro_batches.spendable(free, device), trainer.use)
+            spendable = micro_batches.spendable(free, device)
+            chosen = micro_batches.choose(ways, image_bytes, spendable, trainer.use_micro_batches)
             self._attempt.run.write_json(key, asdict(chosen))
 
     def _due_step(self) -> int | None:
@@ -118,7 +119,7 @@ class PackRun:
                 self._keep(records)
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
         self._memory.peak(self.unet, self._trainer.micro_batches)
-        for remark in self._trainer.remarks():
+        for remark in self._trainer.take_remarks():
             self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
         if self._uploads.failed:
             self._uploads.wait()

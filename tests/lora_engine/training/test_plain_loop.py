@@ -58,9 +58,9 @@ def fast(dtype: torch.dtype, device: torch.device, **asked: str) -> list[list[fl
     lora.inject(unet, [(member.name, member.seed) for member in MEMBERS], LORA)
     config = CONFIG.model_copy(update=asked)
     made = PackTrainer(unet, MEMBERS, data, tiny_schedule(), config, half_precision=dtype == torch.float16)
-    made.use(MicroBatches(4, 2))
+    made.use_micro_batches(MicroBatches(4, 2))
     losses = [[record.loss or math.nan for record in row] for row in made.run(CONFIG.steps, lambda: False)]
-    assert not made.remarks()
+    assert not made.take_remarks()
     return losses
 
 
@@ -80,7 +80,7 @@ def plain(member: PackMember) -> list[float]:
     draws = Draws((member.seed,), tiny.image_ids, tiny.latent_shape, 4, 1000, flips=True)
     losses = []
     for step in range(1, CONFIG.steps + 1):
-        draw = draws.of(step)
+        draw = draws.of_step(step)
         rows = draws.caption_rows(draw, [member])[0]
         total = 0.0
         for micro in (slice(0, 2), slice(2, 4)):
