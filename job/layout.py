@@ -14,10 +14,6 @@ VARIANTS = "variants"
 COMMIT_NAME = "COMMIT.json"
 CACHE = ".cache"
 
-KOHYA_SUFFIX = ".safetensors"
-DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
-STATE_NAME = "state.safetensors"
-
 
 def unit_status(unit: str) -> str:
     """Where a unit (`prepare`, `pack-0`, `report`) says how far it is."""

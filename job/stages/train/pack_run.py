@@ -18,6 +18,7 @@ from job.stages.train.evaluation import PackEvaluation
 from job.stages.train.followers import Followers
 from job.stages.train.memory import PackMemory
 from job.stages.train.resume import rewind
+from lora_engine.adapters.names import kohya_name
 from lora_engine.records import StepRecord
 from lora_engine.system.device import DtypeName
 from lora_engine.system.memory import free_bytes
@@ -183,7 +184,7 @@ class PackRun:
 
     def _pointer(self, member: Member, step: int, loss: float | None) -> dict[str, Any]:
         files = checkpoints.read_commit(self._attempt.run, *member, step)["files"]
-        kohya = next(f for f in files if f["path"] == f"{member.variant}{layout.KOHYA_SUFFIX}")
+        kohya = next(f for f in files if f["path"] == kohya_name(member.variant))
         return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}
 
 
