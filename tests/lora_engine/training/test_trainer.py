@@ -22,7 +22,7 @@ from lora_engine.training.inputs import InputReader
 from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from lora_engine.training.weights import PackWeights
-from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
+from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_noise_schedule, tiny_unet
 
 LORA = LoraConfig(rank=3, alpha=5.0)
 CONFIG = TrainingConfig(
@@ -45,7 +45,9 @@ def trainer(
 ) -> tuple[PackTrainer, UNet2DConditionModel]:
     unet = tiny_unet()
     lora.inject(unet, [(m.name, m.seed) for m in members], LORA)
-    return PackTrainer(unet, members, data or tiny_data(), tiny_schedule(prediction), config, processes=processes), unet
+    return PackTrainer(
+        unet, members, data or tiny_data(), tiny_noise_schedule(prediction), config, processes=processes
+    ), unet
 
 
 def run(made: PackTrainer, last: int = 6) -> list[tuple[StepRecord, ...]]:
@@ -210,7 +212,7 @@ def half_precision_trainer(max_skipped_steps: int) -> tuple[PackTrainer, UNet2DC
     lora.inject(unet, [("a", 5), ("b", 0)], LORA)
     data = tiny_data(dtype=torch.float16)
     members = (tiny_member("a", 5, 1), tiny_member("b", 0, 2))
-    return PackTrainer(unet, members, data, tiny_schedule(), config, half_precision=True), unet
+    return PackTrainer(unet, members, data, tiny_noise_schedule(), config, half_precision=True), unet
 
 
 def test_overflows_that_a_smaller_loss_scale_cures_are_nobodys_fault() -> None:
