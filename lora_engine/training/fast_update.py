@@ -42,7 +42,7 @@ class FastUpdate:
         self._is_to_capture = self._config.cuda_graph == "auto"
 
     def take_remarks(self) -> list[str]:
-        """What was asked for and is not done, and why, a sentence each; every one is given once."""
+        """Hand out the remarks that are new: sentences on what was asked for and is not done, and why."""
         remarks, self._remarks = self._remarks, []
         return remarks
 

@@ -23,7 +23,7 @@ from lora_engine.training.weights import PackWeights
 
 @dataclass(frozen=True)
 class Batch:
-    """What the UNet computes with in one update, on the device; per seed, or per member."""
+    """The tensors that one update is computed from, on the device: per seed, or per member."""
 
     noisy: Tensor  # [S, A, C, H, W]
     target: Tensor  # [S, A, C, H, W]

@@ -63,7 +63,7 @@ class PackMembers:
         return [member.name for member in self.active if self._refused[member.name] > max_refused]
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """What continuing one member needs, live: its counters, weights and moments."""
+        """The tensors that continuing one member needs, live: its counters, weights and moments."""
         state = {
             "skipped": torch.tensor(self._refused[name]),
             "frozen_at": torch.tensor(self.frozen_at.get(name, _NEVER)),

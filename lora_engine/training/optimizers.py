@@ -46,7 +46,7 @@ class RowAdamW:
         self._adamw.step()
 
     def state(self, row: int) -> dict[str, Tensor]:
-        """What continuing one row needs, live: `step`, a scalar of all rows, and `exp_avg` and `exp_avg_sq`, [P]."""
+        """The tensors that continuing one row needs, live: `step`, a scalar of all rows, and two moments, [P]."""
         state = self._adamw.state[self._weights_KP]
         return {name: value[row] if value.dim() else value for name, value in state.items()}
 

@@ -82,7 +82,7 @@ class PackTrainer:
 
     @property
     def micro_batches(self) -> MicroBatches:
-        """How updates are cut up."""
+        """The way in which updates are cut up."""
         return self._gradients.micro_batches
 
     def run(self, last_step: int, stop: Callable[[], bool]) -> Iterator[tuple[StepRecord, ...]]:
@@ -150,11 +150,11 @@ class PackTrainer:
         return self._update.batch(self._reader.place(read, self._members.active_places))
 
     def take_remarks(self) -> list[str]:
-        """What was asked for and is not done, and why, a sentence each; every one is given once."""
+        """Hand out the remarks that are new: sentences on what was asked for and is not done, and why."""
         return self._fast_update.take_remarks()
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """All that continuing one member needs, on the CPU: weights, optimizer moments, counters."""
+        """The tensors that continuing one member needs, copied to the CPU: weights, optimizer moments, counters."""
         state = {"step": torch.tensor(self.step)} | self._members.state(name)
         state |= with_prefix("loss_scale.", self._scale.state())
         return {key: value.to("cpu", copy=True).contiguous() for key, value in state.items()}

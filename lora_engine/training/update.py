@@ -1,4 +1,4 @@
-"""One update of a pack: from what was read for it to new weights, all on the device and nothing waiting for it.
+"""Updates a pack: from the inputs to new weights, all on the device and nothing waiting for it.
 
 Shape legend: K members that take part.
 """
@@ -63,9 +63,9 @@ class PackUpdate:
         return torch.stack((losses_K, norms_K, finite_K.to(norms_K), at_fault_K.to(norms_K)))
 
     def batch(self, inputs: Inputs) -> Batch:
-        """What the UNet computes with in an update of these inputs."""
+        """Make the batch that an update of these inputs computes with."""
         return make_batch(inputs, self._data, self._noise_schedule)
 
     def tensors(self) -> list[Tensor]:
-        """All that an update changes, live."""
+        """All tensors that an update changes, live."""
         return [*self.gradients.weights.tensors(), *self._scale.state().values()]

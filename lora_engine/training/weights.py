@@ -125,7 +125,7 @@ class PackWeights:
         return float((wrong[matters] / size[matters]).max()) if matters.any() else 0.0
 
     def tensors(self) -> list[Tensor]:
-        """All that an update changes, live."""
+        """All tensors that an update changes, live."""
         matrices = [self._weights_KP.detach(), self.gradients_KP, self._copy_KP, self._partial_KP]
         return [*matrices, *self._optimizer.tensors()]
 
