@@ -10,7 +10,7 @@ from job.manifest.schema import Manifest, ModelPlace
 from job.storage import S3Settings, Storage, is_remote, join, open_storage
 from job.storage.probe import probe_conditions, probe_read, probe_write
 from job.storage.uris import as_folder, local_path
-from lora_engine.models.files import WITH_WEIGHTS, check_safetensors, holds_safetensors, with_pickles
+from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors, with_pickles
 from lora_engine.system.distributed import ALONE, Processes
 
 
@@ -80,7 +80,7 @@ def _check_model(model: ModelPlace, settings: S3Settings) -> None:
     for part in parts:
         _require_readable(model.key, path / part / "config.json", ExitCode.MODEL)
         if has_weights:
-            holds_safetensors(path / part, model.key, allow_pickle=model.allow_pickle)
+            holds_safetensors(LocalModel(path / part, model.allow_pickle), model.key)
 
 
 def _require_objects(storage: Storage, model: ModelPlace, folder: str, has_weights: bool) -> None:

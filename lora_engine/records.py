@@ -1,8 +1,7 @@
 """Frozen records that stages hand to each other and write as JSON lines. Torch-free."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Split = Literal["train", "validation"]
 
@@ -45,13 +44,6 @@ class CaptionRecord:
     raw: tuple[str | None, ...]  # before cleaning and hints; None where the strategy has no source text
     tokens: tuple[int, ...]  # of the whole caption, start and end tokens included
     truncated: tuple[bool, ...]  # whether words were cut: to fit the text encoder, or past 2000 characters
-
-
-def caption_from_row(row: Mapping[str, Any]) -> CaptionRecord:
-    """A row of `data/captions/<set>.jsonl` as a record."""
-    return CaptionRecord(
-        row["id"], tuple(row["texts"]), tuple(row["raw"]), tuple(row["tokens"]), tuple(row["truncated"])
-    )
 
 
 @dataclass(frozen=True)

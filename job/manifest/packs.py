@@ -1,8 +1,8 @@
 """From the manifest to what is trained: overrides merged, packs formed, caption sets named."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from job.layout import Member
 from job.manifest.overrides import OVERRIDABLE, different_fields, merge
 from job.manifest.schema import Manifest
 from lora_engine.config.adapter import LoraConfig
@@ -18,18 +18,6 @@ class ResolvedVariant:
     captions: CaptionsConfig
     lora: LoraConfig
     training: TrainingConfig
-
-
-class Member(NamedTuple):
-    """One adapter of a run."""
-
-    variant: str
-    seed: int
-
-    @property
-    def adapter_name(self) -> str:
-        """What PEFT calls the adapter."""
-        return f"{self.variant}-seed-{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job import layout
+from job.manifest.packs import Pack, ResolvedVariant, packs_of, resolve_variants
 from job.manifest.schema import Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
@@ -14,9 +15,11 @@ from job.storage.folder import RunFolder
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at one run."""
+    """One try of one process at a run. `new_attempt` makes one."""
 
     manifest: Manifest
+    variants: tuple[ResolvedVariant, ...]
+    packs: tuple[Pack, ...]
     run: RunFolder
     cache: RunFolder
     workdir: Path  # scratch of this machine; may vanish between attempts
@@ -32,6 +35,21 @@ class Attempt:
     def cache_scratch(self, kind: str, key: str) -> Path:
         """Where this machine keeps copies of them, if they have to cross a network."""
         return self.workdir / "cache" / kind / key
+
+
+def new_attempt(
+    manifest: Manifest,
+    workdir: Path,
+    progress: Progress,
+    stop: StopFlag,
+    *,
+    fenced: bool = True,
+    moved: Callable[[], None] = lambda: None,
+) -> Attempt:
+    """An attempt at the manifest's run; `moved` is called, in any thread, as bytes of large objects move."""
+    variants, packs = resolve_variants(manifest), packs_of(manifest)
+    run, cache = open_run(manifest, moved), open_cache(manifest, moved)
+    return Attempt(manifest, variants, packs, run, cache, workdir, progress, stop, fenced)
 
 
 def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:

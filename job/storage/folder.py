@@ -3,12 +3,18 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from job.errors import ExitCode, JobError
 from job.storage.base import Digest, ObjectInfo, Storage
+from job.storage.stored import StoredJson
 from job.storage.uris import as_folder, join
+
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,20 @@ class RunFolder:
         """A line a row, as `write_json`."""
         return self.write(key, "".join(f"{_dump(row)}\n" for row in rows).encode())
 
+    def read_stored(self, key: str, kind: type[Model]) -> Model | None:
+        """The object as a `kind`, a pydantic model or a dataclass; None when there is none. 46 when it is not one."""
+        data = self.read(key)
+        return None if data is None else self._validated(key, data, kind)
+
+    def write_stored(self, key: str, value: StoredJson) -> Digest:
+        """Create or replace the object; `read_stored` gives an equal one."""
+        return self.write_json(key, value.model_dump(mode="json", by_alias=True))
+
+    def read_rows(self, key: str, kind: type[Model]) -> list[Model] | None:
+        """The rows, each a `kind`; None when there is no object. 46 when a line is something else."""
+        data = self.read(key)
+        return None if data is None else [self._validated(key, line, kind) for line in data.splitlines() if line]
+
     def download(self, key: str, path: Path, expect: Digest | None = None) -> Digest:
         """See `Storage.download`."""
         return self.storage.download(self.uri(key), path, expect)
@@ -70,18 +90,43 @@ class RunFolder:
         """Remove the object; it may be absent."""
         self.storage.delete(self.uri(key))
 
+    def _validated(self, key: str, data: bytes, kind: type[Model]) -> Model:
+        try:
+            value: Model = _adapter(kind).validate_json(data)  # type: ignore[arg-type]
+            return value
+        except (ValidationError, RecursionError) as error:
+            raise self._no_such_json(key, _first_problem(error)) from error
+
     def _parse(self, key: str, data: bytes) -> dict[str, Any]:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise JobError(
-                ExitCode.CONFLICT,
-                f"{self.uri(key)} does not hold the JSON that a run writes there.",
-                "Something else wrote it: remove it, or give the run another name.",
-            )
+            raise self._no_such_json(key)
         return value
+
+    def _no_such_json(self, key: str, problem: str = "") -> JobError:
+        return JobError(
+            ExitCode.CONFLICT,
+            f"{self.uri(key)} does not hold the JSON that a run writes there{problem}.",
+            "Something else wrote it: remove it, or give the run another name.",
+        )
+
+
+def _first_problem(error: Exception) -> str:
+    """The key that is wrong, and why, for a message; nothing where the whole is no JSON."""
+    if not isinstance(error, ValidationError):
+        return ""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f" ({place}: {first['msg'][:1].lower()}{first['msg'][1:200]})" if place else ""
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """The adapter of a model or dataclass: making one takes longer than reading a file with it."""
+    return TypeAdapter(kind)
 
 
 def _dump(value: Mapping[str, Any], indent: int | None = None) -> str:

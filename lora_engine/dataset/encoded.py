@@ -66,7 +66,7 @@ class Encoded:
     moments: Mapping[str, Tensor]  # image id to [2, C, H, W]
     mirrored: Mapping[str, Tensor]  # the same of the training images' mirror images; empty where no pack flips
     texts: tuple[str, ...]  # the empty prompt is the first
-    embeddings: Mapping[str, Tensor]  # name of a text, see `text_name`, to [L, D]
+    embeddings: Mapping[torch.dtype, Mapping[str, Tensor]]  # of a base's dtype: `text_name` of a text to [L, D]
 
     @cached_property
     def row_of_text(self) -> Mapping[str, int]:
@@ -88,7 +88,7 @@ class Encoded:
             return of[image]
 
         def embedding(number: int) -> Tensor:
-            return self.embeddings[text_name(self.texts[number])]
+            return self.embeddings[dtype][text_name(self.texts[number])]
 
         return TrainingData(
             self.train_ids,
@@ -97,9 +97,9 @@ class Encoded:
             flips,
         )
 
-    def fits(self, free_bytes: int, *, flips: bool) -> bool:
+    def fits(self, free_bytes: int, dtype: torch.dtype, *, flips: bool) -> bool:
         """Whether all that training reads leaves most of that memory to training itself."""
-        moments, embedding = self.moments[self.train_ids[0]], self.embeddings[text_name(EMPTY_PROMPT)]
+        moments, embedding = self.moments[self.train_ids[0]], self.embeddings[dtype][text_name(EMPTY_PROMPT)]
         images, texts = len(self.train_ids) * (1 + flips), len(self.texts)
         return images * moments.nbytes + texts * embedding.nbytes <= _RESIDENT_FRACTION * free_bytes
 

@@ -108,7 +108,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(miniature: Path, tmp_path: P
     assert started.wait_until_it_says('"stage started", "stage": "evaluate"')
     started.send_signal(signal.SIGTERM)
     assert started.wait() == 51
-    rows = (tmp_path / "runs/small" / layout.metrics("blip", 1337)).read_text().splitlines()
+    rows = (tmp_path / "runs/small" / layout.metrics(layout.Member("blip", 1337))).read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2]
     begun = tmp_path / "runs/small/units/pack-0/evaluation.safetensors"
     with safe_open(begun, "pt") as file:
@@ -375,7 +375,7 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
     tensors[weight][0, 0] = float("nan")
     save_file(tensors, state)
     record = json.loads(commit.read_text())
-    rows = run / layout.validation("blip", 1337)
+    rows = run / layout.validation(layout.Member("blip", 1337))
     scored = [json.loads(row)["step"] for row in rows.read_text().splitlines()] if rows.exists() else []
     last = record["step"]
     # where its losses are found not to be finite: at the next evaluation

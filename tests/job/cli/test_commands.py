@@ -22,7 +22,8 @@ LONG = "x" * 300  # bytes; a name has at most 255
 CLI = [sys.executable, "-m", "job"]
 # Root reads everything; without these it is held to a file's mode, as any user.
 AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"] if os.geteuid() == 0 else []
-STATUS = {"unit": "pack-0", "state": "done", "updated": "2026-01-01T00:00:00+00:00", "started": ""}
+MOMENT = "2026-01-01T00:00:00+00:00"
+STATUS = {"unit": "pack-0", "state": "done", "updated": MOMENT, "started": MOMENT}
 
 
 def command(cwd: Path, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
@@ -61,7 +62,7 @@ def study(tmp_path: Path) -> Path:
 def run(tmp_path: Path) -> RunFolder:
     """A run `runs/m` with one checkpoint."""
     folder = folder_of(str(tmp_path / "runs" / "m"))
-    root = layout.checkpoint("vanilla", 1, 2)
+    root = layout.checkpoint(layout.Member("vanilla", 1), 2)
     entries = []
     for name in ("state.safetensors", "vanilla.safetensors"):
         digest = folder.write(f"{root}/{name}", name.encode())
@@ -132,7 +133,7 @@ def test_a_run_is_not_collected_into_itself(tmp_path: Path, run: RunFolder) -> N
 
 
 def test_a_file_that_a_commit_lists_is_missed(tmp_path: Path, run: RunFolder) -> None:
-    root = layout.checkpoint("vanilla", 1, 2)
+    root = layout.checkpoint(layout.Member("vanilla", 1), 2)
     run.delete(f"{root}/state.safetensors")
     done = command(tmp_path, "collect", "runs/m", "there")
     assert done.returncode == 46, done.stdout
