@@ -43,7 +43,7 @@ class RunFolder:
 
     def write_json(self, key: str, value: Mapping[str, Any]) -> Digest:
         """Equal values give equal bytes. ValueError for a number that is not finite."""
-        return self.write(key, f"{_dump(value, indent=2)}\n".encode())
+        return self.write(key, json_bytes(value))
 
     def read_jsonl(self, key: str) -> list[dict[str, Any]] | None:
         """The rows; None when there is no object. 46 when a line is not a JSON object."""
@@ -127,6 +127,11 @@ def _first_problem(error: Exception) -> str:
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     """The adapter of a model or dataclass: making one takes longer than reading a file with it."""
     return TypeAdapter(kind)
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as a run keeps it: equal values give equal bytes. ValueError for a number that is not finite."""
+    return f"{_dump(value, indent=2)}\n".encode()
 
 
 def _dump(value: Mapping[str, Any], indent: int | None = None) -> str:

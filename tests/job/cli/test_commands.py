@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from job import layout
+from job.run.checkpoints import Commit
 from job.storage import S3Settings, open_storage
 from job.storage.folder import RunFolder
 from lora_engine import miniature
+from lora_engine.records import FileEntry
 from tests.job.small_run import drawings, folder_of
 from tests.lora_job import ROOT
 from tests.s3_server import S3Server
@@ -66,8 +68,11 @@ def run(tmp_path: Path) -> RunFolder:
     entries = []
     for name in ("state.safetensors", "vanilla.safetensors"):
         digest = folder.write(f"{root}/{name}", name.encode())
-        entries.append({"path": name, "size": digest.size, "sha256": digest.sha256})
-    folder.write_json(f"{root}/{layout.COMMIT_NAME}", {"files": entries})
+        entries.append(FileEntry(name, digest.size, digest.sha256))
+    commit = Commit(
+        variant="vanilla", seed=1, step=2, files=tuple(entries), weights_sha256="", initial_weights_sha256=""
+    )
+    folder.write_stored(f"{root}/{layout.COMMIT_NAME}", commit)
     return folder
 
 
