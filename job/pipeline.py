@@ -102,7 +102,7 @@ def follow(attempt: Attempt, processes: Processes) -> None:
                     pack = packs[index]
                     made = make_trainable(attempt, study, pack, device, resolved.precision(pack), processes)
                     made.trainer.restore(states)
-                    made.trainer.use(micro_batches)
+                    made.trainer.use_micro_batches(micro_batches)
                 case Train(until, frozen):
                     assert made is not None
                     for name in set(frozen) - made.trainer.frozen_at.keys():

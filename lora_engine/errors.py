@@ -1,4 +1,4 @@
-"""What can go wrong for a reason that the user can mend. Each error says what, where and what to do."""
+"""Errors for whatever can go wrong for a reason that the user can mend. Each says what, where and what to do."""
 
 from lora_engine.text import printable
 
@@ -16,7 +16,7 @@ class DataError(EngineError):
 
 
 class UnsafeError(EngineError):
-    """What was given could harm whoever handles it: it leads elsewhere, hides, or grows without end."""
+    """An input could harm whoever handles it: it leads elsewhere, hides, or grows without end."""
 
 
 class ModelError(EngineError):

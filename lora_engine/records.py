@@ -1,4 +1,4 @@
-"""Frozen records that stages hand to each other and write as JSON lines. Torch-free."""
+"""Frozen records that are handed from stage to stage and written as JSON lines. Torch-free."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Split = Literal["train", "validation"]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of the dataset as it came."""
+    """A file of the dataset, before anything is known of its contents."""
 
     key: str  # its name within the source, with forward slashes
     path: str  # where its bytes lie on this machine
@@ -37,13 +37,13 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class CaptionRecord:
-    """One row of `data/captions/<set>.jsonl`. A mix has several texts, every other strategy one."""
+    """One row of `data/captions/<set>.jsonl`: an image's texts. A mix has several, every other strategy one."""
 
-    id: str  # of the image
-    texts: tuple[str, ...]
-    raw: tuple[str | None, ...]  # before cleaning and hints; None where the strategy has no source text
-    tokens: tuple[int, ...]  # of the whole caption, start and end tokens included
-    truncated: tuple[bool, ...]  # whether words were cut: to fit the text encoder, or past 2000 characters
+    id: str  # the image's
+    texts: tuple[str, ...]  # as the text encoder reads them
+    raw: tuple[str | None, ...]  # each text before cleaning and hints; None where the strategy has no source text
+    tokens: tuple[int, ...]  # how many tokens each text has, start and end included
+    truncated: tuple[bool, ...]  # whether words of each were cut: to fit the text encoder, or past 2000 characters
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class StepRecord:
     step: int  # 1 is the first update
     loss: float | None  # mean squared error over the update's images; None when it was not finite
     learning_rate: float
-    grad_norm: float | None  # before clipping; None when it was not finite
-    images_per_second: float  # of the whole pack, averaged since the last logged step
+    grad_norm: float | None  # the gradient's norm before clipping; None when it was not finite
+    images_per_second: float  # of the whole pack, averaged over the updates whose numbers were read at once
     skipped: bool  # not updated: a gradient of the pack was not finite, or the adapter is frozen
     order_sha256: str  # of the image ids, timesteps and noise that this update saw
     timesteps_sha256: str

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from job import layout
 from job.errors import JobError
 from job.storage.s3.settings import S3Settings
 from job.storage.uris import as_folder, local_path, scheme_of
+from lora_engine.adapters.names import is_taken
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.base import Config
 from lora_engine.config.captions import CaptionsConfig, plain_parts
@@ -31,7 +31,7 @@ def _name(value: str) -> str:
 def _variant_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][-_a-z0-9]{0,62}", value):
         raise ValueError("1 to 63 lower-case letters, digits, hyphens and underscores, a letter or digit first")
-    if f"{value}{layout.KOHYA_SUFFIX}" in (layout.DIFFUSERS_NAME, layout.STATE_NAME):
+    if is_taken(value):
         raise ValueError("a name that another file of every checkpoint has")
     return value
 

@@ -19,6 +19,7 @@ from job.run.dataset import Images
 from job.run.samples import SampleIndex, SampleRow, SampleSettings
 from job.threads import Background
 from lora_engine.adapters import formats, lora
+from lora_engine.adapters.names import DIFFUSERS_NAME
 from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.evaluation.line_art import measure
 from lora_engine.evaluation.sampler import Sample, Sampler
@@ -129,8 +130,8 @@ def _has_samples(attempt: Attempt, member: Member, step: int, settings: SampleSe
 def _load_adapter(attempt: Attempt, unet: torch.nn.Module, member: Member, step: int) -> None:
     committed = checkpoints.read_commit(attempt.run, member, step)
     with tempfile.TemporaryDirectory(dir=attempt.workdir) as scratch:
-        path = Path(scratch) / layout.DIFFUSERS_NAME
-        checkpoints.fetch_file(attempt.run, committed, layout.DIFFUSERS_NAME, path)
+        path = Path(scratch) / DIFFUSERS_NAME
+        checkpoints.fetch_file(attempt.run, committed, DIFFUSERS_NAME, path)
         lora.load(unet, member.adapter_name, formats.read_adapter(path))
 
 

@@ -1,4 +1,4 @@
-"""When and how adapters are scored, and what they draw."""
+"""The settings of when and how adapters are scored, and of the samples that they generate."""
 
 from typing import Annotated, Literal
 

@@ -1,15 +1,11 @@
 """Scores a pack's members on the held-out images, and keeps what was found: losses, and the rows that sum them up."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from job import layout
 from job.layout import Member
@@ -20,6 +16,14 @@ from lora_engine.config.captions import plain_parts
 from lora_engine.dataset.encoded import EMPTY_PROMPT, ValidationData
 from lora_engine.errors import ModelError
 from lora_engine.evaluation import denoising, summary
+from lora_engine.evaluation.loss_file import (
+    BegunEvaluation,
+    EvaluationLosses,
+    Scored,
+    pack_begun,
+    pack_losses,
+    unpack_begun,
+)
 from lora_engine.records import ValidationRecord
 
 _SAVE_SECONDS = 60.0  # between looks at how far an evaluation is
@@ -77,8 +81,8 @@ class PackEvaluation:
         scoring = denoising.Scoring(
             self._made.unet, names, self._validation_data, sets, grid, self._made.noise_schedule, config.batch_size
         )
-        facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
-        self._score(scoring, facts | {"members": json.dumps(names), "batch_size": str(config.batch_size)})
+        scored = Scored(step, sets, ids, tuple(names), config.batch_size)
+        self._score(scoring, scored)
         columns = denoising.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
         diverged = []
         for k, member in enumerate(members):
@@ -89,8 +93,8 @@ class PackEvaluation:
             earlier = [record for record in self.records[member] if record.step != step]
             records = [*earlier, summary.summarise(step, losses, sets, columns)]
             self.records[member] = sorted(records, key=lambda record: record.step)
-            tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
-            self._attempt.run.write(layout.validation_losses(member, step), save(tensors, facts))
+            data = pack_losses(EvaluationLosses(scored, losses, grid.timesteps_NT))
+            self._attempt.run.write(layout.validation_losses(member, step), data)
             rows = (asdict(record) for record in self.records[member])
             self._attempt.run.write_jsonl(layout.validation(member), rows)
         if step == 0 and diverged:
@@ -101,11 +105,11 @@ class PackEvaluation:
         self._attempt.run.delete(self._begun)
         return diverged
 
-    def _score(self, scoring: denoising.Scoring, facts: dict[str, str]) -> None:
+    def _score(self, scoring: denoising.Scoring, scored: Scored) -> None:
         """Do the scoring, going on with what an interrupted attempt left of the very same one."""
         stored = self._attempt.run.read(self._begun)
-        if stored is not None and (begun := _read_begun(stored, facts)) is not None:
-            scoring.resume(begun["losses"], int(begun["done"]))
+        if stored is not None and (begun := _read_begun(stored)) is not None and begun.scored == scored:
+            scoring.resume(begun.losses_KENT, begun.done)
         saved = time.monotonic()
         with self._attempt.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
             stage.advance(scoring.done)
@@ -113,16 +117,15 @@ class PackEvaluation:
                 stage.advance(done)
                 if self._attempt.stop() or time.monotonic() - saved > _SAVE_SECONDS:
                     self._before_saving()
-                    tensors = {"losses": scoring.losses, "done": np.array(scoring.done)}
-                    self._attempt.run.write(self._begun, save(tensors, facts))
+                    data = pack_begun(BegunEvaluation(scored, scoring.losses, scoring.done))
+                    self._attempt.run.write(self._begun, data)
                     saved = time.monotonic()
                 self._attempt.stop.check()
 
 
-def _read_begun(data: bytes, facts: dict[str, str]) -> dict[str, Any] | None:
-    """The arrays of an interrupted evaluation, if it was one with these facts."""
+def _read_begun(data: bytes) -> BegunEvaluation | None:
+    """An interrupted evaluation; None where its file is damaged, which costs no more than doing it again."""
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return dict(load(data)) if header["__metadata__"] == facts else None
-    except (ValueError, KeyError, SafetensorError):
-        return None  # nothing is lost but time
+        return unpack_begun(data)
+    except ValueError:
+        return None
