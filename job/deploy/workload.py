@@ -12,6 +12,7 @@ from job.manifest.packs import packs_of
 from job.manifest.problems import ManifestError, Problem
 from job.manifest.schema import Manifest
 from job.manifest.yaml_reader import write_yaml
+from job.storage.backends import backend_of
 from job.storage.uris import is_remote, local_path, scheme_of
 
 _DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself ends in time
@@ -48,12 +49,8 @@ class Workload:
         return ["run", self.uri, *(argument for option in self.sets for argument in ("--set", option))]
 
     def variables(self) -> dict[str, str]:
-        """Of the environment: how to reach the store that a manifest with a URI lies in."""
-        if self.uri is None:
-            return {}
-        storage = self.manifest.model_storage()
-        found = {"AWS_ENDPOINT_URL_S3": storage.endpoint_url, "AWS_REGION": storage.region}
-        return {name: value for name, value in found.items() if value is not None}
+        """Variables of the environment that say how to reach the store in which a manifest with a URI lies."""
+        return {} if self.uri is None else backend_of(self.uri).variables(self.manifest.model_storage())
 
     def yaml(self) -> str:
         """The manifest with its overrides, only the keys that were set."""

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from job import layout
 from job.errors import JobError
-from job.storage.s3.settings import S3Settings
+from job.storage.base import StorageSettings
 from job.storage.uris import as_folder, local_path, scheme_of
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.base import Config
@@ -209,23 +209,23 @@ class Manifest(Config):
         if samples is not None and samples.clip is not None:
             yield ModelPlace("evaluation.samples.clip.source", samples.clip.source, samples.clip.allow_pickle)
 
-    def dataset_storage(self) -> S3Settings:
+    def dataset_storage(self) -> StorageSettings:
         """How to reach the dataset."""
         return self._storage(self.dataset.storage)
 
-    def output_storage(self) -> S3Settings:
+    def output_storage(self) -> StorageSettings:
         """How to reach the destination and the cache."""
         return self._storage(self.output.storage)
 
-    def model_storage(self) -> S3Settings:
+    def model_storage(self) -> StorageSettings:
         """How to reach the models."""
         return self._storage(None)
 
-    def _storage(self, own: StorageConfig | None) -> S3Settings:
+    def _storage(self, own: StorageConfig | None) -> StorageSettings:
         settings = self.storage.model_dump(exclude_unset=True)
         if own is not None:
             settings |= own.model_dump(exclude_unset=True)
-        return S3Settings(**settings)
+        return StorageSettings(**settings)
 
 
 def manifest_schema() -> dict[str, Any]:
