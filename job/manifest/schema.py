@@ -9,14 +9,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from job import layout
 from job.errors import JobError
+from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ScoredEvaluationConfig
+from job.manifest.places import DataSource, Destination, Endpoint
 from job.storage.base import StorageSettings
 from job.storage.uris import as_folder, local_path, scheme_of
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.base import Config
 from lora_engine.config.captions import CaptionsConfig, plain_parts
 from lora_engine.config.data import PreprocessConfig, SplitConfig
-from lora_engine.config.evaluation import EvaluationConfig
-from lora_engine.config.models import BaseModelConfig, CaptionerConfig, DataSource, Destination, Endpoint
 from lora_engine.config.training import TrainingConfig
 
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # of the environment: a manifest's place or its text
@@ -126,7 +126,7 @@ class Manifest(Config):
     base_model: BaseModelConfig
     dataset: DatasetConfig
     preprocess: PreprocessConfig = PreprocessConfig()
-    captioner: CaptionerConfig | None = None
+    captioner: CaptionerModelConfig | None = None
     variants: tuple[VariantConfig, ...] = Field(min_length=1, max_length=64)
     split_packs_by: tuple[Literal["variant", "seed"], ...] = Field(
         default=(),
@@ -134,7 +134,7 @@ class Manifest(Config):
     )
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: ScoredEvaluationConfig = ScoredEvaluationConfig()
     limits: LimitsConfig = LimitsConfig()
     output: OutputConfig
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from job.errors import ExitCode, JobError
 
+SCHEME = "hf"
 FORM = "hf://owner/name"  # how a model of the hub is written, for messages
 
 
 def is_hub(uri: str) -> bool:
     """Whether the URI names a model of the hub."""
-    return uri.startswith("hf://")
+    return uri.startswith(f"{SCHEME}://")
 
 
 def fetch_hub(
