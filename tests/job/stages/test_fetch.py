@@ -208,11 +208,11 @@ import sys
 from pathlib import Path
 
 from lora_engine.system.quiet import quiet_libraries
-from tests.job.test_fetch import job_of, longest_silence
-from job.stages.fetch import fetch_model
+from job.stages.models import fetch_model
+from tests.job.stages.test_fetch import job_of, longest_silence
 
 quiet_libraries()
-job, _ = job_of(Path(sys.argv[1]))
+attempt, _ = job_of(Path(sys.argv[1]))
 print(*longest_silence(attempt, lambda: fetch_model(attempt, "base_model.source", "hf://someone/sd", None, ["*"])))
 """
 
