@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from job.deploy.retry import RETRIES, kubernetes_pod_failure_policy
-from job.deploy.settings import SHARED_MEMORY_MIB, KubernetesSettings
+from job.deploy.settings import SHARED_MEMORY_MIB, KubernetesSettings, quantity
 from job.deploy.workload import Workload, check_size
 from job.manifest.schema import Manifest
 
@@ -85,8 +85,8 @@ def kubernetes_job(workload: Workload, settings: KubernetesSettings, name: str, 
 
 def _pod(workload: Workload, settings: KubernetesSettings, config_map: str) -> Document:
     volumes: list[Document] = [
-        {"name": "scratch", "emptyDir": {"sizeLimit": _quantity(settings.scratch_mib)}},
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": _quantity(SHARED_MEMORY_MIB)}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": quantity(settings.scratch_mib)}},
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": quantity(SHARED_MEMORY_MIB)}},
     ]
     if workload.uri is None:
         volumes.insert(0, {"name": "manifest", "configMap": {"name": config_map}})
@@ -134,8 +134,8 @@ def _container(workload: Workload, settings: KubernetesSettings) -> Document:
 def _resources(settings: KubernetesSettings) -> Document:
     """No limit of CPUs: it would only slow the job down while the machine is idle."""
     limits: Document = {
-        "memory": _quantity(settings.memory_mib),
-        "ephemeral-storage": _quantity(settings.scratch_mib + _LOGS_MIB),
+        "memory": quantity(settings.memory_mib),
+        "ephemeral-storage": quantity(settings.scratch_mib + _LOGS_MIB),
     }
     if settings.gpus:
         limits["nvidia.com/gpu"] = settings.gpus
@@ -173,7 +173,3 @@ def _metadata(workload: Workload, settings: KubernetesSettings, name: str) -> Do
 
 def _labels(manifest: Manifest) -> dict[str, str]:
     return {"app.kubernetes.io/name": "lora-job", "app.kubernetes.io/instance": manifest.name}
-
-
-def _quantity(mib: int) -> str:
-    return f"{mib}Mi" if mib % 1024 else f"{mib // 1024}Gi"
