@@ -37,10 +37,9 @@ app = typer.Typer(no_args_is_help=True, help="Print a ready document for a platf
 
 S = TypeVar("S", bound=Settings)
 
-# What every command takes besides settings: the manifest, and how it is changed. Names and their values if not given.
+# Parameters of every command besides settings, which say what the workload is, with their defaults.
 _OF_THE_MANIFEST: dict[str, Any] = {"manifest": None, "sets": None, "per_variant": False, "per_seed": False}
-_SECRET = typer.Option("--secret", metavar="VARIABLE=SECRET", help="A variable, and the stored secret that it holds.")
-# Every option, in the order of the help page, which shows those first that must be given.
+# Every option by its parameter, in the order of the help page; those that must be given come first there.
 _OPTIONS: dict[str, Any] = {
     "image": Annotated[str, typer.Option("--image", help="The container image; best pinned by its digest.")],
     "location": Annotated[str, typer.Option(help="The region, e.g. us-central1.")],
@@ -59,7 +58,10 @@ _OPTIONS: dict[str, Any] = {
     "cpus": Annotated[int, typer.Option("--cpus", min=1, help="Of each container.")],
     "memory_mib": Annotated[str, typer.Option("--memory", help="Of each container, in Mi or Gi.")],
     "scratch_mib": Annotated[str, typer.Option("--scratch", help="Disk of each container, in Mi or Gi.")],
-    "secrets": Annotated[list[str] | None, _SECRET],
+    "secrets": Annotated[
+        list[str] | None,
+        typer.Option("--secret", metavar="VARIABLE=SECRET", help="A variable, and the stored secret that it holds."),
+    ],
     "service_account": Annotated[
         str | None,
         typer.Option("--service-account", help="Whose rights the container has; for AWS Batch a role's ARN."),
@@ -82,7 +84,7 @@ _OPTIONS: dict[str, Any] = {
     "accelerator": Annotated[str | None, typer.Option(help="The type of the GPUs, e.g. nvidia-tesla-t4.")],
     "spot": Annotated[bool, typer.Option("--spot", help="On machines that may be taken away, for less.")],
 }
-# How the text of an option becomes the value of a field, and a field's default the text, where they are not the same.
+# Fields whose option holds another value: how the field is made of it, and how a default is shown.
 _READ: dict[str, Callable[[Any], Any]] = {
     "memory_mib": partial(mebibytes, "memory"),
     "scratch_mib": partial(mebibytes, "scratch"),
@@ -117,6 +119,7 @@ def _command(settings: type[S], **own: Any) -> Callable[[Callable[[Workload, S],
 def _parameters(settings: type[Settings], options: dict[str, Any]) -> list[Parameter]:
     """The options of a command: those that must be given first, each group in the order of `options`."""
     defaults = _OF_THE_MANIFEST | {field.name: _default(field) for field in fields(settings)}
+    assert defaults.keys() <= options.keys(), "a field of the settings has no option"
     found = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
         for name, annotation in options.items()
@@ -126,6 +129,7 @@ def _parameters(settings: type[Settings], options: dict[str, Any]) -> list[Param
 
 
 def _default(field: Field[Any]) -> Any:
+    """The value of a field's option that is not given; `Parameter.empty` where it must be."""
     if field.default is MISSING:
         return Parameter.empty
     return _WRITE.get(field.name, lambda same: same)(field.default)

@@ -1,4 +1,4 @@
-"""Where data comes from and results go: a folder of this machine or a bucket. Importing it imports no cloud library."""
+"""Storage of data and results, in a folder of this machine or a bucket. Importing it imports no cloud library."""
 
 from job.storage.backends import open_from_environment, open_storage
 from job.storage.base import Digest, ObjectInfo, Storage, StorageSettings, Stored, UnsupportedError

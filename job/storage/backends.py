@@ -33,7 +33,7 @@ def backend_of(uri: str) -> Backend:
 
 
 def source_backend_of(uri: str) -> Backend:
-    """As `backend_of`, and the local one for the miniatures that come with the program, which can only be read."""
+    """The kind of storage that a source lies in: also a local one, for the miniatures that come with the program."""
     return _LOCAL if is_shipped(uri) else backend_of(uri)
 
 
@@ -54,6 +54,10 @@ def open_storage(uri: str, settings: StorageSettings, moved: Moved = _ignore) ->
 
 
 def open_from_environment(uri: str, environ: Mapping[str, str]) -> Storage:
-    """The storage that `uri` lies in, reached as the environment says where no manifest is at hand. 40 as above."""
+    """The storage that `uri` lies in, for commands that have no manifest: the environment says how to reach it.
+
+    Raises:
+        JobError: as `open_storage`.
+    """
     backend = backend_of(uri)
     return backend.open(backend.settings_in(environ), _ignore)

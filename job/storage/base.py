@@ -44,7 +44,7 @@ class Stored:
     """The bytes of a small object, and the etag that it had when they were read."""
 
     data: bytes
-    etag: str  # as `ObjectInfo` has it
+    etag: str  # an `ObjectInfo` of the same bytes has the same
 
 
 class UnsupportedError(JobError):
@@ -116,7 +116,7 @@ class Backend(Protocol):
         ...
 
     def settings_in(self, environ: Mapping[str, str]) -> StorageSettings:
-        """How to reach the store where no manifest says it, as the environment's variables tell."""
+        """The settings that the environment's variables hold, for commands that have no manifest."""
         ...
 
     def variables(self, settings: StorageSettings) -> dict[str, str]:

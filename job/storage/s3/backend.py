@@ -20,7 +20,7 @@ class S3Backend:
         return S3Storage(s3.with_limits(settings), moved)
 
     def settings_in(self, environ: Mapping[str, str]) -> StorageSettings:
-        """What AWS's own variables say."""
+        """Settings from AWS's own variables."""
         return s3.from_environment(environ)
 
     def variables(self, settings: StorageSettings) -> dict[str, str]:

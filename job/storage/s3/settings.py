@@ -1,4 +1,4 @@
-"""How to reach an S3 store: the settings, and the variables of the environment that hold them."""
+"""The settings of an S3 store, and the variables of the environment that hold them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from job.storage.base import StorageSettings
 
 @dataclass(frozen=True)
 class S3Settings(StorageSettings):
-    """What the manifest says, and limits that suit real stores. Without an endpoint it is AWS, or AWS_ENDPOINT_URL."""
+    """The manifest's settings, and limits that suit real stores. Without an endpoint it is AWS, or AWS_ENDPOINT_URL."""
 
     connect_timeout_seconds: float = 10
     read_timeout_seconds: float = 60  # without a single byte
-    attempts: int = 5  # at a request, and at a download that breaks off without having moved on
+    attempts: int = 5  # how often a request is sent, or a download continued that brings no further byte
     part_bytes: int = 8 * 2**20  # larger files are uploaded in parts of this size
 
 
