@@ -15,7 +15,7 @@ from job.errors import JobError, code_of
 from job.run.context import Attempt
 from job.stages.fetch import fetch_dataset
 from job.stages.models import fetch_weights
-from job.storage import S3Settings, Storage, open_storage
+from job.storage import Storage, StorageSettings, open_storage
 from lora_engine import miniature
 from lora_engine.config.models import CaptionerConfig
 from tests.http_fault_proxy import HttpFaultProxy, Request, Throttle, always, matching
@@ -27,7 +27,7 @@ from tests.s3_server import S3Server
 
 
 def storage_of(url: str) -> Storage:
-    return open_storage("s3://any", S3Settings(endpoint_url=url, region="us-east-1", addressing_style="path"))
+    return open_storage("s3://any", StorageSettings(endpoint_url=url, region="us-east-1", addressing_style="path"))
 
 
 def at(url: str) -> str:
@@ -209,8 +209,8 @@ import sys
 from pathlib import Path
 
 from lora_engine.system.quiet import quiet_libraries
-from tests.job.stages.test_fetch import job_of, signs_of_life
 from job.stages.models import fetch_model
+from tests.job.stages.test_fetch import job_of, signs_of_life
 
 quiet_libraries()
 attempt, _ = job_of(Path(sys.argv[1]))

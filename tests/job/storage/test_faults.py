@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from job.errors import ExitCode, JobError
-from job.storage import S3Settings, Storage, join, open_storage
+from job.storage import Storage, join, open_storage
 from job.storage.files import DamagedObjectError, digest_of
+from job.storage.s3.settings import S3Settings
 from tests.fault_proxy import Fault, FaultProxy
 from tests.http_fault_proxy import Answer, Break, Delay, Drop, Flip, Throttle, Truncate, always, at_first, in_turn
 
