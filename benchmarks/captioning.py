@@ -22,6 +22,7 @@ from benchmarks.rounds import table, take_turns
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.images.squares import read_square, write_square
 from lora_engine.models.captioner import Captioner, load_captioner
+from lora_engine.models.files import LocalModel
 from lora_engine.system.device import find_device
 from lora_engine.system.malloc import keep_freed_blocks
 from scripts.miniature.architecture import make_blip
@@ -49,7 +50,7 @@ def main() -> None:
         model = options.model or folder / "blip"
         items = make_squares(folder / "squares", options.images)
         config = CaptionerConfig(source=str(model), batch_size=options.batch, max_new_tokens=options.tokens)
-        captioner = load_captioner(model, config, device)
+        captioner = load_captioner(LocalModel(model), config, device)
         loop = SingleImages(model, captioner.dtype, options.tokens, device)
         print(f"{len(items)} images, up to {options.tokens} tokens, {captioner.dtype}, batches of {options.batch}")
         ways = {"single images": partial(loop.caption, items), "captioning": partial(_caption, captioner, items)}

@@ -21,6 +21,7 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.evaluation.sampler import Sample, Sampler
 from lora_engine.models import stable_diffusion
+from lora_engine.models.files import LocalModel
 from lora_engine.system.device import DTYPES, find_device
 from lora_engine.system.malloc import keep_freed_blocks
 
@@ -47,10 +48,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         write_model(folder, options.width)
-        unet = stable_diffusion.load_unet(folder, DTYPES[options.precision], device)
+        unet = stable_diffusion.load_unet(LocalModel(folder), DTYPES[options.precision], device)
         lora.inject(unet, [(name, 0) for name in names], LoraConfig(rank=8, alpha=8))
         single, together = (
-            Sampler(folder, unet, config, options.resolution, at_once, device) for at_once in (1, 2 * options.prompts)
+            Sampler(LocalModel(folder), unet, config, options.resolution, at_once, device)
+            for at_once in (1, 2 * options.prompts)
         )
     print(
         f"UNet of width {options.width}, {options.precision}, {options.resolution}x{options.resolution}, "

@@ -55,7 +55,7 @@ def streamed(folder: Path, images: int, resolution: int, device: torch.device, d
     side = resolution // 8
     latents = write_shards(folder / "latents", ids, (2, 4, side, side), torch.float32)
     embeddings = write_shards(folder / "embeddings", [text_name(t) for t in texts], (TEXT_TOKENS, TEXT_WIDTH), dtype)
-    encoded = Encoded(tuple(ids), (), TensorFiles(latents), {}, tuple(texts), TensorFiles(embeddings))
+    encoded = Encoded(tuple(ids), (), TensorFiles(latents), {}, tuple(texts), {dtype: TensorFiles(embeddings)})
     return encoded.training_data(device, dtype, flips=False, resident=False)
 
 

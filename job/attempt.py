@@ -12,7 +12,7 @@ from job.manifest.schema import Manifest
 from job.preflight import check_access, check_device
 from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
-from job.run.context import Attempt, open_cache, open_run
+from job.run.context import new_attempt
 from job.run.status import spent_seconds
 from job.stages.train.followers import Followers, leading
 from job.storage.files import sweep_parts
@@ -65,8 +65,7 @@ def _attempt(
 
     stop.check()
     check_device(manifest, followers.processes)
-    run, cache = open_run(manifest, progress.moved), open_cache(manifest, progress.moved)
-    attempt = Attempt(manifest, run, cache, scratch, progress, stop, fenced)
+    attempt = new_attempt(manifest, scratch, progress, stop, fenced=fenced, moved=progress.moved)
     if decisions.is_done(attempt):
         progress.say("already done", run=attempt.run.root)
         return
@@ -83,7 +82,7 @@ def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Proces
         stop.at_once(_import_libraries)
         from job import pipeline
 
-        attempt = Attempt(manifest, open_run(manifest), open_cache(manifest), scratch, progress, stop)
+        attempt = new_attempt(manifest, scratch, progress, stop)
         pipeline.follow(attempt, processes)
 
 

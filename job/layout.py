@@ -1,5 +1,8 @@
 """Every key that a run writes, relative to its folder `<destination>/<name>`. Pure."""
 
+import re
+from dataclasses import dataclass
+
 MANIFEST = "manifest.yaml"
 RESOLVED = "resolved.json"
 ENVIRONMENT = "environment.json"
@@ -13,6 +16,31 @@ SUCCESS = "_SUCCESS"
 VARIANTS = "variants"
 COMMIT_NAME = "COMMIT.json"
 CACHE = ".cache"
+SAMPLE_INDEX_NAME = "samples.json"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One adapter of a run: a variant trained with one seed."""
+
+    variant: str
+    seed: int
+
+    @property
+    def adapter_name(self) -> str:
+        """The adapter's name within the UNet."""
+        return f"{self.variant}-seed-{self.seed}"
+
+
+def step_name(step: int) -> str:
+    """The name of a file or folder that belongs to one step, without a suffix."""
+    return f"step-{step:06d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step that `step_name` gave that name; None for a name that it gives to none."""
+    match = re.fullmatch(r"step-(\d{6,})", name)
+    return None if match is None else int(match[1])
 
 
 def unit_status(unit: str) -> str:
@@ -45,34 +73,39 @@ def thumbnail(image_id: str) -> str:
     return f"data/thumbnails/{image_id}.webp"
 
 
-def member(variant: str, seed: int) -> str:
-    """The folder of one adapter: a variant trained with one seed."""
-    return f"{VARIANTS}/{variant}/seed-{seed}"
+def member(of: Member) -> str:
+    """The folder of one adapter."""
+    return f"{VARIANTS}/{of.variant}/seed-{of.seed}"
 
 
-def metrics(variant: str, seed: int) -> str:
+def metrics(of: Member) -> str:
     """A row a step."""
-    return f"{member(variant, seed)}/metrics.jsonl"
+    return f"{member(of)}/metrics.jsonl"
 
 
-def validation(variant: str, seed: int) -> str:
+def validation(of: Member) -> str:
     """A row an evaluation."""
-    return f"{member(variant, seed)}/validation.jsonl"
+    return f"{member(of)}/validation.jsonl"
 
 
-def validation_losses(variant: str, seed: int, step: int) -> str:
+def validation_losses(of: Member, step: int) -> str:
     """The losses behind one row of `validation.jsonl`, shape [caption_set, image, timestep]."""
-    return f"{member(variant, seed)}/validation/step-{step:06d}.safetensors"
+    return f"{member(of)}/validation/{step_name(step)}.safetensors"
 
 
-def checkpoint(variant: str, seed: int, step: int) -> str:
+def checkpoint(of: Member, step: int) -> str:
     """The folder of one checkpoint."""
-    return f"{member(variant, seed)}/checkpoints/step-{step:06d}"
+    return f"{member(of)}/checkpoints/{step_name(step)}"
 
 
-def samples(variant: str, seed: int, step: int) -> str:
-    """The folder of the images that an adapter drew at one step."""
-    return f"{member(variant, seed)}/samples/step-{step:06d}"
+def all_samples(of: Member) -> str:
+    """The folder of what an adapter generated at any step."""
+    return f"{member(of)}/samples"
+
+
+def samples(of: Member, step: int) -> str:
+    """The folder of the images that an adapter generated at one step."""
+    return f"{all_samples(of)}/{step_name(step)}"
 
 
 def sample_name(prompt: int, sample_seed: int) -> str:
@@ -80,16 +113,16 @@ def sample_name(prompt: int, sample_seed: int) -> str:
     return f"prompt-{prompt:02d}-seed-{sample_seed}.png"
 
 
-def sample_index(variant: str, seed: int, step: int) -> str:
+def sample_index(of: Member, step: int) -> str:
     """What the images of a step are and how they measure; written after all of them."""
-    return f"{samples(variant, seed, step)}/samples.json"
+    return f"{samples(of, step)}/{SAMPLE_INDEX_NAME}"
 
 
-def best(variant: str, seed: int) -> str:
+def best(of: Member) -> str:
     """Which checkpoint has the lowest validation loss, and why it was chosen."""
-    return f"{member(variant, seed)}/best.json"
+    return f"{member(of)}/best.json"
 
 
-def final(variant: str, seed: int) -> str:
+def final(of: Member) -> str:
     """The last checkpoint."""
-    return f"{member(variant, seed)}/final.json"
+    return f"{member(of)}/final.json"

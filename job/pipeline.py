@@ -3,20 +3,19 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from job import layout
 from job.env import Shard
 from job.errors import ExitCode, JobError
-from job.manifest.packs import Pack, packs_of, resolve_variants, set_of_variant
+from job.manifest.packs import Pack, set_of_variant
 from job.process.faults import resource_errors
 from job.report.publish import publish_report
+from job.run.checkpoints import FinalPointer
 from job.run.context import Attempt
 from job.run.dataset import Captions, Images, source_fingerprint
-from job.run.decisions import is_prepared, resolve
+from job.run.decisions import Resolved, is_prepared, read_resolved, resolve
 from job.run.unit import unit_of
 from job.sharding import distribute_packs
 from job.stages.caption import caption
@@ -30,8 +29,8 @@ from job.stages.train.followers import Followers, Read, Start, Train, broadcasts
 from job.stages.train.pack_run import PackRun, is_finished
 from lora_engine.errors import DivergedError
 from lora_engine.models import stable_diffusion
-from lora_engine.models.files import model_sha256
-from lora_engine.system.device import DtypeName, find_device
+from lora_engine.models.files import LocalModel
+from lora_engine.system.device import find_device
 from lora_engine.system.distributed import Processes
 from lora_engine.system.malloc import keep_freed_blocks
 
@@ -47,7 +46,7 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
         DivergedError: adapters diverged; all else is done.
         HeldError: another process is at what is left, and this one was told of no other.
     """
-    device, packs, wait = _prepared_device(), packs_of(attempt.manifest), attempt.manifest.limits.lease_wait
+    device, packs, wait = _prepared_device(), attempt.packs, attempt.manifest.limits.lease_wait
     with resource_errors():
         fingerprint = source_fingerprint(attempt)
         # where others may find work, the preparation is worth waiting for as long as somebody is at it
@@ -55,7 +54,7 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
             models = fetch_models(prepare)
             images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
             resolved = resolve(prepare, images, models.base, models.captioner, device)
-            captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base))
+            captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base), device)
             study = _study(prepare, images, captions, models.base, resolved, device)
             measure_training_images(prepare, images)
         followers.read(fingerprint)
@@ -63,12 +62,12 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
     def train(pack: Pack, wait_minutes: float) -> None:
         with unit_of(attempt, pack.unit, wait_minutes) as unit:
             if not is_trained(pack):
-                pack_run = PackRun(unit, study, pack, device, _precision(resolved, pack), followers)
+                pack_run = PackRun(unit, study, pack, device, resolved.precision(pack), followers)
                 pack_run.run()
-                sample(unit, pack, study.model, pack_run.unet, device, models.scorer)
+                sample(unit, pack, study.model, pack_run.unet, device, models.clip)
 
     def is_trained(pack: Pack) -> bool:
-        return is_finished(attempt, pack) and has_samples(attempt, pack, models.scorer)
+        return is_finished(attempt, pack) and has_samples(attempt, pack, models.clip)
 
     distribute_packs(attempt, packs, shard, train)
     left = [pack for pack in packs if not is_trained(pack)]
@@ -92,7 +91,7 @@ def follow(attempt: Attempt, processes: Processes) -> None:
         JobError: what the first process ended with, or 46 when this one was started with something else.
         LostPeerError: the first process is gone.
     """
-    device, packs = _prepared_device(), packs_of(attempt.manifest)
+    device, packs = _prepared_device(), attempt.packs
     with resource_errors():
         for order in broadcasts(processes, attempt.stop):
             match order:
@@ -101,7 +100,7 @@ def follow(attempt: Attempt, processes: Processes) -> None:
                 case Start(index, micro_batches, states):
                     made: TrainablePack | None = None  # the last pack's is gone before another is there
                     pack = packs[index]
-                    made = make_trainable(attempt, study, pack, device, _precision(resolved, pack), processes)
+                    made = make_trainable(attempt, study, pack, device, resolved.precision(pack), processes)
                     made.trainer.restore(states)
                     made.trainer.use_micro_batches(micro_batches)
                 case Train(until, frozen):
@@ -119,23 +118,18 @@ def _prepared_device() -> torch.device:
     return device
 
 
-def _read(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[dict[str, Any], Study]:
+def _read(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[Resolved, Study]:
     """What another process has prepared: what was decided, and all that training needs."""
-    base, resolved = fetch_base(attempt), attempt.run.read_json(layout.RESOLVED) or {}
-    if not is_prepared(attempt, fingerprint) or resolved["models"]["base"]["sha256"] != model_sha256(base):
+    base, resolved = fetch_base(attempt), read_resolved(attempt)
+    if resolved is None or not is_prepared(attempt, fingerprint) or resolved.models.base.sha256 != base.sha256:
         raise JobError(
             ExitCode.CONFLICT,
             "This process has another manifest or base model than the first, with which it is to train.",
             "Start all of them with the same; pin base_model.revision.",
         )
     images = images_of(attempt, fingerprint, lambda: fetch_dataset(attempt))
-    captions = caption(attempt, images, None, stable_diffusion.load_tokenizer(base))
+    captions = caption(attempt, images, None, stable_diffusion.load_tokenizer(base), device)
     return resolved, _study(attempt, images, captions, base, resolved, device)
-
-
-def _precision(resolved: dict[str, Any], pack: Pack) -> DtypeName:
-    precision: DtypeName = resolved["packs"][pack.index]["precision"]
-    return precision
 
 
 @contextmanager
@@ -151,8 +145,8 @@ def _preparing(attempt: Attempt, fingerprint: str, wait_minutes: float) -> Itera
 
 def _require_converged(attempt: Attempt, packs: Sequence[Pack]) -> None:
     members = [member for pack in packs for member in pack.members]
-    finals = {member: attempt.run.read_json(layout.final(*member)) or {} for member in members}
-    diverged = {member: step for member, final in finals.items() if (step := final.get("diverged_at")) is not None}
+    finals = {member: attempt.run.read_stored(layout.final(member), FinalPointer) for member in members}
+    diverged = {m: final.diverged_at for m, final in finals.items() if final and final.diverged_at is not None}
     if diverged:
         where = "; ".join(f"{member.variant}, seed {member.seed} at step {step}" for member, step in diverged.items())
         raise DivergedError(
@@ -162,15 +156,15 @@ def _require_converged(attempt: Attempt, packs: Sequence[Pack]) -> None:
 
 
 def _study(
-    attempt: Attempt, images: Images, captions: Captions, model: Path, resolved: dict[str, Any], device: torch.device
+    attempt: Attempt, images: Images, captions: Captions, model: LocalModel, resolved: Resolved, device: torch.device
 ) -> Study:
-    precision = resolved["packs"][0]["precision"]
-    flips = any(pack.training.random_flip for pack in packs_of(attempt.manifest))
+    precisions = [resolved.precision(pack) for pack in attempt.packs]
+    flips = any(pack.training.random_flip for pack in attempt.packs)
     return Study(
-        variants={variant.name: variant for variant in resolve_variants(attempt.manifest)},
+        variants={variant.name: variant for variant in attempt.variants},
         set_of_variant=set_of_variant(attempt.manifest),
         captions=captions,
-        encoded=encode_all(attempt, images, captions, model, device, precision, flips=flips),
+        encoded=encode_all(attempt, images, captions, model, device, precisions, flips=flips),
         model=model,
-        started_at=resolved["started_at"],
+        started_at=resolved.started_at,
     )

@@ -59,12 +59,13 @@ def make_plan(manifest: Manifest) -> Plan:
     """
     images = _count_images(manifest)
     held_out = None if images is None else _held_out(manifest, images)
-    packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in packs_of(manifest))
+    trained = packs_of(manifest)
+    packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in trained)
     checkpoints = sum(len(pack.members) * pack.checkpoints for pack in packs)
     parameters = sum(len(p.members) * p.checkpoints * p.rank for p in packs) * estimate.PARAMETERS_PER_RANK
     samples = manifest.evaluation.samples
-    drawn = 0 if samples is None else len(samples.prompts) * len(samples.seeds)
-    other_files = sum(len(p.members) * (2 * p.checkpoints + 6 + drawn * _drawings(manifest, p)) for p in packs)
+    sampled = 0 if samples is None else len(samples.prompts) * len(samples.seeds)
+    other_files = sum(len(p.members) * (2 * p.checkpoints + 6 + sampled * _samplings(manifest, p)) for p in packs)
     warnings = [
         f"{', '.join(p.members)}: {p.epochs:.0f} epochs over the training images invite memorisation"
         for p in packs
@@ -79,14 +80,14 @@ def make_plan(manifest: Manifest) -> Plan:
         files=4 * checkpoints + other_files + (images or 0) + len(caption_sets(manifest)) + 8,
         checkpoint_bytes=parameters * _CHECKPOINT_BYTES,
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
-        memory_bytes=max(_memory(manifest, pack) for pack in packs_of(manifest)),
+        memory_bytes=max(_memory(manifest, pack) for pack in trained),
         training_hours=_hours(manifest, packs),
         warnings=tuple(warnings),
     )
 
 
-def _drawings(manifest: Manifest, pack: PackPlan) -> int:
-    """How often a member draws its samples."""
+def _samplings(manifest: Manifest, pack: PackPlan) -> int:
+    """How often a member generates its samples."""
     samples = manifest.evaluation.samples
     return 1 if samples is None or samples.when == "end" else pack.checkpoints + 1
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 
 from job import layout
 from job.env import Shard
-from job.errors import ExitCode, JobError, code_of
+from job.errors import JobError, code_of
 from job.manifest.packs import Pack
 from job.run.context import Attempt
 from job.run.lease import HeldError
+from job.run.status import Status
 from lora_engine.errors import EngineError
 
 
@@ -40,8 +41,9 @@ def _try(attempt: Attempt, pack: Pack, train: Callable[[Pack, float], None], *, 
 
     A foreign pack that fails so that trying again would end the same is for its own shard to fail with.
     """
-    if foreign and (cause := _failed_for_good(attempt, pack)):
-        attempt.progress.warn(f"{pack.unit} failed before and is left to its own process: {cause}")
+    status = attempt.run.read_stored(layout.unit_status(pack.unit), Status) if foreign else None
+    if status is not None and status.failed_for_good:
+        attempt.progress.warn(f"{pack.unit} failed before and is left to its own process: {status.cause}")
         return True
     try:
         train(pack, 0)
@@ -53,10 +55,3 @@ def _try(attempt: Attempt, pack: Pack, train: Callable[[Pack, float], None], *, 
         attempt.stop.check()  # a limit of the whole run is no fault of the pack
         attempt.progress.warn(f"{pack.unit} failed and is left to its own process: {error}")
     return True
-
-
-def _failed_for_good(attempt: Attempt, pack: Pack) -> str | None:
-    """What ended another attempt at the pack, if it would end the next."""
-    status = attempt.run.read_json(layout.unit_status(pack.unit)) or {}
-    final = status.get("state") == "failed" and ExitCode(status["exit_code"]).is_final
-    return str(status["cause"]) if final else None

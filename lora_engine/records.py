@@ -1,8 +1,7 @@
 """Frozen records that are handed from stage to stage and written as JSON lines. Torch-free."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Split = Literal["train", "validation"]
 
@@ -45,17 +44,6 @@ class CaptionRecord:
     raw: tuple[str | None, ...]  # each text before cleaning and hints; None where the strategy has no source text
     tokens: tuple[int, ...]  # how many tokens each text has, start and end included
     truncated: tuple[bool, ...]  # whether words of each were cut: to fit the text encoder, or past 2000 characters
-
-
-def caption_from_row(row: Mapping[str, Any]) -> CaptionRecord:
-    """Turn a row of `data/captions/<set>.jsonl`, as JSON gives it, into a record.
-
-    Raises:
-        KeyError, TypeError: it lacks a field, or one is no list.
-    """
-    return CaptionRecord(
-        row["id"], tuple(row["texts"]), tuple(row["raw"]), tuple(row["tokens"]), tuple(row["truncated"])
-    )
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.layout import Member
 from job.report.losses import final_losses_per_image, recheck, recheck_choices
 from job.report.samples import sample_points, training_measures
 from job.report.schema import (
@@ -23,18 +24,23 @@ from job.report.schema import (
     Difference,
     EvaluationPoint,
     Fairness,
+    File,
     MemberReport,
     PackReport,
     TrainPoint,
 )
-from job.run.checkpoints import committed_steps, read_commit
+from job.run.checkpoints import BestPointer, Commit, FinalPointer, committed_steps, read_commit
+from job.run.decisions import PackDecision, Resolved
+from job.run.status import Status
 from job.storage.folder import RunFolder
 from lora_engine.captions.lint import lint
 from lora_engine.evaluation.line_art import Measures
 from lora_engine.evaluation.statistics import CONFIDENCE, FEWEST_SEEDS, paired_difference
-from lora_engine.records import caption_from_row
+from lora_engine.records import CaptionRecord, ImageRecord, StepRecord, ValidationRecord
 
 _TRAIN_POINTS = 100
+
+Model = TypeVar("Model")
 
 
 def build_comparison(run: RunFolder) -> Comparison:
@@ -43,41 +49,46 @@ def build_comparison(run: RunFolder) -> Comparison:
     Raises:
         JobError: 46 when a file is missing or two files contradict each other.
     """
-    resolved = _json(run, layout.RESOLVED)
-    images = _rows(run, layout.IMAGES)
+    resolved = _stored(run, layout.RESOLVED, Resolved)
+    images = _rows(run, layout.IMAGES, ImageRecord)
     training = training_measures(run)
     members = [
-        _member(run, resolved, pack, member["variant"], member["seed"], training)
-        for pack in resolved["packs"]
-        for member in pack["members"]
+        _member(run, resolved, pack.index, member, training) for pack in resolved.packs for member in pack.members
     ]
     fair = _fair(members)
     differences = _differences(run, resolved, members, images)
     return Comparison(
-        name=resolved["manifest"]["name"],
+        name=resolved.manifest.name,
         data=_data(images),
-        data_sha256=resolved["data_sha256"],
-        models=resolved["models"],
-        packs=[_pack(pack) for pack in resolved["packs"]],
+        data_sha256=resolved.data_sha256,
+        models=resolved.models.model_dump(mode="json"),
+        packs=[_pack(pack) for pack in resolved.packs],
         members=members,
         differences=differences,
         fair=fair,
-        captions={name: _lint(run, name) for name in resolved["caption_sets"]},
-        timing=_timing(run, len(resolved["packs"])),
-        environment=_json(run, layout.ENVIRONMENT),
+        captions={name: _lint(run, name) for name in resolved.caption_sets},
+        timing=_timing(run, len(resolved.packs)),
+        environment=_environment(run),
         notes=_notes(resolved, fair, members, differences),
     )
 
 
-def _json(run: RunFolder, key: str) -> dict[str, Any]:
-    value = run.read_json(key)
+def _environment(run: RunFolder) -> dict[str, Any]:
+    value = run.read_json(layout.ENVIRONMENT)
+    if value is None:
+        raise _missing(run, layout.ENVIRONMENT)
+    return value
+
+
+def _stored(run: RunFolder, key: str, kind: type[Model]) -> Model:
+    value = run.read_stored(key, kind)
     if value is None:
         raise _missing(run, key)
     return value
 
 
-def _rows(run: RunFolder, key: str) -> list[dict[str, Any]]:
-    rows = run.read_jsonl(key)
+def _rows(run: RunFolder, key: str, kind: type[Model]) -> list[Model]:
+    rows = run.read_rows(key, kind)
     if rows is None:
         raise _missing(run, key)
     return rows
@@ -89,95 +100,112 @@ def _missing(run: RunFolder, key: str) -> JobError:
     )
 
 
-def _data(images: Sequence[dict[str, Any]]) -> DataCounts:
-    used = [row for row in images if row["split"] is not None]
+def _data(images: Sequence[ImageRecord]) -> DataCounts:
+    used = [image for image in images if image.used]
     return DataCounts(
         files=len(images),
-        train=sum(row["split"] == "train" for row in used),
-        validation=sum(row["split"] == "validation" for row in used),
-        groups=len({row["group"] for row in used}),
-        duplicates=sum(row["duplicate_of"] is not None for row in images),
-        ignored=sum(row["ignored"] for row in images),
-        rejected=dict(sorted(Counter(row["rejected"] for row in images if row["rejected"]).items())),
+        train=sum(image.split == "train" for image in used),
+        validation=sum(image.split == "validation" for image in used),
+        groups=len({image.group for image in used}),
+        duplicates=sum(image.duplicate_of is not None for image in images),
+        ignored=sum(image.ignored for image in images),
+        rejected=dict(sorted(Counter(image.rejected for image in images if image.rejected).items())),
     )
 
 
-def _pack(pack: dict[str, Any]) -> PackReport:
+def _pack(pack: PackDecision) -> PackReport:
     return PackReport(
-        index=pack["index"],
-        members=[f"{member['variant']}/seed-{member['seed']}" for member in pack["members"]],
-        precision=pack["precision"],
-        differs=pack["differs"],
+        index=pack.index,
+        members=[f"{member.variant}/seed-{member.seed}" for member in pack.members],
+        precision=pack.precision,
+        differs=list(pack.differs),
     )
 
 
 def _member(
-    run: RunFolder,
-    resolved: dict[str, Any],
-    pack: dict[str, Any],
-    variant: str,
-    seed: int,
-    training: Sequence[Measures] | None,
+    run: RunFolder, resolved: Resolved, pack: int, member: Member, training: Sequence[Measures] | None
 ) -> MemberReport:
-    metrics = _rows(run, layout.metrics(variant, seed))
-    validation = [EvaluationPoint(**_without(row, "images")) for row in _rows(run, layout.validation(variant, seed))]
-    if not validation or validation[0].step != 0:
-        raise JobError(
-            ExitCode.CONFLICT,
-            f"{run.uri(layout.validation(variant, seed))} has no row of step 0, the base model, to compare with.",
-            "Remove _SUCCESS, and final.json beside that file, then run the manifest again to score the base model.",
-        )
-    for point in validation:
-        recheck(run, variant, seed, point, resolved["manifest"]["evaluation"]["timesteps"])
-    commits = [read_commit(run, variant, seed, step) for step in committed_steps(run, variant, seed)]
+    metrics = _rows(run, layout.metrics(member), StepRecord)
+    validation = _validation(run, resolved, member)
+    commits = [read_commit(run, member, step) for step in committed_steps(run, member)]
     if not commits or not metrics:
-        raise _missing(run, layout.metrics(variant, seed) if commits else layout.checkpoint(variant, seed, 0))
-    rates = [row["images_per_second"] for row in metrics]
-    chosen, final = run.read_json(layout.best(variant, seed)), Choice(**_json(run, layout.final(variant, seed)))
-    best = None if chosen is None else Choice(**chosen)
-    recheck_choices(run, variant, seed, best, final, validation)
-    trained_until = metrics[-1]["step"] if final.diverged_at is None else final.diverged_at
+        raise _missing(run, layout.metrics(member) if commits else layout.checkpoint(member, 0))
+    best, final = _choices(run, member, validation)
+    trained_until = metrics[-1].step if final.diverged_at is None else final.diverged_at
     return MemberReport(
-        variant=variant,
-        seed=seed,
-        pack=pack["index"],
-        caption_set=resolved["set_of_variant"][variant],
-        steps=metrics[-1]["step"],
-        skipped_steps=sum(row["skipped"] for row in metrics if row["step"] <= trained_until),
+        variant=member.variant,
+        seed=member.seed,
+        pack=pack,
+        caption_set=resolved.set_of_variant[member.variant],
+        steps=metrics[-1].step,
+        skipped_steps=sum(row.skipped for row in metrics if row.step <= trained_until),
         diverged_at=final.diverged_at,
-        images_per_second=float(np.median(rates)),
+        images_per_second=float(np.median([row.images_per_second for row in metrics])),
         base_loss=validation[0].loss,
         final_loss=final.loss if final.diverged_at is None else None,
         validation=validation,
         train=_train_points(metrics),
-        samples=sample_points(run, variant, seed, training),
+        samples=sample_points(run, member, training),
         best=best,
         final=final,
-        checkpoints=[Checkpoint(step=c["step"], weights_sha256=c["weights_sha256"], files=c["files"]) for c in commits],
+        checkpoints=[_checkpoint(commit) for commit in commits],
         fairness=Fairness(
-            initial_weights_sha256=commits[0]["initial_weights_sha256"],
-            order_sha256=_chained(row["order_sha256"] for row in metrics),
-            timesteps_sha256=_chained(row["timesteps_sha256"] for row in metrics),
-            noise_sha256=_chained(row["noise_sha256"] for row in metrics),
+            initial_weights_sha256=commits[0].initial_weights_sha256,
+            order_sha256=_chained(row.order_sha256 for row in metrics),
+            timesteps_sha256=_chained(row.timesteps_sha256 for row in metrics),
+            noise_sha256=_chained(row.noise_sha256 for row in metrics),
         ),
     )
+
+
+def _validation(run: RunFolder, resolved: Resolved, member: Member) -> list[EvaluationPoint]:
+    """The evaluations of a member, each held against the losses that it was derived from.
+
+    Raises:
+        JobError: 46 when the base model was not scored, or a number is not what the losses give.
+    """
+    key = layout.validation(member)
+    points = [EvaluationPoint(**_without(asdict(row), "images")) for row in _rows(run, key, ValidationRecord)]
+    if not points or points[0].step != 0:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(key)} has no row of step 0, the base model, to compare with.",
+            "Remove _SUCCESS, and final.json beside that file, then run the manifest again to score the base model.",
+        )
+    for point in points:
+        recheck(run, member, point, resolved.manifest.evaluation.timesteps)
+    return points
+
+
+def _choices(run: RunFolder, member: Member, validation: Sequence[EvaluationPoint]) -> tuple[Choice | None, Choice]:
+    """The best checkpoint, None where none could be scored, and the last one."""
+    chosen = run.read_stored(layout.best(member), BestPointer)
+    best = None if chosen is None else Choice(**chosen.model_dump())
+    final = Choice(**_stored(run, layout.final(member), FinalPointer).model_dump())
+    recheck_choices(run, member, best, final, validation)
+    return best, final
+
+
+def _checkpoint(commit: Commit) -> Checkpoint:
+    files = [File(**asdict(entry)) for entry in commit.files]
+    return Checkpoint(step=commit.step, weights_sha256=commit.weights_sha256, files=files)
 
 
 def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
     return {k: value for k, value in row.items() if k != key}
 
 
-def _train_points(metrics: Sequence[dict[str, Any]]) -> list[TrainPoint]:
+def _train_points(metrics: Sequence[StepRecord]) -> list[TrainPoint]:
     size = math.ceil(len(metrics) / _TRAIN_POINTS)
     points = []
     for start in range(0, len(metrics), size):
         window = metrics[start : start + size]
-        losses = [row["loss"] for row in window if row["loss"] is not None]
-        points.append(TrainPoint(step=window[-1]["step"], loss=sum(losses) / len(losses) if losses else None))
+        losses = [row.loss for row in window if row.loss is not None]
+        points.append(TrainPoint(step=window[-1].step, loss=sum(losses) / len(losses) if losses else None))
     return points
 
 
-def _chained(hashes: Any) -> str:
+def _chained(hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
@@ -189,20 +217,20 @@ def _fair(members: Sequence[MemberReport]) -> dict[str, bool]:
 
 
 def _differences(
-    run: RunFolder, resolved: dict[str, Any], members: Sequence[MemberReport], images: Sequence[dict[str, Any]]
+    run: RunFolder, resolved: Resolved, members: Sequence[MemberReport], images: Sequence[ImageRecord]
 ) -> list[Difference]:
     """Of every pair of variants: seed by seed, and over the seeds that both have, if these are enough."""
     losses: dict[str, dict[int, npt.NDArray[np.float64]]] = {}
     scored_on: dict[str, list[str]] = {}
     for member in members:
         if member.diverged_at is None:
-            ids, values = final_losses_per_image(run, member.variant, member.seed, member.steps)
+            ids, values = final_losses_per_image(run, Member(member.variant, member.seed), member.steps)
             losses.setdefault(member.variant, {})[member.seed] = values
             scored_on[f"{member.variant}, seed {member.seed}"] = ids
     ids = _the_same(scored_on)
-    group_of = {row["id"]: row["group"] for row in images if row["split"] == "validation"}
+    group_of = {image.id: image.group for image in images if image.split == "validation"}
     groups = np.array([group_of[i] for i in ids])
-    settings = {name: _without(own, "captions") for name, own in resolved["identity"]["variants"].items()}
+    settings = {name: (own.lora, own.training) for name, own in resolved.identity.variants.items()}
     pairs: list[tuple[str, str, int | None, npt.NDArray[np.float64]]] = []
     for a, b in combinations(losses, 2):
         both = {seed: own - losses[b][seed] for seed, own in losses[a].items() if seed in losses[b]}
@@ -237,16 +265,17 @@ def _the_same(scored_on: dict[str, list[str]]) -> list[str]:
 
 
 def _lint(run: RunFolder, name: str) -> dict[str, Any]:
-    return asdict(lint([caption_from_row(row) for row in _rows(run, layout.captions(name))]))
+    return asdict(lint(_rows(run, layout.captions(name), CaptionRecord)))
 
 
 def _timing(run: RunFolder, packs: int) -> dict[str, dict[str, float]]:
     units = ["prepare", *(f"pack-{index}" for index in range(packs))]
-    return {unit: (run.read_json(layout.unit_status(unit)) or {}).get("stages", {}) for unit in units}
+    statuses = {unit: run.read_stored(layout.unit_status(unit), Status) for unit in units}
+    return {unit: status.stages if status else {} for unit, status in statuses.items()}
 
 
 def _notes(
-    resolved: dict[str, Any], fair: dict[str, bool], members: Sequence[MemberReport], differences: Sequence[Difference]
+    resolved: Resolved, fair: dict[str, bool], members: Sequence[MemberReport], differences: Sequence[Difference]
 ) -> list[str]:
     notes = [
         "Loss is denoising error on held-out images, not picture quality: a lower loss need not look better.",
@@ -260,16 +289,16 @@ def _notes(
             f"With fewer than {FEWEST_SEEDS} seeds to compare, a difference{which} is that of these adapters, not of "
             "the caption strategies."
         )
-    for pack in resolved["packs"]:
-        if pack["differs"]:
-            names = ", ".join(f"{member['variant']}" for member in pack["members"])
-            notes.append(f"Not like for like: {names} also differ in {', '.join(pack['differs'])}.")
+    for pack in resolved.packs:
+        if pack.differs:
+            names = ", ".join(member.variant for member in pack.members)
+            notes.append(f"Not like for like: {names} also differ in {', '.join(pack.differs)}.")
     notes += [
         f"{m.variant}, seed {m.seed}, diverged and was frozen at step {m.diverged_at}; it is not compared."
         for m in members
         if m.diverged_at is not None
     ]
-    if not resolved.get("fenced", True):
+    if not resolved.fenced:
         notes.append("The store ignores conditional writes: nothing kept a second process from writing this run.")
     notes += [
         f"Seed {seed}: the members did not see the same weights, order or noise." for seed in fair if not fair[seed]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.layout import Member
 from job.report.schema import Choice, EvaluationPoint
 from job.run.checkpoints import committed_steps
 from job.storage.folder import RunFolder
@@ -19,13 +20,13 @@ from lora_engine.records import ValidationRecord
 _TOLERANCE = 1e-6  # relative
 
 
-def read_losses(run: RunFolder, variant: str, seed: int, step: int) -> EvaluationLosses:
+def read_losses(run: RunFolder, member: Member, step: int) -> EvaluationLosses:
     """The losses of an adapter in its evaluation at a step.
 
     Raises:
         JobError: 46 when the file is missing or damaged.
     """
-    key = layout.validation_losses(variant, seed, step)
+    key = layout.validation_losses(member, step)
     data, problem = run.read(key), "missing"
     if data is not None:
         try:
@@ -37,16 +38,14 @@ def read_losses(run: RunFolder, variant: str, seed: int, step: int) -> Evaluatio
     )
 
 
-def final_losses_per_image(
-    run: RunFolder, variant: str, seed: int, step: int
-) -> tuple[list[str], npt.NDArray[np.float64]]:
+def final_losses_per_image(run: RunFolder, member: Member, step: int) -> tuple[list[str], npt.NDArray[np.float64]]:
     """Ids, and each image's primary loss."""
-    found = read_losses(run, variant, seed, step)
+    found = read_losses(run, member, step)
     losses_ENT = found.losses_ENT.astype(np.float64)
     return list(found.scored.image_ids), primary_losses(losses_ENT, found.scored.caption_sets).mean(axis=(0, 2))
 
 
-def recheck(run: RunFolder, variant: str, seed: int, point: EvaluationPoint, curve_timesteps: int) -> None:
+def recheck(run: RunFolder, member: Member, point: EvaluationPoint, curve_timesteps: int) -> None:
     """Recompute an evaluation's numbers from its array.
 
     Args:
@@ -55,7 +54,7 @@ def recheck(run: RunFolder, variant: str, seed: int, point: EvaluationPoint, cur
     Raises:
         JobError: 46 when they are not what `validation.jsonl` says.
     """
-    stored = read_losses(run, variant, seed, point.step)
+    stored = read_losses(run, member, point.step)
     losses_ENT, scored = stored.losses_ENT.astype(np.float64), stored.scored
     columns = np.stack([curve_columns(i, curve_timesteps, losses_ENT.shape[2]) for i in scored.image_ids])
     found, said = summarise(point.step, losses_ENT, scored.caption_sets, columns), point
@@ -64,15 +63,15 @@ def recheck(run: RunFolder, variant: str, seed: int, point: EvaluationPoint, cur
     if not all(math.isclose(*pair, rel_tol=_TOLERANCE) for pair in pairs):
         raise JobError(
             ExitCode.CONFLICT,
-            f"{variant}, seed {seed}, step {point.step}: validation.jsonl says {said.loss:.8g}, on the curve "
-            f"{said.curve_loss:.8g}, but the losses that it was derived from give {found.loss:.8g} and "
+            f"{member.variant}, seed {member.seed}, step {point.step}: validation.jsonl says {said.loss:.8g}, on the "
+            f"curve {said.curve_loss:.8g}, but the losses that it was derived from give {found.loss:.8g} and "
             f"{found.curve_loss:.8g}.",
             "One of the two files was changed; restore it, or run under another name: --set name=...",
         )
 
 
 def recheck_choices(
-    run: RunFolder, variant: str, seed: int, best: Choice | None, final: Choice, points: Sequence[EvaluationPoint]
+    run: RunFolder, member: Member, best: Choice | None, final: Choice, points: Sequence[EvaluationPoint]
 ) -> None:
     """Choose the best again, among the evaluations of checkpoints that are there, and look the last one up.
 
@@ -82,13 +81,13 @@ def recheck_choices(
     loss_of = {point.step: point.loss for point in points}
     wrong = None
     if final.diverged_at is None and final.loss != loss_of.get(final.step):
-        wrong = layout.final(variant, seed), final
+        wrong = layout.final(member), final
     if best is not None:
-        kept = {best.step, *committed_steps(run, variant, seed)}
+        kept = {best.step, *committed_steps(run, member)}
         rows = [ValidationRecord(**point.model_dump(), images=0) for point in points if point.step in kept]
         chosen = choose_best(rows) if best.step in loss_of else None
         if chosen is None or (chosen.step, chosen.loss) != (best.step, best.loss):
-            wrong = layout.best(variant, seed), best
+            wrong = layout.best(member), best
     if wrong is not None:
         key, choice = wrong
         raise JobError(

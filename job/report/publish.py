@@ -1,19 +1,32 @@
-"""Writes the report of a run."""
+"""Writes the report of a run. What the report consists of is one list: a key, and what renders its bytes."""
+
+from collections.abc import Callable
 
 from job import layout
 from job.report.build import build_comparison
 from job.report.curves import plot_curves
 from job.report.samples import plot_grid
 from job.report.schema import Comparison
-from job.storage.folder import RunFolder
+from job.storage.folder import RunFolder, json_bytes
+
+Render = Callable[[RunFolder, Comparison], bytes | None]  # None where the run has nothing to show there
+
+ARTEFACTS: tuple[tuple[str, Render], ...] = (
+    (layout.COMPARISON, lambda _, comparison: json_bytes(comparison.model_dump(mode="json"))),
+    (layout.CURVES, lambda _, comparison: plot_curves(comparison)),
+    (layout.GRID, plot_grid),
+)
 
 
 def publish_report(run: RunFolder) -> Comparison:
-    """Build the report from the run's artifacts and write it."""
+    """Build the comparison from the run's artifacts, and write all that shows it.
+
+    Raises:
+        JobError: 46 when an artifact is missing, unreadable or contradicts another.
+    """
     comparison = build_comparison(run)
-    run.write_json(layout.COMPARISON, comparison.model_dump(mode="json"))
-    run.write(layout.CURVES, plot_curves(comparison))
-    grid = plot_grid(run, comparison)
-    if grid is not None:
-        run.write(layout.GRID, grid)
+    for key, render in ARTEFACTS:
+        data = render(run, comparison)
+        if data is not None:
+            run.write(key, data)
     return comparison

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +9,10 @@ from PIL import Image
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.layout import Member
 from job.report.figures import plain_labels
 from job.report.schema import Comparison, MemberReport, SamplePoint
+from job.run.samples import SampleIndex
 from job.storage.folder import RunFolder
 from lora_engine.evaluation import clip_score
 from lora_engine.evaluation.line_art import Measures, distances
@@ -23,13 +24,10 @@ _TILE = 96  # pixels
 
 def training_measures(run: RunFolder) -> list[Measures] | None:
     """Of every training image; None where no samples were asked for."""
-    rows = run.read_jsonl(layout.TRAINING_MEASURES)
-    if rows is None:
-        return None
-    return [Measures(**{name: value for name, value in row.items() if name != "id"}) for row in rows]
+    return run.read_rows(layout.TRAINING_MEASURES, Measures)
 
 
-def sample_points(run: RunFolder, variant: str, seed: int, training: Sequence[Measures] | None) -> list[SamplePoint]:
+def sample_points(run: RunFolder, member: Member, training: Sequence[Measures] | None) -> list[SamplePoint]:
     """A point for every step at which an adapter drew as it did at its last one, ascending.
 
     Pictures of other prompts or settings cannot be compared to those, and are left out.
@@ -38,11 +36,11 @@ def sample_points(run: RunFolder, variant: str, seed: int, training: Sequence[Me
         JobError: 46 when there are samples but no measures of the training images.
     """
     found = {}
-    for key, _ in run.list(f"{layout.member(variant, seed)}/samples"):
-        if key.endswith("/samples.json"):
-            index = run.read_json(key)
-            assert index is not None, "it was listed a moment ago"
-            found[int(key.split("/")[-2].removeprefix("step-"))] = index
+    for key, _ in run.list(layout.all_samples(member)):
+        *_, folder, name = key.split("/")
+        step = layout.step_of(folder)
+        if name == layout.SAMPLE_INDEX_NAME and step is not None:
+            found[step] = _index(run, member, step)
     if found and training is None:
         raise JobError(
             ExitCode.CONFLICT,
@@ -52,23 +50,29 @@ def sample_points(run: RunFolder, variant: str, seed: int, training: Sequence[Me
     return [
         _point(step, found[step], training or [])
         for step in sorted(found)
-        if found[step]["settings"] == found[max(found)]["settings"]
+        if found[step].settings == found[max(found)].settings
     ]
 
 
-def _point(step: int, index: dict[str, Any], training: Sequence[Measures]) -> SamplePoint:
-    images = index["images"]
-    found = distances((Measures(**image["line_art"]) for image in images), training)
-    own = [image["prompt"] for image in images]
-    scored = all(image["clip_cosines"] is not None for image in images)
-    cosines = np.array([image["clip_cosines"] for image in images]) if scored else None
-    several = len(set(index["settings"]["prompts"])) > 1
+def _index(run: RunFolder, member: Member, step: int) -> SampleIndex:
+    index = run.read_stored(layout.sample_index(member, step), SampleIndex)
+    assert index is not None, "it was listed a moment ago"
+    return index
+
+
+def _point(step: int, index: SampleIndex, training: Sequence[Measures]) -> SamplePoint:
+    images = index.images
+    found = distances((image.line_art for image in images), training)
+    own = [image.prompt for image in images]
+    scored = all(image.clip_cosines is not None for image in images)
+    cosines = np.array([image.clip_cosines for image in images]) if scored else None
+    several = len(set(index.settings.prompts)) > 1
     return SamplePoint(
         step=step,
         images=len(images),
         clip_score=None if cosines is None else clip_score.score(cosines, own),
         clip_retrieval=clip_score.retrieval(cosines, own) if cosines is not None and several else None,
-        clip_sha256=index["settings"]["clip_sha256"],
+        clip_sha256=index.settings.clip_sha256,
         line_art_distance=sum(found.values()) / len(found),
         line_art=found,
     )
@@ -96,22 +100,20 @@ def _chosen(steps: Sequence[int]) -> list[int]:
 
 def _block(run: RunFolder, member: MemberReport, steps: Sequence[int]) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Pixels of one member, a row a prompt and a column a step, and the prompts."""
-    drawn = [point.step for point in member.samples]
-    where = (member.variant, member.seed)
-    indices = {s: run.read_json(layout.sample_index(*where, s)) for s in {*steps, drawn[-1]} if s in drawn}
-    last = indices[drawn[-1]]
-    assert last is not None, "its point was built from it"
-    prompts = last["settings"]["prompts"][:_PROMPTS]
+    sampled = [point.step for point in member.samples]
+    where = Member(member.variant, member.seed)
+    indices = {step: _index(run, where, step) for step in {*steps, sampled[-1]} if step in sampled}
+    prompts = indices[sampled[-1]].settings.prompts[:_PROMPTS]
     columns = []
     for step in steps:
         index = indices.get(step)
         if index is None:
             columns.append(np.full((_TILE * len(prompts), _TILE, 3), 255, np.uint8))
             continue
-        files = {image["prompt"]: image["file"] for image in reversed(index["images"])}  # the first seed's
-        folder = layout.samples(*where, step)
+        files = {image.prompt: image.file for image in reversed(index.images)}  # the first seed's
+        folder = layout.samples(where, step)
         columns.append(np.concatenate([_tile(run, f"{folder}/{files[at]}") for at in range(len(prompts))]))
-    return np.concatenate(columns, axis=1), prompts
+    return np.concatenate(columns, axis=1), list(prompts)
 
 
 def _tile(run: RunFolder, key: str) -> npt.NDArray[np.uint8]:

@@ -1,30 +1,83 @@
 """The commit protocol: a checkpoint exists when its `COMMIT.json` does. Data first, commit last; removal in reverse."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+
+from pydantic import Field
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.layout import Member
 from job.storage import Digest
 from job.storage.folder import RunFolder
+from job.storage.stored import StoredJson
 from lora_engine.records import FileEntry
 
-_COMMIT = re.compile(rf"/step-(\d{{6,}})/{re.escape(layout.COMMIT_NAME)}$")  # not a copy that somebody made beside it
+_COMMIT = re.compile(rf"/([^/]+)/{re.escape(layout.COMMIT_NAME)}$")
 
 
-def publish(
-    run: RunFolder, folder: Path, variant: str, seed: int, step: int, files: Sequence[FileEntry], facts: dict[str, Any]
-) -> None:
-    """Upload a checkpoint's files, then commit it.
+class Commit(StoredJson):
+    """`COMMIT.json`: which files a checkpoint consists of, and how it came about."""
+
+    schema_version: int = Field(default=1, alias="schema")
+    variant: str
+    seed: int
+    step: int
+    files: tuple[FileEntry, ...]
+    parent: int | None = None  # the step of the checkpoint before
+    manifest_sha256: str | None = None
+    weights_sha256: str
+    initial_weights_sha256: str
+    epoch: int | None = None  # of the lease under which it was written; None where the store keeps no leases
+    processes: int = 1  # that trained together
+
+    @property
+    def member(self) -> Member:
+        """Whose checkpoint it is."""
+        return Member(self.variant, self.seed)
+
+    def file(self, name: str) -> FileEntry:
+        """The entry of a file.
+
+        Raises:
+            KeyError: the checkpoint has no such file.
+        """
+        for entry in self.files:
+            if entry.path == name:
+                return entry
+        raise KeyError(name)
+
+
+class Pointer(StoredJson):
+    """A checkpoint that is singled out. The loss is None where the adapter had diverged and was not scored."""
+
+    step: int
+    loss: float | None
+    checkpoint: str  # its folder, below the member's
+    sha256: str  # of the file in kohya's format
+
+
+class BestPointer(Pointer):
+    """`best.json`: the checkpoint with the lowest validation loss, and why it was chosen."""
+
+    rule: str
+    reason: str
+
+
+class FinalPointer(Pointer):
+    """`final.json`: the last checkpoint of a member that is trained."""
+
+    diverged_at: int | None = None  # the step at which the member was frozen; None where it was not
+
+
+def publish(run: RunFolder, folder: Path, commit: Commit) -> None:
+    """Upload the files that a commit lists, which lie in `folder`, then write the commit.
 
     Raises:
         JobError: 50 when the store received other bytes than were written.
     """
-    root = layout.checkpoint(variant, seed, step)
-    for entry in files:
+    root = layout.checkpoint(commit.member, commit.step)
+    for entry in commit.files:
         stored = run.upload(folder / entry.path, f"{root}/{entry.path}")
         if stored != Digest(entry.size, entry.sha256):
             raise JobError(
@@ -32,39 +85,36 @@ def publish(
                 f"{root}/{entry.path} changed while it was uploaded.",
                 "Start the job again; it continues from the checkpoint before.",
             )
-    commit = {"schema": 1, "variant": variant, "seed": seed, "step": step, "files": [asdict(f) for f in files]}
-    run.write_json(f"{root}/{layout.COMMIT_NAME}", commit | facts)
+    run.write_stored(f"{root}/{layout.COMMIT_NAME}", commit)
 
 
-def committed_steps(run: RunFolder, variant: str, seed: int) -> tuple[int, ...]:
-    """Steps of an adapter's committed checkpoints, ascending."""
-    prefix = f"{layout.member(variant, seed)}/checkpoints"
-    found = (_COMMIT.search(key) for key, _ in run.list(prefix))
-    return tuple(sorted(int(match[1]) for match in found if match is not None))
+def committed_steps(run: RunFolder, member: Member) -> tuple[int, ...]:
+    """Steps of a member's committed checkpoints, ascending; a copy that somebody made beside them is none."""
+    found = (_COMMIT.search(key) for key, _ in run.list(f"{layout.member(member)}/checkpoints"))
+    steps = (layout.step_of(match[1]) for match in found if match is not None)
+    return tuple(sorted(step for step in steps if step is not None))
 
 
-def is_there(run: RunFolder, variant: str, seed: int, step: int) -> bool:
+def is_there(run: RunFolder, member: Member, step: int) -> bool:
     """Whether a checkpoint is committed and its files have the sizes that the commit lists. Reads none of them."""
     try:
-        wanted = {entry["path"]: entry["size"] for entry in read_commit(run, variant, seed, step)["files"]}
-    except (KeyError, TypeError):
-        return False
+        wanted = {entry.path: entry.size for entry in read_commit(run, member, step).files}
     except JobError as error:
         if error.code == ExitCode.CONFLICT:
             return False
         raise
-    sizes = {key.rpartition("/")[2]: info.size for key, info in run.list(layout.checkpoint(variant, seed, step))}
+    sizes = {key.rpartition("/")[2]: info.size for key, info in run.list(layout.checkpoint(member, step))}
     return wanted.items() <= sizes.items()
 
 
-def read_commit(run: RunFolder, variant: str, seed: int, step: int) -> dict[str, Any]:
-    """A checkpoint's commit.
+def read_commit(run: RunFolder, member: Member, step: int) -> Commit:
+    """The commit of a checkpoint.
 
     Raises:
-        JobError: 46 when there is none.
+        JobError: 46 when there is none, or when it is no commit.
     """
-    key = f"{layout.checkpoint(variant, seed, step)}/{layout.COMMIT_NAME}"
-    commit = run.read_json(key)
+    key = f"{layout.checkpoint(member, step)}/{layout.COMMIT_NAME}"
+    commit = run.read_stored(key, Commit)
     if commit is None:
         raise JobError(
             ExitCode.CONFLICT, f"{run.uri(key)} is missing.", "Restore it, or start under another name: --set name=..."
@@ -72,16 +122,21 @@ def read_commit(run: RunFolder, variant: str, seed: int, step: int) -> dict[str,
     return commit
 
 
-def fetch_file(run: RunFolder, commit: dict[str, Any], name: str, path: Path) -> None:
-    """Download one file of a checkpoint, checking what the commit says of it."""
-    entry = next(file for file in commit["files"] if file["path"] == name)
-    root = layout.checkpoint(commit["variant"], commit["seed"], commit["step"])
-    run.download(f"{root}/{name}", path, Digest(entry["size"], entry["sha256"]))
+def fetch_file(run: RunFolder, commit: Commit, name: str, path: Path) -> None:
+    """Download one file of a checkpoint to `path`, and check that it is what the commit lists.
+
+    Raises:
+        DamagedObjectError: 50 when it is something else.
+        KeyError: the commit lists no such file.
+    """
+    entry = commit.file(name)
+    root = layout.checkpoint(commit.member, commit.step)
+    run.download(f"{root}/{name}", path, Digest(entry.size, entry.sha256))
 
 
-def remove(run: RunFolder, variant: str, seed: int, step: int) -> None:
+def remove(run: RunFolder, member: Member, step: int) -> None:
     """Take a checkpoint back: first its commit, so that it is never listed incomplete."""
-    root = layout.checkpoint(variant, seed, step)
+    root = layout.checkpoint(member, step)
     run.delete(f"{root}/{layout.COMMIT_NAME}")
     for key, _ in list(run.list(root)):
         run.delete(key)

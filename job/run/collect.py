@@ -5,6 +5,7 @@ from pathlib import Path
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.run.checkpoints import Commit
 from job.storage import Digest, ObjectInfo, is_remote
 from job.storage.files import digest_of, local_errors
 from job.storage.folder import RunFolder
@@ -72,9 +73,9 @@ def _expected(run: RunFolder, items: dict[str, tuple[ObjectInfo, Path]]) -> dict
     expected = {}
     for key in items:
         folder, _, name = key.rpartition("/")
-        commit = run.read_json(key) if name == layout.COMMIT_NAME else None
-        for file in commit["files"] if commit else ():
-            expected[f"{folder}/{file['path']}"] = Digest(file["size"], file["sha256"])
+        commit = run.read_stored(key, Commit) if name == layout.COMMIT_NAME else None
+        for file in commit.files if commit else ():
+            expected[f"{folder}/{file.path}"] = Digest(file.size, file.sha256)
     return expected
 
 

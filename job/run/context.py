@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job import layout
+from job.manifest.packs import Pack, ResolvedVariant, packs_of, resolve_variants
 from job.manifest.schema import Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
-from job.storage import S3Settings, open_storage
+from job.storage import open_storage
 from job.storage.folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at one run."""
+    """One try of one process at a run. `new_attempt` makes one."""
 
     manifest: Manifest
+    variants: tuple[ResolvedVariant, ...]
+    packs: tuple[Pack, ...]
     run: RunFolder
     cache: RunFolder
     workdir: Path  # scratch of this machine; may vanish between attempts
@@ -34,6 +37,21 @@ class Attempt:
         return self.workdir / "cache" / kind / key
 
 
+def new_attempt(
+    manifest: Manifest,
+    workdir: Path,
+    progress: Progress,
+    stop: StopFlag,
+    *,
+    fenced: bool = True,
+    moved: Callable[[], None] = lambda: None,
+) -> Attempt:
+    """An attempt at the manifest's run; `moved` is called, in any thread, as bytes of large objects move."""
+    variants, packs = resolve_variants(manifest), packs_of(manifest)
+    run, cache = open_run(manifest, moved), open_cache(manifest, moved)
+    return Attempt(manifest, variants, packs, run, cache, workdir, progress, stop, fenced)
+
+
 def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
     """The folder of the manifest's run; `moved` as `open_storage` has it."""
     settings = manifest.output_storage()
@@ -44,7 +62,7 @@ def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> Ru
 
 def open_cache(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
     """The cache that all runs of a destination share; `moved` as `open_storage` has it."""
-    settings: S3Settings = manifest.output_storage()
+    settings = manifest.output_storage()
     root = manifest.output.cache
     if root is None:
         destination = manifest.output.destination

@@ -5,12 +5,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
 from job.storage import Storage, is_remote, open_storage
 from job.storage.local import LocalStorage
+from job.storage.stored import StoredJson
 from lora_engine.records import CaptionRecord, ImageRecord, SourceFile
+
+
+class SourceStamp(StoredJson):
+    """`data/source.json`: what `data/images.jsonl` was made from, and how. Written after it."""
+
+    fingerprint: str  # see `source_fingerprint`
+    pixels: str  # names the preprocessing and its version
+    preprocess: dict[str, Any]
+    split: dict[str, Any]
+
 
 Captions = dict[str, tuple[CaptionRecord, ...]]  # caption set to a record an image, in the order of the ids
 

@@ -1,22 +1,92 @@
 """What is decided once for a run, and kept in `resolved.json`: later attempts read the decision."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from pydantic import ConfigDict, Field
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.manifest.packs import Pack, packs_of, set_of_variant
+from job.layout import Member
+from job.manifest.packs import Pack, set_of_variant
 from job.process.versions import environment
 from job.run.context import Attempt
-from job.run.dataset import Images, source_fingerprint
-from job.run.identity import has_more_steps, identity, identity_conflicts
+from job.run.dataset import Images, SourceStamp, source_fingerprint
+from job.run.identity import Identity, has_more_steps, identity, identity_conflicts
+from job.run.status import Status
+from job.storage.stored import StoredJson
 from lora_engine.images.split import data_sha256
-from lora_engine.models.files import model_sha256
+from lora_engine.models.files import LocalModel
 from lora_engine.system.device import DtypeName, has_bf16, resolve_precision
+
+
+class PackDecision(StoredJson):
+    """What is decided for one pack."""
+
+    index: int
+    members: tuple[Member, ...]
+    differs: tuple[str, ...] = ()  # dotted fields in which the pack is not like pack 0
+    precision: DtypeName
+
+
+class ModelDecision(StoredJson):
+    """A frozen model that the run was begun with."""
+
+    source: str
+    sha256: str
+
+
+class ModelDecisions(StoredJson):
+    """The frozen models that decide what is trained."""
+
+    base: ModelDecision
+    captioner: ModelDecision | None = None
+
+
+class SeenEvaluation(StoredJson):
+    """The part of the manifest's `evaluation` that later attempts and reports ask for."""
+
+    model_config = ConfigDict(extra="allow")
+
+    timesteps: int
+    samples: dict[str, Any] | None = None
+
+
+class SeenManifest(StoredJson):
+    """The manifest as an attempt read it, all defaults filled in. What a later version adds is kept as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    base_model: dict[str, Any]
+    captioner: dict[str, Any] | None = None
+    evaluation: SeenEvaluation
+
+
+class Resolved(StoredJson):
+    """`resolved.json`: all that the manifest leaves open, and what makes the run the same run."""
+
+    schema_version: int = Field(default=1, alias="schema")
+    started_at: float  # of the first attempt, seconds since 1970
+    manifest: SeenManifest
+    identity: Identity
+    fenced: bool = True  # whether the store keeps a second writer out
+    data_sha256: str
+    caption_sets: tuple[str, ...]
+    set_of_variant: dict[str, str]
+    packs: tuple[PackDecision, ...]
+    models: ModelDecisions
+
+    def precision(self, pack: Pack) -> DtypeName:
+        """The dtype that the pack's frozen base computes in."""
+        return self.packs[pack.index].precision
+
+
+def read_resolved(attempt: Attempt) -> Resolved | None:
+    """What earlier attempts have decided; None where there was none that came so far."""
+    return attempt.run.read_stored(layout.RESOLVED, Resolved)
 
 
 def is_done(attempt: Attempt) -> bool:
@@ -25,114 +95,99 @@ def is_done(attempt: Attempt) -> bool:
     Raises:
         JobError: 46 when the name belongs to another run, as far as that can be told before anything is fetched.
     """
-    stored = attempt.run.read_json(layout.RESOLVED)
+    stored = read_resolved(attempt)
     if stored is None:
         return False
-    data, models = stored["data_sha256"], {k: v["sha256"] for k, v in stored["models"].items() if v}
-    current = identity(attempt.manifest, data_sha256=data, models=models)
+    models = {what: model.sha256 for what, model in stored.models if model is not None}
+    current = identity(attempt.manifest, data_sha256=stored.data_sha256, models=models)
     _refuse_conflicts(attempt, stored, current)
-    if not attempt.run.exists(layout.SUCCESS) or has_more_steps(stored["identity"], current):
+    if not attempt.run.exists(layout.SUCCESS) or has_more_steps(stored.identity, current):
         return False
-    now, then = attempt.manifest.model_dump(mode="json"), stored["manifest"]
-    if now["evaluation"]["samples"] != then["evaluation"]["samples"]:
+    now, then = SeenManifest.model_validate(attempt.manifest.model_dump(mode="json")), stored.manifest
+    if now.evaluation.samples != then.evaluation.samples:
         return False
-    # of other names and listings, only what they hold can tell whether it is the same
-    source = attempt.run.read_json(layout.SOURCE)
-    same_data = source is not None and source["fingerprint"] == source_fingerprint(attempt)
-    return same_data and all(now[key] == then[key] for key in ("base_model", "captioner"))
+    # Of other names and listings, only what they hold can tell whether it is the same.
+    source = attempt.run.read_stored(layout.SOURCE, SourceStamp)
+    same_data = source is not None and source.fingerprint == source_fingerprint(attempt)
+    return same_data and (now.base_model, now.captioner) == (then.base_model, then.captioner)
 
 
 def is_prepared(attempt: Attempt, fingerprint: str) -> bool:
     """Whether a process with this manifest has made all that training needs, of the source with that fingerprint."""
-    keys = (layout.unit_status("prepare"), layout.SOURCE, layout.RESOLVED)
-    status, source, stored = (attempt.run.read_json(key) for key in keys)
-    if not (status and source and stored) or status["state"] != "done":
+    status = attempt.run.read_stored(layout.unit_status("prepare"), Status)
+    source, stored = attempt.run.read_stored(layout.SOURCE, SourceStamp), read_resolved(attempt)
+    if status is None or source is None or stored is None or status.state != "done":
         return False
-    same = stored["manifest"] == attempt.manifest.model_dump(mode="json")
-    return same and bool(source["fingerprint"] == fingerprint)
+    same = stored.manifest.model_dump(mode="json") == attempt.manifest.model_dump(mode="json")
+    return same and source.fingerprint == fingerprint
 
 
 def resolve(
-    attempt: Attempt, images: Images, base: Path, captioner: Path | None, device: torch.device
-) -> dict[str, Any]:
-    """Decide what the manifest leaves open, unless an earlier attempt has. `base` and `captioner` are models on disk.
+    attempt: Attempt, images: Images, base: LocalModel, captioner: LocalModel | None, device: torch.device
+) -> Resolved:
+    """Decide what the manifest leaves open, unless an earlier attempt has.
 
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
     """
-    hashes = {"base": model_sha256(base)}
-    if captioner is not None:
-        hashes["captioner"] = model_sha256(captioner)
-    current = identity(attempt.manifest, data_sha256=data_sha256(images.records), models=hashes)
-    stored = attempt.run.read_json(layout.RESOLVED)
+    models = {"base": base.sha256} | ({} if captioner is None else {"captioner": captioner.sha256})
+    current = identity(attempt.manifest, data_sha256=data_sha256(images.records), models=models)
+    stored = read_resolved(attempt)
     if stored is not None:
         _refuse_conflicts(attempt, stored, current)
-    resolved = _decide(attempt, hashes, current, stored, device)
-    if not has_bf16(device) and any(pack["precision"] == "bf16" for pack in resolved["packs"]):
+    resolved = _decide(attempt, models, current, stored, device)
+    if not has_bf16(device) and any(pack.precision == "bf16" for pack in resolved.packs):
         attempt.progress.warn("training.precision is bf16, which this device emulates: fp32 would be many times faster")
     if resolved != stored:
         attempt.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
         dump = yaml.safe_dump(attempt.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         attempt.run.write(layout.MANIFEST, dump.encode())
         attempt.run.write_json(layout.ENVIRONMENT, environment(device))
-        attempt.run.write_json(layout.RESOLVED, resolved)  # last: the rest is there
+        attempt.run.write_stored(layout.RESOLVED, resolved)  # last: the rest is there
     return resolved
 
 
 def _decide(
-    attempt: Attempt,
-    models: dict[str, str],
-    current: dict[str, Any],
-    stored: dict[str, Any] | None,
-    device: torch.device,
-) -> dict[str, Any]:
+    attempt: Attempt, models: dict[str, str], current: Identity, stored: Resolved | None, device: torch.device
+) -> Resolved:
     manifest = attempt.manifest
-    sources = {"base": manifest.base_model, "captioner": manifest.captioner}
-    return {
-        "schema": 1,
-        "started_at": time.time() if stored is None else stored["started_at"],
-        "manifest": manifest.model_dump(mode="json"),
-        "identity": current,
-        "fenced": attempt.fenced,
-        "data_sha256": current["data"],
-        "caption_sets": list(dict.fromkeys(set_of_variant(manifest).values())),
-        "set_of_variant": set_of_variant(manifest),
-        "packs": [_decided_pack(pack, stored, device) for pack in packs_of(manifest)],
-        "models": {
-            what: {"source": config.source, "sha256": models[what]} if config is not None and what in models else None
-            for what, config in sources.items()
-        },
-    }
+    base = ModelDecision(source=manifest.base_model.source, sha256=models["base"])
+    captioner = None
+    if manifest.captioner is not None and "captioner" in models:
+        captioner = ModelDecision(source=manifest.captioner.source, sha256=models["captioner"])
+    sets = set_of_variant(manifest)
+    return Resolved(
+        started_at=time.time() if stored is None else stored.started_at,
+        manifest=SeenManifest.model_validate(manifest.model_dump(mode="json")),
+        identity=current,
+        fenced=attempt.fenced,
+        data_sha256=current.data,
+        caption_sets=tuple(dict.fromkeys(sets.values())),
+        set_of_variant=sets,
+        packs=tuple(_decided_pack(pack, stored, device) for pack in attempt.packs),
+        models=ModelDecisions(base=base, captioner=captioner),
+    )
 
 
-def _decided_pack(pack: Pack, stored: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
-    precision: DtypeName = resolve_precision(pack.training.precision, device)
+def _decided_pack(pack: Pack, stored: Resolved | None, device: torch.device) -> PackDecision:
+    precision = resolve_precision(pack.training.precision, device)
     if stored is not None:
-        precision = resolve_precision(stored["packs"][pack.index]["precision"], device)
-    return {
-        "index": pack.index,
-        "members": _members(pack),
-        "differs": list(pack.differs),
-        "precision": precision,
-    }
+        precision = resolve_precision(stored.precision(pack), device)
+    return PackDecision(index=pack.index, members=pack.members, differs=pack.differs, precision=precision)
 
 
-def _refuse_conflicts(attempt: Attempt, stored: dict[str, Any], current: dict[str, Any]) -> None:
-    conflicts = identity_conflicts(stored["identity"], current)
+def _refuse_conflicts(attempt: Attempt, stored: Resolved, current: Identity) -> None:
+    conflicts = identity_conflicts(stored.identity, current)
     if conflicts:
         raise JobError(
             ExitCode.CONFLICT,
             f"{attempt.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
             "Give this one another name: --set name=...",
         )
-    if [pack["members"] for pack in stored["packs"]] != [_members(pack) for pack in packs_of(attempt.manifest)]:
+    if [pack.members for pack in stored.packs] != [pack.members for pack in attempt.packs]:
         raise JobError(
             ExitCode.CONFLICT,
             f"{attempt.run.root} holds a run of this name whose adapters train in other packs: of those that train "
             "together, some are to have more steps than others.",
             "Let training.steps grow for all of them, or give this one another name: --set name=...",
         )
-
-
-def _members(pack: Pack) -> list[dict[str, Any]]:
-    return [member._asdict() for member in pack.members]

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
-from job.storage import ObjectInfo, S3Settings, Storage, name_of, open_storage
+from job.storage import ObjectInfo, Storage, StorageSettings, name_of, open_storage
 from job.storage.files import DamagedObjectError, MissingObjectError, etag_of
 from job.storage.transfer import download_all
 from job.storage.uris import as_folder
@@ -29,7 +29,7 @@ def require_path(path: Path, what: str, code: ExitCode) -> None:
         )
 
 
-def fetch_object(attempt: Attempt, source: str, settings: S3Settings, folder: Path) -> Path:
+def fetch_object(attempt: Attempt, source: str, settings: StorageSettings, folder: Path) -> Path:
     """One object, under its own name."""
     storage = open_storage(source, settings, attempt.progress.moved)
     info = storage.head(source)
@@ -41,7 +41,7 @@ def fetch_object(attempt: Attempt, source: str, settings: S3Settings, folder: Pa
 
 
 def fetch_prefix(
-    attempt: Attempt, source: str, settings: S3Settings, folder: Path, wanted: Callable[[str], bool]
+    attempt: Attempt, source: str, settings: StorageSettings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
     """Every object below `source` whose key is wanted, copied into `folder`, in the order of the keys."""
     storage, start = open_storage(source, settings, attempt.progress.moved), len(as_folder(source))

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from job.manifest.overrides import different_fields
 from job.manifest.packs import resolve_variants
 from job.manifest.schema import Manifest
+from job.storage.stored import StoredJson
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.captions import CaptionsConfig
 from lora_engine.config.data import PreprocessConfig, SplitConfig
@@ -21,36 +22,60 @@ _SCORING = {"every", "timesteps", "final_timesteps"}
 _CAPTIONS: TypeAdapter[Any] = TypeAdapter(CaptionsConfig)
 
 
-def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str]) -> dict[str, Any]:
+class VariantIdentity(StoredJson):
+    """One variant, all that it overrides merged in."""
+
+    captions: dict[str, Any]
+    lora: dict[str, Any]
+    training: dict[str, Any]
+
+
+class Identity(StoredJson):
+    """The values in which two starts of one run agree. Those that a later version adds are kept, and so differ."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seeds: tuple[int, ...]
+    base_model: str  # SHA-256 of its files
+    data: str  # SHA-256 of the images and of how they are split
+    split: dict[str, Any]
+    preprocess: dict[str, Any]
+    captioner: dict[str, Any] | None
+    evaluation: dict[str, Any]
+    split_packs_by: tuple[str, ...] = ()
+    variants: dict[str, VariantIdentity]
+
+
+def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str]) -> Identity:
     """Seeds, base, data, preprocessing, captioner, variants and how they train.
 
     The split decides what is held out and the evaluation's timesteps what the losses mean, so they belong to it.
     Limits, storage, destinations and samples do not.
     """
     captioner = manifest.captioner
-    return {
-        "seeds": list(manifest.seeds),
-        "base_model": models["base"],
-        "data": data_sha256,
-        "split": manifest.dataset.split.model_dump(mode="json"),
-        "preprocess": manifest.preprocess.model_dump(mode="json"),
-        "captioner": None
+    return Identity(
+        seeds=manifest.seeds,
+        base_model=models["base"],
+        data=data_sha256,
+        split=manifest.dataset.split.model_dump(mode="json"),
+        preprocess=manifest.preprocess.model_dump(mode="json"),
+        captioner=None
         if captioner is None
         else captioner.model_dump(mode="json", exclude=_NOT_IDENTITY) | {"sha256": models["captioner"]},
-        "evaluation": manifest.evaluation.model_dump(mode="json", include=_SCORING),
-        "split_packs_by": sorted(set(manifest.split_packs_by)),
-        "variants": {
-            variant.name: {
-                "captions": variant.captions.model_dump(mode="json"),
-                "lora": variant.lora.model_dump(mode="json"),
-                "training": variant.training.model_dump(mode="json"),
-            }
+        evaluation=manifest.evaluation.model_dump(mode="json", include=_SCORING),
+        split_packs_by=tuple(sorted(set(manifest.split_packs_by))),
+        variants={
+            variant.name: VariantIdentity(
+                captions=variant.captions.model_dump(mode="json"),
+                lora=variant.lora.model_dump(mode="json"),
+                training=variant.training.model_dump(mode="json"),
+            )
             for variant in resolve_variants(manifest)
         },
-    }
+    )
 
 
-def identity_conflicts(stored: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[str, ...]:
+def identity_conflicts(stored: Identity, current: Identity) -> tuple[str, ...]:
     """Dotted fields in which a stored identity and this one cannot be the same run.
 
     `steps` may grow under a constant schedule, whose rate does not depend on them.
@@ -58,34 +83,33 @@ def identity_conflicts(stored: Mapping[str, Any], current: Mapping[str, Any]) ->
     return tuple(field for field in _different(stored, current) if not _steps_grew(field, stored, current))
 
 
-def has_more_steps(stored: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+def has_more_steps(stored: Identity, current: Identity) -> bool:
     """Whether this identity, which does not conflict with a stored one, has more to train."""
     return bool(_different(stored, current))
 
 
-def _different(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    return different_fields(_with_defaults(stored), current, "")
+def _different(stored: Identity, current: Identity) -> list[str]:
+    return different_fields(_with_defaults(stored), current.model_dump(mode="json"), "")
 
 
-def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _with_defaults(stored: Identity) -> dict[str, Any]:
     """A stored identity with the defaults of fields that are newer than it."""
-    captioner = stored["captioner"]
+    captioner = stored.captioner
     if captioner is not None:
         defaults = CaptionerConfig(source="unknown").model_dump(mode="json", exclude=_NOT_IDENTITY)
         captioner = defaults | captioner
-    return dict(stored) | {
-        "split": SplitConfig().model_dump(mode="json") | stored["split"],
-        "preprocess": PreprocessConfig().model_dump(mode="json") | stored["preprocess"],
+    return stored.model_dump(mode="json") | {
+        "split": SplitConfig().model_dump(mode="json") | stored.split,
+        "preprocess": PreprocessConfig().model_dump(mode="json") | stored.preprocess,
         "captioner": captioner,
-        "split_packs_by": stored.get("split_packs_by", []),
-        "evaluation": EvaluationConfig().model_dump(mode="json", include=_SCORING) | stored["evaluation"],
+        "evaluation": EvaluationConfig().model_dump(mode="json", include=_SCORING) | stored.evaluation,
         "variants": {
             name: {
-                "captions": _filled(_CAPTIONS, variant["captions"]),
-                "lora": _filled(TypeAdapter(LoraConfig), variant["lora"]),
-                "training": _filled(TypeAdapter(TrainingConfig), variant["training"]),
+                "captions": _filled(_CAPTIONS, variant.captions),
+                "lora": _filled(TypeAdapter(LoraConfig), variant.lora),
+                "training": _filled(TypeAdapter(TrainingConfig), variant.training),
             }
-            for name, variant in stored["variants"].items()
+            for name, variant in stored.variants.items()
         },
     }
 
@@ -98,10 +122,10 @@ def _filled(kind: TypeAdapter[Any], stored: Any) -> Any:
         return stored
 
 
-def _steps_grew(field: str, stored: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+def _steps_grew(field: str, stored: Identity, current: Identity) -> bool:
     parts = field.split(".")
     if parts[0] != "variants" or parts[2:] != ["training", "steps"]:
         return False
-    before = stored["variants"][parts[1]]["training"]
-    after = current["variants"][parts[1]]["training"]
-    return bool(after["schedule"]["name"] == "constant" and after["steps"] > before["steps"])
+    before, after = stored.variants[parts[1]].training["steps"], current.variants[parts[1]].training["steps"]
+    grew = isinstance(before, int) and after > before
+    return grew and bool(current.variants[parts[1]].training["schedule"]["name"] == "constant")

@@ -6,7 +6,6 @@ between the two, by the write's own precondition. The lease's file is never dele
 """
 
 import hashlib
-import json
 import os
 import secrets
 import socket
@@ -17,16 +16,40 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from job import layout
 from job.errors import ExitCode, JobError
 from job.process.stop import StopFlag
 from job.storage import Digest, ObjectInfo, Storage, Stored
 from job.storage.folder import RunFolder
+from job.storage.stored import StoredJson
 
 _RENEWALS = 4  # while a lease lasts
 _POLL_SECONDS = 1.0
+
+
+class ProcessRecord(StoredJson):
+    """The process that holds a lease, for those that share its kernel and its namespace of processes."""
+
+    boot: str  # the kernel's id of its own start
+    namespace: int
+    pid: int
+    started: int | None  # ticks after the kernel's start
+
+
+class LeaseRecord(StoredJson):
+    """`lease.json`: who writes a unit's files. What an unreadable file says is nothing, as by default."""
+
+    epoch: int = 0  # grows with every process that takes the lease
+    holder: str | None = None
+    host: str = "?"
+    process: ProcessRecord | None = None
+    released: bool = False
+    seconds: float | None = None  # for which the lease lasts unrenewed
+    write: str | None = None  # a nonce: no two writes are alike, so no two etags are
+    updated: str | None = None  # for people
 
 
 class HeldError(JobError):
@@ -96,24 +119,25 @@ class Lease:
         if stored is None:
             return self._write(epoch=1, etag=None)
         record = _parsed(stored)
-        silent = looks.unchanged_seconds(stored.etag) >= float(record.get("seconds", self._times.seconds))
-        if record.get("released") or silent or _is_dead(record.get("process")):
-            return self._write(epoch=int(record.get("epoch", 0)) + 1, etag=stored.etag)
+        lasts_seconds = self._times.seconds if record.seconds is None else record.seconds
+        silent = looks.unchanged_seconds(stored.etag) >= lasts_seconds
+        if record.released or silent or _is_dead(record.process):
+            return self._write(epoch=record.epoch + 1, etag=stored.etag)
         return False
 
     def _write(self, epoch: int, etag: str | None, *, released: bool = False) -> bool:
         began = _now()
-        record = {
-            "epoch": epoch,
-            "holder": self._holder,
-            "host": socket.gethostname(),
-            "process": _this_process(),
-            "released": released,
-            "seconds": self._times.seconds,
-            "write": secrets.token_hex(8),  # no two writes are alike, so no two etags are
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),  # for people
-        }
-        written = self._storage.write_if(self._uri, json.dumps(record, indent=2).encode(), etag)
+        record = LeaseRecord(
+            epoch=epoch,
+            holder=self._holder,
+            host=socket.gethostname(),
+            process=_this_process(),
+            released=released,
+            seconds=self._times.seconds,
+            write=secrets.token_hex(8),
+            updated=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        written = self._storage.write_if(self._uri, record.model_dump_json(indent=2).encode(), etag)
         if written is None:
             return False
         self._etag, self._renewed, self.epoch = written, began, epoch
@@ -134,7 +158,7 @@ class Lease:
             if self._ended.is_set() or self._write(self.epoch, self._etag):
                 return
             stored = self._storage.fetch(self._uri)
-            if stored is not None and _parsed(stored).get("holder") == self._holder:
+            if stored is not None and _parsed(stored).holder == self._holder:
                 self._etag = stored.etag  # an earlier renewal whose answer was lost
                 if self._write(self.epoch, self._etag):
                     return
@@ -232,18 +256,16 @@ class FencedStorage:
         self._storage.delete(uri)
 
 
-def _parsed(stored: Stored) -> dict[str, Any]:
+def _parsed(stored: Stored) -> LeaseRecord:
     try:
-        record = json.loads(stored.data)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
+        return LeaseRecord.model_validate_json(stored.data)
+    except ValidationError:
+        return LeaseRecord()
 
 
 def _described(stored: Stored | None) -> str:
-    record = _parsed(stored) if stored else {}
-    process = record.get("process") or {}
-    return f"process {process.get('pid', '?')} on {record.get('host', '?')}, epoch {record.get('epoch', '?')}"
+    record = _parsed(stored) if stored else LeaseRecord()
+    return f"process {record.process.pid if record.process else '?'} on {record.host}, epoch {record.epoch or '?'}"
 
 
 def _now() -> float:
@@ -251,26 +273,26 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _this_process() -> dict[str, Any] | None:
+def _this_process() -> ProcessRecord | None:
     """What tells this process from any other before or after it, for those that share its kernel and namespace."""
     try:
-        return {
-            "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            "namespace": Path("/proc/self/ns/pid").stat().st_ino,
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-        }
+        return ProcessRecord(
+            boot=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            namespace=Path("/proc/self/ns/pid").stat().st_ino,
+            pid=os.getpid(),
+            started=_started(os.getpid()),
+        )
     except OSError:
         return None
 
 
-def _is_dead(process: dict[str, Any] | None) -> bool:
+def _is_dead(process: ProcessRecord | None) -> bool:
     """Whether the process ran where this one would see it, and is gone."""
     here = _this_process()
-    if not process or not here or any(process.get(key) != here[key] for key in ("boot", "namespace")):
+    if process is None or here is None or (process.boot, process.namespace) != (here.boot, here.namespace):
         return False
     try:
-        return bool(_started(int(process["pid"])) != process["started"])
+        return _started(process.pid) != process.started
     except (FileNotFoundError, ProcessLookupError):
         return True
 

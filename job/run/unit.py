@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from job import layout
 from job.errors import JobError, code_of
@@ -16,6 +15,7 @@ from job.process.faults import resource_errors
 from job.process.progress import Stage
 from job.run.context import Attempt
 from job.run.lease import LeaseTimes, held
+from job.run.status import Status
 
 _SECONDS = 5.0
 
@@ -62,11 +62,10 @@ def _shown(attempt: Attempt, unit: str) -> Iterator[None]:
         code = code_of(error)
         state = "preempted" if code.is_stop else "failed"
         cause, remedy = getattr(error, "cause", str(error)), getattr(error, "remedy", "")
-        end = {"state": state, "exit_code": int(code), "cause": cause[:1500], "remedy": remedy[:500]}
         with contextlib.suppress(JobError):  # the error at hand says more than a store that cannot be written
-            writer.write(end)
+            writer.write(state, exit_code=int(code), cause=cause[:1500], remedy=remedy[:500])
         raise
-    writer.write({"state": "done", "exit_code": 0})
+    writer.write("done", exit_code=0)
 
 
 class _Writer:
@@ -75,12 +74,12 @@ class _Writer:
     def __init__(self, attempt: Attempt, unit: str) -> None:
         self._attempt, self._unit = attempt, unit
         self._key = layout.unit_status(unit)
-        self._started = _now()
+        self._started = datetime.now(UTC)
         self._before = dict(attempt.progress.seconds)
-        earlier = attempt.run.read_json(self._key) or {}
-        self._earlier_seconds = float(earlier.get("seconds", 0.0))
-        self._earlier_stages: dict[str, float] = earlier.get("stages", {})
-        self._facts: dict[str, Any] = {}
+        earlier = attempt.run.read_stored(self._key, Status)
+        self._earlier_seconds = earlier.seconds if earlier else 0.0
+        self._earlier_stages = earlier.stages if earlier else {}
+        self._facts: dict[str, object] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="status", daemon=True)
 
@@ -98,22 +97,20 @@ class _Writer:
     def _loop(self) -> None:
         while True:
             try:
-                self.write({"state": "running"})
+                self.write("running")
             except JobError as error:
                 self._attempt.progress.warn(f"status.json could not be written: {error.cause}")
             if self._ended.wait(_SECONDS):
                 return
 
-    def write(self, end: dict[str, Any]) -> None:
-        """Write the status now."""
+    def write(self, state: str, **end: object) -> None:
+        """Write the status now; `end` is what there is to say of a unit that has ended."""
         stages = dict(self._earlier_stages)
         for name, seconds in dict(self._attempt.progress.seconds).items():
             if (spent := seconds - self._before.get(name, 0.0)) > 0:
                 stages[name] = round(stages.get(name, 0.0) + spent, 3)
-        total = self._earlier_seconds + (datetime.now(UTC) - datetime.fromisoformat(self._started)).total_seconds()
-        status = {"unit": self._unit, "started": self._started, "updated": _now(), "stages": stages, "seconds": total}
-        self._attempt.run.write_json(self._key, status | self._facts | end)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+        now = datetime.now(UTC)
+        facts = {"unit": self._unit, "state": state, "started": self._started, "updated": now, "stages": stages}
+        facts["seconds"] = self._earlier_seconds + (now - self._started).total_seconds()
+        status = Status.model_validate(facts | self._facts | end)
+        self._attempt.run.write_json(self._key, status.model_dump(mode="json", exclude_none=True))

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
+
+import torch
 
 from job import layout
 from job.manifest.packs import caption_sets
@@ -16,12 +17,13 @@ from lora_engine.captions.strategies import caption_record, needs_captioner, nee
 from lora_engine.images.prepare import pixels_key
 from lora_engine.images.sidecars import read_sidecars
 from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner
-from lora_engine.models.files import model_sha256
-from lora_engine.records import CaptionRecord, caption_from_row
-from lora_engine.system.device import find_device
+from lora_engine.models.files import LocalModel
+from lora_engine.records import CaptionRecord
 
 
-def caption(attempt: Attempt, images: Images, captioner: Path | None, tokenizer: Any) -> Captions:
+def caption(
+    attempt: Attempt, images: Images, captioner: LocalModel | None, tokenizer: Any, device: torch.device
+) -> Captions:
     """Write `data/captions/<set>.jsonl` for every caption set, and say what a reader of captions would object to.
 
     Those that an earlier attempt wrote stay as they are.
@@ -33,7 +35,7 @@ def caption(attempt: Attempt, images: Images, captioner: Path | None, tokenizer:
     sets = {name: config for name, config in caption_sets(attempt.manifest).items() if stored[name] is None}
     generated: Mapping[str, str] = {}
     if needs_captioner(sets.values()) and captioner is not None:
-        generated = _generate(attempt, images, captioner)
+        generated = _generate(attempt, images, captioner, device)
     existing = read_sidecars(images.prepared.files) if needs_sidecars(sets.values()) else {}
 
     def count_tokens(text: str) -> int:
@@ -59,21 +61,20 @@ def caption(attempt: Attempt, images: Images, captioner: Path | None, tokenizer:
 
 
 def _stored(attempt: Attempt, name: str, images: Images) -> tuple[CaptionRecord, ...] | None:
-    rows = attempt.run.read_jsonl(layout.captions(name))
-    if rows is None or [row["id"] for row in rows] != [record.id for record in images.used]:
+    captions = attempt.run.read_rows(layout.captions(name), CaptionRecord)
+    if captions is None or [caption.id for caption in captions] != [image.id for image in images.used]:
         return None
-    return tuple(caption_from_row(row) for row in rows)
+    return tuple(captions)
 
 
-def _generate(attempt: Attempt, images: Images, folder: Path) -> dict[str, str]:
+def _generate(attempt: Attempt, images: Images, model: LocalModel, device: torch.device) -> dict[str, str]:
     config = attempt.manifest.captioner
     assert config is not None, "the manifest's validation asks for a captioner where one is needed"
-    device = find_device()
     precision = captioner_precision(config, device)
-    key = captioner_key(model_sha256(folder), config, precision, pixels_key(attempt.manifest.preprocess))
+    key = captioner_key(model.sha256, config, precision, pixels_key(attempt.manifest.preprocess))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, str]]:
-        captioner = load_captioner(folder, config, device)
+        captioner = load_captioner(model, config, device)
         for image_id, text in captioner.caption((image_id, images.prepared.paths[image_id]) for image_id in missing):
             yield image_id, text
             attempt.stop.check()

@@ -1,9 +1,8 @@
 """Computes latents and text embeddings once; VAE and text encoder are gone before training starts."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -17,7 +16,7 @@ from lora_engine.dataset.encoded import EMPTY_PROMPT, Encoded, text_name
 from lora_engine.dataset.tensor_files import TensorFiles
 from lora_engine.images.prepare import pixels_key
 from lora_engine.models import stable_diffusion
-from lora_engine.models.files import model_sha256
+from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord
 from lora_engine.system.device import DTYPES, DtypeName
 
@@ -28,16 +27,17 @@ def encode_all(
     attempt: Attempt,
     images: Images,
     captions: Captions,
-    model: Path,
+    model: LocalModel,
     device: torch.device,
-    precision: DtypeName,
+    precisions: Collection[DtypeName],
     *,
     flips: bool,
 ) -> Encoded:
     """Latents of every image and embeddings of every text, from the cache where it has them.
 
     Args:
-        flips: latents of the training images' mirror images too.
+        precisions: what the packs' bases compute in; texts are encoded in each of them.
+        flips: whether latents of the training images' mirror images are wanted, too.
     """
     moments = _latents(attempt, images.used, images, model, device, mirrored=False)
     mirrored = _latents(attempt, images.train, images, model, device, mirrored=True) if flips else {}
@@ -45,7 +45,7 @@ def encode_all(
         EMPTY_PROMPT,
         *sorted({t for records in captions.values() for r in records for t in r.texts} - {EMPTY_PROMPT}),
     ]
-    embeddings = _embeddings(attempt, texts, model, device, precision)
+    embeddings = {DTYPES[p]: _embeddings(attempt, texts, model, device, p) for p in dict.fromkeys(precisions)}
 
     def ids(records: Sequence[ImageRecord]) -> tuple[str, ...]:
         return tuple(record.id for record in records)
@@ -57,15 +57,15 @@ def _latents(
     attempt: Attempt,
     wanted: Sequence[ImageRecord],
     images: Images,
-    model: Path,
+    model: LocalModel,
     device: torch.device,
     *,
     mirrored: bool,
 ) -> TensorFiles:
-    parts = (model_sha256(model / "vae"), pixels_key(attempt.manifest.preprocess), *(["mirrored"] if mirrored else []))
+    parts = (model.part("vae").sha256, pixels_key(attempt.manifest.preprocess), *(["mirrored"] if mirrored else []))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        vae = stable_diffusion.load_vae(model, allow_pickle=attempt.manifest.base_model.allow_pickle)
+        vae = stable_diffusion.load_vae(model)
         squares = ((image, images.prepared.paths[image]) for image in missing)
         yield from encode.encode_latents(vae, squares, device, mirrored=mirrored)
 
@@ -73,15 +73,14 @@ def _latents(
 
 
 def _embeddings(
-    attempt: Attempt, texts: Sequence[str], model: Path, device: torch.device, precision: DtypeName
+    attempt: Attempt, texts: Sequence[str], model: LocalModel, device: torch.device, precision: DtypeName
 ) -> TensorFiles:
     dtype = DTYPES[precision]
-    key = _key(model_sha256(model / "text_encoder"), model_sha256(model / "tokenizer"), precision)
+    key = _key(model.part("text_encoder").sha256, model.part("tokenizer").sha256, precision)
     text_of = {text_name(text): text for text in texts}
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        allow_pickle = attempt.manifest.base_model.allow_pickle
-        tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype, allow_pickle=allow_pickle)
+        tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype)
         wanted = [text_of[name] for name in missing]
         yield from zip(missing, encode.encode_texts(tokenizer, encoder, wanted, device), strict=True)
 

@@ -7,29 +7,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from job.errors import ExitCode, JobError
-from job.manifest.packs import packs_of
+from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ClipConfig
 from job.run.context import Attempt
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
 from job.storage import is_remote
 from job.storage.hub import fetch_hub
 from job.storage.uris import local_path
 from job.threads import wait_for
-from lora_engine.config.models import BaseModelConfig, CaptionerConfig, ClipConfig
 from lora_engine.models import stable_diffusion
 from lora_engine.models.captioner import FILE_PATTERNS as CAPTIONER_PATTERNS
 from lora_engine.models.captioner import require_captioner
 from lora_engine.models.clip import FILE_PATTERNS as CLIP_PATTERNS
-from lora_engine.models.clip import Scorer, require_clip
-from lora_engine.models.files import WITH_WEIGHTS, hash_ahead, model_sha256, pickled_weights, with_pickles
+from lora_engine.models.clip import require_clip
+from lora_engine.models.files import WITH_WEIGHTS, LocalModel, hash_ahead, pickled_weights, with_pickles
 
 
 @dataclass(frozen=True)
 class Models:
     """What the run loads, on this machine and fit for it."""
 
-    base: Path
-    captioner: Path | None
-    scorer: Scorer | None
+    base: LocalModel
+    captioner: LocalModel | None
+    clip: LocalModel | None
 
 
 def fetch_models(attempt: Attempt) -> Models:
@@ -41,46 +40,45 @@ def fetch_models(attempt: Attempt) -> Models:
     manifest = attempt.manifest
     base = fetch_base(attempt)
     hash_ahead(base)  # gigabytes, while the images are prepared
-    for pack in packs_of(manifest):
+    for pack in attempt.packs:
         stable_diffusion.require_trainable(base, pack.lora)
     captioner = None
     if manifest.captioner is not None:
         captioner = fetch_weights(attempt, "captioner.source", manifest.captioner, CAPTIONER_PATTERNS)
-        require_captioner(captioner, allow_pickle=manifest.captioner.allow_pickle)
-    return Models(base, captioner, _fetch_scorer(attempt))
+        require_captioner(captioner)
+    return Models(base, captioner, _fetch_clip(attempt))
 
 
-def fetch_base(attempt: Attempt) -> Path:
+def fetch_base(attempt: Attempt) -> LocalModel:
     """The base model alone, as a folder in diffusers layout; a checkpoint in one file is converted."""
     config = attempt.manifest.base_model
     model = fetch_weights(attempt, "base_model.source", config, stable_diffusion.FILE_PATTERNS)
-    if model.is_dir():
-        stable_diffusion.require_weights(model, allow_pickle=config.allow_pickle)
+    if model.path.is_dir():
+        stable_diffusion.require_weights(model)
         return model
     components = fetch_model(
         attempt, "base_model.components", config.components, None, stable_diffusion.CONFIG_PATTERNS
     )
-    folder = attempt.workdir / "models" / f"{model.stem}-{model_sha256(model)[:16]}"
+    folder = attempt.workdir / "models" / f"{model.path.stem}-{model.sha256[:16]}"
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:
-            stable_diffusion.convert_single_file(model, components, Path(scratch) / folder.name)
+            stable_diffusion.convert_single_file(model.path, components, Path(scratch) / folder.name)
             try:
                 (Path(scratch) / folder.name).rename(folder)
             except OSError:
                 if not folder.exists():  # otherwise another process on this machine was as fast
                     raise
-    return folder
+    return LocalModel(folder)
 
 
-def _fetch_scorer(attempt: Attempt) -> Scorer | None:
+def _fetch_clip(attempt: Attempt) -> LocalModel | None:
     samples = attempt.manifest.evaluation.samples
     if samples is None or samples.clip is None:
         return None
-    source = samples.clip
-    folder = fetch_weights(attempt, "evaluation.samples.clip.source", source, CLIP_PATTERNS)
-    require_clip(folder, allow_pickle=source.allow_pickle)
-    return Scorer(folder, model_sha256(folder), source.allow_pickle)
+    model = fetch_weights(attempt, "evaluation.samples.clip.source", samples.clip, CLIP_PATTERNS)
+    require_clip(model)
+    return model
 
 
 def fetch_model(attempt: Attempt, what: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -111,8 +109,8 @@ def fetch_model(attempt: Attempt, what: str, source: str, revision: str | None, 
 
 
 def fetch_weights(
-    attempt: Attempt, what: str, config: BaseModelConfig | CaptionerConfig | ClipConfig, patterns: Sequence[str]
-) -> Path:
+    attempt: Attempt, what: str, config: BaseModelConfig | CaptionerModelConfig | ClipConfig, patterns: Sequence[str]
+) -> LocalModel:
     """As `fetch_model`, with pickled weights where the manifest allows them; a warning says if any will be read."""
     wanted = with_pickles(patterns, allow_pickle=config.allow_pickle)
     folder = fetch_model(attempt, what, config.source, config.revision, wanted)
@@ -122,4 +120,4 @@ def fetch_weights(
         attempt.progress.warn(
             f"{what}: {', '.join(pickles)}: pickles can hold code; since allow_pickle is true, their weights are read"
         )
-    return folder
+    return LocalModel(folder, config.allow_pickle)

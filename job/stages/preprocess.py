@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from job import layout
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
-from job.run.dataset import Images, Prepared
+from job.run.dataset import Images, Prepared, SourceStamp
+from job.run.decisions import read_resolved
 from job.storage.transfer import write_all
 from lora_engine.errors import DataError
 from lora_engine.images.prepare import PreparedImage, pixels_key, preprocess_images
@@ -18,18 +19,18 @@ from lora_engine.records import ImageRecord, SourceFile
 def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[SourceFile]]) -> Images:
     """The images of the source with that fingerprint: as an earlier attempt found them, or prepared now."""
     config, split = attempt.manifest.preprocess, attempt.manifest.dataset.split
-    prepared_as = {
-        "fingerprint": fingerprint,
-        "pixels": pixels_key(config),
-        "preprocess": config.model_dump(mode="json"),
-        "split": split.model_dump(mode="json"),
-    }
-    same = attempt.run.read_json(layout.SOURCE) == prepared_as
-    rows = attempt.run.read_jsonl(layout.IMAGES) if same else None
-    if rows is not None:
-        return Images(tuple(ImageRecord(**row) for row in rows), lambda: _preprocess(attempt, fetch()))
+    stamp = SourceStamp(
+        fingerprint=fingerprint,
+        pixels=pixels_key(config),
+        preprocess=config.model_dump(mode="json"),
+        split=split.model_dump(mode="json"),
+    )
+    same = attempt.run.read_stored(layout.SOURCE, SourceStamp) == stamp
+    records = attempt.run.read_rows(layout.IMAGES, ImageRecord) if same else None
+    if records is not None:
+        return Images(tuple(records), lambda: _preprocess(attempt, fetch()))
     prepared = _preprocess(attempt, fetch())
-    attempt.run.write_json(layout.SOURCE, prepared_as)  # last: the rest is there
+    attempt.run.write_stored(layout.SOURCE, stamp)  # last: the rest is there
     return Images(prepared.records, lambda: prepared)
 
 
@@ -40,7 +41,7 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
         DataError: too few or too many unusable images.
         JobError: 46 when the run was begun with other images, of which nothing is overwritten.
     """
-    config, begun = attempt.manifest.preprocess, attempt.run.read_json(layout.RESOLVED)
+    config, begun = attempt.manifest.preprocess, read_resolved(attempt)
     pictures, _ = split_sidecars(files)
     prepared: list[PreparedImage] = []
     stored = {key for key, _ in attempt.run.list("data/thumbnails")}
@@ -63,7 +64,7 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
             attempt.stop.check()  # a signal to a whole group, as Ctrl-C sends it, also takes workers down
             raise
     records = assign(prepared, config, attempt.manifest.dataset.split)
-    if begun is not None and begun["data_sha256"] != data_sha256(records):
+    if begun is not None and begun.data_sha256 != data_sha256(records):
         raise JobError(
             ExitCode.CONFLICT,
             f"{attempt.run.root} holds a run of this name with other images than dataset.source has now.",

@@ -1,4 +1,4 @@
-"""Draws the same prompts with the base model and every checkpoint of a pack, and measures what was drawn."""
+"""Samples of the same prompts by the base model and every checkpoint of a pack, and how they measure."""
 
 import hashlib
 import io
@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from job import layout
-from job.manifest.packs import Member, Pack
+from job.layout import Member
+from job.manifest.packs import Pack
 from job.run import checkpoints
 from job.run.context import Attempt
 from job.run.dataset import Images
+from job.run.samples import SampleIndex, SampleRow, SampleSettings
 from job.threads import Background
 from lora_engine.adapters import formats, lora
 from lora_engine.adapters.names import DIFFUSERS_NAME
@@ -23,7 +24,8 @@ from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.evaluation.line_art import measure
 from lora_engine.evaluation.sampler import Sample, Sampler
 from lora_engine.images.squares import read_square
-from lora_engine.models.clip import Scorer, load_clip
+from lora_engine.models.clip import load_clip
+from lora_engine.models.files import LocalModel
 
 
 def measure_training_images(attempt: Attempt, images: Images) -> None:
@@ -39,34 +41,38 @@ def measure_training_images(attempt: Attempt, images: Images) -> None:
     attempt.run.write_jsonl(layout.TRAINING_MEASURES, rows)
 
 
-def has_samples(attempt: Attempt, pack: Pack, scorer: Scorer | None) -> bool:
-    """Whether all that the manifest asks for is drawn and measured."""
+def has_samples(attempt: Attempt, pack: Pack, clip_model: LocalModel | None) -> bool:
+    """Whether every sample that the manifest asks for is generated and measured."""
     config = attempt.manifest.evaluation.samples
-    return config is None or not _missing(attempt, pack, _settings(config, scorer))
+    return config is None or not _missing(attempt, pack, _settings(config, clip_model))
 
 
 def sample(
-    attempt: Attempt, pack: Pack, model: Path, unet: torch.nn.Module, device: torch.device, scorer: Scorer | None
+    attempt: Attempt,
+    pack: Pack,
+    model: LocalModel,
+    unet: torch.nn.Module,
+    device: torch.device,
+    clip_model: LocalModel | None,
 ) -> None:
-    """Write the pack's samples, those that are not there yet: the images of a step first, then what they are."""
+    """Generate the samples of the pack that are missing: the images of a step first, then what they are."""
     config = attempt.manifest.evaluation.samples
     if config is None:
         return
-    settings = _settings(config, scorer)
+    settings = _settings(config, clip_model)
     missing = _missing(attempt, pack, settings)
     if not missing:
         return
     resolution, images_at_once = attempt.manifest.preprocess.resolution, attempt.manifest.evaluation.batch_size
-    allow_pickle = attempt.manifest.base_model.allow_pickle
-    sampler = Sampler(model, unet, config, resolution, images_at_once, device, allow_pickle=allow_pickle)
-    clip = load_clip(scorer.folder, device, allow_pickle=scorer.allow_pickle) if scorer else None
-    total = sum(max(1, len(step.drawing)) for step in missing) * len(config.prompts) * len(config.seeds)
+    sampler = Sampler(model, unet, config, resolution, images_at_once, device)
+    clip = load_clip(clip_model, device) if clip_model else None
+    total = sum(max(1, len(step.able)) for step in missing) * len(config.prompts) * len(config.seeds)
     with attempt.progress.stage("sample", total=total, unit="images") as stage, Background("samples") as publishing:
         for step in missing:
-            for member in step.drawing:
+            for member in step.able:
                 _load_adapter(attempt, unet, member, step.step)
-            rows: dict[str | None, list[dict[str, Any]]] = {adapter: [] for adapter in step.missing}
-            for samples in sampler.generate([member.adapter_name for member in step.drawing], attempt.stop.check):
+            rows: dict[str | None, list[SampleRow]] = {adapter: [] for adapter in step.missing}
+            for samples in sampler.generate([member.adapter_name for member in step.able], attempt.stop.check):
                 stage.advance(len(samples))
                 for adapter, members in step.missing.items():
                     if own := [one for one in samples if one.adapter == adapter]:
@@ -82,10 +88,10 @@ class _Step:
     """A step of which samples are missing."""
 
     step: int
-    missing: Mapping[str | None, Sequence[Member]]  # whose they are, by the adapter that draws; None: the base model
+    missing: Mapping[str | None, Sequence[Member]]  # of the adapter that generates them, None for the base model
     # All that have a checkpoint of this step, in one pass; also those whose samples are there, since the number of
     # images in a pass decides how sums are rounded. None at step 0.
-    drawing: Sequence[Member]
+    able: Sequence[Member]
 
 
 def _steps(attempt: Attempt, pack: Pack) -> list[int]:
@@ -96,34 +102,33 @@ def _steps(attempt: Attempt, pack: Pack) -> list[int]:
     return [*range(0, last, config.every), last]
 
 
-def _settings(config: SamplesConfig, scorer: Scorer | None) -> dict[str, Any]:
-    """All that decides what is drawn with given weights, and who scores it."""
-    drawing = config.model_dump(mode="json", exclude={"clip", "when"})
-    return drawing | {"clip_sha256": scorer.sha256 if scorer else None}
+def _settings(config: SamplesConfig, clip_model: LocalModel | None) -> SampleSettings:
+    generation = config.model_dump(mode="json", exclude={"clip", "when"})
+    return SampleSettings.model_validate(generation | {"clip_sha256": clip_model.sha256 if clip_model else None})
 
 
-def _missing(attempt: Attempt, pack: Pack, settings: dict[str, Any]) -> list[_Step]:
+def _missing(attempt: Attempt, pack: Pack, settings: SampleSettings) -> list[_Step]:
     """The steps that lack samples, ascending. A step whose checkpoint was not kept has none."""
-    kept = {m: {0, *checkpoints.committed_steps(attempt.run, *m)} for m in pack.members}
+    kept = {m: {0, *checkpoints.committed_steps(attempt.run, m)} for m in pack.members}
     result = []
     for step in _steps(attempt, pack):
         able = [member for member in pack.members if step in kept[member]]
         missing: dict[str | None, list[Member]] = {}
         for member in able:
-            if not _is_drawn(attempt, member, step, settings):
+            if not _has_samples(attempt, member, step, settings):
                 missing.setdefault(member.adapter_name if step else None, []).append(member)
         if missing:
             result.append(_Step(step, missing, able if step else ()))
     return result
 
 
-def _is_drawn(attempt: Attempt, member: Member, step: int, settings: dict[str, Any]) -> bool:
-    index = attempt.run.read_json(layout.sample_index(*member, step))
-    return index is not None and bool(index["settings"] == settings)
+def _has_samples(attempt: Attempt, member: Member, step: int, settings: SampleSettings) -> bool:
+    index = attempt.run.read_stored(layout.sample_index(member, step), SampleIndex)
+    return index is not None and index.settings == settings
 
 
 def _load_adapter(attempt: Attempt, unet: torch.nn.Module, member: Member, step: int) -> None:
-    committed = checkpoints.read_commit(attempt.run, *member, step)
+    committed = checkpoints.read_commit(attempt.run, member, step)
     with tempfile.TemporaryDirectory(dir=attempt.workdir) as scratch:
         path = Path(scratch) / DIFFUSERS_NAME
         checkpoints.fetch_file(attempt.run, committed, DIFFUSERS_NAME, path)
@@ -136,33 +141,32 @@ def _publish(
     step: int,
     samples: Sequence[Sample],
     cosines: Sequence[Sequence[float]] | None,
-    rows: list[dict[str, Any]],
+    rows: list[SampleRow],
 ) -> None:
     """Write images, and add what they are to `rows`."""
     for at, one in enumerate(samples):
         data, name = io.BytesIO(), layout.sample_name(one.prompt, one.seed)
         one.image.save(data, "PNG")
         for member in members:
-            attempt.run.write(f"{layout.samples(*member, step)}/{name}", data.getvalue())
-        rows.append(
-            {
-                "file": name,
-                "sha256": hashlib.sha256(data.getvalue()).hexdigest(),
-                "prompt": one.prompt,
-                "seed": one.seed,
-                "line_art": asdict(measure(one.image)),
-                "clip_cosines": cosines[at] if cosines is not None else None,
-            }
+            attempt.run.write(f"{layout.samples(member, step)}/{name}", data.getvalue())
+        row = SampleRow(
+            file=name,
+            sha256=hashlib.sha256(data.getvalue()).hexdigest(),
+            prompt=one.prompt,
+            seed=one.seed,
+            line_art=measure(one.image),
+            clip_cosines=tuple(cosines[at]) if cosines is not None else None,
         )
+        rows.append(row)
 
 
 def _publish_index(
-    attempt: Attempt, members: Sequence[Member], step: int, settings: dict[str, Any], rows: Sequence[dict[str, Any]]
+    attempt: Attempt, members: Sequence[Member], step: int, settings: SampleSettings, rows: Sequence[SampleRow]
 ) -> None:
-    """Say what was drawn, after the images, and delete what was drawn from other prompts."""
+    """Write what the samples are, after their images, and delete the samples of other prompts."""
     for member in members:
-        index, folder = layout.sample_index(*member, step), layout.samples(*member, step)
-        attempt.run.write_json(index, {"settings": settings, "images": rows})
-        listed = {index, *(f"{folder}/{row['file']}" for row in rows)}
+        index, folder = layout.sample_index(member, step), layout.samples(member, step)
+        attempt.run.write_stored(index, SampleIndex(settings=settings, images=tuple(rows)))
+        listed = {index, *(f"{folder}/{row.file}" for row in rows)}
         for key in [key for key, _ in attempt.run.list(folder) if key not in listed]:
             attempt.run.delete(key)

@@ -70,7 +70,7 @@ class Encoded:
     moments: Mapping[str, Tensor]  # image id to the posterior's mean and deviation, float32 [2, C, H, W]
     mirrored: Mapping[str, Tensor]  # the same of the training images' mirror images; empty where no pack flips
     texts: tuple[str, ...]  # all distinct texts of all captions; the empty prompt is the first
-    embeddings: Mapping[str, Tensor]  # name of a text, see `text_name`, to its embedding, [L, D]
+    embeddings: Mapping[torch.dtype, Mapping[str, Tensor]]  # dtype of a base, to `text_name` of a text, to [L, D]
 
     @cached_property
     def row_of_text(self) -> Mapping[str, int]:
@@ -94,7 +94,7 @@ class Encoded:
             return latents[image]
 
         def embedding(number: int) -> Tensor:
-            return self.embeddings[text_name(self.texts[number])]
+            return self.embeddings[dtype][text_name(self.texts[number])]
 
         return TrainingData(
             self.train_ids,
@@ -103,9 +103,9 @@ class Encoded:
             flips,
         )
 
-    def fits(self, free_bytes: int, *, flips: bool) -> bool:
+    def fits(self, free_bytes: int, dtype: torch.dtype, *, flips: bool) -> bool:
         """Whether all that training reads, mirror images too where it `flips`, takes a small part of the free bytes."""
-        moments, embedding = self.moments[self.train_ids[0]], self.embeddings[text_name(EMPTY_PROMPT)]
+        moments, embedding = self.moments[self.train_ids[0]], self.embeddings[dtype][text_name(EMPTY_PROMPT)]
         images, texts = len(self.train_ids) * (1 + flips), len(self.texts)
         return images * moments.nbytes + texts * embedding.nbytes <= _RESIDENT_FRACTION * free_bytes
 

@@ -6,7 +6,6 @@ Shape legend: P prompts, L tokens of a text and D features of a token.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from lora_engine.adapters import lora
 from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.dataset.encode import encode_texts
 from lora_engine.models import stable_diffusion
+from lora_engine.models.files import LocalModel
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,12 @@ class Sampler:
 
     def __init__(
         self,
-        folder: Path,
+        model: LocalModel,
         unet: nn.Module,
         config: SamplesConfig,
         resolution: int,
         images_at_once: int,
         device: torch.device,
-        *,
-        allow_pickle: bool = False,
     ) -> None:
         from diffusers import StableDiffusionPipeline
 
@@ -59,15 +57,15 @@ class Sampler:
         self._copies = 2 if guided else 1  # of each image in the UNet's batch: without and with the prompt
         self._in_turns = images_at_once < self._copies
         self._images_at_once = max(1, images_at_once // self._copies)
-        self._prompts, self._negative = _embeddings(folder, config, dtype, device, allow_pickle=allow_pickle)
-        vae = stable_diffusion.load_vae(folder, allow_pickle=allow_pickle).to(dtype)
+        self._prompts, self._negative = _embeddings(model, config, dtype, device)
+        vae = stable_diffusion.load_vae(model).to(dtype)
         vae.enable_slicing()  # decodes image by image: all at once take as long, and far more memory
         self._pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=None,
             tokenizer=None,
             unet=unet,
-            scheduler=stable_diffusion.load_sampler(folder),
+            scheduler=stable_diffusion.load_sampler(model),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -117,10 +115,10 @@ class Sampler:
 
 
 def _embeddings(
-    folder: Path, config: SamplesConfig, dtype: torch.dtype, device: torch.device, *, allow_pickle: bool
+    model: LocalModel, config: SamplesConfig, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The embeddings of the prompts, [P, L, D], and of the negative prompt, [1, L, D], on the device."""
-    tokenizer, encoder = stable_diffusion.load_text_encoder(folder, dtype, allow_pickle=allow_pickle)
+    tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype)
     texts = [*config.prompts, config.negative_prompt]
     hidden = list(encode_texts(tokenizer, encoder, texts, device))
     return torch.stack(hidden[:-1]).to(device), hidden[-1][None].to(device)

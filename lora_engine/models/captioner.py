@@ -12,7 +12,7 @@ import torch
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.errors import ModelError
 from lora_engine.images.squares import read_square
-from lora_engine.models.files import holds_safetensors
+from lora_engine.models.files import LocalModel, holds_safetensors
 from lora_engine.models.image_text import load_whole, read_config
 from lora_engine.system.device import DTYPES, DtypeName, resolve_precision
 from lora_engine.system.prefetch import prefetch
@@ -63,7 +63,7 @@ def _in_batches(images: Iterable[tuple[str, Path]], size: int) -> Iterator[list[
         yield batch
 
 
-def require_captioner(folder: Path, *, allow_pickle: bool = False) -> None:
+def require_captioner(model: LocalModel) -> None:
     """Refuse what is no image-to-text model, without loading its weights.
 
     Raises:
@@ -71,16 +71,16 @@ def require_captioner(folder: Path, *, allow_pickle: bool = False) -> None:
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    holds_safetensors(folder, "captioner.source", allow_pickle=allow_pickle)
+    holds_safetensors(model, "captioner.source")
     try:
-        config = read_config(folder)
+        config = read_config(model.path)
     except ValueError as error:
-        raise _not_loadable(folder, error) from error
+        raise _not_loadable(model.path, error) from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise _not_loadable(folder, f"its model type is {config.model_type}")
+        raise _not_loadable(model.path, f"its model type is {config.model_type}")
 
 
-def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) -> Captioner:
+def load_captioner(model: LocalModel, config: CaptionerConfig, device: torch.device) -> Captioner:
     """Load a model folder through transformers' image-to-text classes. No code from the model's repository runs.
 
     Raises:
@@ -88,13 +88,13 @@ def load_captioner(folder: Path, config: CaptionerConfig, device: torch.device) 
     """
     from transformers import AutoModelForImageTextToText
 
-    use_safetensors = holds_safetensors(folder, "captioner.source", allow_pickle=config.allow_pickle)
+    use_safetensors = holds_safetensors(model, "captioner.source")
     dtype = DTYPES[captioner_precision(config, device)]
     try:
-        model, processor = load_whole(AutoModelForImageTextToText, folder, dtype, use_safetensors=use_safetensors)
+        loaded, processor = load_whole(AutoModelForImageTextToText, model.path, dtype, use_safetensors=use_safetensors)
     except ValueError as error:
-        raise _not_loadable(folder, error) from error
-    return Captioner(model.to(device), processor, config, device)
+        raise _not_loadable(model.path, error) from error
+    return Captioner(loaded.to(device), processor, config, device)
 
 
 def _not_loadable(folder: Path, reason: object) -> ModelError:

@@ -1,7 +1,6 @@
 """How well pictures fit texts, by a CLIP model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 
 from lora_engine.errors import ModelError
-from lora_engine.models.files import holds_safetensors
+from lora_engine.models.files import LocalModel, holds_safetensors
 from lora_engine.models.image_text import load_whole, read_config
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
@@ -35,7 +34,7 @@ class ClipScorer:
             return (images @ words.T).double().cpu().numpy()
 
 
-def require_clip(folder: Path, *, allow_pickle: bool = False) -> bool:
+def require_clip(model: LocalModel) -> bool:
     """Refuse what is no CLIP model, without loading its weights; whether these are safetensors.
 
     Raises:
@@ -43,30 +42,30 @@ def require_clip(folder: Path, *, allow_pickle: bool = False) -> bool:
     """
     from transformers import CLIPConfig
 
-    use_safetensors = holds_safetensors(folder, "evaluation.samples.clip.source", allow_pickle=allow_pickle)
+    use_safetensors = holds_safetensors(model, "evaluation.samples.clip.source")
     try:
-        config = read_config(folder)
+        config = read_config(model.path)
     except ValueError as error:
-        raise _not_loadable(folder, error) from error
+        raise _not_loadable(model.path, error) from error
     if not isinstance(config, CLIPConfig):
-        raise _not_loadable(folder, f"its model type is {config.model_type}")
+        raise _not_loadable(model.path, f"its model type is {config.model_type}")
     return use_safetensors
 
 
-def load_clip(folder: Path, device: torch.device, *, allow_pickle: bool = False) -> ClipScorer:
-    """Load a CLIP model's folder.
+def load_clip(model: LocalModel, device: torch.device) -> ClipScorer:
+    """Load a CLIP model.
 
     Raises:
         ModelError: pickled weights, another kind of model, or a damaged one.
     """
     from transformers import CLIPModel
 
-    use_safetensors = require_clip(folder, allow_pickle=allow_pickle)
+    use_safetensors = require_clip(model)
     try:
-        model, processor = load_whole(CLIPModel, folder, torch.float32, use_safetensors=use_safetensors)
+        loaded, processor = load_whole(CLIPModel, model.path, torch.float32, use_safetensors=use_safetensors)
     except ValueError as error:
-        raise _not_loadable(folder, error) from error
-    return ClipScorer(model.to(device), processor, device)
+        raise _not_loadable(model.path, error) from error
+    return ClipScorer(loaded.to(device), processor, device)
 
 
 def _not_loadable(folder: Path, reason: object) -> ModelError:
@@ -74,12 +73,3 @@ def _not_loadable(folder: Path, reason: object) -> ModelError:
         f"evaluation.samples.clip.source: {folder} cannot be loaded as a CLIP model: {reason}.",
         "Use a CLIP model of the transformers library, such as openai/clip-vit-base-patch32.",
     )
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """The CLIP model of the manifest: its files and their hash."""
-
-    folder: Path
-    sha256: str
-    allow_pickle: bool = False

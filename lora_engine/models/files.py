@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,23 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")  # a pipeline's parts
 _LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # what the model libraries look for
 _HASHING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model on this machine, and whether the pickles among its files may be read."""
+
+    path: Path  # a folder, or one file
+    allow_pickle: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """See `model_sha256`; the files are hashed once a process."""
+        return model_sha256(self.path)
+
+    def part(self, name: str) -> "LocalModel":
+        """One of the folders that a pipeline consists of."""
+        return LocalModel(self.path / name, self.allow_pickle)
 
 
 @contextmanager
@@ -48,12 +66,12 @@ def model_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hash_ahead(path: Path) -> None:
-    """Begin to hash a model in a thread, for a `model_sha256` to come, which says what is wrong if anything is."""
+def hash_ahead(model: LocalModel) -> None:
+    """Begin to hash a model in a thread. Whoever asks for its hash later is told what is wrong, if anything is."""
 
     def work() -> None:
         with suppress(ModelError):
-            model_sha256(path)
+            _ = model.sha256
 
     threading.Thread(target=work, name="hash-ahead", daemon=True).start()
 
@@ -88,7 +106,7 @@ def with_pickles(patterns: Sequence[str], *, allow_pickle: bool) -> tuple[str, .
     return tuple(wanted)
 
 
-def holds_safetensors(folder: Path, what: str, *, allow_pickle: bool) -> bool:
+def holds_safetensors(model: LocalModel, what: str) -> bool:
     """Whether a model's weights are safetensors, which cannot hold code; False for pickles that are allowed.
 
     Raises:
@@ -96,7 +114,7 @@ def holds_safetensors(folder: Path, what: str, *, allow_pickle: bool) -> bool:
             or cannot be read, or another model's adapter.
     """
     with _reading(what):
-        return _holds_safetensors(folder, what, allow_pickle)
+        return _holds_safetensors(model.path, what, model.allow_pickle)
 
 
 def _holds_safetensors(folder: Path, what: str, allow_pickle: bool) -> bool:

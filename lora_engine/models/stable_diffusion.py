@@ -14,7 +14,7 @@ from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
-from lora_engine.models.files import WITH_WEIGHTS, check_safetensors, holds_safetensors
+from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # whose classes a pipeline may name
 
@@ -44,18 +44,18 @@ _OTHER_INPUTS = (
 _TENSORS_AT_ONCE = 32  # some 100 MB of SD 1.5, in half precision
 
 
-def _load(folder: Path, component: str, model_class: Any, **options: Any) -> Any:
-    with _model_errors(folder, component):
-        return model_class.from_pretrained(folder, subfolder=component, local_files_only=True, **options)
+def _load(model: LocalModel, component: str, model_class: Any, **options: Any) -> Any:
+    with _model_errors(model.path, component):
+        return model_class.from_pretrained(model.path, subfolder=component, local_files_only=True, **options)
 
 
-def _load_weights(folder: Path, component: str, model_class: Any, **options: Any) -> Any:
+def _load_weights(model: LocalModel, component: str, model_class: Any, **options: Any) -> Any:
     """As `_load`; also refuses a file that lacks weights, which the libraries would draw at random."""
-    model, loaded = _load(folder, component, model_class, output_loading_info=True, **options)
-    with _model_errors(folder, component):
+    part, loaded = _load(model, component, model_class, output_loading_info=True, **options)
+    with _model_errors(model.path, component):
         if loaded["missing_keys"]:
             raise ValueError(f"its weights lack {', '.join(sorted(loaded['missing_keys'])[:3])}")
-    return model.eval()
+    return part.eval()
 
 
 @contextmanager
@@ -72,44 +72,43 @@ def _model_errors(folder: Path, component: str) -> Iterator[None]:
         ) from error
 
 
-def require_weights(folder: Path, *, allow_pickle: bool = False) -> None:
+def require_weights(model: LocalModel) -> None:
     """Refuse a pipeline whose parts hold code, or no whole weights, without loading them.
 
     Raises:
         ModelError: a part has no safetensors and pickles are not allowed, or a file is damaged.
     """
     for component in WITH_WEIGHTS:
-        _holds_safetensors(folder, component, allow_pickle)
+        _holds_safetensors(model, component)
 
 
-def _holds_safetensors(folder: Path, component: str, allow_pickle: bool) -> bool:
-    what = f"base_model.source: the {component}"
-    return holds_safetensors(folder / component, what, allow_pickle=allow_pickle)
+def _holds_safetensors(model: LocalModel, component: str) -> bool:
+    return holds_safetensors(model.part(component), f"base_model.source: the {component}")
 
 
-def require_trainable(folder: Path, config: LoraConfig) -> None:
+def require_trainable(model: LocalModel, config: LoraConfig) -> None:
     """Refuse a base model that cannot be trained with such adapters, without loading its weights.
 
     Raises:
         ModelError: the UNet lacks the layers or takes other inputs than Stable Diffusion's, or the scheduler predicts
             something unknown.
     """
-    load_noise_schedule(folder)
-    unet = _empty_unet(folder)
-    _require_plain_inputs(folder, unet)
+    load_noise_schedule(model)
+    unet = _empty_unet(model.path)
+    _require_plain_inputs(model, unet)
     lora.matching_modules(unet, config)
 
 
-def _require_plain_inputs(folder: Path, unet: nn.Module) -> None:
+def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> None:
     """Noisy latents, a timestep and the text encoder's embeddings must be all that the UNet takes.
 
     By its configuration: one pass of SD 1.5's UNet takes 0.7 s even without data.
     """
     from transformers import CLIPTextConfig
 
-    with _model_errors(folder, "vae"):  # by its file: to import its class takes 0.3 s, which a warm cache spares
-        channels = json.loads((folder / "vae" / "config.json").read_bytes()).get("latent_channels", 4)
-    width = _load(folder, "text_encoder", CLIPTextConfig).hidden_size
+    with _model_errors(model.path, "vae"):  # by its file: to import its class takes 0.3 s, which a warm cache spares
+        channels = json.loads((model.path / "vae" / "config.json").read_bytes()).get("latent_channels", 4)
+    width = _load(model, "text_encoder", CLIPTextConfig).hidden_size
     config: Any = unet.config
     found = {key: config[key] for key in _OTHER_INPUTS if config[key]}
     found |= {key: config[key] for key in ("in_channels", "out_channels") if config[key] != channels}
@@ -134,9 +133,7 @@ def _empty_unet(folder: Path) -> nn.Module:
         return UNet2DConditionModel.from_config(settings)  # type: ignore[no-any-return]
 
 
-def load_unet(
-    folder: Path, dtype: torch.dtype, device: torch.device | None = None, *, allow_pickle: bool = False
-) -> nn.Module:
+def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
     """The UNet, in `dtype`, on the device (the CPU), in evaluation mode.
 
     Takes the memory of its weights in `dtype` and little more, whatever type the file holds.
@@ -144,12 +141,12 @@ def load_unet(
     from diffusers import UNet2DConditionModel
 
     device = device or torch.device("cpu")
-    if not _holds_safetensors(folder, "unet", allow_pickle):
-        pickled = _load_weights(folder, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=False)
+    if not _holds_safetensors(model, "unet"):
+        pickled = _load_weights(model, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=False)
         return pickled.to(device)  # type: ignore[no-any-return]
-    unet = _empty_unet(folder)
-    with _model_errors(folder, "unet"):
-        weights = {name: w for file in _weight_files(folder / "unet") for name, w in _read(file, dtype, device)}
+    unet = _empty_unet(model.path)
+    with _model_errors(model.path, "unet"):
+        weights = {name: w for file in _weight_files(model.path / "unet") for name, w in _read(file, dtype, device)}
         unet.load_state_dict(weights, assign=True)
     return unet.eval()
 
@@ -174,36 +171,36 @@ def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tupl
                 yield name, opened.get_tensor(name).to(device).to(dtype)  # on a GPU, the GPU converts
 
 
-def load_vae(folder: Path, *, allow_pickle: bool = False) -> Any:
+def load_vae(model: LocalModel) -> Any:
     """The autoencoder in fp32, whose encoder overflows in fp16."""
     from diffusers import AutoencoderKL
 
-    safe = _holds_safetensors(folder, "vae", allow_pickle)
-    return _load_weights(folder, "vae", AutoencoderKL, torch_dtype=torch.float32, use_safetensors=safe)
+    safe = _holds_safetensors(model, "vae")
+    return _load_weights(model, "vae", AutoencoderKL, torch_dtype=torch.float32, use_safetensors=safe)
 
 
-def load_text_encoder(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> tuple[Any, Any]:
+def load_text_encoder(model: LocalModel, dtype: torch.dtype) -> tuple[Any, Any]:
     """The CLIP tokenizer and text encoder."""
     from transformers import CLIPTextModel
 
-    safe = _holds_safetensors(folder, "text_encoder", allow_pickle)
+    safe = _holds_safetensors(model, "text_encoder")
     options = {"use_safetensors": safe, "weights_only": True}
-    encoder = _load_weights(folder, "text_encoder", CLIPTextModel, dtype=dtype, **options)
-    tokenizer, positions = load_tokenizer(folder), encoder.config.max_position_embeddings
-    with _model_errors(folder, "tokenizer"):
+    encoder = _load_weights(model, "text_encoder", CLIPTextModel, dtype=dtype, **options)
+    tokenizer, positions = load_tokenizer(model), encoder.config.max_position_embeddings
+    with _model_errors(model.path, "tokenizer"):
         if tokenizer.model_max_length > positions:  # as it is where its configuration gives none
             raise ValueError(f"its model_max_length is more than the text encoder's {positions} positions")
     return tokenizer, encoder
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(model: LocalModel) -> Any:
     """The CLIP tokenizer alone."""
     from transformers import CLIPTokenizer
 
-    return _load(folder, "tokenizer", CLIPTokenizer)
+    return _load(model, "tokenizer", CLIPTokenizer)
 
 
-def load_noise_schedule(folder: Path) -> NoiseSchedule:
+def load_noise_schedule(model: LocalModel) -> NoiseSchedule:
     """The noise levels and the prediction type that the base model was trained with.
 
     Raises:
@@ -211,12 +208,12 @@ def load_noise_schedule(folder: Path) -> NoiseSchedule:
     """
     from diffusers import DDPMScheduler
 
-    with _model_errors(folder, "scheduler"):
-        settings = DDPMScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
+    with _model_errors(model.path, "scheduler"):
+        settings = DDPMScheduler.load_config(model.path, subfolder="scheduler", local_files_only=True)
         if not settings.keys() & {"beta_schedule", "trained_betas"}:
             kind = settings.get("_class_name", "a scheduler")
             raise ValueError(f"{kind} without beta_schedule, so not of the diffusion that can be trained")
-    scheduler = _load(folder, "scheduler", DDPMScheduler)
+    scheduler = _load(model, "scheduler", DDPMScheduler)
     prediction_type = scheduler.config.prediction_type
     if prediction_type not in ("epsilon", "v_prediction"):
         raise ModelError(
@@ -225,14 +222,14 @@ def load_noise_schedule(folder: Path) -> NoiseSchedule:
     return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
 
 
-def load_sampler(folder: Path) -> Any:
+def load_sampler(model: LocalModel) -> Any:
     """The scheduler that the pipeline draws samples with."""
     import diffusers
 
-    entry = _pipeline_index(folder).get("scheduler")
+    entry = _pipeline_index(model.path).get("scheduler")
     named = getattr(diffusers, str(entry[1]), None) if isinstance(entry, list) and len(entry) > 1 else None
     is_scheduler = isinstance(named, type) and issubclass(named, diffusers.SchedulerMixin)
-    return _load(folder, "scheduler", named if is_scheduler else diffusers.PNDMScheduler)
+    return _load(model, "scheduler", named if is_scheduler else diffusers.PNDMScheduler)
 
 
 def _pipeline_index(folder: Path) -> dict[str, Any]:

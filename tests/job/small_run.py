@@ -12,8 +12,8 @@ from safetensors.numpy import load
 from job.manifest.load import load_manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
-from job.run.context import Attempt, open_cache, open_run
-from job.storage import S3Settings, open_storage
+from job.run.context import Attempt, new_attempt
+from job.storage import StorageSettings, open_storage
 from job.storage.folder import RunFolder
 from lora_engine import miniature as miniature_data
 from tests.lora_job import ROOT
@@ -74,12 +74,14 @@ def job_of(tmp_path: Path, *sets: str) -> tuple[Attempt, io.StringIO]:
     """A job below `tmp_path` of a plain manifest with these overrides, and what it shows."""
     shown = io.StringIO()
     manifest = load_manifest(PLAIN, "m.yaml", (f"output.destination={tmp_path / 'runs'}", *sets))
-    return Attempt(manifest, open_run(manifest), open_cache(manifest), tmp_path, Progress(shown), StopFlag()), shown
+    return new_attempt(manifest, tmp_path, Progress(shown), StopFlag()), shown
 
 
 def folder_of(root: str, endpoint: str | None = None) -> RunFolder:
     """A run's folder as the job reads it."""
-    settings = S3Settings(endpoint_url=endpoint, region="us-east-1", addressing_style="path" if endpoint else "auto")
+    settings = StorageSettings(
+        endpoint_url=endpoint, region="us-east-1", addressing_style="path" if endpoint else "auto"
+    )
     return RunFolder(open_storage(root, settings), root)
 
 

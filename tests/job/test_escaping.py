@@ -4,6 +4,8 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,12 @@ from job.report.curves import plot_curves
 from job.report.samples import plot_grid
 from job.report.schema import Comparison, EvaluationPoint, MemberReport, SamplePoint, TrainPoint
 from job.run.collect import collect
-from job.run.status import as_table, show_status
-from job.storage import S3Settings, open_storage
+from job.run.status import Status, as_table, show_status
+from job.storage import StorageSettings, open_storage
 from job.storage.base import ObjectInfo
 from job.storage.folder import RunFolder
 from lora_engine.errors import DataError
+from lora_engine.evaluation.line_art import measure
 from lora_engine.text import printable, shortened
 
 NASTY = [
@@ -46,7 +49,7 @@ NASTY = [
 
 
 def run_folder(path: Path) -> RunFolder:
-    return RunFolder(open_storage(str(path), S3Settings()), str(path))
+    return RunFolder(open_storage(str(path), StorageSettings()), str(path))
 
 
 @given(st.text())
@@ -106,14 +109,14 @@ def test_progress_shows_text_and_obeys_none(text: str) -> None:
 
 @pytest.mark.parametrize("text", NASTY)
 def test_a_table_of_status_shows_text_and_obeys_none(text: str) -> None:
-    unit = dict.fromkeys(("unit", "state", "stage", "cause"), text)
-    row = {**unit, "step": text, "steps": text, "updated": "2026-01-01T00:00:00+00:00"}
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    status = Status(unit=text, state=text, stage=text, cause=text, step=1, steps=2, started=moment, updated=moment)
     stream = io.StringIO()
-    Console(file=stream, width=400).print(as_table([row]))
+    Console(file=stream, width=400).print(as_table([status]))
     lines = stream.getvalue().split("\n")
     assert all(line.isprintable() for line in lines)
     assert len(lines) == 6
-    assert lines[3].count(printable(text)) == 6
+    assert lines[3].count(printable(text)) == 4
 
 
 def test_the_status_of_a_run_that_someone_else_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,12 +125,15 @@ def test_the_status_of_a_run_that_someone_else_wrote(tmp_path: Path, capsys: pyt
         "state": "failed",
         "cause": NASTY[1],
         "updated": "2026-01-01T00:00:00+00:00",
-        "started": "",
+        "started": "2026-01-01T00:00:00+00:00",
     }
     run_folder(tmp_path).write_json(layout.unit_status("prepare"), row)
     for as_json in (True, False):
         show_status(run_folder(tmp_path), follow=False, as_json=as_json)
         assert "\x1b" not in capsys.readouterr().out
+
+
+BLANK = asdict(measure(Image.new("RGB", (8, 8))))
 
 
 def comparison(names: list[str]) -> Comparison:
@@ -150,11 +156,13 @@ def test_pictures_of_the_report_show_any_text(tmp_path: Path) -> None:
     prompts = [text for text in NASTY if "\udce9" not in text]
     for start in range(0, len(prompts), 4):
         shown = prompts[start : start + 4]
-        images = [{"prompt": at, "file": f"{at}.png"} for at in range(len(shown))]
+        images = [{"prompt": at, "file": f"{at}.png", "line_art": BLANK} for at in range(len(shown))]
         for name in names:
-            run.write_json(layout.sample_index(name, 0, 1), {"settings": {"prompts": shown}, "images": images})
+            run.write_json(
+                layout.sample_index(layout.Member(name, 0), 1), {"settings": {"prompts": shown}, "images": images}
+            )
             for at in range(len(shown)):
-                run.write(f"{layout.samples(name, 0, 1)}/{at}.png", data.getvalue())
+                run.write(f"{layout.samples(layout.Member(name, 0), 1)}/{at}.png", data.getvalue())
         assert plot_grid(run, comparison(names)) is not None
     assert plot_curves(comparison(["$math_{$ and $x^$", "a_b"]))
 
@@ -163,9 +171,10 @@ def test_a_sample_of_another_format_is_not_opened(tmp_path: Path) -> None:
     run, data = run_folder(tmp_path), io.BytesIO()
     Image.new("RGB", (8, 8)).save(data, "TIFF")
     run.write_json(
-        layout.sample_index("one", 0, 1), {"settings": {"prompts": ["a"]}, "images": [{"prompt": 0, "file": "0.png"}]}
+        layout.sample_index(layout.Member("one", 0), 1),
+        {"settings": {"prompts": ["a"]}, "images": [{"prompt": 0, "file": "0.png", "line_art": BLANK}]},
     )
-    run.write(f"{layout.samples('one', 0, 1)}/0.png", data.getvalue())
+    run.write(f"{layout.samples(layout.Member('one', 0), 1)}/0.png", data.getvalue())
     with pytest.raises(JobError, match="is no PNG") as caught:
         plot_grid(run, comparison(["one"]))
     assert caught.value.code == ExitCode.CONFLICT

@@ -18,6 +18,7 @@ from lora_engine import miniature
 from lora_engine.evaluation.clip_score import retrieval
 from lora_engine.evaluation.line_art import Measures, distances, measure
 from lora_engine.models.clip import load_clip
+from lora_engine.models.files import LocalModel
 from tests.lora_job import COLD, ROOT, lora_job, start, stop_at
 
 LOSS_SHARE = 0.75  # of the base model's, that is left at the end at most
@@ -96,7 +97,7 @@ def test_hints_draw_line_art_with_the_adapter_that_learned_them(straight: Path) 
     def named(pictures: list[Image.Image]) -> float:
         return retrieval(clip.cosines(pictures, prompts), range(len(prompts)))
 
-    clip = load_clip(miniature.folder("clip"), torch.device("cpu"))
+    clip = load_clip(LocalModel(miniature.folder("clip")), torch.device("cpu"))
     base = drawn()
     pipeline.load_lora_weights(folder / "checkpoints" / "step-000200", weight_name="pytorch_lora_weights.safetensors")
     adapted = drawn()

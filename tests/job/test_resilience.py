@@ -51,19 +51,16 @@ def test_a_signal_in_any_stage_saves_once_and_the_next_start_goes_on(
     miniature: Path, tmp_path: Path, straight: dict[str, Any]
 ) -> None:
     command = ["run", *arguments(miniature, tmp_path)]
-    seconds = {}
     for at, stage in enumerate(STAGES):
         started = start(*command, "--workdir", tmp_path / f"machine-{at}")
         assert started.wait_until_it_says(f'"stage started", "stage": "{stage}"'), f"{stage}: {started.stderr}"
-        began = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             started.send_signal(number)
             time.sleep(0.02)
         assert started.wait() == 51, started.stderr
-        seconds[stage] = round(time.monotonic() - began, 2)
-        assert "SIGTERM" in started.stderr.splitlines()[-1]
+        # Of signals that wait for a busy process, the system delivers the one with the lowest number first.
+        assert any(f"Stopped by {name};" in started.stderr.splitlines()[-1] for name in ("SIGTERM", "SIGINT"))
         assert "Traceback" not in started.stderr
-    print("seconds from the signal to the end:", seconds)
     done = lora_job(*command, "--workdir", tmp_path / "last")
     assert done.returncode == 0, done.stderr
     assert_as_straight(tmp_path, straight)
@@ -108,7 +105,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(miniature: Path, tmp_path: P
     assert started.wait_until_it_says('"stage started", "stage": "evaluate"')
     started.send_signal(signal.SIGTERM)
     assert started.wait() == 51
-    rows = (tmp_path / "runs/small" / layout.metrics("blip", 1337)).read_text().splitlines()
+    rows = (tmp_path / "runs/small" / layout.metrics(layout.Member("blip", 1337))).read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2]
     begun = tmp_path / "runs/small/units/pack-0/evaluation.safetensors"
     with safe_open(begun, "pt") as file:
@@ -375,7 +372,7 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
     tensors[weight][0, 0] = float("nan")
     save_file(tensors, state)
     record = json.loads(commit.read_text())
-    rows = run / layout.validation("blip", 1337)
+    rows = run / layout.validation(layout.Member("blip", 1337))
     scored = [json.loads(row)["step"] for row in rows.read_text().splitlines()] if rows.exists() else []
     last = record["step"]
     # where its losses are found not to be finite: at the next evaluation

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lora_engine.models.files import model_sha256
+from lora_engine.models.files import LocalModel, model_sha256
 from lora_engine.models.stable_diffusion import require_weights
 from tests.hub_server import HubServer
 from tests.lora_job import ROOT
@@ -26,7 +26,7 @@ def test_models_are_baked_with_the_files_that_a_job_reads_and_no_others(miniatur
     hub.stop()
     assert done.returncode == 0, done.stderr
     baked = tmp_path / "models" / "someone"
-    require_weights(baked / "sd", allow_pickle=False)
+    require_weights(LocalModel(baked / "sd"))
     assert model_sha256(baked / "sd") == model_sha256(miniature / "sd")
     assert model_sha256(baked / "blip") == model_sha256(miniature / "blip")
     assert not [path for path in baked.rglob("*") if path.suffix == ".bin" or path.name == ".cache"]

@@ -5,6 +5,7 @@ from drawings import with_article
 from lora_engine import miniature
 from lora_engine.evaluation.clip_score import retrieval
 from lora_engine.models.clip import load_clip
+from lora_engine.models.files import LocalModel
 from miniature.corpus import corpus
 from miniature.distortion import distorted
 from miniature.loop import generator
@@ -29,6 +30,6 @@ def test_the_shipped_clip_names_distorted_drawings() -> None:
     pixels = (distorted(IMAGES, generator("distortion", 1)) + 1).mul(127.5).round().byte()
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     names = list(SUBJECTS)
-    clip = load_clip(miniature.folder("clip"), torch.device("cpu"))
+    clip = load_clip(LocalModel(miniature.folder("clip")), torch.device("cpu"))
     cosines = clip.cosines(pictures, [with_article(name) for name in names])
     assert retrieval(cosines, [names.index(subject) for subject in LINES.subjects]) >= 0.9

@@ -1,12 +1,12 @@
 """A pack ready to train: the base model with its adapters, and the trainer. The same in every process at it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from job.manifest.packs import Member, Pack, ResolvedVariant
+from job.layout import Member
+from job.manifest.packs import Pack, ResolvedVariant
 from job.run.context import Attempt
 from job.run.dataset import Captions
 from lora_engine.adapters import lora
@@ -15,6 +15,7 @@ from lora_engine.dataset.draws import PackMember
 from lora_engine.dataset.encoded import Encoded, TrainingData
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.models import stable_diffusion
+from lora_engine.models.files import LocalModel
 from lora_engine.system.device import DTYPES, DtypeName, use_deterministic_kernels
 from lora_engine.system.distributed import Processes
 from lora_engine.system.memory import free_bytes, give_back
@@ -29,7 +30,7 @@ class Study:
     set_of_variant: dict[str, str]
     captions: Captions
     encoded: Encoded
-    model: Path
+    model: LocalModel
     started_at: float  # of the run's first attempt, seconds since 1970
 
 
@@ -49,15 +50,15 @@ def make_trainable(
     """Load the base model, put the pack's adapters in as they are before the first step, and make their trainer."""
     give_back()
     noise_schedule = stable_diffusion.load_noise_schedule(study.model)
-    allow_pickle = attempt.manifest.base_model.allow_pickle
-    unet = stable_diffusion.load_unet(study.model, DTYPES[precision], device, allow_pickle=allow_pickle)
+    dtype = DTYPES[precision]
+    unet = stable_diffusion.load_unet(study.model, dtype, device)
     lora.inject(unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
     use_deterministic_kernels(enabled=pack.training.deterministic)
     flips = pack.training.random_flip
-    resident = study.encoded.fits(free_bytes(device, processes.count), flips=flips)
+    resident = study.encoded.fits(free_bytes(device, processes.count), dtype, flips=flips)
     if not resident:
         attempt.progress.say("latents and embeddings are read as they are needed", pack=pack.index)
-    data = study.encoded.training_data(device, DTYPES[precision], flips=flips, resident=resident)
+    data = study.encoded.training_data(device, dtype, flips=flips, resident=resident)
     trainer = PackTrainer(
         unet,
         [_pack_member(study, member) for member in pack.members],

@@ -3,15 +3,15 @@
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from job import layout
-from job.manifest.packs import Member, Pack
+from job.layout import Member
+from job.manifest.packs import Pack
 from job.run import checkpoints
 from job.run.context import Attempt
 from job.stages.train.build import Study, TrainablePack
@@ -19,7 +19,7 @@ from job.stages.train.resume import collect_garbage
 from job.threads import Background
 from lora_engine.adapters import formats, lora
 from lora_engine.evaluation import summary
-from lora_engine.records import ValidationRecord
+from lora_engine.records import StepRecord, ValidationRecord
 from lora_engine.text import printable
 
 
@@ -31,7 +31,7 @@ class _Snapshot:
     step: int
     weights: lora.Adapter
     state: dict[str, Tensor]
-    metrics: Sequence[dict[str, Any]]
+    metrics: Sequence[StepRecord]
     scores: Sequence[ValidationRecord]
 
 
@@ -45,7 +45,7 @@ class CheckpointWriter(Background):
 
     def commit(
         self,
-        metrics: Mapping[Member, Sequence[dict[str, Any]]],
+        metrics: Mapping[Member, Sequence[StepRecord]],
         scores: Mapping[Member, Sequence[ValidationRecord]],
     ) -> None:
         """Copy the members as they are now, to be written and uploaded with their rows."""
@@ -66,7 +66,7 @@ class CheckpointWriter(Background):
     def _publish(self, snapshots: Sequence[_Snapshot]) -> None:
         for snapshot in snapshots:
             member = snapshot.member
-            self._attempt.run.write_jsonl(layout.metrics(*member), snapshot.metrics)
+            self._attempt.run.write_jsonl(layout.metrics(member), map(asdict, snapshot.metrics))
         for snapshot in snapshots:
             self._publish_member(snapshot)
         keep = self._attempt.manifest.output.keep_checkpoints
@@ -78,25 +78,29 @@ class CheckpointWriter(Background):
 
     def best(self, member: Member, scores: Sequence[ValidationRecord]) -> summary.Best | None:
         """The best so far of the checkpoints that are kept and scored."""
-        kept = set(checkpoints.committed_steps(self._attempt.run, *member))
+        kept = set(checkpoints.committed_steps(self._attempt.run, member))
         scored = [record for record in scores if record.step in kept]
         return summary.choose_best(scored) if scored else None
 
     def _publish_member(self, snapshot: _Snapshot) -> None:
         member, step, weights = snapshot.member, snapshot.step, snapshot.weights
-        earlier = [s for s in checkpoints.committed_steps(self._attempt.run, *member) if s < step]
+        earlier = [s for s in checkpoints.committed_steps(self._attempt.run, member) if s < step]
         with tempfile.TemporaryDirectory(dir=self._attempt.workdir) as scratch:
             folder = Path(scratch)
             files = formats.write_checkpoint(folder, weights, snapshot.state, self._pack.lora, self._card(member))
-            facts = {
-                "parent": earlier[-1] if earlier else None,
-                "manifest_sha256": hashlib.sha256(self._attempt.manifest.model_dump_json().encode()).hexdigest(),
-                "weights_sha256": lora.weights_sha256(weights),
-                "initial_weights_sha256": self._initial[member],
-                "epoch": self._attempt.epoch,
-                "processes": self._processes,
-            }
-            checkpoints.publish(self._attempt.run, folder, *member, step, files, facts)
+            commit = checkpoints.Commit(
+                variant=member.variant,
+                seed=member.seed,
+                step=step,
+                files=files,
+                parent=earlier[-1] if earlier else None,
+                manifest_sha256=hashlib.sha256(self._attempt.manifest.model_dump_json().encode()).hexdigest(),
+                weights_sha256=lora.weights_sha256(weights),
+                initial_weights_sha256=self._initial[member],
+                epoch=self._attempt.epoch,
+                processes=self._processes,
+            )
+            checkpoints.publish(self._attempt.run, folder, commit)
 
     def _card(self, member: Member) -> formats.AdapterCard:
         caption_set = self._study.captions[self._study.set_of_variant[member.variant]]

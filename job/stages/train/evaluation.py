@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from job import layout
-from job.manifest.packs import Member, Pack
+from job.layout import Member
+from job.manifest.packs import Pack
 from job.run.context import Attempt
 from job.stages.train.build import Study, TrainablePack
 from lora_engine.config.captions import plain_parts
@@ -45,8 +46,8 @@ class PackEvaluation:
     def read(self, until: int) -> None:
         """Take up what earlier attempts found up to that step."""
         for member in self.records:
-            rows = self._attempt.run.read_jsonl(layout.validation(*member)) or []
-            self.records[member] = [ValidationRecord(**row) for row in rows if row["step"] <= until]
+            rows = self._attempt.run.read_rows(layout.validation(member), ValidationRecord) or []
+            self.records[member] = [row for row in rows if row.step <= until]
 
     def is_scored(self, step: int, members: Sequence[Member]) -> bool:
         """Whether all of them have been."""
@@ -93,9 +94,9 @@ class PackEvaluation:
             records = [*earlier, summary.summarise(step, losses, sets, columns)]
             self.records[member] = sorted(records, key=lambda record: record.step)
             data = pack_losses(EvaluationLosses(scored, losses, grid.timesteps_NT))
-            self._attempt.run.write(layout.validation_losses(*member, step), data)
+            self._attempt.run.write(layout.validation_losses(member, step), data)
             rows = (asdict(record) for record in self.records[member])
-            self._attempt.run.write_jsonl(layout.validation(*member), rows)
+            self._attempt.run.write_jsonl(layout.validation(member), rows)
         if step == 0 and diverged:
             raise ModelError(
                 "The base model's losses on the held-out images are not finite.",

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.manifest.packs import Member, Pack
+from job.layout import Member
+from job.manifest.packs import Pack
 from job.process.progress import Stage
 from job.run import checkpoints
+from job.run.checkpoints import BestPointer, Commit, FinalPointer
 from job.run.context import Attempt
 from job.stages.train.build import Study, make_trainable
 from job.stages.train.checkpoint_writer import CheckpointWriter
@@ -47,7 +48,7 @@ class PackRun:
         self._memory = PackMemory(attempt, pack, device)
         made = make_trainable(attempt, study, pack, device, precision, followers.processes)
         self.unet, self._trainer, self._data = made.unet, made.trainer, made.data
-        self._metrics: dict[Member, list[dict[str, Any]]] = {member: [] for member in pack.members}
+        self._metrics: dict[Member, list[StepRecord]] = {member: [] for member in pack.members}
         self._uploads = CheckpointWriter(attempt, study, pack, made, followers.processes.count)
         # a part that is stored before its checkpoint could be continued with other weights
         self._evaluation = PackEvaluation(attempt, study, pack, made, before_saving=self._uploads.wait)
@@ -78,9 +79,9 @@ class PackRun:
     def _cut_up(self) -> None:
         """Decide how updates are cut up to fit in memory: once, since it changes how sums are rounded."""
         key, trainer = layout.micro_batches(self._pack.unit), self._trainer
-        stored = self._attempt.run.read_json(key)
+        stored = self._attempt.run.read_stored(key, micro_batches.MicroBatches)
         if stored is not None:
-            trainer.use_micro_batches(micro_batches.MicroBatches(**stored))
+            trainer.use_micro_batches(stored)
         else:
             device, config = self._data.device, self._pack.training
             local = self._followers.processes.local_slice(config.images_per_step)  # no other has more
@@ -141,16 +142,16 @@ class PackRun:
 
     def _keep(self, records: Sequence[StepRecord]) -> None:
         for member, record in zip(self._pack.members, records, strict=True):
-            self._metrics[member].append(asdict(record))
+            self._metrics[member].append(record)
 
     def _resume(self) -> None:
         """Go on from the newest step of which all members have a whole checkpoint."""
         run, members = self._attempt.run, self._pack.members
         step, states = rewind(run, members, self._attempt.workdir, self._attempt.progress.warn)
         for member in members:
-            key = layout.metrics(*member)
-            self._metrics[member] = [row for row in run.read_jsonl(key) or [] if row["step"] <= step]
-            if [row["step"] for row in self._metrics[member]] != list(range(1, step + 1)):
+            key = layout.metrics(member)
+            self._metrics[member] = [row for row in run.read_rows(key, StepRecord) or [] if row.step <= step]
+            if [row.step for row in self._metrics[member]] != list(range(1, step + 1)):
                 raise JobError(
                     ExitCode.CONFLICT,
                     f"{run.uri(key)} lacks steps up to {step}, of which there is a checkpoint.",
@@ -160,10 +161,10 @@ class PackRun:
         if states:
             self._trainer.restore(states)
             self._attempt.progress.say("resumed", pack=self._pack.index, step=step)
-            self._warn_of_other_rounding(checkpoints.read_commit(run, *members[0], step))
+            self._warn_of_other_rounding(checkpoints.read_commit(run, members[0], step))
 
-    def _warn_of_other_rounding(self, continued: dict[str, Any]) -> None:
-        before, now = continued.get("processes", 1), self._followers.processes.count
+    def _warn_of_other_rounding(self, continued: Commit) -> None:
+        before, now = continued.processes, self._followers.processes.count
         if before != now:
             self._attempt.progress.warn(
                 f"{self._pack.unit}: processes at a time were {before} and are {now} now, so its weights will be those "
@@ -175,17 +176,17 @@ class PackRun:
         for member in self._pack.members:
             records = self._evaluation.records[member]
             if best := self._uploads.best(member, records):
-                self._attempt.run.write_json(
-                    layout.best(*member), self._pointer(member, best.step, best.loss) | asdict(best)
-                )
-            diverged = self._trainer.frozen_at.get(member.adapter_name)
-            last = self._pointer(member, self._trainer.step, records[-1].loss if diverged is None else None)
-            self._attempt.run.write_json(layout.final(*member), last | {"diverged_at": diverged})
+                pointer = BestPointer(**self._place(member, best.step), **asdict(best))
+                self._attempt.run.write_stored(layout.best(member), pointer)
+            step, diverged_at = self._trainer.step, self._trainer.frozen_at.get(member.adapter_name)
+            loss = records[-1].loss if diverged_at is None else None
+            final = FinalPointer(**self._place(member, step), step=step, loss=loss, diverged_at=diverged_at)
+            self._attempt.run.write_stored(layout.final(member), final)
 
-    def _pointer(self, member: Member, step: int, loss: float | None) -> dict[str, Any]:
-        files = checkpoints.read_commit(self._attempt.run, *member, step)["files"]
-        kohya = next(f for f in files if f["path"] == kohya_name(member.variant))
-        return {"step": step, "loss": loss, "checkpoint": f"checkpoints/step-{step:06d}", "sha256": kohya["sha256"]}
+    def _place(self, member: Member, step: int) -> dict[str, str]:
+        """Where a checkpoint lies below its member's folder, and the hash of the file that most programs load."""
+        kohya = checkpoints.read_commit(self._attempt.run, member, step).file(kohya_name(member.variant))
+        return {"checkpoint": f"checkpoints/{layout.step_name(step)}", "sha256": kohya.sha256}
 
 
 def is_finished(attempt: Attempt, pack: Pack) -> bool:
@@ -194,10 +195,10 @@ def is_finished(attempt: Attempt, pack: Pack) -> bool:
 
 
 def _is_finished(attempt: Attempt, member: Member, steps: int) -> bool:
-    final = attempt.run.read_json(layout.final(*member))
-    if final is None or (final["step"] != steps and final.get("diverged_at") is None):
+    final = attempt.run.read_stored(layout.final(member), FinalPointer)
+    if final is None or (final.step != steps and final.diverged_at is None):
         return False
-    return checkpoints.is_there(attempt.run, *member, final["step"])
+    return checkpoints.is_there(attempt.run, member, final.step)
 
 
 def _mean_loss(records: Sequence[StepRecord]) -> float | None:

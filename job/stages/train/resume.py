@@ -8,7 +8,7 @@ from torch import Tensor
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.manifest.packs import Member
+from job.layout import Member
 from job.run import checkpoints
 from job.storage.files import DamagedObjectError
 from job.storage.folder import RunFolder
@@ -26,7 +26,7 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
     Raises:
         JobError: 46 when there were checkpoints, and there is no step of which all are whole.
     """
-    committed = {member: set(checkpoints.committed_steps(run, *member)) for member in members}
+    committed = {member: set(checkpoints.committed_steps(run, member)) for member in members}
     common = sorted(set.intersection(*committed.values()), reverse=True)
     step, states = 0, States()
     for candidate in common:
@@ -47,7 +47,7 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
         )
     for member, steps in committed.items():
         for later in sorted(steps - set(range(step + 1)), reverse=True):
-            checkpoints.remove(run, *member, later)
+            checkpoints.remove(run, member, later)
     return step, states
 
 
@@ -59,13 +59,13 @@ def _whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str
     """The state of a checkpoint of which every file was fetched and checked."""
     where = f"{member.adapter_name} at step {step}"
     try:
-        found = checkpoints.read_commit(run, *member, step)
-        for name in (entry["path"] for entry in found["files"]):
-            key = f"{layout.checkpoint(*member, step)}/{name}"
+        found = checkpoints.read_commit(run, member, step)
+        for name in (entry.path for entry in found.files):
+            key = f"{layout.checkpoint(member, step)}/{name}"
             if not run.exists(key):
                 raise _NotWholeError(f"The checkpoint of {where} lacks {name}.")
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            for name in (entry["path"] for entry in found["files"]):
+            for name in (entry.path for entry in found.files):
                 checkpoints.fetch_file(run, found, name, Path(folder) / name)
             return read_state(Path(folder) / STATE_NAME)
     except DamagedObjectError as error:
@@ -80,7 +80,7 @@ def _whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str
 
 def collect_garbage(run: RunFolder, member: Member, keep: int, always: Iterable[int]) -> None:
     """Remove a member's oldest checkpoints but for the newest `keep` and those of the steps `always`."""
-    steps = checkpoints.committed_steps(run, *member)
+    steps = checkpoints.committed_steps(run, member)
     for step in steps[:-keep]:
         if step not in set(always):
-            checkpoints.remove(run, *member, step)
+            checkpoints.remove(run, member, step)

@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from job import layout
-from job.storage import S3Settings, open_storage
+from job.run.checkpoints import Commit
+from job.storage import StorageSettings, open_storage
 from job.storage.folder import RunFolder
 from lora_engine import miniature
+from lora_engine.records import FileEntry
 from tests.job.small_run import drawings, folder_of
 from tests.lora_job import ROOT
 from tests.s3_server import S3Server
@@ -22,7 +24,8 @@ LONG = "x" * 300  # bytes; a name has at most 255
 CLI = [sys.executable, "-m", "job"]
 # Root reads everything; without these it is held to a file's mode, as any user.
 AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"] if os.geteuid() == 0 else []
-STATUS = {"unit": "pack-0", "state": "done", "updated": "2026-01-01T00:00:00+00:00", "started": ""}
+MOMENT = "2026-01-01T00:00:00+00:00"
+STATUS = {"unit": "pack-0", "state": "done", "updated": MOMENT, "started": MOMENT}
 
 
 def command(cwd: Path, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
@@ -61,12 +64,15 @@ def study(tmp_path: Path) -> Path:
 def run(tmp_path: Path) -> RunFolder:
     """A run `runs/m` with one checkpoint."""
     folder = folder_of(str(tmp_path / "runs" / "m"))
-    root = layout.checkpoint("vanilla", 1, 2)
+    root = layout.checkpoint(layout.Member("vanilla", 1), 2)
     entries = []
     for name in ("state.safetensors", "vanilla.safetensors"):
         digest = folder.write(f"{root}/{name}", name.encode())
-        entries.append({"path": name, "size": digest.size, "sha256": digest.sha256})
-    folder.write_json(f"{root}/{layout.COMMIT_NAME}", {"files": entries})
+        entries.append(FileEntry(name, digest.size, digest.sha256))
+    commit = Commit(
+        variant="vanilla", seed=1, step=2, files=tuple(entries), weights_sha256="", initial_weights_sha256=""
+    )
+    folder.write_stored(f"{root}/{layout.COMMIT_NAME}", commit)
     return folder
 
 
@@ -132,7 +138,7 @@ def test_a_run_is_not_collected_into_itself(tmp_path: Path, run: RunFolder) -> N
 
 
 def test_a_file_that_a_commit_lists_is_missed(tmp_path: Path, run: RunFolder) -> None:
-    root = layout.checkpoint("vanilla", 1, 2)
+    root = layout.checkpoint(layout.Member("vanilla", 1), 2)
     run.delete(f"{root}/state.safetensors")
     done = command(tmp_path, "collect", "runs/m", "there")
     assert done.returncode == 46, done.stdout
@@ -183,7 +189,7 @@ def test_a_model_that_is_not_all_there_is_missed(study: Path, s3_admin: S3Server
     for name in ("stable-diffusion", "blip"):
         shutil.copytree(miniature.folder(name), study / "models" / name)
     prefix = f"s3://{s3_bucket}/{study.name}" if remote else str(study / "models")
-    settings = S3Settings(s3_admin.endpoint_url, region="us-east-1", addressing_style="path")
+    settings = StorageSettings(s3_admin.endpoint_url, region="us-east-1", addressing_style="path")
     storage = open_storage(prefix, settings)
     endpoint = f"storage={{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}"
     if remote:

@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from job.layout import Member
 from job.manifest.load import load_manifest
-from job.manifest.packs import Member, caption_sets, packs_of, resolve_variants, set_of_variant
+from job.manifest.packs import caption_sets, packs_of, resolve_variants, set_of_variant
 from job.manifest.problems import ManifestError
 from job.manifest.reference import reference_markdown
 from job.manifest.schema import Manifest, manifest_schema

@@ -16,6 +16,7 @@ from lora_engine.adapters import formats, lora
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.diffusion import PredictionType
 from lora_engine.models import stable_diffusion
+from lora_engine.models.files import LocalModel
 
 LORA = LoraConfig(rank=3, alpha=5.0)
 CARD = formats.AdapterCard(
@@ -34,7 +35,7 @@ CARD = formats.AdapterCard(
 @pytest.fixture(scope="module")
 def trained(all_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
     folder = tmp_path_factory.mktemp("trained")
-    unet = stable_diffusion.load_unet(all_layers, torch.float32)
+    unet = stable_diffusion.load_unet(LocalModel(all_layers), torch.float32)
     lora.inject(unet, [("blip", 0), ("other", 1)], LORA)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

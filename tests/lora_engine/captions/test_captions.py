@@ -23,6 +23,7 @@ from lora_engine.config.models import CaptionerConfig
 from lora_engine.errors import DataError, ModelError
 from lora_engine.images.squares import write_square
 from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner
+from lora_engine.models.files import LocalModel
 
 ALL = CleaningConfig(stop_words=False)
 CPU = torch.device("cpu")
@@ -220,18 +221,20 @@ def test_captions_do_not_depend_on_order_or_company(
     miniature: Path, pictures: list[tuple[str, Path]], beams: int
 ) -> None:
     config = CaptionerConfig(source="x", batch_size=4, max_new_tokens=6, beams=beams)
-    captioner = load_captioner(miniature / "blip", config, CPU)
+    captioner = load_captioner(LocalModel(miniature / "blip"), config, CPU)
     found = dict(captioner.caption(pictures))
     assert list(found) == [name for name, _ in pictures]
     assert dict(captioner.caption(reversed(pictures))) == found
-    assert dict(load_captioner(miniature / "blip", config, CPU).caption(pictures[:2])).items() <= found.items()
+    assert (
+        dict(load_captioner(LocalModel(miniature / "blip"), config, CPU).caption(pictures[:2])).items() <= found.items()
+    )
     assert any(found.values())
 
 
 def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ModelError, match=r"pickles.*pytorch_model\.bin"):
-        load_captioner(tmp_path, CaptionerConfig(source="x"), CPU)
+        load_captioner(LocalModel(tmp_path), CaptionerConfig(source="x"), CPU)
 
 
 def test_another_kind_of_model_is_a_change_of_source(
@@ -244,7 +247,7 @@ def test_another_kind_of_model_is_a_change_of_source(
     GitForCausalLM(config).save_pretrained(tmp_path)
     images = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
     GitProcessor(images, tokenizer).save_pretrained(tmp_path)
-    captioner = load_captioner(tmp_path, CaptionerConfig(source="x", max_new_tokens=4), CPU)
+    captioner = load_captioner(LocalModel(tmp_path), CaptionerConfig(source="x", max_new_tokens=4), CPU)
     assert len(list(captioner.caption(pictures))) == len(pictures)
 
 

@@ -36,7 +36,9 @@ def encoded(tmp_path: Path) -> Encoded:
         random("latents", IDS, 2, 4, 8, 8),
         random("mirrored", IDS, 2, 4, 8, 8),
         TEXTS,
-        random("texts", tuple(text_name(text) for text in TEXTS), 5, 12),
+        dict.fromkeys(
+            (torch.bfloat16, torch.float32), random("texts", tuple(text_name(text) for text in TEXTS), 5, 12)
+        ),
     )
 
 
@@ -58,16 +60,16 @@ def test_training_reads_the_images_then_their_mirror_images(encoded: Encoded, re
     assert torch.equal(placed[0, 1], encoded.mirrored["a"])
     assert torch.equal(placed[1, 0], encoded.mirrored["b"])
     text = data.embeddings.place(data.embeddings.read(np.array([1])))
-    assert torch.equal(text[0], encoded.embeddings[text_name("a heart")].bfloat16())
+    assert torch.equal(text[0], encoded.embeddings[torch.bfloat16][text_name("a heart")].bfloat16())
     assert (data.moments.resident, data.embeddings.resident) == (resident, resident)
     assert data.latent_shape == (4, 8, 8)
 
 
 def test_data_fits_if_it_leaves_most_of_the_memory_free(encoded: Encoded) -> None:
     latents, texts = 2 * (2 * 4 * 8 * 8) * 4, 2 * (5 * 12) * 4
-    assert encoded.fits(4 * (latents + texts), flips=False)
-    assert not encoded.fits(4 * (latents + texts) - 4, flips=False)
-    assert not encoded.fits(4 * (latents + texts), flips=True)
+    assert encoded.fits(4 * (latents + texts), torch.float32, flips=False)
+    assert not encoded.fits(4 * (latents + texts) - 4, torch.float32, flips=False)
+    assert not encoded.fits(4 * (latents + texts), torch.float32, flips=True)
 
 
 def test_the_latents_of_a_mirror_image_are_those_of_the_image_turned(tmp_path: Path) -> None:

@@ -80,13 +80,16 @@ WHOLE = pack_losses(EvaluationLosses(SCORED, LOSSES_ENT, TIMESTEPS_NT))
         save({"losses": LOSSES_ENT[0], "timesteps": TIMESTEPS_NT}, METADATA),
         save({"losses": np.stack([LOSSES_ENT]), "done": np.array(5)}, METADATA),
     ],
+    ids=lambda _: "file",  # the order of a file's metadata is not the same in every process
 )
 def test_what_is_damaged_or_contradicts_itself_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         unpack_losses(data)
 
 
-@pytest.mark.parametrize("data", [b"", WHOLE, save({"losses": np.stack([LOSSES_ENT])}, METADATA)])
+@pytest.mark.parametrize(
+    "data", [b"", WHOLE, save({"losses": np.stack([LOSSES_ENT])}, METADATA)], ids=["empty", "whole", "without done"]
+)
 def test_an_interrupted_evaluation_that_is_damaged_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         unpack_begun(data)

@@ -11,6 +11,7 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.evaluation.sampler import Sample, Sampler
 from lora_engine.models import stable_diffusion
+from lora_engine.models.files import LocalModel
 
 FOLDER = miniature.folder("stable-diffusion")
 CPU = torch.device("cpu")
@@ -22,7 +23,7 @@ NEAR = 2  # of 255, of what differs by how sums are rounded
 @pytest.fixture(scope="module")
 def unet() -> nn.Module:
     """With three adapters whose pictures differ."""
-    model = stable_diffusion.load_unet(FOLDER, torch.float32)
+    model = stable_diffusion.load_unet(LocalModel(FOLDER), torch.float32)
     lora.inject(model, [(name, 0) for name in NAMES], LoraConfig(rank=4, alpha=4))
     for number, name in enumerate(NAMES):
         random = torch.Generator().manual_seed(number)
@@ -36,7 +37,7 @@ def sampler(unet: nn.Module, guidance: float = 3.0, images_at_once: int = 16, **
     config = SamplesConfig.model_validate(
         {"prompts": PROMPTS, "seeds": (0, 7), "steps": 2, "guidance": guidance, **settings}
     )
-    return Sampler(FOLDER, unet, config, 64, images_at_once, CPU)
+    return Sampler(LocalModel(FOLDER), unet, config, 64, images_at_once, CPU)
 
 
 def images_of(by: Sampler, names: Sequence[str]) -> dict[tuple[str | None, int, int], np.ndarray]:
@@ -65,7 +66,7 @@ def test_adapters_that_generate_together_give_what_each_gives_alone(
 
 
 def test_the_base_model_generates_when_no_adapter_is_named(unet: nn.Module) -> None:
-    plain = stable_diffusion.load_unet(FOLDER, torch.float32)
+    plain = stable_diffusion.load_unet(LocalModel(FOLDER), torch.float32)
     lora.inject(plain, [("zero", 0)], LoraConfig(rank=4, alpha=4))
     images_of(sampler(unet), NAMES)
     ours, theirs = images_of(sampler(unet), []), images_of(sampler(plain), ["zero"])

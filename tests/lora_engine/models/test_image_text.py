@@ -14,6 +14,7 @@ from lora_engine.config.models import CaptionerConfig
 from lora_engine.errors import ModelError
 from lora_engine.models.captioner import load_captioner
 from lora_engine.models.clip import load_clip
+from lora_engine.models.files import LocalModel
 
 CPU = torch.device("cpu")
 CAPTIONER = CaptionerConfig(source="x")
@@ -22,8 +23,12 @@ CAPTIONER = CaptionerConfig(source="x")
 @pytest.mark.parametrize(
     ("name", "layer", "load"),
     [
-        ("blip", "text_decoder.cls.predictions.transform.dense.bias", lambda f: load_captioner(f, CAPTIONER, CPU)),
-        ("clip", "visual_projection.weight", lambda f: load_clip(f, CPU)),
+        (
+            "blip",
+            "text_decoder.cls.predictions.transform.dense.bias",
+            lambda model: load_captioner(model, CAPTIONER, CPU),
+        ),
+        ("clip", "visual_projection.weight", lambda model: load_clip(model, CPU)),
     ],
 )
 def test_a_file_that_lacks_a_layer_is_refused(
@@ -31,10 +36,10 @@ def test_a_file_that_lacks_a_layer_is_refused(
 ) -> None:
     folder = tmp_path / name
     shutil.copytree(miniature.folder(name), folder)
-    load(folder)
+    load(LocalModel(folder))
     path = folder / "model.safetensors"
     weights = load_file(path)
     del weights[layer]
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ModelError, match=rf"cannot be loaded.*lack {re.escape(layer)}"):
-        load(folder)
+        load(LocalModel(folder))

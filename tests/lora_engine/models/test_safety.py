@@ -19,7 +19,14 @@ from lora_engine.errors import ModelError
 from lora_engine.models import stable_diffusion
 from lora_engine.models.captioner import load_captioner
 from lora_engine.models.clip import load_clip
-from lora_engine.models.files import check_safetensors, hash_ahead, model_sha256, pickled_weights, with_pickles
+from lora_engine.models.files import (
+    LocalModel,
+    check_safetensors,
+    hash_ahead,
+    model_sha256,
+    pickled_weights,
+    with_pickles,
+)
 
 CPU = torch.device("cpu")
 
@@ -45,29 +52,29 @@ class Part:
 
 
 def captioner(folder: Path, allow_pickle: bool) -> Any:
-    return load_captioner(folder, CaptionerConfig(source="x", allow_pickle=allow_pickle), CPU)
+    return load_captioner(LocalModel(folder, allow_pickle), CaptionerConfig(source="x"), CPU)
 
 
 PARTS = {
     "captioner": Part("blip", ".", "model.safetensors", captioner),
-    "clip": Part("clip", ".", "model.safetensors", lambda f, allow: load_clip(f, CPU, allow_pickle=allow)),
+    "clip": Part("clip", ".", "model.safetensors", lambda f, allow: load_clip(LocalModel(f, allow), CPU)),
     "unet": Part(
         "stable-diffusion",
         "unet",
         "diffusion_pytorch_model.safetensors",
-        lambda f, allow: stable_diffusion.load_unet(f, torch.float32, allow_pickle=allow),
+        lambda f, allow: stable_diffusion.load_unet(LocalModel(f, allow), torch.float32),
     ),
     "vae": Part(
         "stable-diffusion",
         "vae",
         "diffusion_pytorch_model.safetensors",
-        lambda f, allow: stable_diffusion.load_vae(f, allow_pickle=allow),
+        lambda f, allow: stable_diffusion.load_vae(LocalModel(f, allow)),
     ),
     "text_encoder": Part(
         "stable-diffusion",
         "text_encoder",
         "model.safetensors",
-        lambda f, allow: stable_diffusion.load_text_encoder(f, torch.float32, allow_pickle=allow)[1],
+        lambda f, allow: stable_diffusion.load_text_encoder(LocalModel(f, allow), torch.float32)[1],
     ),
 }
 
@@ -214,10 +221,10 @@ def test_a_pipeline_names_no_class_but_schedulers(tmp_path: Path) -> None:
     ):
         index = json.loads((model / "model_index.json").read_text()) | {"scheduler": entry}
         (model / "model_index.json").write_text(json.dumps(index))
-        assert type(stable_diffusion.load_sampler(model)).__name__ == "PNDMScheduler"
+        assert type(stable_diffusion.load_sampler(LocalModel(model))).__name__ == "PNDMScheduler"
     (model / "model_index.json").write_text("{")
     with pytest.raises(ModelError, match="model_index"):
-        stable_diffusion.load_sampler(model)
+        stable_diffusion.load_sampler(LocalModel(model))
 
 
 def test_a_single_file_must_be_whole_safetensors_and_its_components_of_model_libraries(tmp_path: Path) -> None:
@@ -238,8 +245,8 @@ def test_every_part_is_checked_before_any_is_loaded(tmp_path: Path) -> None:
     for name in ("unet", "vae", "text_encoder"):
         model = PARTS[name].pickled(tmp_path / name)
         with pytest.raises(ModelError, match=f"base_model.source: the {name}"):
-            stable_diffusion.require_weights(model)
-        stable_diffusion.require_weights(model, allow_pickle=True)
+            stable_diffusion.require_weights(LocalModel(model))
+        stable_diffusion.require_weights(LocalModel(model, True))
 
 
 def test_pickles_are_fetched_and_hashed_only_where_they_are_read(tmp_path: Path) -> None:
@@ -259,7 +266,7 @@ def test_pickles_are_fetched_and_hashed_only_where_they_are_read(tmp_path: Path)
 def test_a_model_that_changes_has_another_hash_in_the_same_process(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    hash_ahead(tmp_path)
+    hash_ahead(LocalModel(tmp_path))
     first = model_sha256(tmp_path)
     lines = [
         f"{name}\0{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}\n"

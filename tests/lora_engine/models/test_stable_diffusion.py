@@ -21,6 +21,7 @@ from job.stages.models import fetch_model
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 from lora_engine.models import stable_diffusion
+from lora_engine.models.files import LocalModel
 from miniature.architecture import TINY, make_stable_diffusion, unet
 from tests.single_file import write_single_file
 
@@ -50,12 +51,12 @@ def test_what_is_no_checkpoint_is_named(miniature: Path, tmp_path: Path) -> None
 
 def test_a_missing_or_pickled_part_is_named(miniature: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="unet"):
-        stable_diffusion.load_unet(tmp_path, torch.float32)
+        stable_diffusion.load_unet(LocalModel(tmp_path), torch.float32)
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text((miniature / "sd" / "unet" / "config.json").read_text())
     (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ModelError, match="safetensors"):
-        stable_diffusion.load_unet(tmp_path, torch.float32)
+        stable_diffusion.load_unet(LocalModel(tmp_path), torch.float32)
 
 
 def test_a_unet_is_read_as_diffusers_reads_it(all_layers: Path, tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_unet_is_read_as_diffusers_reads_it(all_layers: Path, tmp_path: Path) 
     assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1
     for dtype in (torch.float32, torch.float16):
         expected = UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet", torch_dtype=dtype)
-        loaded = stable_diffusion.load_unet(tmp_path, dtype)
+        loaded = stable_diffusion.load_unet(LocalModel(tmp_path), dtype)
         assert not loaded.training
         assert loaded.state_dict().keys() == expected.state_dict().keys()
         for key, value in loaded.state_dict().items():
@@ -77,9 +78,17 @@ def test_a_unet_is_read_as_diffusers_reads_it(all_layers: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("file", "layer", "load"),
     [
-        ("unet/diffusion_pytorch_model", "conv_in.weight", lambda f: stable_diffusion.load_unet(f, torch.float32)),
+        (
+            "unet/diffusion_pytorch_model",
+            "conv_in.weight",
+            lambda model: stable_diffusion.load_unet(model, torch.float32),
+        ),
         ("vae/diffusion_pytorch_model", "encoder.conv_in.weight", stable_diffusion.load_vae),
-        ("text_encoder/model", "final_layer_norm.bias", lambda f: stable_diffusion.load_text_encoder(f, torch.float32)),
+        (
+            "text_encoder/model",
+            "final_layer_norm.bias",
+            lambda model: stable_diffusion.load_text_encoder(model, torch.float32),
+        ),
     ],
 )
 def test_a_file_that_lacks_a_layer_is_refused(
@@ -91,7 +100,7 @@ def test_a_file_that_lacks_a_layer_is_refused(
     weights = {key: value for key, value in load_file(path).items() if not key.endswith(layer)}
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ModelError, match=rf"cannot be loaded.*{re.escape(layer)}"):
-        load(tmp_path / "sd")
+        load(LocalModel(tmp_path / "sd"))
 
 
 @pytest.mark.parametrize(
@@ -114,10 +123,10 @@ def test_a_unet_that_takes_more_than_latents_and_texts_is_refused(
     """Before anything is computed: inpainting, depth, upscalers, unCLIP, SDXL."""
     shutil.copytree(miniature / "sd", tmp_path / "sd")
     path = tmp_path / "sd" / "unet" / "config.json"
-    stable_diffusion.require_trainable(tmp_path / "sd", LoraConfig())
+    stable_diffusion.require_trainable(LocalModel(tmp_path / "sd"), LoraConfig())
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(ModelError, match=rf"cannot be trained: it has .*{re.escape(named)}"):
-        stable_diffusion.require_trainable(tmp_path / "sd", LoraConfig())
+        stable_diffusion.require_trainable(LocalModel(tmp_path / "sd"), LoraConfig())
 
 
 def test_a_single_file_that_lacks_a_layer_is_refused(all_layers: Path, tmp_path: Path) -> None:
@@ -138,13 +147,13 @@ def test_a_tokenizer_that_gives_more_tokens_than_there_are_positions_is_refused(
     for odd in ({}, {"model_max_length": 154}):
         path.write_text(json.dumps({key: v for key, v in settings.items() if key != "model_max_length"} | odd))
         with pytest.raises(ModelError, match="model_max_length is more than the text encoder's 77 positions"):
-            stable_diffusion.load_text_encoder(tmp_path / "sd", torch.float32)
+            stable_diffusion.load_text_encoder(LocalModel(tmp_path / "sd"), torch.float32)
 
 
 def test_another_kind_of_diffusion_is_refused(tmp_path: Path) -> None:
     FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "scheduler")
     with pytest.raises(ModelError, match="FlowMatchEulerDiscreteScheduler without beta_schedule"):
-        stable_diffusion.load_noise_schedule(tmp_path)
+        stable_diffusion.load_noise_schedule(LocalModel(tmp_path))
 
 
 _PEAK = """
@@ -153,13 +162,14 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 from lora_engine.models import stable_diffusion
+from lora_engine.models.files import LocalModel
 
 def field(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 before = field("VmRSS:")
-unet = stable_diffusion.load_unet(Path(sys.argv[1]), torch.float32)
+unet = stable_diffusion.load_unet(LocalModel(Path(sys.argv[1])), torch.float32)
 weights = sum(parameter.nbytes for parameter in unet.parameters())
 print((field("VmHWM:") - before) / weights)
 """
@@ -175,16 +185,16 @@ def test_loading_takes_no_more_memory_than_the_weights(tmp_path: Path) -> None:
 
 
 def test_the_prediction_type_is_that_of_the_scheduler(miniature: Path, tmp_path: Path) -> None:
-    assert stable_diffusion.load_noise_schedule(miniature / "sd").prediction_type == "epsilon"
+    assert stable_diffusion.load_noise_schedule(LocalModel(miniature / "sd")).prediction_type == "epsilon"
     make_stable_diffusion(tmp_path, prediction_type="v_prediction")
-    schedule = stable_diffusion.load_noise_schedule(tmp_path)
+    schedule = stable_diffusion.load_noise_schedule(LocalModel(tmp_path))
     assert schedule.prediction_type == "v_prediction"
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     torch.testing.assert_close(schedule.alphas_cumprod_T, (1 - betas).cumprod(0), rtol=1e-4, atol=0)
     config = tmp_path / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
     with pytest.raises(ModelError, match="sample"):
-        stable_diffusion.load_noise_schedule(tmp_path)
+        stable_diffusion.load_noise_schedule(LocalModel(tmp_path))
 
 
 def test_a_hub_model_is_read_from_the_local_cache(
@@ -198,7 +208,7 @@ def test_a_hub_model_is_read_from_the_local_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     job = SimpleNamespace(stop=StopFlag())  # all of a job that a hub's model needs
     folder = fetch_model(job, "base_model.source", "hf://someone/small", revision, stable_diffusion.FILE_PATTERNS)  # type: ignore[arg-type]
-    stable_diffusion.load_tokenizer(folder)
+    stable_diffusion.load_tokenizer(LocalModel(folder))
 
 
 @pytest.fixture
@@ -231,4 +241,4 @@ def test_a_hub_that_drops_connections_is_not_needed_for_what_is_cached(miniature
     (model / "refs" / "main").write_text(revision)
     (model / "snapshots").mkdir()
     (model / "snapshots" / revision).symlink_to(miniature / "sd")
-    stable_diffusion.load_tokenizer(fetch_small())
+    stable_diffusion.load_tokenizer(LocalModel(fetch_small()))

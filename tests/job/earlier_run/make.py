@@ -1,0 +1,83 @@
+"""Make the runs beside this file with the code of a checkout, which is to be an earlier version's.
+
+Usage: make.py CHECKOUT. It knows the code by its command alone, so it can ask any version.
+"""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+VARIANTS = ("constant", "existing")
+# A picture of 100 KB that tests nothing: `lora-job report` draws it anew.
+LEFT_OUT = ("curves.png",)
+_PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
+_CPU = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
+
+
+def machine() -> dict[str, Any]:
+    """What decides how numbers are rounded: two machines that agree in it make the same weights to the bit."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().partition("\n\n")[0].splitlines() if info.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return {
+        "cpu": {key: facts.get(key) for key in _CPU},
+        "architecture": platform.machine(),
+        "torch": torch.__config__.show(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def start(checkout: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    """The run, from a folder with the manifest and the images, so that no path of this machine comes into it."""
+    shutil.copytree(HERE / "images", folder / "images")
+    shutil.copy(HERE / "manifest.yaml", folder)
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "job", "run", "manifest.yaml", "--workdir", "work"]
+    return subprocess.Popen(command, cwd=folder, env=environment)
+
+
+def is_half_done(run: Path) -> bool:
+    """Whether the checkpoints of step 2 are there and scored."""
+    members = [run / "variants" / variant / "seed-1337" for variant in VARIANTS]
+    return all(
+        (member / "checkpoints" / "step-000002" / "COMMIT.json").exists()
+        and (scores := member / "validation.jsonl").exists()
+        and '"step": 2' in scores.read_text()
+        for member in members
+    )
+
+
+def main() -> None:
+    checkout = Path(sys.argv[1]).resolve()
+    for name in ("finished", "interrupted"):
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "runs" / "earlier"
+            process = start(checkout, Path(folder))
+            if name == "finished":
+                expected = 0
+            else:
+                while process.poll() is None and not is_half_done(run):
+                    time.sleep(0.001)
+                process.kill()
+                expected = -signal.SIGKILL
+            if process.wait() != expected:
+                sys.exit(f"The run that was to be {name} ended with {process.returncode}.")
+            shutil.rmtree(HERE / name, ignore_errors=True)
+            shutil.copytree(run, HERE / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    (HERE / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
