@@ -19,13 +19,20 @@ _LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, li
 
 @dataclass(frozen=True)
 class Scored:
-    """The facts of an evaluation, in the order of its arrays. Two evaluations of equal facts are the same."""
+    """The step, caption sets and images of an evaluation, in the order of its arrays."""
 
     step: int  # of the training; 0 is the base model
     caption_sets: tuple[str, ...]  # E names, of which "" is the empty prompt
     image_ids: tuple[str, ...]  # N
-    members: tuple[str, ...]  # the names of the adapters that were scored together; none are the base model
-    batch_size: int  # images at once, which decides how sums are rounded
+
+
+@dataclass(frozen=True)
+class ScoredTogether:
+    """All that decides an evaluation's losses to the bit. Only one of equal facts can go on where another stopped."""
+
+    scored: Scored
+    members: tuple[str, ...]  # the names of the adapters that are scored at once; none are the base model
+    batch_size: int  # images at once
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class EvaluationLosses:
 class BegunEvaluation:
     """The losses of all adapters in an interrupted evaluation."""
 
-    scored: Scored
+    facts: ScoredTogether
     losses_KENT: Losses  # 0 where not scored yet
     done: int  # (image, timestep) pairs that are scored, in the order of the last two dimensions
 
@@ -57,7 +64,8 @@ def unpack_losses(data: bytes) -> EvaluationLosses:
     Raises:
         ValueError: the file is damaged, or holds something else.
     """
-    scored, arrays = _unpack(data)
+    metadata, arrays = _unpack(data)
+    scored = _scored(metadata)
     losses_ENT, timesteps_NT = _array(arrays, "losses", 3), _array(arrays, "timesteps", 2)
     if losses_ENT.shape != (len(scored.caption_sets), *timesteps_NT.shape):
         raise ValueError(f"losses of shape {losses_ENT.shape} for timesteps of shape {timesteps_NT.shape}")
@@ -67,7 +75,9 @@ def unpack_losses(data: bytes) -> EvaluationLosses:
 
 def pack_begun(evaluation: BegunEvaluation) -> bytes:
     """The file of an interrupted evaluation."""
-    return save({"losses": evaluation.losses_KENT, "done": np.array(evaluation.done)}, _metadata(evaluation.scored))
+    facts = evaluation.facts
+    metadata = _metadata(facts.scored) | {"members": json.dumps(facts.members), "batch_size": str(facts.batch_size)}
+    return save({"losses": evaluation.losses_KENT, "done": np.array(evaluation.done)}, metadata)
 
 
 def unpack_begun(data: bytes) -> BegunEvaluation:
@@ -76,10 +86,12 @@ def unpack_begun(data: bytes) -> BegunEvaluation:
     Raises:
         ValueError: the file is damaged, or holds something else.
     """
-    scored, arrays = _unpack(data)
+    metadata, arrays = _unpack(data)
+    scored = _scored(metadata)
+    facts = ScoredTogether(scored, _names(metadata, "members"), _number(metadata, "batch_size"))
     losses_KENT, done = _array(arrays, "losses", 4), int(_array(arrays, "done", 0))
     _check_images(scored, losses_KENT)
-    return BegunEvaluation(scored, losses_KENT, done)
+    return BegunEvaluation(facts, losses_KENT, done)
 
 
 def _metadata(scored: Scored) -> dict[str, str]:
@@ -88,32 +100,34 @@ def _metadata(scored: Scored) -> dict[str, str]:
         "caption_sets": json.dumps(scored.caption_sets),
         "image_ids": json.dumps(scored.image_ids),
         "step": str(scored.step),
-        "members": json.dumps(scored.members),
-        "batch_size": str(scored.batch_size),
     }
 
 
-def _unpack(data: bytes) -> tuple[Scored, dict[str, npt.NDArray[Any]]]:
+def _scored(metadata: dict[str, str]) -> Scored:
+    return Scored(_number(metadata, "step"), _names(metadata, "caption_sets"), _names(metadata, "image_ids"))
+
+
+def _unpack(data: bytes) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """The metadata and the arrays of a file."""
     try:
         # The library gives the metadata of a file that it opened by its path, but not those of bytes.
         end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
-        facts = json.loads(data[_LENGTH_BYTES:end])["__metadata__"]
-        scored = Scored(
-            step=int(facts["step"]),
-            caption_sets=_names(facts["caption_sets"]),
-            image_ids=_names(facts["image_ids"]),
-            members=_names(facts["members"]),
-            batch_size=int(facts["batch_size"]),
-        )
-        return scored, load(data)
+        return dict(json.loads(data[_LENGTH_BYTES:end])["__metadata__"]), load(data)
     except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"no file of an evaluation's losses: {error!r}") from error
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = json.loads(text)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"no list of names: {text[:100]}")
+def _number(metadata: dict[str, str], name: str) -> int:
+    return int(metadata.get(name, f"no {name}"))
+
+
+def _names(metadata: dict[str, str], name: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(metadata.get(name, "null"))
+    except RecursionError as error:
+        raise ValueError(f"it gives no {name}") from error
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise ValueError(f"it gives no {name}")
     return tuple(names)
 
 

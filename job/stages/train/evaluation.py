@@ -20,6 +20,7 @@ from lora_engine.evaluation.loss_file import (
     BegunEvaluation,
     EvaluationLosses,
     Scored,
+    ScoredTogether,
     pack_begun,
     pack_losses,
     unpack_begun,
@@ -81,8 +82,8 @@ class PackEvaluation:
         scoring = denoising.Scoring(
             self._made.unet, names, self._validation_data, sets, grid, self._made.noise_schedule, config.batch_size
         )
-        scored = Scored(step, sets, ids, tuple(names), config.batch_size)
-        self._score(scoring, scored)
+        scored = Scored(step, sets, ids)
+        self._score(scoring, ScoredTogether(scored, tuple(names), config.batch_size))
         columns = denoising.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
         diverged = []
         for k, member in enumerate(members):
@@ -105,10 +106,10 @@ class PackEvaluation:
         self._attempt.run.delete(self._begun)
         return diverged
 
-    def _score(self, scoring: denoising.Scoring, scored: Scored) -> None:
+    def _score(self, scoring: denoising.Scoring, facts: ScoredTogether) -> None:
         """Do the scoring, going on with what an interrupted attempt left of the very same one."""
         stored = self._attempt.run.read(self._begun)
-        if stored is not None and (begun := _read_begun(stored)) is not None and begun.scored == scored:
+        if stored is not None and (begun := _read_begun(stored)) is not None and begun.facts == facts:
             scoring.resume(begun.losses_KENT, begun.done)
         saved = time.monotonic()
         with self._attempt.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
@@ -117,7 +118,7 @@ class PackEvaluation:
                 stage.advance(done)
                 if self._attempt.stop() or time.monotonic() - saved > _SAVE_SECONDS:
                     self._before_saving()
-                    data = pack_begun(BegunEvaluation(scored, scoring.losses, scoring.done))
+                    data = pack_begun(BegunEvaluation(facts, scoring.losses, scoring.done))
                     self._attempt.run.write(self._begun, data)
                     saved = time.monotonic()
                 self._attempt.stop.check()
