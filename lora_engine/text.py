@@ -1,15 +1,15 @@
-"""Text from anywhere, made fit to be shown: no control character, line break or direction mark acts on its reader."""
+"""Makes text from anywhere fit to be shown: no control character, line break or direction mark acts on a terminal."""
 
 
 def printable(text: str) -> str:
-    """One line in which whatever does not print stands as an escape, as in a Python string."""
+    """The text as one line, in which characters that do not print are escaped as in a Python string."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def shortened(text: str, length: int) -> str:
-    """The text if it is no longer than that, else its start and its end around three dots."""
+    """The text in at most that many characters: a longer one is cut to its start and its end, with dots in between."""
     if len(text) <= length:
         return text
     end = length // 4
