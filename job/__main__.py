@@ -6,7 +6,10 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run `job.cli`. As a container's first process, lora-job would not hear a signal that it has no handler for."""
+    """Run the command line.
+
+    Signals have handlers from the start, since a container's first process gets none that it has no handler for.
+    """
     signal.signal(signal.SIGTERM, _end)
     interrupted = signal.signal(signal.SIGINT, _end)
     from job.cli.commands import app
@@ -14,12 +17,13 @@ def main() -> None:
     from job.process.stderr import lose_no_work_to_a_lost_log
 
     lose_no_work_to_a_lost_log()
-    signal.signal(signal.SIGINT, interrupted)  # commands other than `run` clean up after it
+    # Python's own handler raises KeyboardInterrupt, so that commands other than `run`, which has its own, can clean up.
+    signal.signal(signal.SIGINT, interrupted)
     run_to_exit(app)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    os._exit(128 + number)  # as the signal would have ended any other process
+    os._exit(128 + number)  # The code is what a shell says of a process that the signal has ended.
 
 
 if __name__ == "__main__":

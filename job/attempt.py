@@ -1,4 +1,4 @@
-"""One attempt at a run, from the manifest to the exit code's cause."""
+"""One attempt at a run: check access and device, import the libraries, then do the run or follow the rank that does."""
 
 import os
 import sys
@@ -14,23 +14,25 @@ from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
 from job.run.context import new_attempt
 from job.run.status import spent_seconds
-from job.stages.train.followers import Followers, leading
+from job.stages.train.followers import Followers, followers_of
 from job.storage.files import sweep_parts
 from job.threads import wait_for
 from lora_engine.system.distributed import Processes
 from lora_engine.system.garbage import lasting
 
-_PROBE_SECONDS = 5.0  # in which a store that answers is done with the probes, and keeps none
+_PROBE_SECONDS = 5.0  # that probes may still take after a signal, so that they can delete the objects that they wrote
 
 
 def run_attempt(
     manifest: Manifest, workdir: Path | None, shard: Shard | None, stop: StopFlag, processes: Processes
 ) -> None:
-    """Run all that is left, showing progress on standard error, until `stop` is set.
+    """Do all of the run that is not done yet, showing progress on standard error, until `stop` is set.
 
     Args:
-        shard: which of several processes this is; None if it knows of no other.
-        processes: those that train each pack together. The first does all else, and the others are silent.
+        workdir: the folder for scratch files; None for the environment's choice.
+        shard: the place of this process among those that share the run; None if it was told of no other.
+        processes: the place of this process among those that train each pack together. Rank 0 does all else too; the
+            others are its followers and show nothing.
 
     Raises:
         JobError, EngineError: the attempt ended early; the code says whether to start again.
@@ -45,13 +47,14 @@ def run_attempt(
     with Progress(sys.stderr) as progress:
         if manifest.limits.stall_minutes is not None:
             watch_for_stalls(progress, manifest.limits.stall_minutes)
-        with processes.joined(partial(wait_for, check=stop.check)), leading(processes) as followers:
-            _attempt(manifest, scratch, shard, stop, progress, followers)
+        with processes.joined(partial(wait_for, check=stop.check)), followers_of(processes) as followers:
+            _do_run(manifest, scratch, shard, stop, progress, followers)
 
 
-def _attempt(
+def _do_run(
     manifest: Manifest, scratch: Path, shard: Shard | None, stop: StopFlag, progress: Progress, followers: Followers
 ) -> None:
+    """Make the attempt of a process that is alone, or rank 0 of several."""
     fenced = wait_for(lambda: check_access(manifest), stop.check_after(_PROBE_SECONDS))
     if shard is not None and not fenced:
         raise JobError(
@@ -76,7 +79,7 @@ def _attempt(
 
 
 def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Processes) -> None:
-    """Be another process than the first. Limits are the first one's to watch: it knows what is going on."""
+    """Make the attempt of another rank than 0. It watches no limits: it ends when rank 0, which does, says so."""
     joined = processes.joined(partial(wait_for, check=stop.check))
     with Path(os.devnull).open("w") as nowhere, Progress(nowhere) as progress, joined:
         stop.at_once(_import_libraries)
@@ -87,7 +90,7 @@ def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Proces
 
 
 def _import_libraries() -> None:
-    """Those of the models and torch: they take seconds."""
+    """Import torch and the model libraries, which takes seconds, and let them be lasting."""
     with lasting():
         import job.pipeline  # noqa: F401
         from lora_engine.system.quiet import quiet_libraries

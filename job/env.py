@@ -15,49 +15,53 @@ from job.storage.files import local_errors
 from lora_engine.system.distributed import ALONE, Processes
 
 WORKDIR_VARIABLE = "LORA_JOB_WORKDIR"
-# What platforms tell each process of a job: its place, from 0, and how many there are.
-_PLACES = (
-    ("JOB_COMPLETION_INDEX", None),  # Kubernetes, Indexed Job
+# The variables in which platforms tell each process of a job its index, from 0, and the number of processes.
+_SHARD_VARIABLES = (
+    ("JOB_COMPLETION_INDEX", None),  # Kubernetes, Indexed Job, which does not tell the number
     ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
     ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT"),  # GCP Batch
 )
-# What is told to processes that train together; one machine each where LOCAL_RANK is missing.
-_TOGETHER = (("RANK", ""), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", ""), ("MASTER_PORT", ""))
-_LARGEST_READ = 2**20 + 1  # bytes; one more than a manifest may have
+# The variables in which torchrun tells processes that train together who they are, with the value of one that is not
+# set. Without LOCAL_RANK each process has a machine of its own.
+_RANK_VARIABLES = (("RANK", ""), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", ""), ("MASTER_PORT", ""))
+_LARGEST_READ = 2**20 + 1  # bytes; one more than a manifest may have, so that one that is too long is found out
 
 
 @dataclass(frozen=True)
 class Shard:
     """The place of a process among those that share a run.
 
-    Its packs are those whose index is `index` modulo `count`. It takes free ones of others when it has done its own.
+    Its own packs are those whose index is `index` modulo `count`. When it has trained these, it takes those of others
+    that no process works on.
     """
 
     index: int  # from 0
-    count: int | None = None  # of processes; None: as many as there are packs
+    count: int | None = None  # how many processes share the run; None: as many as there are packs
 
     def owns(self, pack: Pack, packs: Sequence[Pack]) -> bool:
         """Whether the pack is this process's to train."""
         return self._distance(pack, packs) == 0
 
     def in_turn(self, packs: Sequence[Pack]) -> tuple[Pack, ...]:
-        """The packs in the order in which the process tries them: each starts elsewhere, so that few meet."""
+        """The packs in the order in which the process tries them: each process starts elsewhere, so that few meet."""
         return tuple(sorted(packs, key=lambda pack: self._distance(pack, packs)))
 
     def _distance(self, pack: Pack, packs: Sequence[Pack]) -> int:
+        """How many shards further the pack's own shard is: 0 for this one."""
         count = self.count or len(packs)
         return (pack.index - self.index) % count
 
 
 def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: TextIO | None) -> tuple[bytes, str]:
-    """The manifest's text and a name for messages. `LORA_JOB_MANIFEST` holds a place or the text itself, which has
-    several lines or, as JSON, begins with a brace.
+    """The manifest's text, and a name of where it was read for messages.
 
     Args:
-        stdin: what `-` names; None where it is closed.
+        argument: a path, a URI, or `-`; None for what `LORA_JOB_MANIFEST` holds. That is one of these or the manifest
+            itself, which has several lines or, as JSON, begins with a brace.
+        stdin: the stream that `-` names; None where it is closed.
 
     Raises:
-        JobError: 2 when none is named or standard input is closed, 40 when there is none there.
+        JobError: 2 when no manifest is named or standard input is closed, 40 when there is none at that place.
     """
     place = argument if argument is not None else environ.get(MANIFEST_VARIABLE)
     if not place:
@@ -87,20 +91,24 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: TextI
 
 
 def shard(environ: Mapping[str, str], chosen: str | None) -> Shard | None:
-    """The place of this process among several that share a run; None where it is the only one, as far as it is told.
+    """The place of this process among those that share a run; None where it was told of no other.
+
+    Args:
+        chosen: the value of `--shard`, which goes before the platform's variables; None where it is not given.
 
     Raises:
-        JobError: 2 when what it is told makes no sense.
+        JobError: 2 when a value is no place.
     """
     if chosen is not None:
         return parse_shard(chosen, "--shard")
-    for index, count in _PLACES:
+    for index, count in _SHARD_VARIABLES:
         if index in environ:
-            return _told(environ, index, count)
+            return _platform_shard(environ, index, count)
     return None
 
 
-def _told(environ: Mapping[str, str], index: str, count: str | None) -> Shard | None:
+def _platform_shard(environ: Mapping[str, str], index: str, count: str | None) -> Shard | None:
+    """The place that a platform tells in the variables of these names; None where it started one process alone."""
     if count is not None and count in environ:
         found = parse_shard(f"{environ[index]}/{environ[count]}", f"{index}/{count}")
         return found if found.count != 1 else None
@@ -110,12 +118,15 @@ def _told(environ: Mapping[str, str], index: str, count: str | None) -> Shard | 
 
 
 def processes(environ: Mapping[str, str], manifest: str | None) -> Processes:
-    """The place of this process among those that train each pack together, as torchrun and `accelerate launch` say it.
+    """The place of this process among those that train each pack together, as torchrun and `accelerate launch` tell it.
+
+    Args:
+        manifest: the command's argument, which must not be `-` where several processes would read standard input.
 
     Raises:
-        JobError: 2 when what they say makes no sense, or when all would read `manifest` from one standard input.
+        JobError: 2 when the variables make no sense, or the manifest is `-` for several processes.
     """
-    told = {name: environ.get(name, default) for name, default in _TOGETHER}
+    told = {name: environ.get(name, default) for name, default in _RANK_VARIABLES}
     if told["WORLD_SIZE"] == "1":
         return ALONE
     numbers = [told[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
@@ -134,7 +145,12 @@ def processes(environ: Mapping[str, str], manifest: str | None) -> Processes:
 
 
 def workdir(environ: Mapping[str, str], chosen: Path | None, name: str) -> Path:
-    """Where an attempt keeps its scratch files; made if needed."""
+    """The folder in which an attempt keeps its scratch files, made if needed.
+
+    Args:
+        chosen: the value of `--workdir`; None for `LORA_JOB_WORKDIR`, or else the system's temporary folder.
+        name: of the run, whose own folder lies below.
+    """
     base = chosen or Path(environ.get(WORKDIR_VARIABLE) or Path(tempfile.gettempdir()) / "lora-job")
     folder = base / name
     with local_errors(folder):
@@ -143,10 +159,13 @@ def workdir(environ: Mapping[str, str], chosen: Path | None, name: str) -> Path:
 
 
 def parse_shard(text: str, origin: str) -> Shard:
-    """Read `i/n`: the process's place, from 0, and how many there are.
+    """Read `I/N`: the index of the process, from 0, and the number of processes.
+
+    Args:
+        origin: the name of the option or variable, for the message.
 
     Raises:
-        JobError: 2 when it is not that.
+        JobError: 2 when the text is something else.
     """
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):

@@ -1,4 +1,4 @@
-"""Exit codes, and errors that carry one. DESIGN: 4x never retry, 5x retry."""
+"""Exit codes, and errors that carry one. After 40 to 49 starting again is no use, after 50 to 59 it is."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -16,7 +16,7 @@ from lora_engine.text import printable
 
 
 class ExitCode(IntEnum):
-    """What the process tells its scheduler."""
+    """The code with which the process ends, by which whoever started it decides whether to start it again."""
 
     DONE = 0
     BUG = 1
@@ -39,7 +39,7 @@ class ExitCode(IntEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether starting again would end the same."""
+        """Whether the same command, started again, would end the same."""
         return self in (ExitCode.BUG, ExitCode.USAGE) or 40 <= self < 50
 
     @property
@@ -52,7 +52,7 @@ class JobError(Exception):
     """A failure with an exit code, a cause and a remedy, each one sentence for a person, on one line.
 
     Args:
-        details: lines between the two, for a person who reads them all.
+        details: lines that are shown between the cause and the remedy.
     """
 
     def __init__(self, code: ExitCode, cause: str, remedy: str, details: Sequence[str] = ()) -> None:

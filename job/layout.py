@@ -1,4 +1,4 @@
-"""Every key that a run writes, relative to its folder `<destination>/<name>`. Pure."""
+"""The key of every file and folder that a run writes, relative to the run's folder `<destination>/<name>`."""
 
 import re
 from dataclasses import dataclass
@@ -38,58 +38,58 @@ def step_name(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step that `step_name` gave that name; None for a name that it gives to none."""
+    """The step to which `step_name` gives that name; None for a name that it gives to no step."""
     match = re.fullmatch(r"step-(\d{6,})", name)
     return None if match is None else int(match[1])
 
 
 def unit_status(unit: str) -> str:
-    """Where a unit (`prepare`, `pack-0`, `report`) says how far it is."""
+    """The file that says how far a unit (`prepare`, `pack-0`, `report`) is."""
     return f"units/{unit}/status.json"
 
 
 def unit_lease(unit: str) -> str:
-    """Who writes a unit's files."""
+    """The file that says which process may write a unit's files."""
     return f"units/{unit}/lease.json"
 
 
 def micro_batches(unit: str) -> str:
-    """How a pack's updates are cut up to fit in memory."""
+    """The file that says into which micro-batches the updates of a pack's unit are cut."""
     return f"units/{unit}/passes.json"
 
 
 def begun_evaluation(unit: str) -> str:
-    """The losses of an evaluation that was interrupted."""
+    """The file that holds the losses of an unfinished evaluation of a pack's unit."""
     return f"units/{unit}/evaluation.safetensors"
 
 
 def captions(caption_set: str) -> str:
-    """The captions of one strategy."""
+    """The file with a row for each image's caption in that set."""
     return f"data/captions/{caption_set}.jsonl"
 
 
 def thumbnail(image_id: str) -> str:
-    """A small picture for the report."""
+    """The file of an image's small picture."""
     return f"data/thumbnails/{image_id}.webp"
 
 
 def member(of: Member) -> str:
-    """The folder of one adapter."""
+    """The folder of one member."""
     return f"{VARIANTS}/{of.variant}/seed-{of.seed}"
 
 
 def metrics(of: Member) -> str:
-    """A row a step."""
+    """The file with a row for each step that a member was trained."""
     return f"{member(of)}/metrics.jsonl"
 
 
 def validation(of: Member) -> str:
-    """A row an evaluation."""
+    """The file with a row for each evaluation of a member."""
     return f"{member(of)}/validation.jsonl"
 
 
 def validation_losses(of: Member, step: int) -> str:
-    """The losses behind one row of `validation.jsonl`, shape [caption_set, image, timestep]."""
+    """The file with the losses behind one row of `validation.jsonl`, of shape [caption_set, image, timestep]."""
     return f"{member(of)}/validation/{step_name(step)}.safetensors"
 
 
@@ -99,30 +99,30 @@ def checkpoint(of: Member, step: int) -> str:
 
 
 def all_samples(of: Member) -> str:
-    """The folder of what an adapter generated at any step."""
+    """The folder of a member's samples of all steps."""
     return f"{member(of)}/samples"
 
 
 def samples(of: Member, step: int) -> str:
-    """The folder of the images that an adapter generated at one step."""
+    """The folder of a member's samples of one step."""
     return f"{all_samples(of)}/{step_name(step)}"
 
 
 def sample_name(prompt: int, sample_seed: int) -> str:
-    """One image within that folder; `prompt` counts from 0 in the manifest's list."""
+    """The name of one sample's file in the folder of its step; `prompt` counts from 0 in the manifest's list."""
     return f"prompt-{prompt:02d}-seed-{sample_seed}.png"
 
 
 def sample_index(of: Member, step: int) -> str:
-    """What the images of a step are and how they measure; written after all of them."""
+    """The file that describes a step's samples; written after all of them."""
     return f"{samples(of, step)}/{SAMPLE_INDEX_NAME}"
 
 
 def best(of: Member) -> str:
-    """Which checkpoint has the lowest validation loss, and why it was chosen."""
+    """The file that names a member's checkpoint with the lowest validation loss, and why it was chosen."""
     return f"{member(of)}/best.json"
 
 
 def final(of: Member) -> str:
-    """The last checkpoint."""
+    """The file that names a member's last checkpoint."""
     return f"{member(of)}/final.json"

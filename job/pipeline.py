@@ -21,7 +21,7 @@ from job.sharding import distribute_packs
 from job.stages.caption import caption
 from job.stages.encode import encode_all
 from job.stages.fetch import fetch_dataset
-from job.stages.models import fetch_base, fetch_models
+from job.stages.models import Models, fetch_base, fetch_models
 from job.stages.preprocess import images_of
 from job.stages.sample import has_samples, measure_training_images, sample
 from job.stages.train.build import Study, TrainablePack, make_trainable
@@ -36,27 +36,20 @@ from lora_engine.system.malloc import keep_freed_blocks
 
 
 def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
-    """Do all that is not done yet and that no other process is at; whether the run is finished then.
+    """Do all of a run that is not done yet and that no other process works on; True if the run is finished then.
 
     Args:
-        shard: which of several processes this is, so that each begins with a pack of its own.
+        shard: the place of this process among those that share the run, each of which begins with packs of its own.
         followers: the processes that train each pack together with this one.
 
     Raises:
         DivergedError: adapters diverged; all else is done.
-        HeldError: another process is at what is left, and this one was told of no other.
+        HeldError: 52 when another process works on what is left, and this one was told of no other.
     """
-    device, packs, wait = _prepared_device(), attempt.packs, attempt.manifest.limits.lease_wait
+    device, packs = _set_up_device(), attempt.packs
     with resource_errors():
         fingerprint = source_fingerprint(attempt)
-        # where others may find work, the preparation is worth waiting for as long as somebody is at it
-        with _preparing(attempt, fingerprint, wait if len(packs) == 1 else math.inf) as prepare:
-            models = fetch_models(prepare)
-            images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
-            resolved = resolve(prepare, images, models.base, models.captioner, device)
-            captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base), device)
-            study = _study(prepare, images, captions, models.base, resolved, device)
-            measure_training_images(prepare, images)
+        models, resolved, study = _prepare(attempt, fingerprint, device)
         followers.read(fingerprint)
 
     def train(pack: Pack, wait_minutes: float) -> None:
@@ -75,51 +68,81 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
         _require_converged(attempt, [pack for pack in packs if shard.owns(pack, packs)])
         attempt.progress.say("this shard is done; the rest is with other processes", packs=[pack.unit for pack in left])
         return False
-    with unit_of(attempt, "report", wait) as report:
-        if report.run.exists(layout.SUCCESS):  # of a process that finished at the same moment
-            return True
-        publish_report(report.run)
-        _require_converged(report, packs)
-        report.run.write(layout.SUCCESS, b"")
+    _report(attempt, packs)
     return True
 
 
 def follow(attempt: Attempt, processes: Processes) -> None:
-    """Train every pack that the first of several processes trains, together with it. Writes nothing.
+    """Train every pack that rank 0 trains, together with it, and write nothing.
 
     Raises:
-        JobError: what the first process ended with, or 46 when this one was started with something else.
-        LostPeerError: the first process is gone.
+        JobError: the error that rank 0 ended with, or 46 when this process was started with something else.
+        LostPeerError: rank 0 is gone.
     """
-    device, packs = _prepared_device(), attempt.packs
+    device, packs = _set_up_device(), attempt.packs
     with resource_errors():
-        for order in broadcasts(processes, attempt.stop):
-            match order:
+        for message in broadcasts(processes, attempt.stop):
+            match message:
                 case Read(fingerprint):
-                    resolved, study = _read(attempt, fingerprint, device)
+                    resolved, study = _read_preparation(attempt, fingerprint, device)
                 case Start(index, micro_batches, states):
-                    made: TrainablePack | None = None  # the last pack's is gone before another is there
+                    trainable: TrainablePack | None = None  # frees the last pack's UNet before another is loaded
                     pack = packs[index]
-                    made = make_trainable(attempt, study, pack, device, resolved.precision(pack), processes)
-                    made.trainer.restore(states)
-                    made.trainer.use_micro_batches(micro_batches)
+                    trainable = make_trainable(attempt, study, pack, device, resolved.precision(pack), processes)
+                    trainable.trainer.restore(states)
+                    trainable.trainer.use_micro_batches(micro_batches)
                 case Train(until, frozen):
-                    assert made is not None
-                    for name in set(frozen) - made.trainer.frozen_at.keys():
-                        made.trainer.freeze(name)
-                    for _ in made.trainer.run(until, attempt.stop):
+                    assert trainable is not None
+                    for name in set(frozen) - trainable.trainer.frozen_at.keys():
+                        trainable.trainer.freeze(name)
+                    for _ in trainable.trainer.run(until, attempt.stop):
                         pass
 
 
-def _prepared_device() -> torch.device:
+def _set_up_device() -> torch.device:
+    """The device that everything is computed on, with the memory allocator set up for it."""
     device = find_device()
     if device.type == "cpu":
         keep_freed_blocks()
     return device
 
 
-def _read(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[Resolved, Study]:
-    """What another process has prepared: what was decided, and all that training needs."""
+def _prepare(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[Models, Resolved, Study]:
+    """Make or read all that training needs: models, images, decisions, captions, latents and text embeddings.
+
+    Args:
+        fingerprint: of the dataset's source, see `source_fingerprint`.
+    """
+    # Of several packs, this process can find one to train once another process has prepared the run, so it waits for
+    # that without a limit. A single pack is trained by whoever prepares the run, and nothing would be left to do here.
+    wait_minutes = attempt.manifest.limits.lease_wait if len(attempt.packs) == 1 else math.inf
+    with _preparing(attempt, fingerprint, wait_minutes) as prepare:
+        models = fetch_models(prepare)
+        images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
+        resolved = resolve(prepare, images, models.base, models.captioner, device)
+        captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base), device)
+        study = _study(prepare, images, captions, models.base, resolved, device)
+        measure_training_images(prepare, images)
+    return models, resolved, study
+
+
+@contextmanager
+def _preparing(attempt: Attempt, fingerprint: str, wait_minutes: float) -> Iterator[Attempt]:
+    """Hold the unit `prepare` until the run is prepared. A prepared run is only read, by any number of processes."""
+    if not is_prepared(attempt, fingerprint):
+        with unit_of(attempt, "prepare", wait_minutes) as unit:
+            if not is_prepared(attempt, fingerprint):
+                yield unit
+                return
+    yield attempt
+
+
+def _read_preparation(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[Resolved, Study]:
+    """Read the decisions, and all that training needs, of a run that rank 0 has prepared.
+
+    Raises:
+        JobError: 46 when this process has another manifest, dataset or base model than rank 0.
+    """
     base, resolved = fetch_base(attempt), read_resolved(attempt)
     if resolved is None or not is_prepared(attempt, fingerprint) or resolved.models.base.sha256 != base.sha256:
         raise JobError(
@@ -130,29 +153,6 @@ def _read(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[Res
     images = images_of(attempt, fingerprint, lambda: fetch_dataset(attempt))
     captions = caption(attempt, images, None, stable_diffusion.load_tokenizer(base), device)
     return resolved, _study(attempt, images, captions, base, resolved, device)
-
-
-@contextmanager
-def _preparing(attempt: Attempt, fingerprint: str, wait_minutes: float) -> Iterator[Attempt]:
-    """Hold the preparation until it is done; what is done is read by any number of processes at a time."""
-    if not is_prepared(attempt, fingerprint):
-        with unit_of(attempt, "prepare", wait_minutes) as unit:
-            if not is_prepared(attempt, fingerprint):
-                yield unit
-                return
-    yield attempt
-
-
-def _require_converged(attempt: Attempt, packs: Sequence[Pack]) -> None:
-    members = [member for pack in packs for member in pack.members]
-    finals = {member: attempt.run.read_stored(layout.final(member), FinalPointer) for member in members}
-    diverged = {m: final.diverged_at for m, final in finals.items() if final and final.diverged_at is not None}
-    if diverged:
-        where = "; ".join(f"{member.variant}, seed {member.seed} at step {step}" for member, step in diverged.items())
-        raise DivergedError(
-            f"Diverged: {where}. It keeps the weights that it had; the others are trained and reported.",
-            "Lower training.optimizer.learning_rate or use precision: bf16 or fp32, with --set name=...",
-        )
 
 
 def _study(
@@ -168,3 +168,26 @@ def _study(
         model=model,
         started_at=resolved.started_at,
     )
+
+
+def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
+    """Write the report and then `_SUCCESS`, unless another process has finished the run at the same moment."""
+    with unit_of(attempt, "report", attempt.manifest.limits.lease_wait) as report:
+        if report.run.exists(layout.SUCCESS):
+            return
+        publish_report(report.run)
+        _require_converged(report, packs)
+        report.run.write(layout.SUCCESS, b"")
+
+
+def _require_converged(attempt: Attempt, packs: Sequence[Pack]) -> None:
+    """Raise DivergedError if a member of the packs has diverged."""
+    members = [member for pack in packs for member in pack.members]
+    finals = {member: attempt.run.read_stored(layout.final(member), FinalPointer) for member in members}
+    diverged = {m: final.diverged_at for m, final in finals.items() if final and final.diverged_at is not None}
+    if diverged:
+        where = "; ".join(f"{member.variant}, seed {member.seed} at step {step}" for member, step in diverged.items())
+        raise DivergedError(
+            f"Diverged: {where}. It keeps the weights that it had; the others are trained and reported.",
+            "Lower training.optimizer.learning_rate or use precision: bf16 or fp32, with --set name=...",
+        )

@@ -1,4 +1,4 @@
-"""What a run would do and need, computed from the manifest and, where it can be read cheaply, the dataset's listing."""
+"""Computes what a run would do and need from the manifest and, where that needs no download, the dataset's listing."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,47 +12,47 @@ from lora_engine.images.sources import is_archive, list_files
 from lora_engine.records import SourceFile
 from lora_engine.training import estimate
 
-_MANY_EPOCHS = 100
+_MANY_EPOCHS = 100  # above these a warning says that images may be memorised
 _DEVICES = {"T4": 18e12, "A10G": 35e12, "H100": 300e12}  # FLOP/s that half-precision training reaches, roughly
-_CHECKPOINT_BYTES = estimate.STATE_BYTES + 2 * 4  # of a parameter: the state, and two files for other programs
+_CHECKPOINT_BYTES = estimate.STATE_BYTES + 2 * 4  # a parameter: the training state, and two fp32 files to be loaded
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """One pack's work."""
+    """The work that one pack would be."""
 
     members: tuple[str, ...]
-    rank: int
+    rank: int  # of its adapters
     steps: int
     images_per_step: int  # of each member
     epochs: float | None  # None where the images cannot be counted without a download
     checkpoints: int  # of each member
-    differs: tuple[str, ...]
+    differs: tuple[str, ...]  # dotted fields in which the pack is not like pack 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would happen."""
+    """The work that a run would be, and what it would need."""
 
     name: str
     images: int | None  # files that look like images; None where they cannot be counted without a download
     validation_images: int | None  # roughly
     caption_sets: tuple[str, ...]
     packs: tuple[PackPlan, ...]
-    files: int
-    checkpoint_bytes: int  # for SD 1.5
-    scratch_bytes: int | None  # on this machine's disk, beside what is fetched; None as for images
-    memory_bytes: int  # of the largest pack, for SD 1.5; in half precision, unless the manifest says fp32
+    files: int  # that the run would write, roughly
+    checkpoint_bytes: int  # of all checkpoints, for SD 1.5
+    scratch_bytes: int | None  # on this machine's disk, beside downloads; None where images cannot be counted
+    memory_bytes: int  # that the largest pack needs, for SD 1.5; in half precision, unless the manifest says fp32
     training_hours: dict[str, float]  # device to hours, for SD 1.5, training alone
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The plan as a value that JSON can hold."""
         return asdict(self)
 
 
 def make_plan(manifest: Manifest) -> Plan:
-    """Count what a run does. Reads the dataset's listing, nothing else.
+    """Count what a run of the manifest would do. Reads the dataset's listing, nothing else.
 
     Raises:
         JobError: the dataset's storage cannot be listed.
@@ -64,8 +64,10 @@ def make_plan(manifest: Manifest) -> Plan:
     checkpoints = sum(len(pack.members) * pack.checkpoints for pack in packs)
     parameters = sum(len(p.members) * p.checkpoints * p.rank for p in packs) * estimate.PARAMETERS_PER_RANK
     samples = manifest.evaluation.samples
-    sampled = 0 if samples is None else len(samples.prompts) * len(samples.seeds)
-    other_files = sum(len(p.members) * (2 * p.checkpoints + 6 + sampled * _samplings(manifest, p)) for p in packs)
+    samples_a_step = 0 if samples is None else len(samples.prompts) * len(samples.seeds)
+    other_files = sum(
+        len(p.members) * (2 * p.checkpoints + 6 + samples_a_step * _sampled_steps(manifest, p)) for p in packs
+    )
     warnings = [
         f"{', '.join(p.members)}: {p.epochs:.0f} epochs over the training images invite memorisation"
         for p in packs
@@ -86,8 +88,8 @@ def make_plan(manifest: Manifest) -> Plan:
     )
 
 
-def _samplings(manifest: Manifest, pack: PackPlan) -> int:
-    """How often a member generates its samples."""
+def _sampled_steps(manifest: Manifest, pack: PackPlan) -> int:
+    """The number of steps at which a member generates samples."""
     samples = manifest.evaluation.samples
     return 1 if samples is None or samples.when == "end" else pack.checkpoints + 1
 
@@ -107,11 +109,13 @@ def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int
 
 
 def _held_out(manifest: Manifest, images: int) -> int:
+    """The number of images that are held out for validation, roughly, since hashes of the images decide."""
     config = manifest.dataset
     return max(round(images * config.validation_fraction), min(config.validation_min, images // 4))
 
 
 def _count_images(manifest: Manifest) -> int | None:
+    """The number of the dataset's files that are named like images; None for an archive, which would be fetched."""
     source = manifest.dataset.source
     if is_archive(source):
         return None
@@ -126,6 +130,7 @@ def _looks_like_image(file: SourceFile) -> bool:
 
 
 def _memory(manifest: Manifest, pack: Pack) -> int:
+    """The bytes of memory that training the pack needs, the libraries' included."""
     value_bytes = 4 if pack.training.precision == "fp32" else 2
     images = len(pack.members) * pack.training.batch_size
     ranks = len(pack.members) * pack.lora.rank
@@ -134,6 +139,7 @@ def _memory(manifest: Manifest, pack: Pack) -> int:
 
 
 def _hours(manifest: Manifest, packs: tuple[PackPlan, ...]) -> dict[str, float]:
+    """The hours that training all packs takes, by device."""
     images = sum(len(pack.members) * pack.steps * pack.images_per_step for pack in packs)
     work = images * estimate.image_flops(manifest.preprocess.resolution)
     return {device: round(work / rate / 3600, 2) for device, rate in _DEVICES.items()}
@@ -144,7 +150,7 @@ def _scratch(size: int) -> str:
 
 
 def render_plan(plan: Plan) -> str:
-    """The plan as text."""
+    """The plan as text for a person."""
     unknown = "unknown until downloaded"
     lines = [
         f"run               {plan.name}",

@@ -1,4 +1,4 @@
-"""Work in other threads: pieces in turn beside the main thread, or many items at once, which a check may abandon."""
+"""Work in other threads: pieces in turn beside the main thread, or many items at once that a check may abandon."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,16 +10,18 @@ from job.errors import code_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Check = Callable[[], None]
+Check = Callable[[], None]  # raises where the work is to be abandoned
 
-_CHECK_SECONDS = 0.5
-_WAITING = 1  # pieces that may wait for the one at work, so that what they hold in memory is bounded
+_CHECK_SECONDS = 0.5  # between two calls of a check
+_WAITING = 1  # pieces that may wait while another is done, which bounds the memory that they hold
 
 
 class Background:
-    """A context: at its end all pieces are done, whatever ended it. After a piece has failed, none begins.
+    """A context manager that does pieces of work in turn, in a thread of its own.
 
-    What a piece raised is raised at the end, too, unless another error than a stop ended the block.
+    Its block ends when no piece is left: all are done or, after one has failed, those behind it are dropped. The error
+    of the failed piece is raised by the next `submit` or `wait`, or at the block's end, unless the block itself raised
+    something else than a stop.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,19 +34,19 @@ class Background:
 
     def __exit__(self, _kind: object, error: BaseException | None, *_: object) -> None:
         self._thread.shutdown()
-        if error is None or code_of(error).is_stop:  # a stop says that all is saved
+        if error is None or code_of(error).is_stop:  # A stop tells the user that all is saved, which has to be true.
             self.wait()
 
     def submit(self, piece: Callable[[], None]) -> None:
-        """Let a piece be done after those before it. Waits while another one waits.
+        """Have a piece done after those before it. Returns at once, unless another piece still waits for its turn.
 
-        Raises what an earlier one raised.
+        Raises the error of an earlier piece that failed.
         """
         self.wait(0 if self.failed else _WAITING)
         self._pending.append(self._thread.submit(self._do, piece))
 
     def wait(self, left: int = 0) -> None:
-        """Until no more than so many pieces are left to do. Raises what one of them raised."""
+        """Wait until no more than `left` pieces are not done yet. Raises the error of a piece that failed."""
         while len(self._pending) > left:
             self._pending.popleft().result()
 
@@ -59,17 +61,21 @@ class Background:
 
 
 def wait_for(work: Callable[[], Result], check: Check) -> Result:
-    """What `work` gives, unless `check` raises before."""
+    """Do the work in a thread and return its result. An error that `check` raises meanwhile abandons the thread.
+
+    A stop thus ends even a wait in which a library lets no signal through.
+    """
     return next(as_finished(lambda _: work(), [None], 1, check))
 
 
 def as_finished(work: Callable[[Item], Result], items: Iterable[Item], workers: int, check: Check) -> Iterator[Result]:
-    """What `work` gives for each item, in the order in which they finish, `workers` of them at a time.
+    """Yield the result of `work` for each item, in the order in which they finish, `workers` of them at a time.
 
-    The first error cancels what has not begun, waits for what has, and is raised. `check` is called every now and then;
-    what it raises is raised at once, and what has begun is left to itself.
+    The first error of an item cancels the items that have not begun, waits for those that have, and is raised. `check`
+    is called at least every half second; what it raises is raised at once, and items that have begun are left alone.
     """
     remaining = iter(items)
+    # While `abandoned` is True, only `check` can raise, and the pool is not waited for.
     pool, abandoned = ThreadPoolExecutor(workers), True
     try:
         pending = {pool.submit(work, item) for item in islice(remaining, 2 * workers)}

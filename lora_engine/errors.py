@@ -4,7 +4,7 @@ from lora_engine.text import printable
 
 
 class EngineError(Exception):
-    """A failure with a cause and a remedy, each one sentence for a person, on one line that can be shown anywhere."""
+    """A failure with a cause and a remedy, each a sentence for a person, of which no character acts on a terminal."""
 
     def __init__(self, cause: str, remedy: str) -> None:
         self.cause, self.remedy = printable(cause), printable(remedy)
@@ -16,7 +16,7 @@ class DataError(EngineError):
 
 
 class UnsafeError(EngineError):
-    """An input could harm whoever handles it: it leads elsewhere, hides, or grows without end."""
+    """An input could harm whoever handles it: it leads to other places, hides what it is, or grows without end."""
 
 
 class ModelError(EngineError):

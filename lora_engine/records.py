@@ -1,4 +1,4 @@
-"""Frozen records that are handed from stage to stage and written as JSON lines. Torch-free."""
+"""Frozen records that stages hand to each other and write as JSON lines. They do not import torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,26 +8,26 @@ Split = Literal["train", "validation"]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of the dataset, before anything is known of its contents."""
+    """A file of the dataset as it was found."""
 
     key: str  # its name within the source, with forward slashes
-    path: str  # where its bytes lie on this machine
+    path: str  # of the file on this machine that holds its bytes
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One row of `data/images.jsonl`: a file that was met, and what became of it."""
+    """One row of `data/images.jsonl`: a file of the dataset, and what became of it."""
 
     id: str  # SHA-256 of the file's bytes, hexadecimal; empty where they could not be read
     source: str  # the file's key
     size_bytes: int
-    width: int | None = None  # of the decoded image after EXIF orientation, in pixels
+    width: int | None = None  # of the decoded image after EXIF orientation, in pixels; None where it was not decoded
     height: int | None = None
-    group: str | None = None  # smallest id among its near-duplicates; None when it is not used
-    split: Split | None = None  # None when it is not used
-    duplicate_of: str | None = None  # key of the file with the same bytes that is used instead
-    ignored: bool = False  # a file that systems leave behind; not counted as rejected
-    rejected: str | None = None  # why it cannot be used
+    group: str | None = None  # smallest id among the image and its near-duplicates; None where it is not used
+    split: Split | None = None  # None where the image is not used
+    duplicate_of: str | None = None  # key of a file with the same bytes that is used instead; None where there is none
+    ignored: bool = False  # whether it is a file that operating systems leave behind, which counts as no rejected image
+    rejected: str | None = None  # why the file cannot be used; None where it can, or is ignored or a duplicate
 
     @property
     def used(self) -> bool:
@@ -37,28 +37,31 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class CaptionRecord:
-    """One row of `data/captions/<set>.jsonl`: an image's texts. A mix has several, every other strategy one."""
+    """One row of `data/captions/<set>.jsonl`: the captions of one image.
 
-    id: str  # the image's
-    texts: tuple[str, ...]  # as the text encoder reads them
-    raw: tuple[str | None, ...]  # each text before cleaning and hints; None where the strategy has no source text
-    tokens: tuple[int, ...]  # how many tokens each text has, start and end included
-    truncated: tuple[bool, ...]  # whether words of each were cut: to fit the text encoder, or past 2000 characters
+    A mix of strategies gives an image several texts, every other strategy one. The other tuples are as long as `texts`.
+    """
+
+    id: str  # of the image
+    texts: tuple[str, ...]
+    raw: tuple[str | None, ...]  # each text before cleaning and hints; None where the strategy starts from no text
+    tokens: tuple[int, ...]  # how many tokens each whole text has, start and end tokens included
+    truncated: tuple[bool, ...]  # whether words were cut: to fit the text encoder, or past 2000 characters
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One row of `metrics.jsonl`: one optimizer update of one adapter."""
+    """One row of `metrics.jsonl`: one update of one adapter."""
 
     step: int  # 1 is the first update
     loss: float | None  # mean squared error over the update's images; None when it was not finite
     learning_rate: float
-    grad_norm: float | None  # the gradient's norm before clipping; None when it was not finite
-    images_per_second: float  # of the whole pack, averaged over the updates whose numbers were read at once
-    skipped: bool  # not updated: a gradient of the pack was not finite, or the adapter is frozen
-    order_sha256: str  # of the image ids, timesteps and noise that this update saw
-    timesteps_sha256: str
-    noise_sha256: str
+    grad_norm: float | None  # before clipping; None when it was not finite
+    images_per_second: float  # of the whole pack, averaged over the steps that are logged together
+    skipped: bool  # whether the adapter was not updated, since a gradient of the pack was not finite or it is frozen
+    order_sha256: str  # of the ids of the images that the update saw, in their order
+    timesteps_sha256: str  # of the timesteps that were drawn for them
+    noise_sha256: str  # of the noise that was drawn for them and for their latents
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,11 @@ class ValidationRecord:
     """One row of `validation.jsonl`: an adapter scored on the held-out images at one step."""
 
     step: int  # 0 is the untouched base model
-    loss: float  # primary: mean over all caption sets, the same sets for every adapter
-    curve_loss: float  # the same over the curve's timesteps alone, which every evaluation shares
-    timesteps: int  # strata per image
-    images: int
-    caption_sets: dict[str, float]  # mean loss under each set's captions; "" is the empty prompt
+    loss: float  # the primary loss: the mean over all caption sets, which are the same for every adapter
+    curve_loss: float  # the same over the curve's timesteps alone, on which every evaluation is scored
+    timesteps: int  # on how many strata each image is scored
+    images: int  # how many are held out
+    caption_sets: dict[str, float]  # caption set to the mean loss under its captions; "" is the empty prompt
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Makes text from anywhere fit to be shown: no control character, line break or direction mark acts on its reader."""
+"""Makes text from anywhere fit to be shown: no control character, line break or direction mark acts on a terminal."""
 
 
 def printable(text: str) -> str:
-    """The text on one line, in which whatever does not print stands as an escape, as in a Python string."""
+    """The text as one line, in which characters that do not print are escaped as in a Python string."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

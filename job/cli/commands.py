@@ -1,4 +1,4 @@
-"""The commands: they wire the parts together, nothing else."""
+"""The commands. Each reads its arguments and calls the function that does the work; docstrings are shown as help."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def run(
     from job.attempt import run_attempt
 
     processes = env.processes(os.environ, manifest)
-    loaded = stop.at_once(lambda: _load(manifest, sets))  # from a pipe that stays open it would wait for ever
+    loaded = stop.at_once(lambda: _load(manifest, sets))  # Reading a pipe that nobody closes must end at a signal.
     run_attempt(loaded, workdir, env.shard(os.environ, shard), stop, processes)
 
 

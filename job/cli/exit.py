@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one last line that says the cause and the remedy."""
+"""Ends a command with its exit code, and with one last line that says the cause and the remedy."""
 
 import os
 import signal
@@ -16,29 +16,29 @@ from lora_engine.errors import EngineError
 from lora_engine.system.garbage import leave_to_the_system
 from lora_engine.text import printable, shortened
 
-_TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows of a container that ended
-
-
-_LARGEST = 1024  # characters, of at most 4 bytes: Kubernetes takes 4 KB
-
-
-_CLOSED_PIPE = 128 + signal.SIGPIPE  # as the signal ends other programs
+_TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its text as the reason why a container ended.
+_LARGEST_LOG = 1024  # characters of at most 4 bytes each, since Kubernetes takes 4 KB
+_CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that the signal has ended
 
 
 def run_to_exit(app: typer.Typer) -> None:
     """Run the command that the arguments name and exit with its code; the last line says the cause and the remedy."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does with what it cannot encode
+        # A character that the terminal's encoding lacks would otherwise end the command with a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = _guarded(app)
     if any(code == stop for stop in ExitCode if stop.is_stop):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # what was abandoned may wait for the network longer than the platform waits for us
+        # Threads that the stop abandoned may wait for the network, and an ordinary exit waits for them: the platform
+        # would kill this process before, and its exit code would be lost.
+        os._exit(code)
     leave_to_the_system()
     sys.exit(code)
 
 
 def _guarded(app: typer.Typer) -> int:
+    """Run the command and return its exit code, having shown the error that ended it, if one did."""
     try:
         result = app(standalone_mode=False)
     except (JobError, EngineError) as error:
@@ -48,15 +48,15 @@ def _guarded(app: typer.Typer) -> int:
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("lora-job: Stopped.", err=True)
         return 128 + signal.SIGINT
-    except SystemExit:  # how the libraries that write answer a pipe that nobody reads
+    except SystemExit:  # The libraries that write raise it when nobody reads standard output any more.
         _drop_output()
         return _CLOSED_PIPE
-    except Exception as error:  # noqa: BLE001 - the edge of the program
+    except Exception as error:  # noqa: BLE001 - nobody further up could say what happened
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             _drop_output()
             what = f"{error.filename or 'Standard output'} cannot be written: {error.strerror}."
             return _fail(ExitCode.RESOURCES, _one_line(f"{what} Free disk space, or write elsewhere."))
-        if hasattr(error, "format_message"):  # of the CLI library: an argument that does not fit
+        if hasattr(error, "format_message"):  # It is the CLI library's own, about an argument that does not fit.
             message = error.format_message()
             return (
                 _fail(ExitCode.USAGE, _one_line(f"{message} Try `lora-job --help`."))
@@ -70,7 +70,10 @@ def _guarded(app: typer.Typer) -> int:
 
 
 def _drop_output() -> None:
-    """What is still to be written would fail again when the interpreter ends, and change the exit code."""
+    """Let standard output lead nowhere.
+
+    Python flushes it at its end, which would fail as writing did, and change the exit code.
+    """
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
 
@@ -80,8 +83,9 @@ def _one_line(message: str) -> str:
 
 
 def _fail(code: ExitCode, message: str) -> int:
+    """Show the last line, also where Kubernetes looks for it, and return the exit code."""
     typer.echo(f"lora-job: {message}", err=True)
     if _TERMINATION_LOG.exists():
-        with suppress(OSError):  # that of a container that may not write it
-            _TERMINATION_LOG.write_text(f"{code}: {message}"[:_LARGEST])
+        with suppress(OSError):  # Some containers have the file but may not write it.
+            _TERMINATION_LOG.write_text(f"{code}: {message}"[:_LARGEST_LOG])
     return int(code)

@@ -1,1 +1,1 @@
-"""This process: its signals, its log, its faults and its libraries' versions."""
+"""All that concerns this process itself: its signals, its log, its faults and its libraries' versions."""

@@ -1,4 +1,4 @@
-"""Memory and disk that run out, and hardware that fails, told from bugs."""
+"""Tells memory and disk that run out, and hardware that fails, from bugs."""
 
 import re
 from collections.abc import Iterator
@@ -12,16 +12,15 @@ from job.storage.files import NO_SPACE
 
 @contextmanager
 def resource_errors() -> Iterator[None]:
-    """Turn an exhausted memory or disk, or a GPU that failed, into an error with a remedy.
+    """Turn the errors of full memory, a full disk or a failed GPU into one with a remedy; others pass as they are.
 
     Raises:
-        JobError: 44 or 53.
+        JobError: 44 when memory or disk is full, 53 when the GPU failed.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch has a class for a GPU's memory, and a plain RuntimeError for the machine's
-        if isinstance(error, MemoryError) or _says_memory(error):
+        if isinstance(error, MemoryError) or _means_full_memory(error):
             raise JobError(
                 ExitCode.RESOURCES,
                 f"Memory is full: {' '.join(str(error).split())[:200]}.",
@@ -45,11 +44,13 @@ def resource_errors() -> Iterator[None]:
 
 
 def _errno_of(error: Exception) -> int | None:
+    """The system's number of the error; None where it is not the system's."""
     if isinstance(error, OSError):
         return error.errno
-    named = re.search(r"\(os error (\d+)\)", str(error))  # safetensors says no more
+    named = re.search(r"\(os error (\d+)\)", str(error))  # safetensors gives the number in its message alone.
     return int(named[1]) if named else None
 
 
-def _says_memory(error: RuntimeError) -> bool:
+def _means_full_memory(error: RuntimeError) -> bool:
+    """Whether torch raised it for want of memory: a class of its own on a GPU, a plain RuntimeError on a CPU."""
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

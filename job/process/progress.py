@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: live bars on a terminal, JSON lines elsewhere."""
+"""Shows a person how far a run is: live bars on a terminal, JSON lines elsewhere."""
 
 import faulthandler
 import json
@@ -20,7 +20,7 @@ from rich.text import Text
 from job.errors import ExitCode
 from lora_engine.text import printable
 
-_LINE_SECONDS = 2.0
+_LINE_SECONDS = 2.0  # at least, between two lines about progress
 
 
 @dataclass
@@ -28,17 +28,18 @@ class Stage:
     """One stage under way. `advance` is cheap and may be called for every item."""
 
     name: str
-    total: int
-    unit: str
-    show: Callable[["Stage"], None]
-    done: int = 0
-    loss: float | None = None
+    total: int  # items
+    unit: str  # the word for its items: "images", "steps"
+    show: Callable[["Stage"], None]  # called at every advance
+    done: int = 0  # items, those of earlier attempts included
+    loss: float | None = None  # the last one; None where the stage has none
     images_per_second: float | None = None
     began: float = field(default_factory=time.monotonic)
-    _advanced: int = 0  # in this attempt
+    _advanced: int = 0  # items that were done in this attempt, from which the time that is left is estimated
 
     def advance(self, count: int, *, loss: float | None = None, images_per_second: float | None = None) -> None:
-        """So many more items are done; 0 counts as a sign of life, too."""
+        """Count that many more items as done; 0 is a sign of life."""
+        # The first advance may be of the items that an earlier attempt has done, so without a loss it sets no pace.
         if self.done or self._advanced or loss is not None:
             self._advanced += count
         self.done += count
@@ -47,12 +48,12 @@ class Stage:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Time left at the pace of this attempt."""
+        """The time that is left at the pace of this attempt; None while that is not known."""
         elapsed = time.monotonic() - self.began
         return elapsed / self._advanced * (self.total - self.done) if self._advanced > 0 else None
 
     def facts(self) -> dict[str, Any]:
-        """What there is to say, without what is not known."""
+        """The stage as a status or a log line shows it, without values that are not known."""
         known = {
             "stage": self.name,
             "step": self.done,
@@ -66,20 +67,20 @@ class Stage:
 
 
 class Progress:
-    """Shows stages, on a terminal or in a log, and remembers how long each took. Observers hear of every advance."""
+    """Shows stages and events on a terminal or in a log, and remembers how long each stage took."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream)
         self._stream = stream
         self._bars = self._new_bars() if self._console.is_terminal else None
-        self._last_line = 0.0
-        self.seconds: dict[str, float] = {}  # of each stage, in this attempt
-        self.observer: Callable[[Stage], None] = lambda _: None
-        self.alive = time.monotonic()  # when something last advanced
+        self._last_line = 0.0  # when the last line about progress was written
+        self.seconds: dict[str, float] = {}  # that each stage has taken in this attempt
+        self.observer: Callable[[Stage], None] = lambda _: None  # called at every advance of a stage
+        self.alive = time.monotonic()  # when there was the last sign of life
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
-        """A stage of `total` items."""
+        """Show a stage of `total` items while the block runs; `unit` is the word for its items."""
         bar = self._bars.add_task(name, total=total, detail="") if self._bars else None
 
         def show(stage: Stage) -> None:
@@ -98,7 +99,7 @@ class Progress:
         try:
             yield stage
         finally:
-            # a stage inside a stage (evaluation inside training) counts for itself alone
+            # The seconds of a stage within this one (evaluation within training) are counted as that one's alone.
             inner = sum(self.seconds.values()) - inner_before
             own = time.monotonic() - stage.began - inner
             self.seconds[name] = self.seconds.get(name, 0.0) + own
@@ -111,18 +112,18 @@ class Progress:
             self._line("info", "stage ended", {"stage": name, "step": stage.done, "seconds": round(own, 3)})
 
     def moved(self) -> None:
-        """A sign of life of an item that is not done yet; from any thread."""
+        """Note a sign of life of an item that is not done yet. May be called in any thread."""
         self.alive = time.monotonic()
 
     def say(self, event: str, **facts: Any) -> None:
-        """Something that happened once."""
-        self._once("info", event, facts)
+        """Show an event with its facts."""
+        self._show_event("info", event, facts)
 
     def warn(self, text: str) -> None:
-        """Something that a person should look at; the job goes on."""
-        self._once("warning", text, {})
+        """Show something that a person should look at; the attempt goes on."""
+        self._show_event("warning", text, {})
 
-    def _once(self, level: str, event: str, facts: dict[str, Any]) -> None:
+    def _show_event(self, level: str, event: str, facts: dict[str, Any]) -> None:
         if self._bars:
             details = " ".join(f"{key}={value}" for key, value in facts.items())
             style = "yellow" if level == "warning" else ""
@@ -156,13 +157,13 @@ class Progress:
 
 
 def watch_for_stalls(progress: Progress, minutes: float) -> None:
-    """Exit 54 with every thread's stack once nothing has advanced for so long."""
+    """Have a thread end the process, with code 54 and all threads' stacks, after that long without a sign of life."""
 
     def watch() -> None:
         while time.monotonic() - progress.alive < minutes * 60:
             time.sleep(min(1.0, minutes * 6))
         faulthandler.dump_traceback(sys.stderr)
-        print(  # noqa: T201 - the process is stuck; nothing else would be shown
+        print(  # noqa: T201 - the process is stuck, and the thread that shows its last line may be the one that hangs
             f"lora-job: Nothing has advanced for limits.stall_minutes ({minutes:g}). "
             "Start the same manifest again to continue; the stacks above say where it hung.",
             file=sys.stderr,

@@ -1,4 +1,4 @@
-"""Standard error for a job that outlives whoever reads its log."""
+"""Keeps a process alive whose standard error nobody reads any more, as a job outlives the terminal that it began at."""
 
 import io
 import os
@@ -8,20 +8,20 @@ from typing import Any
 
 
 class _Unheard(io.FileIO):
-    """A descriptor to which every write succeeds, though a pipe's reader may be gone or a terminal have hung up."""
+    """A file to which every write succeeds, even where a pipe's reader is gone or a terminal has hung up."""
 
     def write(self, data: Any) -> int:
         try:
-            return super().write(data) or len(data)  # None where a pipe that does not wait is full
+            return super().write(data) or len(data)  # A full pipe that does not block gives None: its data is dropped.
         except OSError:
             return len(data)
 
 
 def lose_no_work_to_a_lost_log() -> None:
-    """Let `sys.stderr` drop what nobody can read, to the interpreter's end."""
+    """Replace `sys.stderr` by one that drops what nobody can read, where writing would raise an error."""
     before = sys.stderr
-    if before is None:  # the process was started without one
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the interpreter
+    if before is None:  # The process was started with standard error closed.
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - it stays open as long as the interpreter runs
         return
     buffer = io.BufferedWriter(_Unheard(before.fileno(), "w", closefd=False))
     sys.stderr = io.TextIOWrapper(buffer, before.encoding, before.errors, line_buffering=True)

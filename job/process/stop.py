@@ -1,4 +1,4 @@
-"""Signals and time limits become one flag, which every loop asks between two pieces of work."""
+"""Makes signals and time limits one flag, which every loop asks between two pieces of work."""
 
 import signal
 import time
@@ -13,30 +13,34 @@ _AGAIN = "Start the same manifest again to continue."
 
 
 class _InterruptedError(BaseException):
-    """A signal came while nothing was held. No library's `except Exception` takes it for an error of its own."""
+    """A signal came during `StopFlag.at_once`.
+
+    It is a BaseException, so that no library's `except Exception` takes it for an error of its own.
+    """
 
 
 class StopFlag:
-    """Called, it says whether to stop; `check` stops."""
+    """The flag that says whether to stop. A call of it gives the answer, and `check` raises where that is yes."""
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
-        self._at_once = False
+        self._at_once = False  # whether a signal raises an exception where it arrives
         self._abort: JobError | None = None
-        self._limits: list[tuple[float, JobError]] = []  # on the monotonic clock, and what is over then
+        self._limits: list[tuple[float, JobError]] = []  # deadlines on the monotonic clock, with their errors
 
     def install(self) -> None:
-        """Let SIGTERM and SIGINT set the flag. Repeating the signal changes nothing."""
+        """Have SIGTERM and SIGINT set the flag. Further signals change nothing."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
     def at_once(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives; a signal stops it where it is: for what takes seconds, or waits, and holds nothing.
+        """Do the work and return its result; a signal stops it wherever it is.
 
-        No context manager: a signal on its way in or out would be raised beside its own `except`.
+        It is for work that takes seconds, or waits, and that leaves nothing half done. It is no context manager, since
+        a signal that arrives as the block is entered or left would be raised outside of its `except`.
 
         Raises:
-            JobError: as `check` does.
+            JobError: the error that `check` raises, where a signal came.
         """
         try:
             try:
@@ -50,34 +54,38 @@ class StopFlag:
             raise
 
     def check_after(self, seconds: float) -> Callable[[], None]:
-        """A `check` that lets so much time pass first, for what ends by itself unless it hangs.
+        """A `check` that raises only that long after its first call that finds the flag set.
 
-        The time counts from the first call that finds that there is to be a stop.
+        It is for work that ends by itself within the time, unless it hangs.
         """
-        found: float | None = None
+        found_set: float | None = None
 
         def check() -> None:
-            nonlocal found
+            nonlocal found_set
             if self():
-                found = found or time.monotonic()
-                if time.monotonic() - found >= seconds:
+                found_set = found_set or time.monotonic()
+                if time.monotonic() - found_set >= seconds:
                     self.check()
 
         return check
 
     def limit_attempt(self, hours: float) -> None:
-        """Stop, with code 55, so long from now."""
+        """Set the flag, with code 55, that long from now."""
         cause = f"limits.attempt_hours ({hours:g}) is over; what was done is saved."
         self._limits.append((time.monotonic() + hours * 3600, JobError(ExitCode.ATTEMPT_HOURS, cause, _AGAIN)))
 
     def limit_run(self, hours: float, spent_seconds: float) -> None:
-        """Stop, with code 48, once all attempts together have taken so long."""
+        """Set the flag, with code 48, once all attempts at the run together have taken that long.
+
+        Args:
+            spent_seconds: that attempts have taken so far.
+        """
         cause = f"limits.max_hours ({hours:g}) over all attempts is over; what was done is saved."
         error = JobError(ExitCode.MAX_HOURS, cause, "Raise limits.max_hours to continue.")
         self._limits.append((time.monotonic() + hours * 3600 - spent_seconds, error))
 
     def abort(self, error: JobError) -> None:
-        """Stop with this error, whatever else there is."""
+        """Set the flag with this error, which goes before signals and limits."""
         self._abort = error
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
@@ -91,14 +99,15 @@ class StopFlag:
         return self._abort is not None or self._signal is not None or self._over() is not None
 
     def _over(self) -> JobError | None:
+        """The error of a limit that is over; None where none is."""
         now = time.monotonic()
         return next((error for deadline, error in self._limits if now >= deadline), None)
 
     def check(self) -> None:
-        """Stop here if asked to.
+        """Raise an error if the flag is set.
 
         Raises:
-            JobError: 51 for a signal, 55 or 48 when a limit is over, or what `abort` was given.
+            JobError: 51 for a signal, 55 or 48 when a limit is over, or the error that `abort` was given.
         """
         if self._abort is not None:
             raise self._abort

@@ -1,4 +1,4 @@
-"""What a run was made with: `environment.json`."""
+"""Collects what a run is made with for `environment.json`."""
 
 import platform
 from importlib import metadata
@@ -15,7 +15,7 @@ _PACKAGES = (
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware, flat."""
+    """The versions of the libraries that decide a run's numbers, and the hardware, as one level of names and values."""
     versions = {name: metadata.version(name) for name in _PACKAGES}
     return versions | {
         "python": platform.python_version(),

@@ -1,1 +1,1 @@
-"""The comparison of a run: its schema, how it is built, and its picture."""
+"""The report of a run: the comparison, its schema, and the pictures that show it."""

@@ -38,13 +38,13 @@ from lora_engine.evaluation.line_art import Measures
 from lora_engine.evaluation.statistics import CONFIDENCE, FEWEST_SEEDS, paired_difference
 from lora_engine.records import CaptionRecord, ImageRecord, StepRecord, ValidationRecord
 
-_TRAIN_POINTS = 100
+_TRAIN_POINTS = 100  # at most, on an adapter's curve of training losses
 
 Model = TypeVar("Model")
 
 
 def build_comparison(run: RunFolder) -> Comparison:
-    """Read a run that has trained all its adapters.
+    """Compare the adapters of a run that has trained all of them.
 
     Raises:
         JobError: 46 when a file is missing or two files contradict each other.
@@ -74,6 +74,7 @@ def build_comparison(run: RunFolder) -> Comparison:
 
 
 def _environment(run: RunFolder) -> dict[str, Any]:
+    """The run's `environment.json`. Raises JobError 46 where it is missing."""
     value = run.read_json(layout.ENVIRONMENT)
     if value is None:
         raise _missing(run, layout.ENVIRONMENT)
@@ -81,6 +82,7 @@ def _environment(run: RunFolder) -> dict[str, Any]:
 
 
 def _stored(run: RunFolder, key: str, kind: type[Model]) -> Model:
+    """The object as a `kind`. Raises JobError 46 where it is missing or something else."""
     value = run.read_stored(key, kind)
     if value is None:
         raise _missing(run, key)
@@ -88,6 +90,7 @@ def _stored(run: RunFolder, key: str, kind: type[Model]) -> Model:
 
 
 def _rows(run: RunFolder, key: str, kind: type[Model]) -> list[Model]:
+    """The rows, each a `kind`. Raises JobError 46 where they are missing or something else."""
     rows = run.read_rows(key, kind)
     if rows is None:
         raise _missing(run, key)
@@ -125,6 +128,7 @@ def _pack(pack: PackDecision) -> PackReport:
 def _member(
     run: RunFolder, resolved: Resolved, pack: int, member: Member, training: Sequence[Measures] | None
 ) -> MemberReport:
+    """The report of one member; `training` holds the measures of the training images, if samples were asked for."""
     metrics = _rows(run, layout.metrics(member), StepRecord)
     validation = _validation(run, resolved, member)
     commits = [read_commit(run, member, step) for step in committed_steps(run, member)]
@@ -159,10 +163,10 @@ def _member(
 
 
 def _validation(run: RunFolder, resolved: Resolved, member: Member) -> list[EvaluationPoint]:
-    """The evaluations of a member, each held against the losses that it was derived from.
+    """The evaluations of a member, each checked against the losses that it was derived from.
 
     Raises:
-        JobError: 46 when the base model was not scored, or a number is not what the losses give.
+        JobError: 46 when the base model was not scored, or a number is another than the losses give.
     """
     key = layout.validation(member)
     points = [EvaluationPoint(**_without(asdict(row), "images")) for row in _rows(run, key, ValidationRecord)]
@@ -178,7 +182,7 @@ def _validation(run: RunFolder, resolved: Resolved, member: Member) -> list[Eval
 
 
 def _choices(run: RunFolder, member: Member, validation: Sequence[EvaluationPoint]) -> tuple[Choice | None, Choice]:
-    """The best checkpoint, None where none could be scored, and the last one."""
+    """The best checkpoint, which is None where no checkpoint could be scored, and the last one."""
     chosen = run.read_stored(layout.best(member), BestPointer)
     best = None if chosen is None else Choice(**chosen.model_dump())
     final = Choice(**_stored(run, layout.final(member), FinalPointer).model_dump())
@@ -196,20 +200,23 @@ def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _train_points(metrics: Sequence[StepRecord]) -> list[TrainPoint]:
-    size = math.ceil(len(metrics) / _TRAIN_POINTS)
+    """The training losses, averaged over windows of equal length."""
+    window_steps = math.ceil(len(metrics) / _TRAIN_POINTS)
     points = []
-    for start in range(0, len(metrics), size):
-        window = metrics[start : start + size]
+    for start in range(0, len(metrics), window_steps):
+        window = metrics[start : start + window_steps]
         losses = [row.loss for row in window if row.loss is not None]
         points.append(TrainPoint(step=window[-1].step, loss=sum(losses) / len(losses) if losses else None))
     return points
 
 
 def _chained(hashes: Iterable[str]) -> str:
+    """One hash over hashes in their order."""
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _fair(members: Sequence[MemberReport]) -> dict[str, bool]:
+    """For each seed, whether all its members have equal hashes of initial weights, order, timesteps and noise."""
     proofs: dict[str, set[str]] = {}
     for member in members:
         proofs.setdefault(str(member.seed), set()).add(member.fairness.model_dump_json())
@@ -219,7 +226,11 @@ def _fair(members: Sequence[MemberReport]) -> dict[str, bool]:
 def _differences(
     run: RunFolder, resolved: Resolved, members: Sequence[MemberReport], images: Sequence[ImageRecord]
 ) -> list[Difference]:
-    """Of every pair of variants: seed by seed, and over the seeds that both have, if these are enough."""
+    """The differences of every pair of variants: seed by seed, and over the seeds that both have, if those are enough.
+
+    Raises:
+        JobError: 46 when two adapters were scored on different images.
+    """
     losses: dict[str, dict[int, npt.NDArray[np.float64]]] = {}
     scored_on: dict[str, list[str]] = {}
     for member in members:
@@ -227,31 +238,32 @@ def _differences(
             ids, values = final_losses_per_image(run, Member(member.variant, member.seed), member.steps)
             losses.setdefault(member.variant, {})[member.seed] = values
             scored_on[f"{member.variant}, seed {member.seed}"] = ids
-    ids = _the_same(scored_on)
+    ids = _common_ids(scored_on)
     group_of = {image.id: image.group for image in images if image.split == "validation"}
     groups = np.array([group_of[i] for i in ids])
     settings = {name: (own.lora, own.training) for name, own in resolved.identity.variants.items()}
-    pairs: list[tuple[str, str, int | None, npt.NDArray[np.float64]]] = []
+    pairs: list[tuple[str, str, int | None, npt.NDArray[np.float64]]] = []  # a, b, seed, differences [seed, image]
     for a, b in combinations(losses, 2):
-        both = {seed: own - losses[b][seed] for seed, own in losses[a].items() if seed in losses[b]}
-        pairs += [(a, b, seed, own[np.newaxis]) for seed, own in both.items()]
-        if len(both) >= FEWEST_SEEDS:
-            pairs.append((a, b, None, np.stack(list(both.values()))))
-    over_seeds = Counter(seed is None for _, _, seed, _ in pairs)
+        by_seed = {seed: own - losses[b][seed] for seed, own in losses[a].items() if seed in losses[b]}
+        pairs += [(a, b, seed, difference[np.newaxis]) for seed, difference in by_seed.items()]
+        if len(by_seed) >= FEWEST_SEEDS:
+            pairs.append((a, b, None, np.stack(list(by_seed.values()))))
+    interval_count = Counter(seed is None for _, _, seed, _ in pairs)
     result = []
-    for a, b, seed, found in pairs:
-        # so that all of a kind hold together (Bonferroni)
-        interval = paired_difference(found, groups, 1 - (1 - CONFIDENCE) / over_seeds[seed is None])
+    for a, b, seed, differences in pairs:
+        # Of several intervals, one is likelier to miss than each by itself. They are widened (Bonferroni), so that all
+        # intervals over seeds hold together with the stated confidence, and all those of single seeds do.
+        interval = paired_difference(differences, groups, 1 - (1 - CONFIDENCE) / interval_count[seed is None])
         alike = settings[a] == settings[b]
-        result.append(Difference(a=a, b=b, seed=seed, seeds=len(found), like_for_like=alike, **asdict(interval)))
+        result.append(Difference(a=a, b=b, seed=seed, seeds=len(differences), like_for_like=alike, **asdict(interval)))
     return result
 
 
-def _the_same(scored_on: dict[str, list[str]]) -> list[str]:
-    """The ids of the images that every adapter was scored on.
+def _common_ids(scored_on: dict[str, list[str]]) -> list[str]:
+    """The ids of the images that every adapter was scored on, given those of each.
 
     Raises:
-        JobError: 46 when they are not the same.
+        JobError: 46 when two adapters were scored on different images.
     """
     first, *others = scored_on.items() or [("", [])]
     for name, ids in others:
@@ -265,10 +277,12 @@ def _the_same(scored_on: dict[str, list[str]]) -> list[str]:
 
 
 def _lint(run: RunFolder, name: str) -> dict[str, Any]:
+    """The lint of the caption set of that name."""
     return asdict(lint(_rows(run, layout.captions(name), CaptionRecord)))
 
 
 def _timing(run: RunFolder, packs: int) -> dict[str, dict[str, float]]:
+    """The seconds of each stage, by unit, over all attempts."""
     units = ["prepare", *(f"pack-{index}" for index in range(packs))]
     statuses = {unit: run.read_stored(layout.unit_status(unit), Status) for unit in units}
     return {unit: status.stages if status else {} for unit, status in statuses.items()}

@@ -5,13 +5,13 @@ import io
 from job.report.figures import plain_labels
 from job.report.schema import Comparison
 
-# Okabe and Ito's palette, told apart with any colour vision
+# Okabe and Ito's palette, whose colours can be told apart with any colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @plain_labels()
 def plot_curves(comparison: Comparison) -> bytes:
-    """A PNG: validation loss on the left, training loss on the right; a colour a variant, a line a seed."""
+    """The loss curves as a PNG: validation on the left, training on the right; a colour a variant, a line a seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

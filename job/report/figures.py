@@ -1,4 +1,4 @@
-"""What the report's pictures share."""
+"""Settings that all plots of the report share."""
 
 import warnings
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def plain_labels() -> Iterator[None]:
-    """Labels show as they are written: a dollar begins no formula, a sign that the font lacks is a box."""
+    """Have labels plotted as they are written: a dollar begins no formula, and a character without a glyph is a box."""
     import matplotlib as mpl
 
     with mpl.rc_context({"text.parse_math": False, "text.usetex": False}), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The arrays of validation losses: read, reduced, and held against the numbers that were derived from them."""
+"""Reads the arrays of validation losses, and checks the numbers in other files that were derived from them."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from lora_engine.evaluation.loss_file import EvaluationLosses, unpack_losses
 from lora_engine.evaluation.summary import choose_best, primary_losses, summarise
 from lora_engine.records import ValidationRecord
 
-_TOLERANCE = 1e-6  # relative
+_TOLERANCE = 1e-6  # relative, for a sum that another version or machine rounds otherwise
 
 
 def read_losses(run: RunFolder, member: Member, step: int) -> EvaluationLosses:
@@ -39,20 +39,20 @@ def read_losses(run: RunFolder, member: Member, step: int) -> EvaluationLosses:
 
 
 def final_losses_per_image(run: RunFolder, member: Member, step: int) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Ids, and each image's primary loss."""
+    """The ids of the held-out images and, in their order, each image's primary loss at that step."""
     found = read_losses(run, member, step)
     losses_ENT = found.losses_ENT.astype(np.float64)
     return list(found.scored.image_ids), primary_losses(losses_ENT, found.scored.caption_sets).mean(axis=(0, 2))
 
 
 def recheck(run: RunFolder, member: Member, point: EvaluationPoint, curve_timesteps: int) -> None:
-    """Recompute an evaluation's numbers from its array.
+    """Compute an evaluation's numbers from its array again.
 
     Args:
-        curve_timesteps: of each image, that every evaluation is scored on.
+        curve_timesteps: on how many timesteps of each image all evaluations, and so the curve, are scored.
 
     Raises:
-        JobError: 46 when they are not what `validation.jsonl` says.
+        JobError: 46 when `validation.jsonl` has other numbers.
     """
     stored = read_losses(run, member, point.step)
     losses_ENT, scored = stored.losses_ENT.astype(np.float64), stored.scored
@@ -73,10 +73,10 @@ def recheck(run: RunFolder, member: Member, point: EvaluationPoint, curve_timest
 def recheck_choices(
     run: RunFolder, member: Member, best: Choice | None, final: Choice, points: Sequence[EvaluationPoint]
 ) -> None:
-    """Choose the best again, among the evaluations of checkpoints that are there, and look the last one up.
+    """Choose the best checkpoint again, among those that are kept and scored, and look up the loss of the last one.
 
     Raises:
-        JobError: 46 when they are not what `best.json` and `final.json` say.
+        JobError: 46 when `best.json` or `final.json` says otherwise.
     """
     loss_of = {point.step: point.loss for point in points}
     wrong = None

@@ -1,4 +1,4 @@
-"""Writes the report of a run. What the report consists of is one list: a key, and what renders its bytes."""
+"""Writes the report of a run, which is one list: the key of each file and the function that renders it."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ ARTEFACTS: tuple[tuple[str, Render], ...] = (
 
 
 def publish_report(run: RunFolder) -> Comparison:
-    """Build the comparison from the run's artifacts, and write all that shows it.
+    """Build the comparison from the run's artifacts, write it and the pictures that show it, and return it.
 
     Raises:
         JobError: 46 when an artifact is missing, unreadable or contradicts another.

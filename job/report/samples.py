@@ -1,4 +1,4 @@
-"""What the adapters drew: its measures over the steps, and the grid that shows it."""
+"""The samples of a run in its report: their measures at each step, and a grid of pictures."""
 
 import io
 from collections.abc import Sequence
@@ -18,19 +18,22 @@ from lora_engine.evaluation import clip_score
 from lora_engine.evaluation.line_art import Measures, distances
 from lora_engine.text import printable
 
-_PROMPTS, _STEPS = 4, 8  # shown at most
-_TILE = 96  # pixels
+_PROMPTS, _STEPS = 4, 8  # that the grid shows at most
+_TILE = 96  # width and height of a picture in the grid, in pixels
 
 
 def training_measures(run: RunFolder) -> list[Measures] | None:
-    """Of every training image; None where no samples were asked for."""
+    """The measures of every training image; None where the manifest asked for no samples."""
     return run.read_rows(layout.TRAINING_MEASURES, Measures)
 
 
 def sample_points(run: RunFolder, member: Member, training: Sequence[Measures] | None) -> list[SamplePoint]:
-    """A point for every step at which an adapter drew as it did at its last one, ascending.
+    """A point for every step at which the adapter has samples of the same settings as at its last one, ascending.
 
-    Pictures of other prompts or settings cannot be compared to those, and are left out.
+    Samples of other prompts or settings cannot be compared to those, and are left out.
+
+    Args:
+        training: the measures of the training images; None where there are none.
 
     Raises:
         JobError: 46 when there are samples but no measures of the training images.
@@ -61,45 +64,47 @@ def _index(run: RunFolder, member: Member, step: int) -> SampleIndex:
 
 
 def _point(step: int, index: SampleIndex, training: Sequence[Measures]) -> SamplePoint:
+    """The measures of a step's samples together, compared with those of the training images."""
     images = index.images
-    found = distances((image.line_art for image in images), training)
-    own = [image.prompt for image in images]
+    distance_of = distances((image.line_art for image in images), training)
+    own_prompts = [image.prompt for image in images]
     scored = all(image.clip_cosines is not None for image in images)
     cosines = np.array([image.clip_cosines for image in images]) if scored else None
     several = len(set(index.settings.prompts)) > 1
     return SamplePoint(
         step=step,
         images=len(images),
-        clip_score=None if cosines is None else clip_score.score(cosines, own),
-        clip_retrieval=clip_score.retrieval(cosines, own) if cosines is not None and several else None,
+        clip_score=None if cosines is None else clip_score.score(cosines, own_prompts),
+        clip_retrieval=clip_score.retrieval(cosines, own_prompts) if cosines is not None and several else None,
         clip_sha256=index.settings.clip_sha256,
-        line_art_distance=sum(found.values()) / len(found),
-        line_art=found,
+        line_art_distance=sum(distance_of.values()) / len(distance_of),
+        line_art=distance_of,
     )
 
 
 def plot_grid(run: RunFolder, comparison: Comparison) -> bytes | None:
-    """A PNG: a column a step from the base model on, a block of rows a variant; None where nothing was drawn.
+    """The samples as a PNG: a column a step from the base model on, a block of rows a variant; None where none exist.
 
     It shows the first seed, at most four prompts, and at most eight steps that include the first and the last. Where a
-    variant did not draw at a step, its place stays white.
+    variant has no samples of a step, its place stays white.
     """
     members = [m for m in comparison.members if m.seed == comparison.members[0].seed and m.samples]
     if not members:
         return None
-    steps = _chosen(sorted({point.step for member in members for point in member.samples}))
+    steps = _spread(sorted({point.step for member in members for point in member.samples}))
     blocks = [_block(run, member, steps) for member in members]
     pixels = np.concatenate([block for block, _ in blocks])
     return _figure(pixels, [m.variant for m in members], steps, [prompts for _, prompts in blocks])
 
 
-def _chosen(steps: Sequence[int]) -> list[int]:
+def _spread(steps: Sequence[int]) -> list[int]:
+    """As many of the steps as the grid has columns, evenly spread from the first to the last."""
     at = np.unique(np.linspace(0, len(steps) - 1, min(_STEPS, len(steps))).round().astype(int))
     return [steps[i] for i in at]
 
 
 def _block(run: RunFolder, member: MemberReport, steps: Sequence[int]) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Pixels of one member, a row a prompt and a column a step, and the prompts."""
+    """The pixels [y, x, RGB] of one member's block, a row a prompt and a column a step, and the prompts."""
     sampled = [point.step for point in member.samples]
     where = Member(member.variant, member.seed)
     indices = {step: _index(run, where, step) for step in {*steps, sampled[-1]} if step in sampled}
@@ -110,19 +115,24 @@ def _block(run: RunFolder, member: MemberReport, steps: Sequence[int]) -> tuple[
         if index is None:
             columns.append(np.full((_TILE * len(prompts), _TILE, 3), 255, np.uint8))
             continue
-        files = {image.prompt: image.file for image in reversed(index.images)}  # the first seed's
+        files = {image.prompt: image.file for image in reversed(index.images)}  # of each prompt, the first seed's
         folder = layout.samples(where, step)
         columns.append(np.concatenate([_tile(run, f"{folder}/{files[at]}") for at in range(len(prompts))]))
     return np.concatenate(columns, axis=1), list(prompts)
 
 
 def _tile(run: RunFolder, key: str) -> npt.NDArray[np.uint8]:
+    """The pixels of one sample in a white frame; it is grey where its file is missing.
+
+    Raises:
+        JobError: 46 when the file is no PNG.
+    """
     data = run.read(key)
     try:
         picture = Image.new("RGB", (_TILE, _TILE), "grey")
         if data is not None:
-            with Image.open(io.BytesIO(data), formats=("PNG",)) as drawn:
-                picture = drawn.convert("RGB")
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as sample:
+                picture = sample.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise JobError(
             ExitCode.CONFLICT, f"{run.uri(key)} is no PNG.", "Remove it and run the manifest again."
@@ -137,6 +147,7 @@ def _tile(run: RunFolder, key: str) -> npt.NDArray[np.uint8]:
 def _figure(
     pixels: npt.NDArray[np.uint8], variants: Sequence[str], steps: Sequence[int], prompts: Sequence[Sequence[str]]
 ) -> bytes:
+    """The PNG of the blocks' pixels, labelled with steps, variants and each variant's prompts."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""`report/comparison.json`: what it holds and what each number means."""
+"""The schema of `report/comparison.json`, of which docstrings and descriptions, which explain the numbers, are part."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class _Part(BaseModel):
 
 
 class DataCounts(_Part):
-    """What became of the files."""
+    """How many of the dataset's files were used, and how many were not."""
 
     files: int = Field(description="Files met that should be images.")
     train: int
@@ -69,7 +69,7 @@ class Choice(_Part):
 
 
 class Fairness(_Part):
-    """What must be equal for a comparison to be fair: SHA-256 over all steps, in order."""
+    """Hashes that must be equal for a comparison to be fair: SHA-256 over all steps, in order."""
 
     initial_weights_sha256: str
     order_sha256: str = Field(description="Of the ids of the images in the order in which they were seen.")
@@ -78,7 +78,7 @@ class Fairness(_Part):
 
 
 class SamplePoint(_Part):
-    """What an adapter drew at one step."""
+    """The measures of the samples that an adapter generated at one step."""
 
     step: int = Field(description="0 is the base model.")
     images: int
@@ -167,5 +167,5 @@ class Comparison(_Part):
 
 
 def report_schema() -> dict[str, Any]:
-    """JSON Schema of `comparison.json`."""
+    """The JSON Schema of `comparison.json`."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Comparison.model_json_schema()

@@ -1,1 +1,1 @@
-"""One run in storage: who writes it, where it stands, what it decided and what it keeps."""
+"""One run as it is kept in storage: its leases, status, decisions, checkpoints, samples and cache."""

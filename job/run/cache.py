@@ -1,4 +1,4 @@
-"""What is computed once and kept under `<destination>/.cache/<kind>/<key>/`, an object for every few hundred values."""
+"""Keeps values that are computed once, under `<destination>/.cache/<kind>/<key>/` in parts of a few hundred values."""
 
 import hashlib
 import json
@@ -14,31 +14,35 @@ from job.storage.folder import RunFolder
 from job.storage.uris import is_remote, local_path
 
 Value = TypeVar("Value")
-_PART_ITEMS = 256  # values to an object: what a kill can cost; a stop costs nothing
-_NAME = re.compile(r"([0-9a-f]{64})\.shard")  # older versions gave names that do not tell the content: computed anew
+_PART_VALUES = 256  # in a part: the most that a kill can cost; a stop costs nothing
+_NAME = re.compile(r"([0-9a-f]{64})\.shard")  # of a part; one that an older version named otherwise is not used
 
 
 @dataclass(frozen=True)
 class ContentCache(Generic[Value]):
-    """Values by name. `key` in the folder's name must tell apart everything that changes a value but its name.
+    """Values by name, in parts: objects of a few hundred values each.
 
-    An object is named by the SHA-256 of its bytes, so that it can be checked, and that several processes may write it.
+    The folder's own name, the key, has to tell apart everything that changes a value but the value's name. A part is
+    named by the SHA-256 of its bytes, so that it can be checked, and that several processes may write the same part.
     """
 
     folder: RunFolder
-    scratch: Path  # for copies of objects that cross a network
+    scratch: Path  # the folder for copies of parts that cross a network
     warn: Callable[[str], None]
-    dump: Callable[[Mapping[str, Value]], bytes]
-    load: Callable[[Path], Mapping[str, Value]]
-    files: list[Path] = field(default_factory=list, init=False)  # of this machine: what `values` found whole or stored
+    dump: Callable[[Mapping[str, Value]], bytes]  # makes a part of values
+    load: Callable[[Path], Mapping[str, Value]]  # reads a part
+    files: list[Path] = field(default_factory=list, init=False)  # the parts on this machine that `values` came upon
 
     def values(
         self, names: Sequence[str], compute: Callable[[Sequence[str]], Iterable[tuple[str, Value]]]
     ) -> Generator[tuple[str, Value], None, None]:
-        """Each name with its value, stored ones first; the missing are computed and stored as they come.
+        """Yield each name with its value, stored ones first. Missing values are computed, and stored as they come.
 
-        What was computed when `compute` raises, or when the reader closes this, is stored too. What is damaged is
-        warned of, removed and computed anew.
+        Those that have been computed when `compute` raises, or when the reader closes the generator, are stored, too.
+        A damaged part is removed with a warning, and its values are computed anew.
+
+        Args:
+            compute: yields the values of the names that it is given. Called only where values are missing.
         """
         missing = dict.fromkeys(names)
         for key, info in self.folder.list():
@@ -56,7 +60,7 @@ class ContentCache(Generic[Value]):
         try:
             for name, value in compute(list(missing)) if missing else ():
                 part[name] = value
-                if len(part) == _PART_ITEMS:
+                if len(part) == _PART_VALUES:
                     self._add(part)
                     part = {}
                 yield name, value
@@ -65,11 +69,11 @@ class ContentCache(Generic[Value]):
                 self._add(part)
 
     def _path(self, key: str) -> Path:
-        """Where the object's bytes lie on this machine, or will."""
+        """The path at which a part lies on this machine, or will once it is downloaded."""
         return self.scratch / key if is_remote(self.folder.root) else local_path(self.folder.uri(key))
 
     def _is_at_hand(self, key: str, info: ObjectInfo, sha256: str) -> bool:
-        """Whether its bytes lie on this machine as they were stored, fetched if need be. What is damaged is removed."""
+        """Whether the whole part lies on this machine, downloaded if need be. A damaged one is removed."""
         path = self._path(key)
         found = _sha256(path)
         if found == sha256:
@@ -80,18 +84,19 @@ class ContentCache(Generic[Value]):
             try:
                 self.folder.download(key, path, Digest(info.size, sha256))
                 return True
-            except MissingObjectError:  # removed since it was listed, by another process that found it damaged
+            except MissingObjectError:  # Another process found it damaged, and removed it since it was listed.
                 return False
             except DamagedObjectError:
                 pass
         elif found is None:
             return False
         self.warn(f"{info.uri} is damaged: it is removed, and what it held is computed anew.")
-        if self.folder.storage.head(info.uri) == info:  # else another process has stored it anew meanwhile
+        if self.folder.storage.head(info.uri) == info:  # If not, another process has stored a whole one meanwhile.
             self.folder.delete(key)
         return False
 
     def _add(self, part: Mapping[str, Value]) -> None:
+        """Store a part, and keep a copy on this machine."""
         data = self.dump(part)
         key = f"{hashlib.sha256(data).hexdigest()}.shard"
         self.folder.write(key, data)
@@ -112,7 +117,7 @@ def text_cache(folder: RunFolder, scratch: Path, warn: Callable[[str], None]) ->
 
 
 def _sha256(path: Path) -> str | None:
-    """None when there is no file."""
+    """The SHA-256 of a file; None when there is no file."""
     with local_errors(path):
         try:
             return digest_of(path).sha256

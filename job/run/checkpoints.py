@@ -1,4 +1,4 @@
-"""The commit protocol: a checkpoint exists when its `COMMIT.json` does. Data first, commit last; removal in reverse."""
+"""The commit protocol: a checkpoint exists when its `COMMIT.json` does, which is written last and removed first."""
 
 import re
 from pathlib import Path
@@ -17,23 +17,23 @@ _COMMIT = re.compile(rf"/([^/]+)/{re.escape(layout.COMMIT_NAME)}$")
 
 
 class Commit(StoredJson):
-    """`COMMIT.json`: which files a checkpoint consists of, and how it came about."""
+    """`COMMIT.json`: the files that a checkpoint consists of, and how it came about."""
 
     schema_version: int = Field(default=1, alias="schema")
     variant: str
     seed: int
     step: int
     files: tuple[FileEntry, ...]
-    parent: int | None = None  # the step of the checkpoint before
+    parent: int | None = None  # step of the member's checkpoint before this one; None for the first
     manifest_sha256: str | None = None
     weights_sha256: str
-    initial_weights_sha256: str
-    epoch: int | None = None  # of the lease under which it was written; None where the store keeps no leases
-    processes: int = 1  # that trained together
+    initial_weights_sha256: str  # of the weights before the first step
+    epoch: int | None = None  # of the lease under which it was written; None where the store can keep no leases
+    processes: int = 1  # how many processes trained together
 
     @property
     def member(self) -> Member:
-        """Whose checkpoint it is."""
+        """The member whose checkpoint this is."""
         return Member(self.variant, self.seed)
 
     def file(self, name: str) -> FileEntry:
@@ -49,32 +49,32 @@ class Commit(StoredJson):
 
 
 class Pointer(StoredJson):
-    """A checkpoint that is singled out. The loss is None where the adapter had diverged and was not scored."""
+    """A file that names one of a member's checkpoints."""
 
     step: int
-    loss: float | None
-    checkpoint: str  # its folder, below the member's
-    sha256: str  # of the file in kohya's format
+    loss: float | None  # None where the adapter had diverged, and so was not scored
+    checkpoint: str  # the checkpoint's folder, below the member's
+    sha256: str  # of the checkpoint's file in kohya's format
 
 
 class BestPointer(Pointer):
     """`best.json`: the checkpoint with the lowest validation loss, and why it was chosen."""
 
-    rule: str
-    reason: str
+    rule: str  # by which the checkpoint is chosen, the same in all runs
+    reason: str  # why the rule chooses this one
 
 
 class FinalPointer(Pointer):
-    """`final.json`: the last checkpoint of a member that is trained."""
+    """`final.json`: the last checkpoint of a member whose training has ended."""
 
     diverged_at: int | None = None  # the step at which the member was frozen; None where it was not
 
 
 def publish(run: RunFolder, folder: Path, commit: Commit) -> None:
-    """Upload the files that a commit lists, which lie in `folder`, then write the commit.
+    """Upload the files that a commit lists, which lie in `folder`, and then write the commit.
 
     Raises:
-        JobError: 50 when the store received other bytes than were written.
+        JobError: 50 when the store received other bytes than the commit lists.
     """
     root = layout.checkpoint(commit.member, commit.step)
     for entry in commit.files:
@@ -89,14 +89,14 @@ def publish(run: RunFolder, folder: Path, commit: Commit) -> None:
 
 
 def committed_steps(run: RunFolder, member: Member) -> tuple[int, ...]:
-    """Steps of a member's committed checkpoints, ascending; a copy that somebody made beside them is none."""
+    """The steps of a member's committed checkpoints, ascending. Folders with other names beside them do not count."""
     found = (_COMMIT.search(key) for key, _ in run.list(f"{layout.member(member)}/checkpoints"))
     steps = (layout.step_of(match[1]) for match in found if match is not None)
     return tuple(sorted(step for step in steps if step is not None))
 
 
 def is_there(run: RunFolder, member: Member, step: int) -> bool:
-    """Whether a checkpoint is committed and its files have the sizes that the commit lists. Reads none of them."""
+    """Whether a checkpoint is committed and its files have the sizes that the commit lists. The files are not read."""
     try:
         wanted = {entry.path: entry.size for entry in read_commit(run, member, step).files}
     except JobError as error:
@@ -111,7 +111,7 @@ def read_commit(run: RunFolder, member: Member, step: int) -> Commit:
     """The commit of a checkpoint.
 
     Raises:
-        JobError: 46 when there is none, or when it is no commit.
+        JobError: 46 when there is no commit, or the file holds something else.
     """
     key = f"{layout.checkpoint(member, step)}/{layout.COMMIT_NAME}"
     commit = run.read_stored(key, Commit)
@@ -126,7 +126,7 @@ def fetch_file(run: RunFolder, commit: Commit, name: str, path: Path) -> None:
     """Download one file of a checkpoint to `path`, and check that it is what the commit lists.
 
     Raises:
-        DamagedObjectError: 50 when it is something else.
+        DamagedObjectError: 50 when the file has another content.
         KeyError: the commit lists no such file.
     """
     entry = commit.file(name)
@@ -135,7 +135,7 @@ def fetch_file(run: RunFolder, commit: Commit, name: str, path: Path) -> None:
 
 
 def remove(run: RunFolder, member: Member, step: int) -> None:
-    """Take a checkpoint back: first its commit, so that it is never listed incomplete."""
+    """Delete a checkpoint, its commit first, so that a commit never lists files that are gone."""
     root = layout.checkpoint(member, step)
     run.delete(f"{root}/{layout.COMMIT_NAME}")
     for key, _ in list(run.list(root)):

@@ -15,12 +15,12 @@ from job.storage.uris import local_path
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` did."""
+    """The outcome of `collect`."""
 
-    files: int
-    downloaded: int
-    verified: int  # against a commit
-    finished: bool
+    files: int  # of the run
+    downloaded: int  # files that were not there yet
+    verified: int  # files that a commit lists, and whose content was checked
+    finished: bool  # whether the run is
 
     def describe(self) -> str:
         """One line for a person."""
@@ -29,11 +29,12 @@ class Collected:
 
 
 def collect(run: RunFolder, destination: Path) -> Collected:
-    """Bring all of a run to a folder; files that are there with the right content are not fetched again.
+    """Download all files of a run to a folder, but those that are there with the content that a commit lists.
 
     Raises:
         JobError: 2 when the folder lies in the run, 42 when there is no run, 46 when a file that a commit lists is
-            missing, 50 when one is not what its commit says.
+            missing, 47 when a key would lead out of the folder, 50 when a file has another content than its commit
+            lists.
     """
     if not is_remote(run.root) and destination.resolve().is_relative_to(local_path(run.root).resolve()):
         raise JobError(
@@ -64,12 +65,17 @@ def collect(run: RunFolder, destination: Path) -> Collected:
 
 
 def _inside(run: RunFolder, key: str) -> str:
-    """The key, unless it would lead out of the folder that it is put into: 47."""
+    """The key, if it leads nowhere out of the folder that it is put into.
+
+    Raises:
+        JobError: 47 when it does.
+    """
     run.uri(key)
     return key
 
 
 def _expected(run: RunFolder, items: dict[str, tuple[ObjectInfo, Path]]) -> dict[str, Digest]:
+    """The size and hash of every file that a commit lists, by the file's key."""
     expected = {}
     for key in items:
         folder, _, name = key.rpartition("/")
@@ -80,7 +86,7 @@ def _expected(run: RunFolder, items: dict[str, tuple[ObjectInfo, Path]]) -> dict
 
 
 def _is_here(item: tuple[ObjectInfo, Path], expected: Digest | None) -> bool:
-    """Only files under a commit can be known to be the same without fetching them."""
+    """Whether the file is there with the content that its commit lists; False where no commit lists it."""
     info, path = item
     if expected is None:
         return False

@@ -1,4 +1,4 @@
-"""What every stage is given."""
+"""The attempt: the value that every stage is given."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,25 +15,25 @@ from job.storage.folder import RunFolder
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of one process at a run. `new_attempt` makes one."""
+    """One try of one process at a run. `new_attempt` makes one, and `unit_of` a copy that may write a unit's files."""
 
     manifest: Manifest
     variants: tuple[ResolvedVariant, ...]
     packs: tuple[Pack, ...]
-    run: RunFolder
-    cache: RunFolder
-    workdir: Path  # scratch of this machine; may vanish between attempts
+    run: RunFolder  # the run's folder in storage
+    cache: RunFolder  # the cache's, which may be shared with other runs
+    workdir: Path  # the folder for scratch files on this machine; may vanish between attempts
     progress: Progress
     stop: StopFlag
     fenced: bool = True  # whether the store can keep a second writer out
-    epoch: int | None = None  # of the lease on the unit at work
+    epoch: int | None = None  # epoch of the lease that is held on a unit; None where none is held
 
     def cache_folder(self, kind: str, key: str) -> RunFolder:
-        """Where values of one kind under one key are kept."""
+        """The folder in storage for values of one kind under one key."""
         return RunFolder(self.cache.storage, self.cache.uri(f"{kind}/{key}"))
 
     def cache_scratch(self, kind: str, key: str) -> Path:
-        """Where this machine keeps copies of them, if they have to cross a network."""
+        """The folder on this machine for copies of what `cache_folder` holds, where that lies behind a network."""
         return self.workdir / "cache" / kind / key
 
 
@@ -46,14 +46,20 @@ def new_attempt(
     fenced: bool = True,
     moved: Callable[[], None] = lambda: None,
 ) -> Attempt:
-    """An attempt at the manifest's run; `moved` is called, in any thread, as bytes of large objects move."""
+    """Make the attempt at the manifest's run that this process is.
+
+    Args:
+        workdir: the folder for scratch files; it exists.
+        fenced: whether the store can keep a second writer out.
+        moved: called in any thread whenever bytes of a large object have been transferred, as a sign of life.
+    """
     variants, packs = resolve_variants(manifest), packs_of(manifest)
     run, cache = open_run(manifest, moved), open_cache(manifest, moved)
     return Attempt(manifest, variants, packs, run, cache, workdir, progress, stop, fenced)
 
 
 def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
-    """The folder of the manifest's run; `moved` as `open_storage` has it."""
+    """The folder of the manifest's run; `moved` is called as in `new_attempt`."""
     settings = manifest.output_storage()
     storage = open_storage(manifest.output.destination, settings, moved)
     folder = RunFolder(storage, manifest.output.destination)
@@ -61,7 +67,7 @@ def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> Ru
 
 
 def open_cache(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
-    """The cache that all runs of a destination share; `moved` as `open_storage` has it."""
+    """The cache's folder, which all runs of a destination share by default; `moved` is called as in `new_attempt`."""
     settings = manifest.output_storage()
     root = manifest.output.cache
     if root is None:

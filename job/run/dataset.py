@@ -1,4 +1,4 @@
-"""The images of a run: what is known of them, and where they come from."""
+"""The images and captions of a run, and the dataset's source that they were made from."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,51 +16,54 @@ from lora_engine.records import CaptionRecord, ImageRecord, SourceFile
 
 
 class SourceStamp(StoredJson):
-    """`data/source.json`: what `data/images.jsonl` was made from, and how. Written after it."""
+    """`data/source.json`: the source and the settings that `data/images.jsonl` was made with. Written after it."""
 
-    fingerprint: str  # see `source_fingerprint`
-    pixels: str  # names the preprocessing and its version
+    fingerprint: str  # of the source, as `source_fingerprint` gives it
+    pixels: str  # names the settings that decide the pixels, and the version of the code that makes them
     preprocess: dict[str, Any]
     split: dict[str, Any]
 
 
-Captions = dict[str, tuple[CaptionRecord, ...]]  # caption set to a record an image, in the order of the ids
+Captions = dict[str, tuple[CaptionRecord, ...]]  # caption set to one record for each used image, in the order of ids
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a machine has of the images once they are fetched and prepared."""
+    """The images as they lie on this machine once they are fetched and prepared."""
 
-    files: tuple[SourceFile, ...]  # all that the dataset holds
-    records: tuple[ImageRecord, ...]
-    paths: dict[str, Path]  # id to square image, of those that are used
+    files: tuple[SourceFile, ...]  # all files that the dataset holds
+    records: tuple[ImageRecord, ...]  # one for each file of the dataset but captions
+    paths: dict[str, Path]  # id of each used image to the file with its square image
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a run. An attempt that finds all that was made of them in storage need not prepare them."""
+    """The images of a run.
 
-    records: tuple[ImageRecord, ...]  # a row for every file met
+    An attempt that finds latents, captions and measures in storage needs only the records, and never prepares images.
+    """
+
+    records: tuple[ImageRecord, ...]  # one for each file of the dataset but captions
     prepare: Callable[[], Prepared]
 
     @cached_property
     def prepared(self) -> Prepared:
-        """Fetches and prepares them, if this attempt has not yet."""
+        """The images on this machine, fetched and prepared when they are first asked for."""
         return self.prepare()
 
     @property
     def train(self) -> tuple[ImageRecord, ...]:
-        """Those trained on, in the order of their ids."""
+        """The images that are trained on, in the order of their ids."""
         return self._of("train")
 
     @property
     def validation(self) -> tuple[ImageRecord, ...]:
-        """Those held out, in the order of their ids."""
+        """The images that are held out, in the order of their ids."""
         return self._of("validation")
 
     @property
     def used(self) -> tuple[ImageRecord, ...]:
-        """Both, in the order of their ids."""
+        """The images that are trained on or held out, in the order of their ids."""
         return tuple(sorted((r for r in self.records if r.used), key=lambda r: r.id))
 
     def _of(self, split: str) -> tuple[ImageRecord, ...]:
@@ -68,7 +71,11 @@ class Images:
 
 
 def source_fingerprint(attempt: Attempt) -> str:
-    """A hash that changes when a file of the dataset does, found without reading the files."""
+    """A hash of the names, sizes and etags of the dataset's files, which changes when a file does.
+
+    Raises:
+        JobError: 41 when there is nothing at a local `dataset.source`, 42 or 50 when its storage cannot be read.
+    """
     source, settings = attempt.manifest.dataset.source, attempt.manifest.dataset_storage()
     if is_remote(source):
         return _fingerprint(open_storage(source, settings), source)
@@ -81,7 +88,7 @@ def source_fingerprint(attempt: Attempt) -> str:
 
 
 def _fingerprint(storage: Storage, source: str) -> str:
-    whole = storage.head(source.rstrip("/") or "/")
-    entries = [whole] if whole is not None else storage.list(source)
+    file = storage.head(source.rstrip("/") or "/")  # an archive; None where the source is a folder or a prefix
+    entries = [file] if file is not None else storage.list(source)
     lines = (f"{info.uri}\0{info.size}\0{info.etag}" for info in entries)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

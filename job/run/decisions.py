@@ -1,4 +1,4 @@
-"""What is decided once for a run, and kept in `resolved.json`: later attempts read the decision."""
+"""Decides once for a run what its manifest leaves open, in `resolved.json`, which later attempts read."""
 
 import time
 from typing import Any
@@ -23,19 +23,19 @@ from lora_engine.system.device import DtypeName, has_bf16, resolve_precision
 
 
 class PackDecision(StoredJson):
-    """What is decided for one pack."""
+    """The decisions about one pack."""
 
     index: int
     members: tuple[Member, ...]
     differs: tuple[str, ...] = ()  # dotted fields in which the pack is not like pack 0
-    precision: DtypeName
+    precision: DtypeName  # that the frozen base model computes in
 
 
 class ModelDecision(StoredJson):
     """A frozen model that the run was begun with."""
 
     source: str
-    sha256: str
+    sha256: str  # of its files, see `model_sha256`
 
 
 class ModelDecisions(StoredJson):
@@ -46,7 +46,7 @@ class ModelDecisions(StoredJson):
 
 
 class SeenEvaluation(StoredJson):
-    """The part of the manifest's `evaluation` that later attempts and reports ask for."""
+    """The manifest's `evaluation`, of which later attempts and reports ask for these keys and keep the rest."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -55,7 +55,7 @@ class SeenEvaluation(StoredJson):
 
 
 class SeenManifest(StoredJson):
-    """The manifest as an attempt read it, all defaults filled in. What a later version adds is kept as it is."""
+    """The manifest as an attempt read it, with all defaults. Keys that only another version knows are kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -66,34 +66,34 @@ class SeenManifest(StoredJson):
 
 
 class Resolved(StoredJson):
-    """`resolved.json`: all that the manifest leaves open, and what makes the run the same run."""
+    """`resolved.json`: the decisions about all that the manifest leaves open, and the identity of the run."""
 
     schema_version: int = Field(default=1, alias="schema")
-    started_at: float  # of the first attempt, seconds since 1970
+    started_at: float  # when the first attempt was here, in seconds since 1970
     manifest: SeenManifest
     identity: Identity
     fenced: bool = True  # whether the store keeps a second writer out
     data_sha256: str
     caption_sets: tuple[str, ...]
-    set_of_variant: dict[str, str]
+    set_of_variant: dict[str, str]  # variant to caption set
     packs: tuple[PackDecision, ...]
     models: ModelDecisions
 
     def precision(self, pack: Pack) -> DtypeName:
-        """The dtype that the pack's frozen base computes in."""
+        """The dtype that the pack's frozen base model computes in."""
         return self.packs[pack.index].precision
 
 
 def read_resolved(attempt: Attempt) -> Resolved | None:
-    """What earlier attempts have decided; None where there was none that came so far."""
+    """The decisions of earlier attempts; None where no attempt has come so far."""
     return attempt.run.read_stored(layout.RESOLVED, Resolved)
 
 
 def is_done(attempt: Attempt) -> bool:
-    """Whether the run is finished, so that there is nothing to do.
+    """Whether the run is finished, with the samples and from the dataset and models that the manifest names now.
 
     Raises:
-        JobError: 46 when the name belongs to another run, as far as that can be told before anything is fetched.
+        JobError: 46 when the name belongs to another run, as far as that can be told without fetching anything.
     """
     stored = read_resolved(attempt)
     if stored is None:
@@ -106,14 +106,14 @@ def is_done(attempt: Attempt) -> bool:
     now, then = SeenManifest.model_validate(attempt.manifest.model_dump(mode="json")), stored.manifest
     if now.evaluation.samples != then.evaluation.samples:
         return False
-    # Of other names and listings, only what they hold can tell whether it is the same.
+    # Another source of the dataset or a model can hold the same files, but that is known only once they are fetched.
     source = attempt.run.read_stored(layout.SOURCE, SourceStamp)
     same_data = source is not None and source.fingerprint == source_fingerprint(attempt)
     return same_data and (now.base_model, now.captioner) == (then.base_model, then.captioner)
 
 
 def is_prepared(attempt: Attempt, fingerprint: str) -> bool:
-    """Whether a process with this manifest has made all that training needs, of the source with that fingerprint."""
+    """Whether a process has made all that training needs, with this manifest, from the source of that fingerprint."""
     status = attempt.run.read_stored(layout.unit_status("prepare"), Status)
     source, stored = attempt.run.read_stored(layout.SOURCE, SourceStamp), read_resolved(attempt)
     if status is None or source is None or stored is None or status.state != "done":
@@ -125,7 +125,7 @@ def is_prepared(attempt: Attempt, fingerprint: str) -> bool:
 def resolve(
     attempt: Attempt, images: Images, base: LocalModel, captioner: LocalModel | None, device: torch.device
 ) -> Resolved:
-    """Decide what the manifest leaves open, unless an earlier attempt has.
+    """Decide what the manifest leaves open and no earlier attempt has decided, and write it.
 
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
@@ -139,11 +139,11 @@ def resolve(
     if not has_bf16(device) and any(pack.precision == "bf16" for pack in resolved.packs):
         attempt.progress.warn("training.precision is bf16, which this device emulates: fp32 would be many times faster")
     if resolved != stored:
-        attempt.run.delete(layout.SUCCESS)  # or a stop on the way to more would pass for finished
+        attempt.run.delete(layout.SUCCESS)  # There is more to do now, and a stop must not leave it looking finished.
         dump = yaml.safe_dump(attempt.manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         attempt.run.write(layout.MANIFEST, dump.encode())
         attempt.run.write_json(layout.ENVIRONMENT, environment(device))
-        attempt.run.write_stored(layout.RESOLVED, resolved)  # last: the rest is there
+        attempt.run.write_stored(layout.RESOLVED, resolved)  # It is written last: where it is, so are the others.
     return resolved
 
 

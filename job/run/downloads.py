@@ -1,4 +1,4 @@
-"""Copies of objects on this machine. What an earlier attempt fetched is not fetched again while it is the same."""
+"""Downloads objects to this machine, but those that an earlier attempt downloaded and that have not changed since."""
 
 import hashlib
 import json
@@ -15,13 +15,19 @@ from lora_engine.records import SourceFile
 
 
 def folder_of(attempt: Attempt, what: str, source: str) -> Path:
-    """Each source's own: runs of one name may share the scratch folder, and have files of equal names."""
+    """A folder for the files of one source alone.
+
+    Runs of one name may share the scratch folder, and their sources may have files of equal names.
+
+    Args:
+        what: "dataset" or "models", the folder that it lies in.
+    """
     return attempt.workdir / what / hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def require_path(path: Path, what: str, code: ExitCode) -> None:
     """Refuse, with `code`, a local path that is neither a file nor a folder; `what` is the manifest's key."""
-    if not (path.is_file() or path.is_dir()):  # a pipe would never end
+    if not (path.is_file() or path.is_dir()):  # A pipe exists, too, but reading it could wait for ever.
         raise JobError(
             code,
             f"{what}: there is no file or folder at {path}.",
@@ -30,7 +36,11 @@ def require_path(path: Path, what: str, code: ExitCode) -> None:
 
 
 def fetch_object(attempt: Attempt, source: str, settings: StorageSettings, folder: Path) -> Path:
-    """One object, under its own name."""
+    """Download one object into the folder, under its own name, and return its path.
+
+    Raises:
+        MissingObjectError: 42 when there is no such object.
+    """
     storage = open_storage(source, settings, attempt.progress.moved)
     info = storage.head(source)
     if info is None:
@@ -43,7 +53,7 @@ def fetch_object(attempt: Attempt, source: str, settings: StorageSettings, folde
 def fetch_prefix(
     attempt: Attempt, source: str, settings: StorageSettings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
-    """Every object below `source` whose key is wanted, copied into `folder`, in the order of the keys."""
+    """Download every object below `source` whose key is wanted into the folder; give the files in the order of keys."""
     storage, start = open_storage(source, settings, attempt.progress.moved), len(as_folder(source))
     listed = {info.uri[start:]: info for info in storage.list(source)}
     keys = [key for key in listed if key and not key.endswith("/") and wanted(key)]
@@ -54,10 +64,10 @@ def fetch_prefix(
 
 
 def _local_name(key: str, folders: Collection[str]) -> str:
-    """A name that is safe on any file system and keeps a model's layout readable to its loader.
+    """A relative path for a key's file that is safe on any file system: the key itself, as models need, or its hash.
 
     Args:
-        folders: names that other keys need for a folder.
+        folders: the paths that have to be folders, since other keys lie below them.
     """
     path = PurePosixPath(key)
     plain = all(
@@ -70,7 +80,10 @@ def _local_name(key: str, folders: Collection[str]) -> str:
 
 
 def _download(attempt: Attempt, storage: Storage, items: Sequence[tuple[ObjectInfo, Path]]) -> None:
-    """Download what an earlier attempt on this machine did not, or what has changed since."""
+    """Download the objects that no earlier attempt on this machine did, or that have changed since.
+
+    The file `fetched.txt` has a line for each download that was completed.
+    """
     log = attempt.workdir / "fetched.txt"
     fetched = set(log.read_text().splitlines()) if log.exists() else set()
     missing = [(info, path) for info, path in items if not path.is_file() or _entry(info, path) not in fetched]
@@ -87,5 +100,8 @@ def _download(attempt: Attempt, storage: Storage, items: Sequence[tuple[ObjectIn
 
 
 def _entry(info: ObjectInfo, path: Path) -> str:
-    """True of the very file that is there now: another one in its place, or one cut off by a crash, has another."""
+    """The line about the download of an object to the file that is there now.
+
+    It tells the file's own etag, so that another file in its place, or one that a crash cut off, is not taken for it.
+    """
     return json.dumps([info.uri, info.etag, info.size, str(path), etag_of(path.stat())])

@@ -1,4 +1,4 @@
-"""What makes a run the same run: two starts of one name must agree on it."""
+"""The identity of a run: the values in which all starts under one name have to agree."""
 
 import json
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from lora_engine.config.evaluation import EvaluationConfig
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.config.training import TrainingConfig
 
-_NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # of a captioner: its files' hash says more
-_SCORING = {"every", "timesteps", "final_timesteps"}
+_NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # keys of a captioner, for which the hash of its files stands
+_SCORING = {"every", "timesteps", "final_timesteps"}  # keys of the evaluation that decide what losses mean
 _CAPTIONS: TypeAdapter[Any] = TypeAdapter(CaptionsConfig)
 
 
 class VariantIdentity(StoredJson):
-    """One variant, all that it overrides merged in."""
+    """One variant, with its overrides merged in."""
 
     captions: dict[str, Any]
     lora: dict[str, Any]
@@ -31,7 +31,10 @@ class VariantIdentity(StoredJson):
 
 
 class Identity(StoredJson):
-    """The values in which two starts of one run agree. Those that a later version adds are kept, and so differ."""
+    """The values in which all starts of one run agree.
+
+    Keys that only a later version knows are kept, so that they count as differences.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -47,10 +50,14 @@ class Identity(StoredJson):
 
 
 def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str]) -> Identity:
-    """Seeds, base, data, preprocessing, captioner, variants and how they train.
+    """The identity of the manifest's run.
 
-    The split decides what is held out and the evaluation's timesteps what the losses mean, so they belong to it.
-    Limits, storage, destinations and samples do not.
+    The split decides which images are held out, and the evaluation's timesteps what the losses mean, so they belong to
+    it. Limits, storage, destinations and samples do not.
+
+    Args:
+        data_sha256: the hash of the images and of how they are split.
+        models: the hashes of the files of `base` and, where the manifest has one, `captioner`.
     """
     captioner = manifest.captioner
     return Identity(
@@ -76,15 +83,15 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
 
 
 def identity_conflicts(stored: Identity, current: Identity) -> tuple[str, ...]:
-    """Dotted fields in which a stored identity and this one cannot be the same run.
+    """The dotted fields whose values keep a stored identity and the current one from being the same run.
 
-    `steps` may grow under a constant schedule, whose rate does not depend on them.
+    `steps` may have grown under a constant schedule, whose learning rate does not depend on them.
     """
     return tuple(field for field in _different(stored, current) if not _steps_grew(field, stored, current))
 
 
 def has_more_steps(stored: Identity, current: Identity) -> bool:
-    """Whether this identity, which does not conflict with a stored one, has more to train."""
+    """Whether the current identity, which does not conflict with the stored one, has more steps to train."""
     return bool(_different(stored, current))
 
 
@@ -93,7 +100,7 @@ def _different(stored: Identity, current: Identity) -> list[str]:
 
 
 def _with_defaults(stored: Identity) -> dict[str, Any]:
-    """A stored identity with the defaults of fields that are newer than it."""
+    """A stored identity, to which fields that are newer than it are added with their defaults."""
     captioner = stored.captioner
     if captioner is not None:
         defaults = CaptionerConfig(source="unknown").model_dump(mode="json", exclude=_NOT_IDENTITY)
@@ -115,7 +122,10 @@ def _with_defaults(stored: Identity) -> dict[str, Any]:
 
 
 def _filled(kind: TypeAdapter[Any], stored: Any) -> Any:
-    """As the model of today would write it; unchanged where it cannot read it, which then shows as a difference."""
+    """The stored value with the fields and defaults of today's model.
+
+    It is unchanged where today's model does not accept it, and then shows as a difference.
+    """
     try:
         return kind.dump_python(kind.validate_json(json.dumps(stored)), mode="json")
     except ValidationError:
@@ -123,6 +133,7 @@ def _filled(kind: TypeAdapter[Any], stored: Any) -> Any:
 
 
 def _steps_grew(field: str, stored: Identity, current: Identity) -> bool:
+    """Whether the field is a variant's `training.steps`, and these have grown under a constant schedule."""
     parts = field.split(".")
     if parts[0] != "variants" or parts[2:] != ["training", "steps"]:
         return False

@@ -1,8 +1,9 @@
-"""One writer a unit: a lease in storage that its holder keeps renewing, and a fence around what the holder writes.
+"""Keeps a unit of a run to one writer: a lease in storage that its holder renews, and a fence before what it writes.
 
-Nothing rests on clocks of two machines agreeing: a lease is over when a reader, by its own clock, has seen it unchanged
-for as long as it says. A holder that was frozen for so long finds out before its next write or, where the freeze falls
-between the two, by the write's own precondition. The lease's file is never deleted, so its epoch only grows.
+No two machines need clocks that agree: a lease is over when a reader, by its own clock, has seen it unchanged for as
+long as the lease itself says. A holder that was frozen for that long finds out when it looks at its lease before its
+next write. Where it is frozen between the look and the write, the write's own precondition fails. The lease's file is
+never deleted, so its epoch only grows.
 """
 
 import hashlib
@@ -26,59 +27,59 @@ from job.storage import Digest, ObjectInfo, Storage, Stored
 from job.storage.folder import RunFolder
 from job.storage.stored import StoredJson
 
-_RENEWALS = 4  # while a lease lasts
-_POLL_SECONDS = 1.0
+_RENEWALS = 4  # in the time for which a lease lasts, so that one that fails does not cost it
+_POLL_SECONDS = 1.0  # at most, between two looks of a process that waits for a lease
 
 
 class ProcessRecord(StoredJson):
-    """The process that holds a lease, for those that share its kernel and its namespace of processes."""
+    """The process that holds a lease, as others of the same kernel and namespace of processes can find it."""
 
-    boot: str  # the kernel's id of its own start
-    namespace: int
+    boot: str  # the id that the kernel gives to the time since the machine's start
+    namespace: int  # of process ids
     pid: int
-    started: int | None  # ticks after the kernel's start
+    started: int | None  # when the process began, in ticks since the machine's start; tells it from one of the same id
 
 
 class LeaseRecord(StoredJson):
-    """`lease.json`: who writes a unit's files. What an unreadable file says is nothing, as by default."""
+    """`lease.json`: the process that may write a unit's files. The defaults stand for a file that cannot be read."""
 
     epoch: int = 0  # grows with every process that takes the lease
-    holder: str | None = None
+    holder: str | None = None  # a random name that the process gave itself
     host: str = "?"
     process: ProcessRecord | None = None
-    released: bool = False
-    seconds: float | None = None  # for which the lease lasts unrenewed
-    write: str | None = None  # a nonce: no two writes are alike, so no two etags are
-    updated: str | None = None  # for people
+    released: bool = False  # whether the holder has ended, so that anybody may take the lease
+    seconds: float | None = None  # for which the lease lasts if it is not renewed
+    write: str | None = None  # a random text, so that no two writes have equal bytes, and so equal etags
+    updated: str | None = None  # for people to read; no process trusts it
 
 
 class HeldError(JobError):
-    """The unit is another live process's, and was not waited for any longer."""
+    """Another live process holds the unit, and has not released it within the time to wait."""
 
 
 @dataclass(frozen=True)
 class LeaseTimes:
-    """How long a lease lasts unrenewed, and how long to wait for another's."""
+    """The times of a lease."""
 
-    seconds: float
-    wait_seconds: float
+    seconds: float  # for which the lease lasts if it is not renewed
+    wait_seconds: float  # to wait for a lease that another process holds
 
 
 class _Looks:
-    """What a process that waits for a lease has seen of it."""
+    """The etags that a process that waits for a lease has seen of it."""
 
     def __init__(self) -> None:
         self._etag: str | None = None
-        self._since = 0.0
-        self.changes = -1  # since the first look; a holder that renews lives
+        self._since = 0.0  # when this etag was first seen
+        self.changes = -1  # of the etag since the first look; a holder that renews its lease is alive
 
     def add(self, etag: str) -> None:
-        """Another look."""
+        """Note the etag that a look has shown."""
         if etag != self._etag:
             self._etag, self._since, self.changes = etag, _now(), self.changes + 1
 
     def unchanged_seconds(self, etag: str) -> float:
-        """For how long all looks have shown this."""
+        """The seconds for which all looks have shown this etag."""
         return _now() - self._since if etag == self._etag else 0.0
 
 
@@ -88,25 +89,28 @@ class Lease:
     def __init__(self, run: RunFolder, unit: str, times: LeaseTimes, lost: Callable[[JobError], None]) -> None:
         self._storage, self._unit, self._times = run.storage, unit, times
         self._uri = run.uri(layout.unit_lease(unit))
-        self._lost = lost  # called once another process holds the lease
+        self._lost = lost  # called with the error when another process is found to hold the lease
         self._holder = secrets.token_hex(16)
         self._etag: str | None = None
-        self._renewed = -float("inf")  # when the last renewal that succeeded began
+        self._renewed = -float("inf")  # when the last write of the lease that succeeded began
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self.epoch = 0
 
     def acquire(self, stop: StopFlag, waiting: Callable[[str], None]) -> None:
-        """Take the lease once it is free, released, or its holder is dead or silent.
+        """Take the lease once it is free or released, or its holder is dead or silent, and keep it renewed in a thread.
+
+        Args:
+            waiting: called again and again with a description of the holder.
 
         Raises:
             HeldError: 52 when its holder still lives after `wait_seconds`.
-            JobError: that of `stop`.
+            JobError: the error of `stop`.
         """
         began, looks = _now(), _Looks()
         while not self._take(stored := self._storage.fetch(self._uri), looks):
             if stored is None:
-                continue  # another process was first to create it
+                continue  # Another process was first to create the lease.
             waiting(_described(stored))
             looks.add(stored.etag)
             if looks.changes > 0 and _now() - began >= self._times.wait_seconds:
@@ -116,6 +120,7 @@ class Lease:
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
     def _take(self, stored: Stored | None, looks: "_Looks") -> bool:
+        """Take the lease, which was found like that, if it may be taken; whether this process holds it now."""
         if stored is None:
             return self._write(epoch=1, etag=None)
         record = _parsed(stored)
@@ -126,6 +131,7 @@ class Lease:
         return False
 
     def _write(self, epoch: int, etag: str | None, *, released: bool = False) -> bool:
+        """Write the lease if its etag is still this one, None where there is no lease yet; whether it was."""
         began = _now()
         record = LeaseRecord(
             epoch=epoch,
@@ -144,22 +150,22 @@ class Lease:
         return True
 
     def require(self) -> None:
-        """Return only while no other process can have taken the lease.
+        """Raise an error unless this process holds the lease. The storage is asked if the last renewal is long ago.
 
         Raises:
-            JobError: 52 when one has; 50 or 42 when that cannot be found out.
+            JobError: 52 when another process holds it; 50 or 42 when that cannot be found out.
         """
         if _now() - self._renewed > self._times.seconds / 2:
             self.confirm()
 
     def confirm(self) -> None:
-        """Renew the lease now. Raises as `require` does."""
+        """Renew the lease now, and raise an error as `require` does if it is lost."""
         with self._lock:
             if self._ended.is_set() or self._write(self.epoch, self._etag):
                 return
             stored = self._storage.fetch(self._uri)
             if stored is not None and _parsed(stored).holder == self._holder:
-                self._etag = stored.etag  # an earlier renewal whose answer was lost
+                self._etag = stored.etag  # An earlier renewal succeeded, but its answer was lost on the way.
                 if self._write(self.epoch, self._etag):
                     return
             error = JobError(*self._held_by(stored))
@@ -167,6 +173,7 @@ class Lease:
         raise error
 
     def _held_by(self, stored: Stored | None) -> tuple[ExitCode, str, str]:
+        """The arguments of the error that another process holds the unit."""
         return (
             ExitCode.LEASE_HELD,
             f"Another process works on {self._unit} of this run: {_described(stored)}.",
@@ -174,16 +181,17 @@ class Lease:
         )
 
     def _keep(self) -> None:
+        """Renew the lease again and again until it is released or lost."""
         while not self._ended.wait(self._times.seconds / _RENEWALS):
             try:
                 self.confirm()
             except JobError as error:
                 if error.code == ExitCode.LEASE_HELD:
                     return
-                # a store that cannot be reached: `require` decides before the next write
+                # The store could not be reached just now. `require` will find out before the next write.
 
     def release(self) -> None:
-        """Let the next process take the lease at once. A lost lease stays as it is."""
+        """Say in the lease that any process may take it at once. A lost lease stays as it is."""
         self._ended.set()
         with self._lock:
             self._write(self.epoch, self._etag, released=True)
@@ -193,47 +201,58 @@ class Lease:
 def held(
     run: RunFolder, unit: str, times: LeaseTimes, stop: StopFlag, waiting: Callable[[str], None]
 ) -> Iterator[tuple[RunFolder, int]]:
-    """Hold a unit's lease; gives the run's folder behind the fence, and the epoch."""
+    """Hold a unit's lease while the block runs.
+
+    Yields:
+        The run's folder, which can be written only while the lease is held, and the lease's epoch.
+
+    Raises:
+        HeldError: 52 when another live process holds the unit for longer than `times.wait_seconds`.
+    """
     lease = Lease(run, unit, times, stop.abort)
     lease.acquire(stop, waiting)
     try:
         yield RunFolder(FencedStorage(run.storage, lease), run.root), lease.epoch
     finally:
-        with suppress(JobError):  # it expires; whatever ended the block says more
+        # A lease that is not released expires by itself, and an error that ended the block says more than one here.
+        with suppress(JobError):
             lease.release()
 
 
 class FencedStorage:
-    """A storage that writes only for the holder of a lease."""
+    """A storage that can be written only while this process holds a lease. Reading is as in `Storage`."""
 
     def __init__(self, storage: Storage, lease: Lease) -> None:
         self._storage, self._lease = storage, lease
 
     def read(self, uri: str) -> bytes | None:
-        """See `Storage`."""
+        """Read as `Storage.read` does."""
         return self._storage.read(uri)
 
     def fetch(self, uri: str) -> Stored | None:
-        """See `Storage`."""
+        """Fetch as `Storage.fetch` does."""
         return self._storage.fetch(uri)
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """See `Storage`."""
+        """Look as `Storage.head` does."""
         return self._storage.head(uri)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Storage`."""
+        """List as `Storage.list` does."""
         return self._storage.list(prefix)
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
-        """See `Storage`."""
+        """Download as `Storage.download` does."""
         return self._storage.download(uri, path, expect)
 
     def write(self, uri: str, data: bytes) -> Digest:
-        """See `Storage`; 52 when the lease is another's.
+        """Write as `Storage.write` does, if the lease is held.
 
-        What stands there is looked at first, then the lease, and the write asks for what was seen: whoever takes over
-        in between and writes the object makes this one fail.
+        The object is looked at first, then the lease, and the write succeeds only if the object is still the same. If
+        another process takes the lease in between and writes the object, this write fails, and the lease is asked for.
+
+        Raises:
+            JobError: 52 when another process holds the lease, or as `Storage.write` does.
         """
         while True:
             before = self._storage.head(uri)
@@ -243,15 +262,19 @@ class FencedStorage:
             self._lease.confirm()
 
     def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
-        """See `Storage`."""
+        """Write as `Storage.write_if` does. The lease is not asked for: the caller's condition is the fence."""
         return self._storage.write_if(uri, data, etag)
 
     def upload(self, path: Path, uri: str) -> Digest:
-        """See `Storage`; as `write`, so the file has to fit in memory."""
+        """Write a file's bytes as `write` does, so the file has to fit in memory."""
         return self.write(uri, path.read_bytes())
 
     def delete(self, uri: str) -> None:
-        """See `Storage`; 52 when the lease is another's."""
+        """Delete as `Storage.delete` does, if the lease, which is renewed before, is held.
+
+        Raises:
+            JobError: 52 when another process holds the lease, or as `Storage.delete` does.
+        """
         self._lease.confirm()
         self._storage.delete(uri)
 
@@ -269,12 +292,12 @@ def _described(stored: Stored | None) -> str:
 
 
 def _now() -> float:
-    """Seconds of a clock that goes on while the machine sleeps."""
+    """The seconds of a clock that goes on while the machine sleeps, as other machines' clocks do."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _this_process() -> ProcessRecord | None:
-    """What tells this process from any other before or after it, for those that share its kernel and namespace."""
+    """The record of this process; None where the system does not tell."""
     try:
         return ProcessRecord(
             boot=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -287,7 +310,7 @@ def _this_process() -> ProcessRecord | None:
 
 
 def _is_dead(process: ProcessRecord | None) -> bool:
-    """Whether the process ran where this one would see it, and is gone."""
+    """Whether the process is known to be gone, which it can be only where this process would see it."""
     here = _this_process()
     if process is None or here is None or (process.boot, process.namespace) != (here.boot, here.namespace):
         return False
@@ -298,6 +321,6 @@ def _is_dead(process: ProcessRecord | None) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """When a process began, in ticks since the start of the machine; None when it is dead and not yet reaped."""
+    """When a process began, in ticks since the machine's start; None when it has ended but is not reaped yet."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])

@@ -1,4 +1,4 @@
-"""`samples.json`: what the samples of one member at one step are, and how they measure."""
+"""`samples.json`: the settings and the measures of one member's samples at one step."""
 
 from pydantic import ConfigDict
 
@@ -7,27 +7,30 @@ from lora_engine.evaluation.line_art import Measures
 
 
 class SampleSettings(StoredJson):
-    """All that decides what given weights generate, and who scores it. What a later version adds is kept."""
+    """All that decides what given weights generate, and which model scores it.
+
+    Only the keys below are read by themselves. The others, and those of later versions, are kept to be compared.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     prompts: tuple[str, ...]
-    clip_sha256: str | None = None  # of the CLIP model that scores; None where there is none
+    clip_sha256: str | None = None  # of the CLIP model that scores the samples; None where none does
 
 
 class SampleRow(StoredJson):
     """One sample."""
 
-    file: str  # its name within the folder of the step
+    file: str  # the name of its image within the folder of the step
     sha256: str = ""
-    prompt: int  # its place among the prompts
+    prompt: int  # the place of its prompt among the prompts, from 0
     seed: int = 0
     line_art: Measures
-    clip_cosines: tuple[float, ...] | None = None  # with every prompt
+    clip_cosines: tuple[float, ...] | None = None  # of its image with every prompt; None where no CLIP model scores
 
 
 class SampleIndex(StoredJson):
-    """The samples of one step, written after all of them."""
+    """The samples of one member at one step. It is written after all of their images."""
 
     settings: SampleSettings
     images: tuple[SampleRow, ...]

@@ -1,4 +1,4 @@
-"""`units/<unit>/status.json`, and where a run stands by it."""
+"""`units/<unit>/status.json`, and where a run stands by these files alone."""
 
 import json
 import time
@@ -16,27 +16,27 @@ from job.storage.folder import RunFolder
 from job.storage.stored import StoredJson
 from lora_engine.text import printable
 
-_POLL_SECONDS = 2.0
-_STALE_SECONDS = 60.0
+_POLL_SECONDS = 2.0  # between two looks of `status --follow`
+_STALE_SECONDS = 60.0  # without a word, after which a process that says that it runs is taken for gone
 
 
 class Status(StoredJson):
-    """How far a unit is, as the process that holds it last wrote. Its seconds are those of all attempts together."""
+    """How far a unit is, as the process that holds it last wrote."""
 
     unit: str
     state: str  # running, done, preempted or failed
-    started: datetime  # of the attempt that wrote this
+    started: datetime  # when the attempt that wrote this began with the unit
     updated: datetime
-    seconds: float = 0.0
-    stages: dict[str, float] = {}  # stage to seconds
-    stage: str | None = None  # the one that the process was last seen at
-    step: int | None = None  # items of that stage that are done
-    steps: int | None = None  # items of that stage
-    unit_of_steps: str | None = None
-    loss: float | None = None  # mean over the members
+    seconds: float = 0.0  # that all attempts together have spent on the unit
+    stages: dict[str, float] = {}  # name of a stage to the seconds that all attempts together have spent on it
+    stage: str | None = None  # the stage that was last under way
+    step: int | None = None  # how many items of that stage are done
+    steps: int | None = None  # how many items that stage has
+    unit_of_steps: str | None = None  # the word for these items
+    loss: float | None = None  # the last one, a mean over the members
     images_per_second: float | None = None
-    eta_seconds: float | None = None
-    exit_code: int | None = None  # None while the unit is at work
+    eta_seconds: float | None = None  # until that stage ends
+    exit_code: int | None = None  # None while a process works on the unit
     cause: str | None = None
     remedy: str | None = None
 
@@ -46,7 +46,7 @@ class Status(StoredJson):
 
     @property
     def failed_for_good(self) -> bool:
-        """Whether the last attempt ended in a way that the next would end in, too."""
+        """Whether the last attempt failed in a way in which the next one would fail, too."""
         return self.state == "failed" and any(code == self.exit_code and code.is_final for code in ExitCode)
 
 
@@ -59,7 +59,7 @@ def read_status(run: RunFolder) -> list[Status]:
     """The status of every unit that has begun, in the order in which they began.
 
     Raises:
-        JobError: 42 when no run has begun there.
+        JobError: 42 when no run has begun in that folder.
     """
     found = _statuses(run)
     if not found:
@@ -73,7 +73,7 @@ def spent_seconds(run: RunFolder) -> float:
 
 
 def follow_status(run: RunFolder) -> Iterator[list[Status]]:
-    """The status again and again, until the run is finished or nothing is at work on it."""
+    """Yield the status of all units again and again, until the run is finished or no process works on it."""
     while True:
         units = read_status(run)
         yield units
@@ -83,9 +83,10 @@ def follow_status(run: RunFolder) -> Iterator[list[Status]]:
 
 
 def _is_at_work(units: list[Status]) -> bool:
+    """Whether a process seems to work on the run."""
     if any(unit.state == "running" and not _is_stale(unit) for unit in units):
         return True
-    # Between two units all that have begun are done, and the process is about to begin the next.
+    # Where all units that have begun are done, the process is about to begin the next one.
     return all(unit.state == "done" for unit in units) and not all(map(_is_stale, units))
 
 
@@ -107,7 +108,7 @@ def show_status(run: RunFolder, *, follow: bool, as_json: bool) -> None:
 
 
 def as_table(units: list[Status]) -> Table:
-    """A table for a terminal, with a row for each unit."""
+    """A table for a person, with a row for each unit."""
     table = Table("unit", "state", "stage", "done", "loss", "images/s", "left", "cause")
     for unit in units:
         table.add_row(
@@ -124,7 +125,7 @@ def as_table(units: list[Status]) -> Table:
 
 
 def _printable(value: str) -> Text:
-    # Anybody who may write to the bucket can have written the text, and terminals obey control characters.
+    # Whoever may write to the bucket can have written the text, and a terminal would obey its control characters.
     return Text(printable(value))
 
 
@@ -135,7 +136,7 @@ def _state(unit: Status) -> str:
 
 
 def _is_stale(unit: Status) -> bool:
-    """Whether a process that is at work would have said so since."""
+    """Whether the status is so old that a process that still works on the unit would have written a newer one."""
     return _age_seconds(unit) > _STALE_SECONDS
 
 

@@ -1,7 +1,4 @@
-"""One unit of a run under way: its lease, and `units/<unit>/status.json`, every few seconds and at its end.
-
-Its seconds, and those of its stages, are of all attempts together.
-"""
+"""Holds a unit of a run while it is worked on: its lease, and its `status.json`, written every few seconds."""
 
 import contextlib
 import threading
@@ -17,17 +14,22 @@ from job.run.context import Attempt
 from job.run.lease import LeaseTimes, held
 from job.run.status import Status
 
-_SECONDS = 5.0
+_STATUS_SECONDS = 5.0  # between two writes of the status
 
 
 @contextlib.contextmanager
 def unit_of(attempt: Attempt, unit: str, wait_minutes: float) -> Iterator[Attempt]:
-    """Hold the unit while the block runs, keep its status true, and say at its end how it went.
+    """Hold the unit while the block runs, keep its status up to date, and write at its end how it went.
 
-    Gives the job with a run folder that writes only while the unit is held.
+    Args:
+        wait_minutes: how long to wait for another process that works on the unit.
+
+    Yields:
+        The attempt, with a run folder that can be written only while the unit is held.
 
     Raises:
-        HeldError: 52 when another process works on the unit and does not end in time.
+        HeldError: 52 when another process still holds the unit after the wait.
+        JobError: 44 or 53 when memory, disk or GPU fail within the block.
     """
     with _held(attempt, unit, wait_minutes) as holding, _shown(holding, unit):
         yield holding
@@ -35,17 +37,18 @@ def unit_of(attempt: Attempt, unit: str, wait_minutes: float) -> Iterator[Attemp
 
 @contextlib.contextmanager
 def _held(attempt: Attempt, unit: str, wait_minutes: float) -> Iterator[Attempt]:
+    """Hold the unit's lease while the block runs, if the store can keep leases; yield the attempt with its folder."""
     if not attempt.fenced:
         yield attempt
         return
-    told = False
+    is_logged = False
 
     def waiting(holder: str) -> None:
-        nonlocal told
+        nonlocal is_logged
         attempt.progress.moved()
-        if not told:
+        if not is_logged:
             attempt.progress.say("waiting for another process", unit=unit, holder=holder)
-        told = True
+        is_logged = True
 
     times = LeaseTimes(attempt.manifest.limits.lease_seconds, wait_minutes * 60)
     with held(attempt.run, unit, times, attempt.stop, waiting) as (run, epoch):
@@ -54,6 +57,7 @@ def _held(attempt: Attempt, unit: str, wait_minutes: float) -> Iterator[Attempt]
 
 @contextlib.contextmanager
 def _shown(attempt: Attempt, unit: str) -> Iterator[None]:
+    """Keep the unit's status up to date while the block runs, and write how it ended."""
     writer = _Writer(attempt, unit)
     try:
         with writer, resource_errors():
@@ -62,20 +66,20 @@ def _shown(attempt: Attempt, unit: str) -> Iterator[None]:
         code = code_of(error)
         state = "preempted" if code.is_stop else "failed"
         cause, remedy = getattr(error, "cause", str(error)), getattr(error, "remedy", "")
-        with contextlib.suppress(JobError):  # the error at hand says more than a store that cannot be written
+        with contextlib.suppress(JobError):  # A store that cannot be written must not hide the error of the block.
             writer.write(state, exit_code=int(code), cause=cause[:1500], remedy=remedy[:500])
         raise
     writer.write("done", exit_code=0)
 
 
 class _Writer:
-    """Writes in a thread of its own, so that a slow store holds nothing up. The last value wins."""
+    """Writes a unit's status in a thread of its own, so that a slow store does not hold up the work."""
 
     def __init__(self, attempt: Attempt, unit: str) -> None:
         self._attempt, self._unit = attempt, unit
         self._key = layout.unit_status(unit)
         self._started = datetime.now(UTC)
-        self._before = dict(attempt.progress.seconds)
+        self._seconds_before = dict(attempt.progress.seconds)  # of stages, spent on other units in this attempt
         earlier = attempt.run.read_stored(self._key, Status)
         self._earlier_seconds = earlier.seconds if earlier else 0.0
         self._earlier_stages = earlier.stages if earlier else {}
@@ -100,14 +104,14 @@ class _Writer:
                 self.write("running")
             except JobError as error:
                 self._attempt.progress.warn(f"status.json could not be written: {error.cause}")
-            if self._ended.wait(_SECONDS):
+            if self._ended.wait(_STATUS_SECONDS):
                 return
 
     def write(self, state: str, **end: object) -> None:
-        """Write the status now; `end` is what there is to say of a unit that has ended."""
+        """Write the status now; `end` holds the further fields of a unit that has ended."""
         stages = dict(self._earlier_stages)
         for name, seconds in dict(self._attempt.progress.seconds).items():
-            if (spent := seconds - self._before.get(name, 0.0)) > 0:
+            if (spent := seconds - self._seconds_before.get(name, 0.0)) > 0:
                 stages[name] = round(stages.get(name, 0.0) + spent, 3)
         now = datetime.now(UTC)
         facts = {"unit": self._unit, "state": state, "started": self._started, "updated": now, "stages": stages}

@@ -1,1 +1,1 @@
-"""One file a stage; `job.pipeline` knows their order."""
+"""The stages of a run, one file each; `job.pipeline` knows their order."""

@@ -24,25 +24,29 @@ from lora_engine.records import CaptionRecord
 def caption(
     attempt: Attempt, images: Images, captioner: LocalModel | None, tokenizer: Any, device: torch.device
 ) -> Captions:
-    """Write `data/captions/<set>.jsonl` for every caption set, and say what a reader of captions would object to.
+    """The captions of every set, of which those that no earlier attempt wrote are made and written now.
 
-    Those that an earlier attempt wrote stay as they are.
+    What lint finds in the new ones is logged as a warning.
+
+    Args:
+        captioner: the model that generates captions; None where no set needs one, or all sets are written.
+        tokenizer: the base model's, to count what its text encoder reads.
 
     Raises:
         DataError: an image lacks the caption that its strategy needs.
     """
     stored = {name: _stored(attempt, name, images) for name in caption_sets(attempt.manifest)}
-    sets = {name: config for name, config in caption_sets(attempt.manifest).items() if stored[name] is None}
+    missing = {name: config for name, config in caption_sets(attempt.manifest).items() if stored[name] is None}
     generated: Mapping[str, str] = {}
-    if needs_captioner(sets.values()) and captioner is not None:
+    if needs_captioner(missing.values()) and captioner is not None:
         generated = _generate(attempt, images, captioner, device)
-    existing = read_sidecars(images.prepared.files) if needs_sidecars(sets.values()) else {}
+    existing = read_sidecars(images.prepared.files) if needs_sidecars(missing.values()) else {}
 
     def count_tokens(text: str) -> int:
         return len(tokenizer(text).input_ids)
 
     result: Captions = {name: records for name, records in stored.items() if records is not None}
-    for name, config in sets.items():
+    for name, config in missing.items():
         result[name] = tuple(
             caption_record(
                 record.id,
@@ -61,6 +65,7 @@ def caption(
 
 
 def _stored(attempt: Attempt, name: str, images: Images) -> tuple[CaptionRecord, ...] | None:
+    """The captions of a set as an earlier attempt wrote them; None where they are not there, or of other images."""
     captions = attempt.run.read_rows(layout.captions(name), CaptionRecord)
     if captions is None or [caption.id for caption in captions] != [image.id for image in images.used]:
         return None
@@ -68,6 +73,7 @@ def _stored(attempt: Attempt, name: str, images: Images) -> tuple[CaptionRecord,
 
 
 def _generate(attempt: Attempt, images: Images, model: LocalModel, device: torch.device) -> dict[str, str]:
+    """The captioner's text for every image, by the image's id, from the cache where it has it."""
     config = attempt.manifest.captioner
     assert config is not None, "the manifest's validation asks for a captioner where one is needed"
     precision = captioner_precision(config, device)

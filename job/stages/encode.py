@@ -1,4 +1,4 @@
-"""Computes latents and text embeddings once; VAE and text encoder are gone before training starts."""
+"""Computes latents and text embeddings once; VAE and text encoder are freed before training starts."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -33,12 +33,13 @@ def encode_all(
     *,
     flips: bool,
 ) -> Encoded:
-    """Latents of every image and embeddings of every text, from the cache where it has them.
+    """The latents of every image and the embeddings of every text, from the cache where it has them.
 
     Args:
-        precisions: what the packs' bases compute in; texts are encoded in each of them.
-        flips: whether latents of the training images' mirror images are wanted, too.
+        precisions: the dtypes that the base model computes in, over all packs; texts are encoded in each of them.
+        flips: whether the mirror images of the training images are encoded, too.
     """
+    # Latents are kept as the mean and the standard deviation that the VAE gives: training draws from these anew.
     moments = _latents(attempt, images.used, images, model, device, mirrored=False)
     mirrored = _latents(attempt, images.train, images, model, device, mirrored=True) if flips else {}
     texts = [
@@ -62,14 +63,14 @@ def _latents(
     *,
     mirrored: bool,
 ) -> TensorFiles:
-    parts = (model.part("vae").sha256, pixels_key(attempt.manifest.preprocess), *(["mirrored"] if mirrored else []))
+    key = _key(model.part("vae").sha256, pixels_key(attempt.manifest.preprocess), *(["mirrored"] if mirrored else []))
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         vae = stable_diffusion.load_vae(model)
         squares = ((image, images.prepared.paths[image]) for image in missing)
         yield from encode.encode_latents(vae, squares, device, mirrored=mirrored)
 
-    return _cached(attempt, "latents", _key(*parts), "images", [record.id for record in wanted], compute)
+    return _cached(attempt, "latents", key, "images", [record.id for record in wanted], compute)
 
 
 def _embeddings(
@@ -88,7 +89,13 @@ def _embeddings(
 
 
 def _cached(attempt: Attempt, kind: str, key: str, unit: str, names: Sequence[str], compute: _Compute) -> TensorFiles:
-    """The values, in files that are read when a value is used."""
+    """Compute and store the values that the cache lacks, and give its files, which are read when a value is used.
+
+    Args:
+        kind: names the cache's folder and the stage.
+        key: names the folder within it, and tells apart everything that changes a value but the value's name.
+        unit: the word for one value in the log: "images" or "texts".
+    """
     cache = ContentCache[Tensor](
         attempt.cache_folder(kind, key),
         attempt.cache_scratch(kind, key),
@@ -106,5 +113,6 @@ def _cached(attempt: Attempt, kind: str, key: str, unit: str, names: Sequence[st
     return TensorFiles(cache.files)
 
 
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+def _key(*facts: str) -> str:
+    """The name of a folder of the cache, which differs where any of the facts differs."""
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]

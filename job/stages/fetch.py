@@ -1,4 +1,4 @@
-"""Brings the dataset and the models to this machine."""
+"""Brings the dataset to this machine."""
 
 from pathlib import Path
 
@@ -12,7 +12,13 @@ from lora_engine.records import SourceFile
 
 
 def fetch_dataset(attempt: Attempt) -> list[SourceFile]:
-    """Every file of the dataset, in the order of the keys: a folder's, a prefix's or an archive's members."""
+    """Every file of the dataset, which is a folder, a prefix or an archive, in the order of the keys.
+
+    Raises:
+        JobError: 41 when there is nothing at a local `dataset.source`, 42 or 50 when its storage cannot be read.
+        DataError: a folder cannot be read, or the archive is damaged.
+        UnsafeError: the archive would write elsewhere than into its folder, or unpack to far more than it is.
+    """
     source, settings = attempt.manifest.dataset.source, attempt.manifest.dataset_storage()
     if not is_remote(source):
         path = local_path(source)
@@ -28,6 +34,7 @@ def fetch_dataset(attempt: Attempt) -> list[SourceFile]:
 
 
 def _extract(attempt: Attempt, archive: Path, folder: Path) -> list[SourceFile]:
+    """Extract the archive's members into the folder, unless asked to stop."""
     files = []
     for file in extract_archive(archive, folder):
         files.append(file)

@@ -1,4 +1,4 @@
-"""The models that a run loads: brought to this machine and refused where they cannot serve."""
+"""Brings the models that a run loads to this machine, and refuses those that cannot serve."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ from lora_engine.models.files import WITH_WEIGHTS, LocalModel, hash_ahead, pickl
 
 @dataclass(frozen=True)
 class Models:
-    """What the run loads, on this machine and fit for it."""
+    """The models that the run loads: they are on this machine and their files are fit for use."""
 
     base: LocalModel
-    captioner: LocalModel | None
-    clip: LocalModel | None
+    captioner: LocalModel | None  # None where no caption strategy needs one
+    clip: LocalModel | None  # scores samples; None where the manifest names none
 
 
 def fetch_models(attempt: Attempt) -> Models:
-    """All of them, before anything is computed.
+    """Fetch and check all models that the manifest names, before anything is computed.
 
     Raises:
-        JobError, ModelError: 43 where one cannot be used, 50 where it cannot be fetched.
+        JobError, ModelError: 43 where a model cannot be used, 42 or 50 where it cannot be fetched.
     """
     manifest = attempt.manifest
     base = fetch_base(attempt)
-    hash_ahead(base)  # gigabytes, while the images are prepared
+    hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
     for pack in attempt.packs:
         stable_diffusion.require_trainable(base, pack.lora)
     captioner = None
@@ -50,7 +50,7 @@ def fetch_models(attempt: Attempt) -> Models:
 
 
 def fetch_base(attempt: Attempt) -> LocalModel:
-    """The base model alone, as a folder in diffusers layout; a checkpoint in one file is converted."""
+    """Fetch the base model and give it as a folder in diffusers layout, into which a single-file one is converted."""
     config = attempt.manifest.base_model
     model = fetch_weights(attempt, "base_model.source", config, stable_diffusion.FILE_PATTERNS)
     if model.path.is_dir():
@@ -67,7 +67,7 @@ def fetch_base(attempt: Attempt) -> LocalModel:
             try:
                 (Path(scratch) / folder.name).rename(folder)
             except OSError:
-                if not folder.exists():  # otherwise another process on this machine was as fast
+                if not folder.exists():  # If it exists, another process on this machine has converted the same file.
                     raise
     return LocalModel(folder)
 
@@ -82,10 +82,15 @@ def _fetch_clip(attempt: Attempt) -> LocalModel | None:
 
 
 def fetch_model(attempt: Attempt, what: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """A local folder with the model's files (or the one `.safetensors` file), `what` being the manifest's key.
+    """Fetch a model's files, and give the local folder that holds them, or the path of a single `.safetensors` file.
+
+    Args:
+        what: the manifest's key of the model, for messages.
+        revision: the commit or branch of a hub's model; None for its main branch, or where the source is no hub.
+        patterns: glob patterns of the files that are needed.
 
     Raises:
-        JobError: 43 when it is not there, 42 or 50 when it cannot be reached.
+        JobError: 43 when the model is not there, 42 or 50 when it cannot be reached.
     """
     if source.startswith("hf://"):
         repository = source.removeprefix("hf://")
@@ -111,13 +116,16 @@ def fetch_model(attempt: Attempt, what: str, source: str, revision: str | None, 
 def fetch_weights(
     attempt: Attempt, what: str, config: BaseModelConfig | CaptionerModelConfig | ClipConfig, patterns: Sequence[str]
 ) -> LocalModel:
-    """As `fetch_model`, with pickled weights where the manifest allows them; a warning says if any will be read."""
+    """Fetch a model with its weights: pickles, too, where the manifest allows them, with a warning if any will be read.
+
+    Takes `what` and `patterns`, and raises, as `fetch_model` does.
+    """
     wanted = with_pickles(patterns, allow_pickle=config.allow_pickle)
-    folder = fetch_model(attempt, what, config.source, config.revision, wanted)
-    parts = (folder, *(folder / part for part in WITH_WEIGHTS))
-    pickles = [file.relative_to(folder).as_posix() for part in parts for file in pickled_weights(part)]
+    path = fetch_model(attempt, what, config.source, config.revision, wanted)
+    folders = (path, *(path / part for part in WITH_WEIGHTS))
+    pickles = [file.relative_to(path).as_posix() for folder in folders for file in pickled_weights(folder)]
     if config.allow_pickle and pickles:
         attempt.progress.warn(
             f"{what}: {', '.join(pickles)}: pickles can hold code; since allow_pickle is true, their weights are read"
         )
-    return LocalModel(folder, config.allow_pickle)
+    return LocalModel(path, config.allow_pickle)

@@ -1,4 +1,4 @@
-"""Turns files into square images, decides which are held out, and says what became of every file."""
+"""Turns files into square images, decides which are held out, and records what became of every file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -17,7 +17,15 @@ from lora_engine.records import ImageRecord, SourceFile
 
 
 def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[SourceFile]]) -> Images:
-    """The images of the source with that fingerprint: as an earlier attempt found them, or prepared now."""
+    """The images of the dataset: as an earlier attempt recorded them, or else prepared now.
+
+    Args:
+        fingerprint: of the dataset's source, see `source_fingerprint`; with another one, or other settings of
+            preprocessing and split, the earlier records do not hold.
+        fetch: brings the dataset's files to this machine. Called only where the images are prepared, now or later.
+
+    Raises what `_preprocess` raises.
+    """
     config, split = attempt.manifest.preprocess, attempt.manifest.dataset.split
     stamp = SourceStamp(
         fingerprint=fingerprint,
@@ -30,15 +38,15 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
     if records is not None:
         return Images(tuple(records), lambda: _preprocess(attempt, fetch()))
     prepared = _preprocess(attempt, fetch())
-    attempt.run.write_stored(layout.SOURCE, stamp)  # last: the rest is there
+    attempt.run.write_stored(layout.SOURCE, stamp)  # It is written last: it says that the records are complete.
     return Images(prepared.records, lambda: prepared)
 
 
 def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
-    """Prepare every image; writes their thumbnails and `data/images.jsonl`.
+    """Prepare every image, and write their thumbnails and `data/images.jsonl`.
 
     Raises:
-        DataError: too few or too many unusable images.
+        DataError: there are too few images, or too many that cannot be used.
         JobError: 46 when the run was begun with other images, of which nothing is overwritten.
     """
     config, begun = attempt.manifest.preprocess, read_resolved(attempt)
@@ -61,7 +69,8 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
             for _ in write_all(attempt.run.storage, thumbnails(), check=attempt.stop.check):
                 pass
         except DataError:
-            attempt.stop.check()  # a signal to a whole group, as Ctrl-C sends it, also takes workers down
+            # Ctrl-C sends its signal to the worker processes, too: that they are gone is then no fault of the data.
+            attempt.stop.check()
             raise
     records = assign(prepared, config, attempt.manifest.dataset.split)
     if begun is not None and begun.data_sha256 != data_sha256(records):

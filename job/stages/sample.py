@@ -1,4 +1,4 @@
-"""Samples of the same prompts by the base model and every checkpoint of a pack, and how they measure."""
+"""Generates samples of the same prompts with the base model and every checkpoint of a pack, and measures them."""
 
 import hashlib
 import io
@@ -29,7 +29,10 @@ from lora_engine.models.files import LocalModel
 
 
 def measure_training_images(attempt: Attempt, images: Images) -> None:
-    """Write `data/line_art.jsonl`, what samples are compared to, if samples are asked for and it is not there."""
+    """Measure the training images, with which samples are compared, and write `data/line_art.jsonl`.
+
+    Does nothing where the manifest asks for no samples, or the file is there.
+    """
     if attempt.manifest.evaluation.samples is None or attempt.run.exists(layout.TRAINING_MEASURES):
         return
     rows = []
@@ -55,7 +58,15 @@ def sample(
     device: torch.device,
     clip_model: LocalModel | None,
 ) -> None:
-    """Generate the samples of the pack that are missing: the images of a step first, then what they are."""
+    """Generate, measure and write the samples of the pack that are missing.
+
+    The images of a step are written first and its index last, so that an index is never without its images.
+
+    Args:
+        model: the base model.
+        unet: its UNet with the pack's adapters injected, into which the weights of each checkpoint are loaded.
+        clip_model: scores the samples; None where the manifest names none.
+    """
     config = attempt.manifest.evaluation.samples
     if config is None:
         return
@@ -66,13 +77,13 @@ def sample(
     resolution, images_at_once = attempt.manifest.preprocess.resolution, attempt.manifest.evaluation.batch_size
     sampler = Sampler(model, unet, config, resolution, images_at_once, device)
     clip = load_clip(clip_model, device) if clip_model else None
-    total = sum(max(1, len(step.able)) for step in missing) * len(config.prompts) * len(config.seeds)
+    total = sum(max(1, len(step.generating)) for step in missing) * len(config.prompts) * len(config.seeds)
     with attempt.progress.stage("sample", total=total, unit="images") as stage, Background("samples") as publishing:
         for step in missing:
-            for member in step.able:
+            for member in step.generating:
                 _load_adapter(attempt, unet, member, step.step)
             rows: dict[str | None, list[SampleRow]] = {adapter: [] for adapter in step.missing}
-            for samples in sampler.generate([member.adapter_name for member in step.able], attempt.stop.check):
+            for samples in sampler.generate([member.adapter_name for member in step.generating], attempt.stop.check):
                 stage.advance(len(samples))
                 for adapter, members in step.missing.items():
                     if own := [one for one in samples if one.adapter == adapter]:
@@ -85,17 +96,19 @@ def sample(
 
 @dataclass(frozen=True)
 class _Step:
-    """A step of which samples are missing."""
+    """A step at which samples are missing."""
 
     step: int
-    missing: Mapping[str | None, Sequence[Member]]  # of the adapter that generates them, None for the base model
-    # All that have a checkpoint of this step, in one pass; also those whose samples are there, since the number of
-    # images in a pass decides how sums are rounded. None at step 0.
-    able: Sequence[Member]
+    # The members whose samples are missing, by the name of the adapter that generates them: their own, or None at step
+    # 0, where the base model generates one set of samples for all members.
+    missing: Mapping[str | None, Sequence[Member]]
+    # The members that generate at once: all that have a checkpoint of this step. Those whose samples are not missing
+    # are among them, since the number of images in a pass decides how sums are rounded. Empty at step 0.
+    generating: Sequence[Member]
 
 
 def _steps(attempt: Attempt, pack: Pack) -> list[int]:
-    """The base model's 0 and every evaluation's, or the last one alone."""
+    """The steps at which samples are generated: 0 and those of all evaluations, or the last one alone."""
     config, last = attempt.manifest.evaluation, pack.training.steps
     if config.samples is not None and config.samples.when == "end":
         return [last]
@@ -108,17 +121,17 @@ def _settings(config: SamplesConfig, clip_model: LocalModel | None) -> SampleSet
 
 
 def _missing(attempt: Attempt, pack: Pack, settings: SampleSettings) -> list[_Step]:
-    """The steps that lack samples, ascending. A step whose checkpoint was not kept has none."""
+    """The steps at which samples are missing, ascending. None can be missing where no checkpoint was kept."""
     kept = {m: {0, *checkpoints.committed_steps(attempt.run, m)} for m in pack.members}
     result = []
     for step in _steps(attempt, pack):
-        able = [member for member in pack.members if step in kept[member]]
+        with_checkpoint = [member for member in pack.members if step in kept[member]]
         missing: dict[str | None, list[Member]] = {}
-        for member in able:
+        for member in with_checkpoint:
             if not _has_samples(attempt, member, step, settings):
                 missing.setdefault(member.adapter_name if step else None, []).append(member)
         if missing:
-            result.append(_Step(step, missing, able if step else ()))
+            result.append(_Step(step, missing, with_checkpoint if step else ()))
     return result
 
 
@@ -128,6 +141,7 @@ def _has_samples(attempt: Attempt, member: Member, step: int, settings: SampleSe
 
 
 def _load_adapter(attempt: Attempt, unet: torch.nn.Module, member: Member, step: int) -> None:
+    """Load the weights of a member's checkpoint into its adapter of the UNet."""
     committed = checkpoints.read_commit(attempt.run, member, step)
     with tempfile.TemporaryDirectory(dir=attempt.workdir) as scratch:
         path = Path(scratch) / DIFFUSERS_NAME
@@ -143,7 +157,11 @@ def _publish(
     cosines: Sequence[Sequence[float]] | None,
     rows: list[SampleRow],
 ) -> None:
-    """Write images, and add what they are to `rows`."""
+    """Write the samples for each of the members, measure them, and add a row for each to `rows`.
+
+    Args:
+        cosines: of each sample and each prompt, by the CLIP model; None without one.
+    """
     for at, one in enumerate(samples):
         data, name = io.BytesIO(), layout.sample_name(one.prompt, one.seed)
         one.image.save(data, "PNG")
@@ -163,7 +181,7 @@ def _publish(
 def _publish_index(
     attempt: Attempt, members: Sequence[Member], step: int, settings: SampleSettings, rows: Sequence[SampleRow]
 ) -> None:
-    """Write what the samples are, after their images, and delete the samples of other prompts."""
+    """Write the index of a step's samples, after their images, and delete files of earlier settings that it lacks."""
     for member in members:
         index, folder = layout.sample_index(member, step), layout.samples(member, step)
         attempt.run.write_stored(index, SampleIndex(settings=settings, images=tuple(rows)))

@@ -1,1 +1,1 @@
-"""The frozen models: which files are fit, and how they are loaded."""
+"""The frozen models: which of their files are fit for use, and how they are loaded."""

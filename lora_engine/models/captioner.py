@@ -1,4 +1,4 @@
-"""Captions images with a transformers image-to-text model: BLIP, or any other by a change of its source."""
+"""Captions images with an image-to-text model of the transformers library, such as BLIP."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,25 +21,31 @@ FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
 
 
 class Captioner:
-    """A loaded model. Search is greedy or by beams, never sampled, so a caption is a function of the image."""
+    """A loaded captioner. It searches greedily or by beams and uses no random numbers: an image has one caption."""
 
     def __init__(self, model: Any, processor: Any, config: CaptionerConfig, device: torch.device) -> None:
         self._model, self._processor, self._config, self._device = model, processor, config, device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which it computes."""
+        """The dtype that the model computes in."""
         dtype: torch.dtype = self._model.dtype
         return dtype
 
     def caption(self, images: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
-        """Each id with its caption. The last batch is filled up, since a batch's size can change its results."""
+        """Yield each image's id with its caption.
+
+        The last batch is filled up with its last image, since the size of a batch can change its results.
+
+        Args:
+            images: ids and files of square RGB images.
+        """
         with closing(prefetch(self._read, _in_batches(images, self._config.batch_size))) as batches:
             for ids, inputs in batches:
                 yield from zip(ids, self._generate(inputs), strict=False)
 
     def _read(self, batch: Sequence[tuple[str, Path]]) -> tuple[list[str], Any]:
-        """The ids, and what the model takes: that of the last image again where the batch is not full."""
+        """The ids of a batch and the model's inputs, in which the last image is repeated until the batch is full."""
         pictures = [read_square(path) for _, path in batch]
         pictures += pictures[-1:] * (self._config.batch_size - len(pictures))
         prompt = self._config.prompt
@@ -58,16 +64,17 @@ class Captioner:
 
 
 def _in_batches(images: Iterable[tuple[str, Path]], size: int) -> Iterator[list[tuple[str, Path]]]:
+    """Yield the images in lists of that size; the last one may be shorter."""
     remaining = iter(images)
     while batch := list(islice(remaining, size)):
         yield batch
 
 
 def require_captioner(model: LocalModel) -> None:
-    """Refuse what is no image-to-text model, without loading its weights.
+    """Refuse a model that is no image-to-text model, without loading its weights.
 
     Raises:
-        ModelError: pickled weights, or another kind of model.
+        ModelError: the weights are pickles that are not allowed, or the model is of another kind.
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -81,10 +88,10 @@ def require_captioner(model: LocalModel) -> None:
 
 
 def load_captioner(model: LocalModel, config: CaptionerConfig, device: torch.device) -> Captioner:
-    """Load a model folder through transformers' image-to-text classes. No code from the model's repository runs.
+    """Load a captioner through transformers' image-to-text classes. No code from the model's repository runs.
 
     Raises:
-        ModelError: pickled weights, a model that cannot caption, or one whose files lack weights.
+        ModelError: the weights are pickles that are not allowed or are incomplete, or the model cannot caption.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -105,12 +112,16 @@ def _not_loadable(folder: Path, reason: object) -> ModelError:
 
 
 def captioner_precision(config: CaptionerConfig, device: torch.device) -> DtypeName:
-    """What the captioner computes in: `auto` is fp32 on a CPU, since bf16 would change captions."""
+    """The dtype that the captioner computes in. On a CPU `auto` is fp32, since bf16 would change captions."""
     automatic = config.precision == "auto" and device.type == "cpu"
     return "fp32" if automatic else resolve_precision(config.precision, device)
 
 
 def captioner_key(model_sha256: str, config: CaptionerConfig, precision: DtypeName, preprocess: str) -> str:
-    """A name for all that decides an image's caption but the image: model, search, precision and preprocessing."""
+    """A name for all that decides an image's caption but the image: model, search, precision and preprocessing.
+
+    Args:
+        preprocess: names all that decides the pixels of a prepared image, as `pixels_key` does.
+    """
     settings = config.model_dump_json(exclude={"source", "revision", "allow_pickle", "precision"})
     return hashlib.sha256("\n".join((model_sha256, settings, precision, preprocess)).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""How well pictures fit texts, by a CLIP model."""
+"""Scores with a CLIP model how well pictures fit texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class ClipScorer:
         self._model, self._processor, self._device = model, processor, device
 
     def cosines(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Cosine of each picture's and each text's embedding, [pictures, texts]. Texts are cut to what CLIP reads."""
+        """The cosine of each picture's and each text's embedding, [pictures, texts]. Texts are cut to CLIP's length."""
         inputs = self._processor(
             text=list(texts), images=list(pictures), return_tensors="pt", padding=True, truncation=True
         ).to(self._device)
@@ -35,10 +35,10 @@ class ClipScorer:
 
 
 def require_clip(model: LocalModel) -> bool:
-    """Refuse what is no CLIP model, without loading its weights; whether these are safetensors.
+    """Refuse a model that is no CLIP model, without loading its weights; return whether these are safetensors.
 
     Raises:
-        ModelError: pickled weights, or another kind of model.
+        ModelError: the weights are pickles that are not allowed, or the model is of another kind.
     """
     from transformers import CLIPConfig
 
@@ -56,7 +56,7 @@ def load_clip(model: LocalModel, device: torch.device) -> ClipScorer:
     """Load a CLIP model.
 
     Raises:
-        ModelError: pickled weights, another kind of model, or a damaged one.
+        ModelError: the weights are pickles that are not allowed, damaged or incomplete, or of another kind of model.
     """
     from transformers import CLIPModel
 

@@ -1,4 +1,4 @@
-"""Models as files: what identifies them, and that they hold weights and no code. Torch-free."""
+"""Models as files: their hashes, and checks that they hold weights and no code. It does not import torch."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from lora_engine.errors import ModelError
 
-_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-WITH_WEIGHTS = ("unet", "vae", "text_encoder")  # a pipeline's parts
-_LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # what the model libraries look for
+_SUFFIXES = (".json", ".txt", ".safetensors", ".model")  # of files that belong to a model's hash
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # suffixes of pickles
+WITH_WEIGHTS = ("unet", "vae", "text_encoder")  # the parts of a Stable Diffusion pipeline that have weights
+_LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # names under which libraries load pickles
 _HASHING = threading.Lock()
 
 
@@ -29,17 +29,17 @@ class LocalModel:
 
     @property
     def sha256(self) -> str:
-        """See `model_sha256`; the files are hashed once a process."""
+        """The hash of the model's files, as `model_sha256` gives it; a process hashes them once."""
         return model_sha256(self.path)
 
     def part(self, name: str) -> "LocalModel":
-        """One of the folders that a pipeline consists of."""
+        """The part of a pipeline that lies in the folder of that name."""
         return LocalModel(self.path / name, self.allow_pickle)
 
 
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Say which file it is that the system does not let be read."""
+    """Turn an OSError into a ModelError that names the file which cannot be read."""
     try:
         yield
     except OSError as error:
@@ -50,7 +50,7 @@ def _reading(what: str) -> Iterator[None]:
 
 @_reading("The model")
 def model_sha256(path: Path) -> str:
-    """One hash over the names and contents of a model's weights, configuration and vocabulary; or of its one file.
+    """One hash over the names and contents of a model's weights, configuration and vocabulary, or over its one file.
 
     Raises:
         ModelError: a file cannot be read.
@@ -67,24 +67,25 @@ def model_sha256(path: Path) -> str:
 
 
 def hash_ahead(model: LocalModel) -> None:
-    """Begin to hash a model in a thread. Whoever asks for its hash later is told what is wrong, if anything is."""
+    """Begin to hash a model in a thread, so that `sha256` takes less time later."""
 
     def work() -> None:
-        with suppress(ModelError):
+        with suppress(ModelError):  # `sha256` will raise it where it is asked for.
             _ = model.sha256
 
     threading.Thread(target=work, name="hash-ahead", daemon=True).start()
 
 
 def _file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, which is computed once unless the file changes: a run asks for it several times."""
     info = path.stat()
-    with _HASHING:  # who comes second finds it done
+    with _HASHING:  # Of two threads that ask for the same file, the second finds it hashed, and does not hash it, too.
         return _hashed(path, info.st_size, info.st_mtime_ns)
 
 
 @cache
 def _hashed(path: Path, _size: int, _changed_ns: int) -> str:
-    """Of a file as it is; a run asks for gigabytes of weights several times."""
+    """Hash a file. Size and time of change are arguments so that the cache keeps no hash of an older content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -97,7 +98,7 @@ def pickled_weights(folder: Path) -> list[Path]:
 
 
 def with_pickles(patterns: Sequence[str], *, allow_pickle: bool) -> tuple[str, ...]:
-    """Patterns of files to fetch, and of the pickles that could stand in for safetensors where they are allowed."""
+    """The patterns of files to fetch; where pickles are allowed, those that can stand in for safetensors are added."""
     wanted = list(patterns)
     if allow_pickle:
         for pattern in patterns:
@@ -109,9 +110,12 @@ def with_pickles(patterns: Sequence[str], *, allow_pickle: bool) -> tuple[str, .
 def holds_safetensors(model: LocalModel, what: str) -> bool:
     """Whether a model's weights are safetensors, which cannot hold code; False for pickles that are allowed.
 
+    Args:
+        what: the manifest's key of the model, for messages.
+
     Raises:
-        ModelError: `what`, the manifest's key, names no weights, pickles that are not allowed, a file that is damaged
-            or cannot be read, or another model's adapter.
+        ModelError: the model has no weights or pickles that are not allowed, a file is damaged or cannot be read, or
+            the model is an adapter.
     """
     with _reading(what):
         return _holds_safetensors(model.path, what, model.allow_pickle)
@@ -119,7 +123,7 @@ def holds_safetensors(model: LocalModel, what: str) -> bool:
 
 def _holds_safetensors(folder: Path, what: str, allow_pickle: bool) -> bool:
     if (folder / "adapter_config.json").exists():
-        # model libraries would load the base that it names instead, from wherever that is
+        # The model libraries would load the base model that the adapter names, from wherever that is.
         raise ModelError(
             f"{what}: {folder.name} is an adapter, not a model.", "Name the model, with the adapter merged."
         )
@@ -150,13 +154,16 @@ def _no_safetensors(folder: Path, what: str, pickles: Sequence[Path]) -> ModelEr
 
 
 def check_safetensors(path: Path, what: str) -> None:
-    """Read the header, which says how long the file must be.
+    """Refuse a file that is no whole safetensors file, by its header alone, which says how long it must be.
+
+    Args:
+        what: the manifest's key of the model, for messages.
 
     Raises:
         ModelError: the file is cut off, no safetensors file, or cannot be read.
     """
     with _reading(what), path.open("rb"):
-        pass  # of what it may not open, safe_open says that it is not there
+        pass  # safe_open would say of a file that may not be read that it does not exist.
     try:
         with safe_open(path, framework="numpy"):
             pass
@@ -168,7 +175,7 @@ def check_safetensors(path: Path, what: str) -> None:
 
 
 def _check_index(index: Path, what: str, suffix: str) -> None:
-    """The parts of a model in several files are files beside the index, of the kind that was checked."""
+    """Refuse an index of weights in several files that names other files than those beside it that were checked."""
     if not index.name.endswith(f"{suffix}.index.json"):
         return
     try:

@@ -1,4 +1,4 @@
-"""Reads models of images and texts from their folders; no code from a model's repository runs."""
+"""Loads models of images and texts with the transformers library; no code from a model's repository runs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,24 +9,25 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 def read_config(folder: Path) -> Any:
-    """What kind of model it is, and of what size.
+    """The configuration of the model in that folder, which tells its kind and its size.
 
     Raises:
-        ValueError: why it cannot be read.
+        ValueError: it cannot be read, for the reason that the message gives.
     """
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, **_LOCAL)
-    except Exception as error:  # the library reports what is wrong with a file by almost any of them
+    except Exception as error:  # The library raises almost any exception where something is wrong with a file.
         raise ValueError(_line(error)) from error
 
 
 def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, *, use_safetensors: bool) -> tuple[Any, Any]:
-    """The model, for inference, and the processor that prepares its input.
+    """The model, ready for inference, and the processor that prepares its input.
 
     Raises:
-        ValueError: why it cannot be loaded. Also where the files lack weights, which the library would draw at random.
+        ValueError: the model cannot be loaded, for the reason that the message gives; or its files lack weights, which
+            the library would fill with random numbers.
     """
     from transformers import AutoProcessor
 
@@ -36,7 +37,7 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, *, use_safete
         processor = AutoProcessor.from_pretrained(folder, **_LOCAL)
     except MemoryError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # As in `read_config`, it can be almost any.
         raise ValueError(_line(error)) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"its weights lack {', '.join(missing[:3])}")

@@ -16,9 +16,9 @@ from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
 from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors
 
-_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # whose classes a pipeline may name
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the libraries whose classes a pipeline may name
 
-# What of a pipeline the job reads; a hub download or a prefix needs no more.
+# The files of a pipeline that are read; no others need to be fetched.
 FILE_PATTERNS = (
     "model_index.json",
     "unet/config.json",
@@ -30,9 +30,9 @@ FILE_PATTERNS = (
     "tokenizer/*",
     "scheduler/*",
 )
-# What a single-file checkpoint lacks.
+# The files of a pipeline that a single-file checkpoint lacks.
 CONFIG_PATTERNS = ("model_index.json", "*/config.json", "tokenizer/*", "scheduler/*")
-# What in a UNet's configuration asks for inputs that Stable Diffusion 1.x and 2.x lack.
+# The keys of a UNet's configuration that ask for inputs which Stable Diffusion 1.x and 2.x do not have.
 _OTHER_INPUTS = (
     "class_embed_type",
     "num_class_embeds",
@@ -41,7 +41,7 @@ _OTHER_INPUTS = (
     "encoder_hid_dim_type",
     "dual_cross_attention",
 )
-_TENSORS_AT_ONCE = 32  # some 100 MB of SD 1.5, in half precision
+_TENSORS_AT_ONCE = 32  # that are read while a file is mapped: some 100 MB of SD 1.5 in half precision
 
 
 def _load(model: LocalModel, component: str, model_class: Any, **options: Any) -> Any:
@@ -50,7 +50,7 @@ def _load(model: LocalModel, component: str, model_class: Any, **options: Any) -
 
 
 def _load_weights(model: LocalModel, component: str, model_class: Any, **options: Any) -> Any:
-    """As `_load`; also refuses a file that lacks weights, which the libraries would draw at random."""
+    """Load a component, and refuse a file that lacks weights, which the libraries would fill with random numbers."""
     part, loaded = _load(model, component, model_class, output_loading_info=True, **options)
     with _model_errors(model.path, component):
         if loaded["missing_keys"]:
@@ -60,11 +60,12 @@ def _load_weights(model: LocalModel, component: str, model_class: Any, **options
 
 @contextmanager
 def _model_errors(folder: Path, component: str) -> Iterator[None]:
+    """Turn the block's errors into a ModelError about that component."""
     try:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # diffusers and transformers report what is wrong with a file by almost any of them
+    except Exception as error:  # diffusers and transformers raise almost any where something is wrong with a file.
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"The base model's {component} cannot be loaded from {folder}: {reason}.",
@@ -73,7 +74,7 @@ def _model_errors(folder: Path, component: str) -> Iterator[None]:
 
 
 def require_weights(model: LocalModel) -> None:
-    """Refuse a pipeline whose parts hold code, or no whole weights, without loading them.
+    """Refuse a pipeline whose weights could hold code or are not whole, without loading them.
 
     Raises:
         ModelError: a part has no safetensors and pickles are not allowed, or a file is damaged.
@@ -87,11 +88,11 @@ def _holds_safetensors(model: LocalModel, component: str) -> bool:
 
 
 def require_trainable(model: LocalModel, config: LoraConfig) -> None:
-    """Refuse a base model that cannot be trained with such adapters, without loading its weights.
+    """Refuse a base model that cannot be trained with adapters of that configuration, without loading its weights.
 
     Raises:
-        ModelError: the UNet lacks the layers or takes other inputs than Stable Diffusion's, or the scheduler predicts
-            something unknown.
+        ModelError: the UNet lacks the layers that adapters go to, or takes other inputs than Stable Diffusion's; or the
+            scheduler is of another kind of diffusion.
     """
     load_noise_schedule(model)
     unet = _empty_unet(model.path)
@@ -100,13 +101,15 @@ def require_trainable(model: LocalModel, config: LoraConfig) -> None:
 
 
 def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> None:
-    """Noisy latents, a timestep and the text encoder's embeddings must be all that the UNet takes.
+    """Refuse a UNet that takes anything else than noisy latents, a timestep and the text encoder's embeddings.
 
-    By its configuration: one pass of SD 1.5's UNet takes 0.7 s even without data.
+    Its configuration is read for that: one pass of SD 1.5's UNet takes 0.7 s even without data.
     """
     from transformers import CLIPTextConfig
 
-    with _model_errors(model.path, "vae"):  # by its file: to import its class takes 0.3 s, which a warm cache spares
+    # The file is read as JSON, since importing the VAE's class takes 0.3 s, and nothing else needs the class where all
+    # latents are in the cache.
+    with _model_errors(model.path, "vae"):
         channels = json.loads((model.path / "vae" / "config.json").read_bytes()).get("latent_channels", 4)
     width = _load(model, "text_encoder", CLIPTextConfig).hidden_size
     config: Any = unet.config
@@ -124,7 +127,7 @@ def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> None:
 
 
 def _empty_unet(folder: Path) -> nn.Module:
-    """Its layers on the meta device."""
+    """The UNet's layers on the meta device, which have shapes but no values, and take no memory."""
     from accelerate import init_empty_weights
     from diffusers import UNet2DConditionModel
 
@@ -134,9 +137,12 @@ def _empty_unet(folder: Path) -> nn.Module:
 
 
 def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
-    """The UNet, in `dtype`, on the device (the CPU), in evaluation mode.
+    """The UNet in `dtype` and evaluation mode, on the device, or on the CPU for None.
 
-    Takes the memory of its weights in `dtype` and little more, whatever type the file holds.
+    Loading takes the memory of the weights in `dtype` and little more, whatever type the file holds.
+
+    Raises:
+        ModelError: the weights cannot be loaded.
     """
     from diffusers import UNet2DConditionModel
 
@@ -152,7 +158,7 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Those that diffusers would read."""
+    """The files of weights in the folder that diffusers would read."""
     from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 
     index = folder / SAFE_WEIGHTS_INDEX_NAME
@@ -162,17 +168,21 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """A file's tensors. It is mapped anew for every few, or what has been read of it would stay in memory."""
+    """Yield the names and tensors of a file.
+
+    The file is mapped into memory anew for every few tensors: as long as it is mapped, what was read stays in memory.
+    """
     with safe_open(file, framework="pt") as opened:
         names = list(opened.keys())
     for start in range(0, len(names), _TENSORS_AT_ONCE):
         with safe_open(file, framework="pt") as opened:
             for name in names[start : start + _TENSORS_AT_ONCE]:
-                yield name, opened.get_tensor(name).to(device).to(dtype)  # on a GPU, the GPU converts
+                # The tensor is moved first, so that a GPU, which is faster at it, converts it.
+                yield name, opened.get_tensor(name).to(device).to(dtype)
 
 
 def load_vae(model: LocalModel) -> Any:
-    """The autoencoder in fp32, whose encoder overflows in fp16."""
+    """The autoencoder, in fp32, since its encoder overflows in fp16."""
     from diffusers import AutoencoderKL
 
     safe = _holds_safetensors(model, "vae")
@@ -180,7 +190,11 @@ def load_vae(model: LocalModel) -> Any:
 
 
 def load_text_encoder(model: LocalModel, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The CLIP tokenizer and text encoder."""
+    """The CLIP tokenizer, and the text encoder in `dtype`.
+
+    Raises:
+        ModelError: one of them cannot be loaded, or the tokenizer gives more tokens than the text encoder takes.
+    """
     from transformers import CLIPTextModel
 
     safe = _holds_safetensors(model, "text_encoder")
@@ -188,20 +202,20 @@ def load_text_encoder(model: LocalModel, dtype: torch.dtype) -> tuple[Any, Any]:
     encoder = _load_weights(model, "text_encoder", CLIPTextModel, dtype=dtype, **options)
     tokenizer, positions = load_tokenizer(model), encoder.config.max_position_embeddings
     with _model_errors(model.path, "tokenizer"):
-        if tokenizer.model_max_length > positions:  # as it is where its configuration gives none
+        if tokenizer.model_max_length > positions:  # Without a length in its configuration, it is a huge number.
             raise ValueError(f"its model_max_length is more than the text encoder's {positions} positions")
     return tokenizer, encoder
 
 
 def load_tokenizer(model: LocalModel) -> Any:
-    """The CLIP tokenizer alone."""
+    """The CLIP tokenizer without the text encoder."""
     from transformers import CLIPTokenizer
 
     return _load(model, "tokenizer", CLIPTokenizer)
 
 
 def load_noise_schedule(model: LocalModel) -> NoiseSchedule:
-    """The noise levels and the prediction type that the base model was trained with.
+    """The noise schedule, with the prediction type, that the base model was trained with.
 
     Raises:
         ModelError: the scheduler predicts something other than the noise or v, or is of another kind of diffusion.
@@ -223,7 +237,7 @@ def load_noise_schedule(model: LocalModel) -> NoiseSchedule:
 
 
 def load_sampler(model: LocalModel) -> Any:
-    """The scheduler that the pipeline draws samples with."""
+    """The scheduler with which the pipeline generates samples: the one that it names, or PNDM."""
     import diffusers
 
     entry = _pipeline_index(model.path).get("scheduler")
@@ -233,7 +247,7 @@ def load_sampler(model: LocalModel) -> Any:
 
 
 def _pipeline_index(folder: Path) -> dict[str, Any]:
-    """`model_index.json`: a part's name to its library and class. Empty where there is none."""
+    """`model_index.json`, which maps a part's name to its library and class; empty where there is no such file."""
     path = folder / "model_index.json"
     try:
         index = json.loads(path.read_bytes()) if path.exists() else {}
@@ -243,7 +257,11 @@ def _pipeline_index(folder: Path) -> dict[str, Any]:
 
 
 def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> None:
-    """Turn one `.safetensors` checkpoint into a pipeline folder; `components` holds configuration and tokenizer.
+    """Turn a single `.safetensors` checkpoint into a pipeline's folder in diffusers layout.
+
+    Args:
+        components: the folder with the configurations and the tokenizer, which the checkpoint lacks.
+        folder: the pipeline's, which is made.
 
     Raises:
         ModelError: the file is a pickle, damaged, or of another kind of model; or the components name other libraries.
@@ -269,7 +287,7 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> Non
         _require_whole(pipeline)
     except MemoryError:
         raise
-    except Exception as error:  # as in _load
+    except Exception as error:  # As in `_model_errors`, it can be almost any.
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{checkpoint.name} is not a Stable Diffusion checkpoint that matches {components}: {reason}.",
@@ -279,7 +297,7 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> Non
 
 
 def _require_whole(pipeline: Any) -> None:
-    """Raise ValueError if the file lacked weights, which are left without values."""
+    """Raise ValueError if weights have no values, since the checkpoint lacked them."""
     parts = (getattr(pipeline, name) for name in WITH_WEIGHTS)
     lacking = [name for part in parts for name, weight in part.named_parameters() if weight.is_meta]
     if lacking:

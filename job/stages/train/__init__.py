@@ -1,1 +1,1 @@
-"""Training one pack: built, resumed, updated, evaluated and committed."""
+"""The training of one pack: it is built, resumed, updated, committed and evaluated."""

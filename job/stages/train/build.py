@@ -1,4 +1,4 @@
-"""A pack ready to train: the base model with its adapters, and the trainer. The same in every process at it."""
+"""Makes a pack ready to train: the base model with the pack's adapters, and the trainer, alike in every process."""
 
 from dataclasses import dataclass
 
@@ -24,19 +24,19 @@ from lora_engine.training.trainer import PackTrainer
 
 @dataclass(frozen=True)
 class Study:
-    """What all packs of a run share."""
+    """All that the training of every pack of a run needs."""
 
-    variants: dict[str, ResolvedVariant]
-    set_of_variant: dict[str, str]
+    variants: dict[str, ResolvedVariant]  # by name
+    set_of_variant: dict[str, str]  # variant to caption set
     captions: Captions
     encoded: Encoded
-    model: LocalModel
+    model: LocalModel  # the base model
     started_at: float  # of the run's first attempt, seconds since 1970
 
 
 @dataclass(frozen=True)
 class TrainablePack:
-    """What training and scoring a pack work with, on the device."""
+    """The objects on the device with which a pack is trained and scored."""
 
     unet: nn.Module
     noise_schedule: NoiseSchedule
@@ -47,7 +47,7 @@ class TrainablePack:
 def make_trainable(
     attempt: Attempt, study: Study, pack: Pack, device: torch.device, precision: DtypeName, processes: Processes
 ) -> TrainablePack:
-    """Load the base model, put the pack's adapters in as they are before the first step, and make their trainer."""
+    """Load the base model, inject the pack's adapters as they are before the first step, and make their trainer."""
     give_back()
     noise_schedule = stable_diffusion.load_noise_schedule(study.model)
     dtype = DTYPES[precision]

@@ -25,7 +25,7 @@ from lora_engine.text import printable
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """One member as it is at a step, on the CPU."""
+    """A copy on the CPU of one member at a step, which later updates do not change."""
 
     member: Member
     step: int
@@ -36,25 +36,34 @@ class _Snapshot:
 
 
 class CheckpointWriter(Background):
-    """See `Background`; a piece is what all members are at one step."""
+    """A `Background` whose pieces of work are each the checkpoints of all members at one step.
 
-    def __init__(self, attempt: Attempt, study: Study, pack: Pack, made: TrainablePack, processes: int) -> None:
+    Args:
+        trainable: as it is before the first step, since the hashes of the initial weights are taken at once.
+        processes: the number that train together.
+    """
+
+    def __init__(self, attempt: Attempt, study: Study, pack: Pack, trainable: TrainablePack, processes: int) -> None:
         super().__init__("uploads")
-        self._attempt, self._study, self._pack, self._made, self._processes = attempt, study, pack, made, processes
-        self._initial = {m: lora.weights_sha256(lora.export(made.unet, m.adapter_name)) for m in pack.members}
+        self._attempt, self._study, self._pack = attempt, study, pack
+        self._trainable, self._processes = trainable, processes
+        self._initial = {m: lora.weights_sha256(lora.export(trainable.unet, m.adapter_name)) for m in pack.members}
 
     def commit(
         self,
         metrics: Mapping[Member, Sequence[StepRecord]],
         scores: Mapping[Member, Sequence[ValidationRecord]],
     ) -> None:
-        """Copy the members as they are now, to be written and uploaded with their rows."""
-        step, trainer = self._made.trainer.step, self._made.trainer
+        """Copy the members as they are now, and leave it to the thread to write and upload them with their rows.
+
+        Raises the error of an earlier checkpoint that could not be uploaded.
+        """
+        trainer = self._trainable.trainer
         snapshots = [
             _Snapshot(
                 member,
-                step,
-                lora.export(self._made.unet, member.adapter_name),
+                trainer.step,
+                lora.export(self._trainable.unet, member.adapter_name),
                 trainer.state(member.adapter_name),
                 tuple(metrics[member]),
                 tuple(scores[member]),
@@ -64,6 +73,7 @@ class CheckpointWriter(Background):
         self.submit(partial(self._publish, snapshots))
 
     def _publish(self, snapshots: Sequence[_Snapshot]) -> None:
+        # The metrics come first: an attempt refuses a checkpoint that is further than they are.
         for snapshot in snapshots:
             member = snapshot.member
             self._attempt.run.write_jsonl(layout.metrics(member), map(asdict, snapshot.metrics))
@@ -77,7 +87,7 @@ class CheckpointWriter(Background):
             collect_garbage(self._attempt.run, snapshot.member, keep, [best.step] if best else [])
 
     def best(self, member: Member, scores: Sequence[ValidationRecord]) -> summary.Best | None:
-        """The best so far of the checkpoints that are kept and scored."""
+        """The best of a member's checkpoints that are kept and scored; None where there is none yet."""
         kept = set(checkpoints.committed_steps(self._attempt.run, member))
         scored = [record for record in scores if record.step in kept]
         return summary.choose_best(scored) if scored else None
@@ -111,8 +121,8 @@ class CheckpointWriter(Background):
             base_model=self._attempt.manifest.base_model.source,
             resolution=self._attempt.manifest.preprocess.resolution,
             images=len(train),
-            prediction_type=self._made.noise_schedule.prediction_type,
-            text_width=self._made.data.embeddings.shape[-1],
+            prediction_type=self._trainable.noise_schedule.prediction_type,
+            text_width=self._trainable.data.embeddings.shape[-1],
             started_at=self._study.started_at,
             tag_frequency=formats.tag_frequency(texts),
             trigger_phrase=printable(texts[0]) if len(set(texts)) == 1 else "",

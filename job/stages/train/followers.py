@@ -1,6 +1,7 @@
-"""What the first of several processes that train together tells the others. Alone, it tells nobody.
+"""The messages that rank 0 of the processes that train together broadcasts to the others, its followers.
 
-torch is imported where there is something to tell of tensors: the first order may be that an early check failed.
+torch is imported only where tensors are sent: the first message may be that an early check failed, before the seconds
+that importing it takes.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ if TYPE_CHECKING:
     from lora_engine.training.micro_batches import MicroBatches
     from lora_engine.training.trainer import PackTrainer
 
-_PATIENCE_SECONDS = 20.0  # after a signal, for an order to train: then all stop together; platforms kill after 30
+# How long a follower that got a signal still waits for the next `Train`, so that all processes stop at one step. It is
+# less than the 30 s after which platforms kill.
+_PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Read:
-    """The run is prepared, from the source with this fingerprint: read what it consists of."""
+    """The run is prepared, from the source with this fingerprint: read what training needs."""
 
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class Start:
-    """Make a pack's trainer, in this state."""
+    """Make the trainer of a pack, in this state."""
 
-    pack: int
+    pack: int  # its index
     micro_batches: MicroBatches
     states: States
 
@@ -47,22 +50,22 @@ class Train:
     """Update up to this step."""
 
     until: int
-    frozen: tuple[str, ...]  # members that take no part, or no more
+    frozen: tuple[str, ...]  # adapter names of the members that are not updated any more
 
 
 class Followers:
-    """The first process's side."""
+    """The followers as rank 0 sees them: each method but `end` broadcasts the message that it is named after."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
-        self._listening = processes.count > 1  # the others, for an order
+        self._listening = processes.count > 1  # whether there are followers, and they wait for a message
 
     def read(self, fingerprint: str) -> None:
-        """See `Read`."""
+        """Broadcast `Read`."""
         self._send("read", fingerprint=fingerprint)
 
     def start(self, pack: Pack, trainer: PackTrainer) -> None:
-        """See `Start`: as `trainer` is."""
+        """Broadcast `Start`, with the state of rank 0's own trainer."""
         names = [member.adapter_name for member in pack.members]
         self._send("start", pack=pack.index, micro_batches=asdict(trainer.micro_batches), members=names)
         if self._listening:
@@ -73,26 +76,29 @@ class Followers:
 
     @contextmanager
     def training(self, until: int, frozen: Sequence[str]) -> Iterator[None]:
-        """See `Train`: the block does the same here. If it fails, the others wait for a gradient, and hear no more."""
+        """Broadcast `Train`; the block makes the same updates here.
+
+        Where the block fails, nothing is broadcast any more: the followers wait for gradients, not for a message.
+        """
         self._send("train", until=until, frozen=list(frozen))
         listening, self._listening = self._listening, False
         yield
         self._listening = listening
 
     def end(self, error: BaseException | None) -> None:
-        """Say how the attempt ended."""
+        """Broadcast how the attempt ended: with that error, or well for None."""
         cause, remedy = (getattr(error, name, str(error)) for name in ("cause", "remedy"))
         with suppress(LostPeerError):
             self._send("end", code=int(code_of(error)) if error else 0, cause=cause[:1500], remedy=remedy[:500])
 
-    def _send(self, order: str, **facts: Any) -> None:
+    def _send(self, message: str, **facts: Any) -> None:
         if self._listening:
-            self.processes.broadcast(json.dumps({"order": order} | facts).encode())
+            self.processes.broadcast(json.dumps({"message": message} | facts).encode())
 
 
 @contextmanager
-def leading(processes: Processes) -> Iterator[Followers]:
-    """Be the first process while the block runs; the others end as it does."""
+def followers_of(processes: Processes) -> Iterator[Followers]:
+    """The followers of this process, which is rank 0. At the block's end they are told how it ended, and end too."""
     followers = Followers(processes)
     try:
         yield followers
@@ -103,24 +109,24 @@ def leading(processes: Processes) -> Iterator[Followers]:
 
 
 def broadcasts(processes: Processes, stop: StopFlag) -> Iterator[Read | Start | Train]:
-    """What another than the first process has to do, until the first has ended well or this one is to stop.
+    """Yield what a follower is told to do, until rank 0 has ended well.
 
     Raises:
-        JobError: what the first process ended with, or that of `stop`.
-        LostPeerError: it is gone and did not say.
+        JobError: the error that rank 0 ended with, or that of `stop`.
+        LostPeerError: rank 0 is gone and did not say why.
     """
     from safetensors.torch import load
 
     from lora_engine.training.micro_batches import MicroBatches
 
-    patience_seconds = 0.0  # nothing is lost while the first prepares, and that may take hours
+    patience_seconds = 0.0  # until rank 0 has prepared the run, which may take hours, a stop here costs nothing
 
     def receive() -> bytes:
         return wait_for(processes.receive, stop.check_after(patience_seconds))
 
     while True:
         facts = json.loads(receive())
-        match facts.pop("order"):
+        match facts.pop("message"):
             case "read":
                 patience_seconds = _PATIENCE_SECONDS
                 yield Read(**facts)

@@ -1,4 +1,4 @@
-"""What a pack's training takes of memory, and whether `lora-job plan` knew."""
+"""Measures the memory that a pack's training takes, and warns where `lora-job plan` estimates it otherwise."""
 
 import torch
 from torch import nn
@@ -13,35 +13,37 @@ _MIB = 2**20
 
 
 class PackMemory:
-    """Says what was measured. The plan knows one size of UNet, so other sizes are compared with nothing."""
+    """Logs the memory that was measured. The plan knows one size of UNet; for another size nothing is compared.
+
+    It has to be made before the pack's base model is loaded, so that it knows the peak of earlier stages.
+    """
 
     def __init__(self, attempt: Attempt, pack: Pack, device: torch.device) -> None:
-        """Before the pack's base model is loaded."""
         self._attempt, self._pack, self._device = attempt, pack, device
-        self._before = peak_bytes(device)
-        self._is_said = False
+        self._peak_before = peak_bytes(device)
+        self._is_logged = False
 
     def image(self, unet: nn.Module, image_bytes: int) -> None:
-        """Say what an image keeps, counted before the first update."""
-        value_bytes = _planned_for(unet)
+        """Log the bytes that a forward pass keeps of one image for the backward pass, as counted beforehand."""
+        value_bytes = _planned_value_bytes(unet)
         planned = value_bytes and estimate.kept_bytes(self._attempt.manifest.preprocess.resolution, value_bytes)
-        self._say("an image", image_bytes, planned)
+        self._log("an image", image_bytes, planned)
 
     def peak(self, unet: nn.Module, micro_batches: MicroBatches) -> None:
-        """Say once, after the first updates, what all of it took; nothing if stages before took more."""
+        """Log the peak of memory once, after the first updates; never, if earlier stages took more."""
         peak = peak_bytes(self._device)
-        if self._is_said or peak <= self._before:
+        if self._is_logged or peak <= self._peak_before:
             return
-        self._is_said = True
+        self._is_logged = True
         planned = None
-        if value_bytes := _planned_for(unet):
+        if value_bytes := _planned_value_bytes(unet):
             ranks = len(self._pack.members) * self._pack.lora.rank
             resolution = self._attempt.manifest.preprocess.resolution
             planned = estimate.training_bytes(resolution, value_bytes, micro_batches.alive, ranks)
             planned += estimate.LIBRARIES_BYTES if self._device.type == "cpu" else 0
-        self._say("training", peak, planned)
+        self._log("training", peak, planned)
 
-    def _say(self, what: str, measured: int, planned: int | None) -> None:
+    def _log(self, what: str, measured: int, planned: int | None) -> None:
         numbers = {"measured_mib": round(measured / _MIB, 1)}
         if planned:
             numbers["planned_mib"] = round(planned / _MIB, 1)
@@ -53,8 +55,8 @@ class PackMemory:
         self._attempt.progress.say(f"memory of {what}", pack=self._pack.index, **numbers)
 
 
-def _planned_for(unet: nn.Module) -> int | None:
-    """Bytes of one of its values; None if it is not the UNet that is planned for."""
+def _planned_value_bytes(unet: nn.Module) -> int | None:
+    """The bytes of one weight of the UNet; None if it has another size than the UNet that the plan knows."""
     weights = [weight for name, weight in unet.named_parameters() if "lora_" not in name]
     if sum(weight.numel() for weight in weights) != estimate.UNET_PARAMETERS:
         return None

@@ -1,4 +1,4 @@
-"""Trains one pack: evaluate, commit, go on from where an earlier attempt stopped."""
+"""Trains one pack: resume, choose micro-batches, train, commit and evaluate in turn, name the best and the last."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,7 +25,7 @@ from lora_engine.system.device import DtypeName
 from lora_engine.system.memory import free_bytes
 from lora_engine.training import micro_batches
 
-_STOPPED_TOGETHER = JobError(
+_FOLLOWER_STOPPED = JobError(
     ExitCode.PREEMPTED,
     "Another process of this training was told to stop; what was done is saved.",
     "Start the same manifest again to continue.",
@@ -46,12 +46,13 @@ class PackRun:
     ) -> None:
         self._attempt, self._study, self._pack, self._followers = attempt, study, pack, followers
         self._memory = PackMemory(attempt, pack, device)
-        made = make_trainable(attempt, study, pack, device, precision, followers.processes)
-        self.unet, self._trainer, self._data = made.unet, made.trainer, made.data
+        trainable = make_trainable(attempt, study, pack, device, precision, followers.processes)
+        self.unet, self._trainer, self._data = trainable.unet, trainable.trainer, trainable.data
         self._metrics: dict[Member, list[StepRecord]] = {member: [] for member in pack.members}
-        self._uploads = CheckpointWriter(attempt, study, pack, made, followers.processes.count)
-        # a part that is stored before its checkpoint could be continued with other weights
-        self._evaluation = PackEvaluation(attempt, study, pack, made, before_saving=self._uploads.wait)
+        self._writer = CheckpointWriter(attempt, study, pack, trainable, followers.processes.count)
+        # The losses of an interrupted evaluation are stored only once the checkpoint that it scores is. Otherwise an
+        # attempt that does not find the checkpoint could go on with them, and mix the losses of two different weights.
+        self._evaluation = PackEvaluation(attempt, study, pack, trainable, before_saving=self._writer.wait)
 
     def run(self) -> None:
         """Train to the last step, with an evaluation and a checkpoint every `evaluation.every` steps.
@@ -59,93 +60,29 @@ class PackRun:
         Members that diverge are frozen; the training ends early when all of them have.
 
         Raises:
-            JobError: 51 or 55 when asked to stop, after committing.
+            JobError: 51, 55 or 48 when asked to stop, after committing.
         """
-        with self._uploads:
+        with self._writer:
             self._resume()
             if not self._is_trained():
-                self._cut_up()
+                self._choose_micro_batches()
                 self._followers.start(self._pack, self._trainer)
             with self._attempt.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
                 stage.advance(self._trainer.step)
-                while (due := self._due_step()) is not None or not self._is_trained():
+                while (due := self._due_evaluation()) is not None or not self._is_trained():
                     if due is not None:
                         self._evaluate(due)
                     else:
                         self._train(stage)
                     self._attempt.stop.check()
-        self._conclude()
-
-    def _cut_up(self) -> None:
-        """Decide how updates are cut up to fit in memory: once, since it changes how sums are rounded."""
-        key, trainer = layout.micro_batches(self._pack.unit), self._trainer
-        stored = self._attempt.run.read_stored(key, micro_batches.MicroBatches)
-        if stored is not None:
-            trainer.use_micro_batches(stored)
-        else:
-            device, config = self._data.device, self._pack.training
-            local = self._followers.processes.local_slice(config.images_per_step)  # no other has more
-            images, free = local.stop - local.start, free_bytes(device, self._followers.processes.count)
-            ways = micro_batches.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
-            image_bytes = trainer.image_bytes()
-            self._memory.image(self.unet, image_bytes)
-            spendable = micro_batches.spendable(free, device)
-            chosen = micro_batches.choose(ways, image_bytes, spendable, trainer.use_micro_batches)
-            self._attempt.run.write_json(key, asdict(chosen))
-
-    def _due_step(self) -> int | None:
-        """A step that should be scored now and has not been: an attempt may end in between.
-
-        The base model, step 0, can be scored at any time: it waits for the first adapters, and training begins.
-        """
-        step, every = self._trainer.step, self._attempt.manifest.evaluation.every
-        if not self._is_trained() and (step == 0 or step % every):
-            return None
-        if not self._evaluation.is_scored(0, self._pack.members):
-            return 0
-        return None if self._evaluation.is_scored(step, self._active()) else step
-
-    def _is_trained(self) -> bool:
-        return self._trainer.step == self._pack.training.steps or not self._trainer.active
-
-    def _active(self) -> tuple[Member, ...]:
-        return tuple(m for m in self._pack.members if m.adapter_name not in self._trainer.frozen_at)
-
-    def _train(self, stage: Stage) -> None:
-        """Train up to the next evaluation or until asked to stop, and commit what was done."""
-        first, every = self._trainer.step, self._attempt.manifest.evaluation.every
-        until = min(self._pack.training.steps, (first // every + 1) * every)
-        frozen = set(self._trainer.frozen_at)
-        with self._followers.training(until, sorted(frozen)):
-            for records in self._trainer.run(until, lambda: self._uploads.failed or self._attempt.stop()):
-                self._keep(records)
-                stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
-        self._memory.peak(self.unet, self._trainer.micro_batches)
-        for remark in self._trainer.take_remarks():
-            self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
-        if self._uploads.failed:
-            self._uploads.wait()
-        if self._trainer.step < until and self._trainer.active and not self._attempt.stop():
-            self._attempt.stop.abort(_STOPPED_TOGETHER)
-        for name in self._trainer.frozen_at.keys() - frozen:
-            self._attempt.progress.warn(
-                f"{name} has diverged and keeps its weights of step {self._trainer.frozen_at[name]}"
-            )
-        if self._trainer.step > first:
-            self._uploads.commit(self._metrics, self._evaluation.records)
-
-    def _evaluate(self, step: int) -> None:
-        members = self._active() if step else self._pack.members
-        for member in self._evaluation.score(step, members, whole=step == 0 or self._is_trained()):
-            self._trainer.freeze(member.adapter_name)
-            self._attempt.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
-
-    def _keep(self, records: Sequence[StepRecord]) -> None:
-        for member, record in zip(self._pack.members, records, strict=True):
-            self._metrics[member].append(record)
+        self._write_pointers()
 
     def _resume(self) -> None:
-        """Go on from the newest step of which all members have a whole checkpoint."""
+        """Go on from the newest step at which all members have a whole checkpoint.
+
+        Raises:
+            JobError: 46 when there is no such step though there were checkpoints, or rows of the metrics are missing.
+        """
         run, members = self._attempt.run, self._pack.members
         step, states = rewind(run, members, self._attempt.workdir, self._attempt.progress.warn)
         for member in members:
@@ -164,6 +101,7 @@ class PackRun:
             self._warn_of_other_rounding(checkpoints.read_commit(run, members[0], step))
 
     def _warn_of_other_rounding(self, continued: Commit) -> None:
+        """Warn if another number of processes made the checkpoint: they add up gradients in another order."""
         before, now = continued.processes, self._followers.processes.count
         if before != now:
             self._attempt.progress.warn(
@@ -171,11 +109,87 @@ class PackRun:
                 "of an uninterrupted run to rounding, not bit for bit"
             )
 
-    def _conclude(self) -> None:
-        """Say which checkpoint is the last and which the best."""
+    def _choose_micro_batches(self) -> None:
+        """Choose micro-batches that fit in memory: once a run, since they decide how sums are rounded."""
+        key, trainer = layout.micro_batches(self._pack.unit), self._trainer
+        stored = self._attempt.run.read_stored(key, micro_batches.MicroBatches)
+        if stored is not None:
+            trainer.use_micro_batches(stored)
+        else:
+            device, config = self._data.device, self._pack.training
+            local = self._followers.processes.local_slice(config.images_per_step)  # no follower has more than rank 0
+            images, free = local.stop - local.start, free_bytes(device, self._followers.processes.count)
+            ways = micro_batches.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
+            image_bytes = trainer.image_bytes()
+            self._memory.image(self.unet, image_bytes)
+            chosen = micro_batches.choose(
+                ways, image_bytes, micro_batches.spendable(free, device), trainer.use_micro_batches
+            )
+            self._attempt.run.write_json(key, asdict(chosen))
+
+    def _due_evaluation(self) -> int | None:
+        """The step that should be scored now and is not, as an earlier attempt may have left it; None where none is.
+
+        The base model, step 0, can be scored at any time: that waits for the first checkpoint, so that training begins
+        at once.
+        """
+        step, every = self._trainer.step, self._attempt.manifest.evaluation.every
+        if not self._is_trained() and (step == 0 or step % every):
+            return None
+        if not self._evaluation.is_scored(0, self._pack.members):
+            return 0
+        return None if self._evaluation.is_scored(step, self._active()) else step
+
+    def _is_trained(self) -> bool:
+        return self._trainer.step == self._pack.training.steps or not self._trainer.active
+
+    def _active(self) -> tuple[Member, ...]:
+        """The members that are not frozen."""
+        return tuple(m for m in self._pack.members if m.adapter_name not in self._trainer.frozen_at)
+
+    def _evaluate(self, step: int) -> None:
+        """Score the base model (step 0) or all active members, and freeze those whose losses are not finite."""
+        members = self._active() if step else self._pack.members
+        for member in self._evaluation.score(step, members, whole=step == 0 or self._is_trained()):
+            self._trainer.freeze(member.adapter_name)
+            self._attempt.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
+
+    def _train(self, stage: Stage) -> None:
+        """Train up to the next evaluation or until asked to stop, and commit what was done."""
+        first, every = self._trainer.step, self._attempt.manifest.evaluation.every
+        until = min(self._pack.training.steps, (first // every + 1) * every)
+        frozen = set(self._trainer.frozen_at)
+        with self._followers.training(until, sorted(frozen)):
+            for records in self._trainer.run(until, lambda: self._writer.failed or self._attempt.stop()):
+                self._keep(records)
+                stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+        self._memory.peak(self.unet, self._trainer.micro_batches)
+        for remark in self._trainer.take_remarks():
+            self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
+        if self._writer.failed:
+            self._writer.wait()
+        self._stop_with_followers(until)
+        for name in self._trainer.frozen_at.keys() - frozen:
+            self._attempt.progress.warn(
+                f"{name} has diverged and keeps its weights of step {self._trainer.frozen_at[name]}"
+            )
+        if self._trainer.step > first:
+            self._writer.commit(self._metrics, self._evaluation.records)
+
+    def _keep(self, records: Sequence[StepRecord]) -> None:
+        for member, record in zip(self._pack.members, records, strict=True):
+            self._metrics[member].append(record)
+
+    def _stop_with_followers(self, until: int) -> None:
+        """Have this process stop, too, where training ended before that step since a follower was told to stop."""
+        if self._trainer.step < until and self._trainer.active and not self._attempt.stop():
+            self._attempt.stop.abort(_FOLLOWER_STOPPED)
+
+    def _write_pointers(self) -> None:
+        """Write `best.json` and `final.json` of every member: its best checkpoint, and its last."""
         for member in self._pack.members:
             records = self._evaluation.records[member]
-            if best := self._uploads.best(member, records):
+            if best := self._writer.best(member, records):
                 pointer = BestPointer(**self._place(member, best.step), **asdict(best))
                 self._attempt.run.write_stored(layout.best(member), pointer)
             step, diverged_at = self._trainer.step, self._trainer.frozen_at.get(member.adapter_name)
@@ -184,7 +198,7 @@ class PackRun:
             self._attempt.run.write_stored(layout.final(member), final)
 
     def _place(self, member: Member, step: int) -> dict[str, str]:
-        """Where a checkpoint lies below its member's folder, and the hash of the file that most programs load."""
+        """The fields `checkpoint` and `sha256` of a `Pointer` to a checkpoint."""
         kohya = checkpoints.read_commit(self._attempt.run, member, step).file(kohya_name(member.variant))
         return {"checkpoint": f"checkpoints/{layout.step_name(step)}", "sha256": kohya.sha256}
 
@@ -202,5 +216,6 @@ def _is_finished(attempt: Attempt, member: Member, steps: int) -> bool:
 
 
 def _mean_loss(records: Sequence[StepRecord]) -> float | None:
+    """The mean of the members' losses of one update that are finite; None if none is."""
     losses = [record.loss for record in records if record.loss is not None]
     return sum(losses) / len(losses) if losses else None

@@ -1,4 +1,4 @@
-"""Which checkpoint of a pack to continue from, and which to keep."""
+"""Finds the checkpoints that a pack's training continues from, and removes those that are not kept."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -15,29 +15,34 @@ from job.storage.folder import RunFolder
 from lora_engine.adapters.formats import read_state
 from lora_engine.adapters.names import STATE_NAME
 
-States = dict[str, dict[str, Tensor]]  # adapter name to what `PackTrainer.restore` takes
+States = dict[str, dict[str, Tensor]]  # adapter name to its state, as `PackTrainer.state` gives it
 
 
 def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Callable[[str], None]) -> tuple[int, States]:
-    """The newest step of which every member has a whole checkpoint, and what they hold; 0 where none was made yet.
+    """The newest step at which every member has a whole checkpoint, and the members' states; 0 where none was made yet.
 
-    Checkpoints after that step are removed: they lack a sibling, or are damaged.
+    Checkpoints after that step are removed: another member has none of their step, or one is damaged.
+
+    Args:
+        scratch: the folder that checkpoints are downloaded to for as long as they are read.
+        warn: called with a sentence for each step that is passed over.
 
     Raises:
-        JobError: 46 when there were checkpoints, and there is no step of which all are whole.
+        JobError: 46 when checkpoints were made, but there is no step at which those of all members are whole.
     """
     committed = {member: set(checkpoints.committed_steps(run, member)) for member in members}
     common = sorted(set.intersection(*committed.values()), reverse=True)
     step, states = 0, States()
     for candidate in common:
         try:
-            states = {member.adapter_name: _whole(run, member, candidate, scratch) for member in members}
+            states = {member.adapter_name: _read_whole(run, member, candidate, scratch) for member in members}
         except _NotWholeError as error:
             warn(f"{error} The training continues from the checkpoint before.")
         else:
             step = candidate
             break
-    # of the first one, a stop can leave some members' alone; of others, what came before is lost
+    # A stop during the first commit leaves checkpoints of some members alone, and training begins anew. Anything else
+    # without a whole step means that checkpoints were lost, and to begin anew would hide it.
     if step == 0 and (common or any(len(steps) > 1 for steps in committed.values())):
         names = ", ".join(member.adapter_name for member in members)
         raise JobError(
@@ -52,11 +57,15 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
 
 
 class _NotWholeError(Exception):
-    """A checkpoint is not what its commit says."""
+    """A checkpoint lacks a file or holds other bytes than its commit lists."""
 
 
-def _whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str, Tensor]:
-    """The state of a checkpoint of which every file was fetched and checked."""
+def _read_whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str, Tensor]:
+    """Fetch and check every file of a checkpoint, and give the state that it holds.
+
+    Raises:
+        _NotWholeError: a file is missing, damaged or cannot be read.
+    """
     where = f"{member.adapter_name} at step {step}"
     try:
         found = checkpoints.read_commit(run, member, step)
@@ -79,7 +88,7 @@ def _whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str
 
 
 def collect_garbage(run: RunFolder, member: Member, keep: int, always: Iterable[int]) -> None:
-    """Remove a member's oldest checkpoints but for the newest `keep` and those of the steps `always`."""
+    """Remove a member's checkpoints but for the newest `keep` and those of the steps in `always`."""
     steps = checkpoints.committed_steps(run, member)
     for step in steps[:-keep]:
         if step not in set(always):
