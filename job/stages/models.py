@@ -11,7 +11,7 @@ from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ClipConfi
 from job.run.context import Attempt
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
 from job.storage import is_remote
-from job.storage.hub import fetch_hub
+from job.storage.hub import fetch_hub, is_hub, repository_of
 from job.storage.uris import local_path
 from job.threads import wait_for
 from lora_engine.models import stable_diffusion
@@ -92,8 +92,8 @@ def fetch_model(attempt: Attempt, what: str, source: str, revision: str | None, 
     Raises:
         JobError: 43 when the model is not there, 42 or 50 when it cannot be reached.
     """
-    if source.startswith("hf://"):
-        repository = source.removeprefix("hf://")
+    if is_hub(source):
+        repository = repository_of(source)
         return wait_for(
             lambda: fetch_hub(what, repository, revision, patterns, attempt.progress.moved), attempt.stop.check
         )

@@ -14,6 +14,11 @@ def is_hub(uri: str) -> bool:
     return uri.startswith(f"{SCHEME}://")
 
 
+def repository_of(uri: str) -> str:
+    """The owner and name of a model of the hub."""
+    return uri.removeprefix(f"{SCHEME}://")
+
+
 def fetch_hub(
     what: str, repository: str, revision: str | None, patterns: Sequence[str], moved: Callable[[], None]
 ) -> Path:
