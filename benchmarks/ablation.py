@@ -159,12 +159,12 @@ def _ours(case: Case, setting: Setting, device: torch.device, dtype: torch.dtype
         cuda_graph=case.cuda_graph,
     )
     made = trainer(model, random_data(setting.resolution, device, dtype), case.members, config)
-    made.use(case.micro_batches or MicroBatches(case.batch * case.accumulation, case.members))
+    made.use_micro_batches(case.micro_batches or MicroBatches(case.batch * case.accumulation, case.members))
 
     def update(steps: int) -> None:
         for _ in made.run(made.step + steps, lambda: False):
             pass
-        assert not made.remarks(), "then it would not be this case that is measured"
+        assert not made.take_remarks(), "then it would not be this case that is measured"
 
     return update
 

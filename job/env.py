@@ -1,4 +1,4 @@
-"""What the environment says: where manifest and scratch are, which process this is, how to reach a store."""
+"""Reads from the environment where the manifest and the scratch folder are, and which of several processes this is."""
 
 import os
 import tempfile
@@ -10,7 +10,7 @@ from typing import TextIO
 from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack
 from job.manifest.schema import MANIFEST_VARIABLE
-from job.storage import S3Settings, is_remote, open_storage
+from job.storage import is_remote, open_from_environment
 from job.storage.files import local_errors
 from lora_engine.system.distributed import ALONE, Processes
 
@@ -75,7 +75,7 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: TextI
             raise JobError(ExitCode.USAGE, "Standard input is closed.", "Name a file, or pass the manifest to -.")
         return stdin.buffer.read(_LARGEST_READ), "<stdin>"
     if is_remote(place):
-        data = open_storage(place, storage_from_environment(environ)).read(place)
+        data = open_from_environment(place, environ).read(place)
         if data is None:
             raise JobError(ExitCode.MANIFEST, f"There is no manifest at {place}.", "Correct the name.")
         return data, place
@@ -142,12 +142,6 @@ def processes(environ: Mapping[str, str], manifest: str | None) -> Processes:
             ExitCode.USAGE, "Several processes cannot all read the manifest from standard input.", "Name a file."
         )
     return Processes(*map(int, numbers))
-
-
-def storage_from_environment(environ: Mapping[str, str]) -> S3Settings:
-    """How to reach S3 where no manifest says it: AWS's own variables, and path-style names at other endpoints."""
-    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
-    return S3Settings(endpoint_url=endpoint, addressing_style="path" if endpoint else "auto")
 
 
 def workdir(environ: Mapping[str, str], chosen: Path | None, name: str) -> Path:

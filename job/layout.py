@@ -18,10 +18,6 @@ COMMIT_NAME = "COMMIT.json"
 CACHE = ".cache"
 SAMPLE_INDEX_NAME = "samples.json"
 
-KOHYA_SUFFIX = ".safetensors"
-DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
-STATE_NAME = "state.safetensors"
-
 
 @dataclass(frozen=True)
 class Member:
@@ -105,11 +101,6 @@ def checkpoint(of: Member, step: int) -> str:
 def all_samples(of: Member) -> str:
     """The folder of a member's samples of all steps."""
     return f"{member(of)}/samples"
-
-
-def kohya_name(of: Member) -> str:
-    """The name of the file in a checkpoint's folder that A1111 and ComfyUI load."""
-    return f"{of.variant}{KOHYA_SUFFIX}"
 
 
 def samples(of: Member, step: int) -> str:

@@ -90,7 +90,7 @@ def follow(attempt: Attempt, processes: Processes) -> None:
                     pack = packs[index]
                     trainable = make_trainable(attempt, study, pack, device, resolved.precision(pack), processes)
                     trainable.trainer.restore(states)
-                    trainable.trainer.use(micro_batches)
+                    trainable.trainer.use_micro_batches(micro_batches)
                 case Train(until, frozen):
                     assert trainable is not None
                     for name in set(frozen) - trainable.trainer.frozen_at.keys():

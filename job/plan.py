@@ -59,7 +59,8 @@ def make_plan(manifest: Manifest) -> Plan:
     """
     images = _count_images(manifest)
     held_out = None if images is None else _held_out(manifest, images)
-    packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in packs_of(manifest))
+    trained = packs_of(manifest)
+    packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in trained)
     checkpoints = sum(len(pack.members) * pack.checkpoints for pack in packs)
     parameters = sum(len(p.members) * p.checkpoints * p.rank for p in packs) * estimate.PARAMETERS_PER_RANK
     samples = manifest.evaluation.samples
@@ -81,7 +82,7 @@ def make_plan(manifest: Manifest) -> Plan:
         files=4 * checkpoints + other_files + (images or 0) + len(caption_sets(manifest)) + 8,
         checkpoint_bytes=parameters * _CHECKPOINT_BYTES,
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
-        memory_bytes=max(_memory(manifest, pack) for pack in packs_of(manifest)),
+        memory_bytes=max(_memory(manifest, pack) for pack in trained),
         training_hours=_hours(manifest, packs),
         warnings=tuple(warnings),
     )

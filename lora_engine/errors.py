@@ -1,4 +1,4 @@
-"""Errors whose causes the user can mend. Each says what is wrong, where, and what to do about it."""
+"""Errors for whatever can go wrong for a reason that the user can mend. Each says what, where and what to do."""
 
 from lora_engine.text import printable
 

@@ -9,7 +9,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text in at most that many characters: a longer one is cut to its start and its end, with dots in between."""
+    """The text if it has at most `length` characters, else its start and its end around three dots, as long as that."""
     if len(text) <= length:
         return text
     end = length // 4

@@ -142,8 +142,7 @@ def _load(argument: str | None, sets: list[str] | None) -> Manifest:
 
 
 def _folder(uri: str) -> Any:
-    from job.env import storage_from_environment
-    from job.storage import open_storage
+    from job.storage import open_from_environment
     from job.storage.folder import RunFolder
 
-    return RunFolder(open_storage(uri, storage_from_environment(os.environ)), uri)
+    return RunFolder(open_from_environment(uri, os.environ), uri)

@@ -1,18 +1,32 @@
-"""`lora-job render`: documents on standard output, what to do with them on standard error."""
+"""`lora-job render`: documents on standard output, what to do with them on standard error.
+
+A platform's options are the fields of its settings, and their defaults are those of the fields. The table below says
+how each is written on the command line and explains it, once for all platforms.
+"""
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from functools import partial
+from inspect import Parameter, Signature
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from job.deploy.aws_batch import aws_batch_commands, aws_batch_job_definition
 from job.deploy.gcp_batch import gcp_batch_command, gcp_batch_job
 from job.deploy.kubernetes import kubernetes_documents
-from job.deploy.settings import AwsBatchSettings, GcpBatchSettings, KubernetesSettings, mebibytes
+from job.deploy.settings import (
+    AwsBatchSettings,
+    GcpBatchSettings,
+    KubernetesSettings,
+    Settings,
+    mebibytes,
+    quantity,
+)
 from job.deploy.workload import Workload, check_containable
 from job.env import read_manifest
 from job.manifest.load import load_manifest
@@ -21,158 +35,147 @@ from job.storage import is_remote
 
 app = typer.Typer(no_args_is_help=True, help="Print a ready document for a platform.")
 
-ManifestArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="MANIFEST",
-        help="A file or -, whose text goes into the document, or s3://..., which the containers read; "
-        "else $LORA_JOB_MANIFEST.",
-    ),
-]
-ImageOption = Annotated[str, typer.Option("--image", help="The container image; best pinned by its digest.")]
-SetsOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. lora.rank=16.")
-]
-GpusOption = Annotated[int, typer.Option("--gpus", min=0, help="Of each container; 0 trains on CPUs.")]
-CpusOption = Annotated[int, typer.Option("--cpus", min=1, help="Of each container.")]
-MemoryOption = Annotated[str, typer.Option("--memory", help="Of each container, in Mi or Gi.")]
-ScratchOption = Annotated[str, typer.Option("--scratch", help="Disk of each container, in Mi or Gi.")]
-ServiceAccountOption = Annotated[
-    str | None, typer.Option("--service-account", help="Whose rights the container has; for AWS Batch a role's ARN.")
-]
-PerVariantOption = Annotated[
-    bool, typer.Option("--per-variant", help="A container for each variant; they share the run.")
-]
-PerSeedOption = Annotated[
-    bool, typer.Option("--per-seed", help="A container for each seed; they share the run. With both, one an adapter.")
-]
-SecretOption = Annotated[
-    list[str] | None,
-    typer.Option("--secret", metavar="VARIABLE=SECRET", help="A variable, and the stored secret that it holds."),
-]
+S = TypeVar("S", bound=Settings)
 
-
-@app.command()
-def kubernetes(
-    image: ImageOption,
-    manifest: ManifestArgument = None,
-    sets: SetsOption = None,
-    gpus: GpusOption = 1,
-    cpus: CpusOption = 3,
-    memory: MemoryOption = "12Gi",
-    scratch: ScratchOption = "30Gi",
-    secret: Annotated[
-        list[str] | None, typer.Option("--secret", metavar="NAME", help="A Secret; its keys become variables.")
-    ] = None,
-    service_account: ServiceAccountOption = None,
-    per_variant: PerVariantOption = False,
-    per_seed: PerSeedOption = False,
-    namespace: Annotated[str | None, typer.Option(help="Without it, that of your context.")] = None,
-    queue: Annotated[str | None, typer.Option(help="A LocalQueue of Kueue, which starts the Job.")] = None,
-    network_policy: Annotated[
+# Parameters of every command besides settings, which say what the workload is, with their defaults.
+_OF_THE_MANIFEST: dict[str, Any] = {"manifest": None, "sets": None, "per_variant": False, "per_seed": False}
+# Every option by its parameter, in the order of the help page; those that must be given come first there.
+_OPTIONS: dict[str, Any] = {
+    "image": Annotated[str, typer.Option("--image", help="The container image; best pinned by its digest.")],
+    "location": Annotated[str, typer.Option(help="The region, e.g. us-central1.")],
+    "manifest": Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="A file or -, whose text goes into the document, or s3://..., which the containers read; "
+            "else $LORA_JOB_MANIFEST.",
+        ),
+    ],
+    "sets": Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. lora.rank=16.")
+    ],
+    "gpus": Annotated[int, typer.Option("--gpus", min=0, help="Of each container; 0 trains on CPUs.")],
+    "cpus": Annotated[int, typer.Option("--cpus", min=1, help="Of each container.")],
+    "memory_mib": Annotated[str, typer.Option("--memory", help="Of each container, in Mi or Gi.")],
+    "scratch_mib": Annotated[str, typer.Option("--scratch", help="Disk of each container, in Mi or Gi.")],
+    "secrets": Annotated[
+        list[str] | None,
+        typer.Option("--secret", metavar="VARIABLE=SECRET", help="A variable, and the stored secret that it holds."),
+    ],
+    "service_account": Annotated[
+        str | None,
+        typer.Option("--service-account", help="Whose rights the container has; for AWS Batch a role's ARN."),
+    ],
+    "execution_role": Annotated[str | None, typer.Option(help="The ARN of the role that reads the secrets.")],
+    "per_variant": Annotated[
+        bool, typer.Option("--per-variant", help="A container for each variant; they share the run.")
+    ],
+    "per_seed": Annotated[
+        bool,
+        typer.Option("--per-seed", help="A container for each seed; they share the run. With both, one an adapter."),
+    ],
+    "namespace": Annotated[str | None, typer.Option(help="Without it, that of your context.")],
+    "queue": Annotated[str | None, typer.Option(help="A LocalQueue of Kueue, which starts the Job.")],
+    "network_policy": Annotated[
         bool,
         typer.Option("--network-policy", help="Let only DNS, HTTPS and the manifest's stores out, and nothing in."),
-    ] = False,
-) -> None:
+    ],
+    "machine_type": Annotated[str | None, typer.Option(help="E.g. g2-standard-4, which has an L4.")],
+    "accelerator": Annotated[str | None, typer.Option(help="The type of the GPUs, e.g. nvidia-tesla-t4.")],
+    "spot": Annotated[bool, typer.Option("--spot", help="On machines that may be taken away, for less.")],
+}
+# Fields whose option holds another value: how the field is made of it, and how a default is shown.
+_READ: dict[str, Callable[[Any], Any]] = {
+    "memory_mib": partial(mebibytes, "memory"),
+    "scratch_mib": partial(mebibytes, "scratch"),
+    "secrets": lambda given: tuple(given or ()),
+}
+_WRITE: dict[str, Callable[[Any], Any]] = {"memory_mib": quantity, "scratch_mib": quantity, "secrets": lambda _: None}
+
+
+def _command(settings: type[S], **own: Any) -> Callable[[Callable[[Workload, S], None]], None]:
+    """Make a command of a function that prints a workload's document for a platform.
+
+    Args:
+        settings: the platform's, whose fields become options.
+        own: options that the platform explains in its own words, by field.
+    """
+
+    def register(show: Callable[[Workload, S], None]) -> None:
+        def command(**given: Any) -> None:
+            of_the_manifest = {name: given.pop(name) for name in _OF_THE_MANIFEST}
+            chosen = settings(**{name: _READ.get(name, lambda same: same)(value) for name, value in given.items()})
+            show(_workload(**of_the_manifest), chosen)
+
+        parameters = _parameters(settings, _OPTIONS | own)
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # where typer finds the options
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__name__, command.__doc__ = show.__name__, show.__doc__
+        app.command()(command)
+
+    return register
+
+
+def _parameters(settings: type[Settings], options: dict[str, Any]) -> list[Parameter]:
+    """The options of a command: those that must be given first, each group in the order of `options`."""
+    defaults = _OF_THE_MANIFEST | {field.name: _default(field) for field in fields(settings)}
+    assert defaults.keys() <= options.keys(), "a field of the settings has no option"
+    found = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+        for name, annotation in options.items()
+        if name in defaults
+    ]
+    return sorted(found, key=lambda parameter: parameter.default is not Parameter.empty)
+
+
+def _default(field: Field[Any]) -> Any:
+    """The value of a field's option that is not given; `Parameter.empty` where it must be."""
+    if field.default is MISSING:
+        return Parameter.empty
+    return _WRITE.get(field.name, lambda same: same)(field.default)
+
+
+@_command(
+    KubernetesSettings,
+    secrets=Annotated[
+        list[str] | None, typer.Option("--secret", metavar="NAME", help="A Secret; its keys become variables.")
+    ],
+)
+def kubernetes(workload: Workload, settings: KubernetesSettings) -> None:
     """A Job and its ConfigMap, in YAML."""
-    settings = KubernetesSettings(
-        image=image,
-        gpus=gpus,
-        cpus=cpus,
-        memory_mib=mebibytes("memory", memory),
-        scratch_mib=mebibytes("scratch", scratch),
-        secrets=tuple(secret or ()),
-        service_account=service_account,
-        namespace=namespace,
-        queue=queue,
-        network_policy=network_policy,
-    )
-    documents = kubernetes_documents(_workload(manifest, sets, per_variant, per_seed), settings)
+    documents = kubernetes_documents(workload, settings)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # for a program to read, whatever the terminal has
+        sys.stdout.reconfigure(encoding="utf-8")  # a program reads the document, whatever the terminal can show
     typer.echo(write_yaml(*documents), nl=False)
     _say_next("kubectl apply --server-side -f job.yaml")
 
 
-@app.command()
-def aws_batch(
-    image: ImageOption,
-    queue: Annotated[str, typer.Option(help="The job queue's name or ARN.")],
-    manifest: ManifestArgument = None,
-    sets: SetsOption = None,
-    gpus: GpusOption = 1,
-    cpus: CpusOption = 3,
-    memory: MemoryOption = "12Gi",
-    secret: SecretOption = None,
-    service_account: ServiceAccountOption = None,
-    execution_role: Annotated[str | None, typer.Option(help="The ARN of the role that reads the secrets.")] = None,
-    per_variant: PerVariantOption = False,
-    per_seed: PerSeedOption = False,
-) -> None:
+@_command(AwsBatchSettings, queue=Annotated[str, typer.Option(help="The job queue's name or ARN.")])
+def aws_batch(workload: Workload, settings: AwsBatchSettings) -> None:
     """A job definition, in JSON."""
-    settings = AwsBatchSettings(
-        image=image,
-        queue=queue,
-        gpus=gpus,
-        cpus=cpus,
-        memory_mib=mebibytes("memory", memory),
-        secrets=tuple(secret or ()),
-        service_account=service_account,
-        execution_role=execution_role,
-    )
-    workload = _workload(manifest, sets, per_variant, per_seed)
     typer.echo(json.dumps(aws_batch_job_definition(workload, settings), indent=2))
     _say_next(*aws_batch_commands(workload, settings))
 
 
-@app.command()
-def gcp_batch(
-    image: ImageOption,
-    location: Annotated[str, typer.Option(help="The region, e.g. us-central1.")],
-    manifest: ManifestArgument = None,
-    sets: SetsOption = None,
-    gpus: GpusOption = 1,
-    cpus: CpusOption = 3,
-    memory: MemoryOption = "12Gi",
-    scratch: ScratchOption = "30Gi",
-    secret: SecretOption = None,
-    service_account: ServiceAccountOption = None,
-    per_variant: PerVariantOption = False,
-    per_seed: PerSeedOption = False,
-    machine_type: Annotated[str | None, typer.Option(help="E.g. g2-standard-4, which has an L4.")] = None,
-    accelerator: Annotated[str | None, typer.Option(help="The type of the GPUs, e.g. nvidia-tesla-t4.")] = None,
-    spot: Annotated[bool, typer.Option("--spot", help="On machines that may be taken away, for less.")] = False,
-) -> None:
+@_command(GcpBatchSettings)
+def gcp_batch(workload: Workload, settings: GcpBatchSettings) -> None:
     """A job's configuration, in JSON."""
-    settings = GcpBatchSettings(
-        image=image,
-        location=location,
-        gpus=gpus,
-        cpus=cpus,
-        memory_mib=mebibytes("memory", memory),
-        scratch_mib=mebibytes("scratch", scratch),
-        secrets=tuple(secret or ()),
-        service_account=service_account,
-        machine_type=machine_type,
-        accelerator=accelerator,
-        spot=spot,
-    )
-    workload = _workload(manifest, sets, per_variant, per_seed)
     typer.echo(json.dumps(gcp_batch_job(workload, settings), indent=2))
     _say_next(gcp_batch_command(workload, settings))
 
 
-def _workload(argument: str | None, sets: Sequence[str] | None, per_variant: bool, per_seed: bool) -> Workload:
-    """The manifest with all overrides; it is read by the containers if it lies where they can."""
-    text, origin = read_manifest(argument, os.environ, sys.stdin)
+def _workload(manifest: str | None, sets: Sequence[str] | None, per_variant: bool, per_seed: bool) -> Workload:
+    """The manifest with all overrides. Containers read it themselves if it lies where they can, and then take those."""
+    text, origin = read_manifest(manifest, os.environ, sys.stdin)
     by = [name for name, chosen in (("variant", per_variant), ("seed", per_seed)) if chosen]
     overrides = (*(sets or ()), *([f"split_packs_by=[{', '.join(by)}]"] if by else []))
-    manifest = load_manifest(text, origin, overrides)
-    workload = Workload(manifest, origin, overrides) if is_remote(origin) else Workload(manifest)
+    loaded = load_manifest(text, origin, overrides)
+    workload = Workload(loaded, origin, overrides) if is_remote(origin) else Workload(loaded)
     check_containable(workload, origin)
     return workload
 
 
 def _say_next(*commands: str) -> None:
+    """Show, beside the document, how it is submitted."""
     for command in commands:
         typer.echo(f"next: {command}", err=True)

@@ -1,1 +1,1 @@
-"""What a platform is told about the job. Pure; imports neither torch nor any cloud library."""
+"""Documents that tell a platform how to run the job. Pure; imports neither torch nor any cloud library."""

@@ -1,4 +1,4 @@
-"""A job definition for AWS Batch on EC2, and how to submit it."""
+"""Makes a job definition for AWS Batch on EC2, and the commands that submit it."""
 
 import json
 import shlex
@@ -9,13 +9,13 @@ from job.deploy.settings import SHARED_MEMORY_MIB, AwsBatchSettings
 from job.deploy.workload import Workload, check_size
 from job.manifest.schema import MANIFEST_VARIABLE
 
-_LARGEST = 24 * 1024  # bytes of a job definition
+_LARGEST = 24 * 1024  # bytes that a job definition may have
 
 
 def aws_batch_job_definition(workload: Workload, settings: AwsBatchSettings) -> dict[str, Any]:
     """The input of RegisterJobDefinition. Registered again, it is a new revision of the same name.
 
-    The manifest stands here and not among the overrides of a submission: those may have 8192 characters.
+    The manifest stands here and not among the overrides of a submission, which may have only 8192 characters.
 
     Raises:
         JobError: 40, the manifest is too large for a job definition.
@@ -36,6 +36,7 @@ def aws_batch_job_definition(workload: Workload, settings: AwsBatchSettings) -> 
 
 
 def _container(workload: Workload, settings: AwsBatchSettings) -> dict[str, Any]:
+    """The definition's `containerProperties`."""
     variables = workload.variables()
     if workload.uri is None:
         variables[MANIFEST_VARIABLE] = workload.json()
@@ -46,7 +47,8 @@ def _container(workload: Workload, settings: AwsBatchSettings) -> dict[str, Any]
         "environment": [{"name": name, "value": value} for name, value in variables.items()],
         "resourceRequirements": [{"type": kind, "value": str(value)} for kind, value in resources.items() if value],
         "readonlyRootFilesystem": True,
-        "volumes": [{"name": "scratch", "host": {}}],  # empty: a place of Docker's own, with the rights of the image
+        # Docker makes a volume where the host gives no path, and lets the image's user write there.
+        "volumes": [{"name": "scratch", "host": {}}],
         "mountPoints": [{"sourceVolume": "scratch", "containerPath": "/scratch", "readOnly": False}],
         "linuxParameters": {"sharedMemorySize": SHARED_MEMORY_MIB},
     }
@@ -61,7 +63,7 @@ def _container(workload: Workload, settings: AwsBatchSettings) -> dict[str, Any]
 
 
 def aws_batch_commands(workload: Workload, settings: AwsBatchSettings) -> tuple[str, ...]:
-    """What registers the definition, saved as `job-definition.json`, and submits a job of its newest revision."""
+    """Commands that register the definition, saved as `job-definition.json`, and submit its newest revision."""
     name = workload.manifest.name
     submit = ["aws", "batch", "submit-job", "--job-name", name, "--job-queue", settings.queue, "--job-definition", name]
     if workload.machines > 1:

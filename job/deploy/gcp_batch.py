@@ -1,4 +1,4 @@
-"""A job for Google Cloud Batch, and how to submit it."""
+"""Makes a job for Google Cloud Batch, and the command that submits it."""
 
 import shlex
 from typing import Any
@@ -8,10 +8,10 @@ from job.deploy.settings import SHARED_MEMORY_MIB, GcpBatchSettings
 from job.deploy.workload import Workload, check_size
 from job.manifest.schema import MANIFEST_VARIABLE
 
-_LARGEST_VARIABLE = 128 * 1024 - 1  # bytes that Linux takes, name and all
-_SYSTEM_GIB = 40  # of the boot disk: the system, and the image packed and unpacked
-_DRIVER_FOLDER = "/usr/local/nvidia/lib64"  # where Container-Optimized OS mounts it
-_LONGEST_PREFIX = 26  # gcloud adds a hyphen and a UUID, within 63
+_LARGEST_VARIABLE = 128 * 1024 - 1  # bytes of a variable with its name that Linux takes
+_SYSTEM_GIB = 40  # on the boot disk, for the system and the image, packed and unpacked
+_DRIVER_FOLDER = "/usr/local/nvidia/lib64"  # where Container-Optimized OS puts the GPU's driver
+_LONGEST_PREFIX = 26  # gcloud adds a hyphen and a UUID, and a name may have 63 characters
 
 
 def gcp_batch_job(workload: Workload, settings: GcpBatchSettings) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def gcp_batch_job(workload: Workload, settings: GcpBatchSettings) -> dict[str, A
 
 
 def _task(workload: Workload, settings: GcpBatchSettings) -> dict[str, Any]:
+    """The `taskSpec`: one container, what it may use, and when it is started again."""
     environment: dict[str, Any] = {"variables": _variables(workload)}
     if settings.secrets:
         environment["secretVariables"] = dict(secret.split("=", 1) for secret in settings.secrets)
@@ -62,6 +63,7 @@ def _task(workload: Workload, settings: GcpBatchSettings) -> dict[str, Any]:
 
 
 def _variables(workload: Workload) -> dict[str, str]:
+    """The environment that brings the manifest, or what a container needs to read it. 40 for one that is too large."""
     if workload.uri is not None:
         return workload.variables()
     text = workload.json()
@@ -70,6 +72,7 @@ def _variables(workload: Workload) -> dict[str, str]:
 
 
 def _instance(settings: GcpBatchSettings) -> dict[str, Any]:
+    """The machine to allocate for each container."""
     policy: dict[str, Any] = {
         "provisioningModel": "SPOT" if settings.spot else "STANDARD",
         "bootDisk": {"sizeGb": -(-settings.scratch_mib // 1024) + _SYSTEM_GIB},
@@ -82,7 +85,7 @@ def _instance(settings: GcpBatchSettings) -> dict[str, Any]:
 
 
 def gcp_batch_command(workload: Workload, settings: GcpBatchSettings) -> str:
-    """What submits the job, saved as `job.json`, under a name that begins like the manifest's and is new every time."""
+    """The command that submits the job, saved as `job.json`, each time under a new name that begins like the run's."""
     name = workload.manifest.name
     prefix = (name if name[0].isalpha() else f"run-{name}")[:_LONGEST_PREFIX].rstrip("-")
     command = ["gcloud", "batch", "jobs", "submit", "--job-prefix", prefix, "--location", settings.location]

@@ -1,4 +1,7 @@
-"""A Job for Kubernetes, with its manifest in a ConfigMap. Needs Kubernetes 1.26, or 1.29 where machines share a run."""
+"""Makes a Job for Kubernetes, with its manifest in a ConfigMap.
+
+It needs Kubernetes 1.26, or 1.29 where machines share a run.
+"""
 
 import hashlib
 import json
@@ -6,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from job.deploy.retry import RETRIES, kubernetes_pod_failure_policy
-from job.deploy.settings import SHARED_MEMORY_MIB, KubernetesSettings
+from job.deploy.settings import SHARED_MEMORY_MIB, KubernetesSettings, quantity
 from job.deploy.workload import Workload, check_size
 from job.manifest.schema import Manifest
 
@@ -14,21 +17,21 @@ CONTAINER = "lora-job"
 MANIFEST_FILE = "manifest.yaml"
 _MANIFEST_FOLDER = "/manifest"
 _SCRATCH_FOLDER = "/scratch"  # where the image puts all that it writes
-_GRACE_SECONDS = 120  # for the batch that is under way, and to commit
+_GRACE_SECONDS = 120  # to finish the update that is under way, and to commit
 _KEPT_SECONDS = 3 * 24 * 3600  # a finished Job can be looked at over a weekend
-_LOGS_MIB = 1024
-_LARGEST_DATA = 1024**2  # bytes of a ConfigMap
-_LONGEST_NAME = 52  # leaves room for an index and the five letters that Kubernetes adds, within 63
-_DIGEST = 10  # letters of a name
+_LOGS_MIB = 1024  # logs count as ephemeral storage too
+_LARGEST_DATA = 1024**2  # bytes that a ConfigMap may hold
+_LONGEST_NAME = 52  # Kubernetes adds an index and five letters, and a name may have 63 characters
+_DIGEST = 10  # letters of the name that are a hash
 
 Document = dict[str, Any]
 
 
 def kubernetes_documents(workload: Workload, settings: KubernetesSettings) -> tuple[Document, ...]:
-    """ConfigMap, Job and, if asked for, NetworkPolicy, under one name.
+    """ConfigMap, Job and, if asked for, NetworkPolicy, all under one name.
 
-    Jobs and immutable ConfigMaps never change, so the name ends in a digest of all that they say: the same documents
-    again are the same Job, and others are another.
+    Jobs and immutable ConfigMaps never change, so the name ends in a hash of their content: applying the same documents
+    again is the same Job, and other documents make another.
 
     Raises:
         JobError: 40, the manifest is too large for a ConfigMap.
@@ -40,6 +43,7 @@ def kubernetes_documents(workload: Workload, settings: KubernetesSettings) -> tu
 
 
 def _documents(workload: Workload, settings: KubernetesSettings, name: str) -> tuple[Document, ...]:
+    """The documents under a name that is given."""
     documents = [] if workload.uri is not None else [_config_map(workload, settings, name)]
     documents.append(kubernetes_job(workload, settings, name, config_map=name))
     if settings.network_policy:
@@ -60,14 +64,19 @@ def _config_map(workload: Workload, settings: KubernetesSettings, name: str) -> 
 
 
 def kubernetes_job(workload: Workload, settings: KubernetesSettings, name: str, config_map: str) -> Document:
-    """The Job alone; the manifest is in the ConfigMap of that name."""
+    """The Job alone.
+
+    Args:
+        config_map: the name of the ConfigMap that holds the manifest.
+    """
     metadata = _metadata(workload, settings, name)
     if settings.queue is not None:
         metadata["labels"]["kueue.x-k8s.io/queue-name"] = settings.queue
     spec: Document = {"suspend": True} if settings.queue is not None else {}  # Kueue starts it
     machines = workload.machines
     if machines > 1:
-        # no maxFailedIndexes: what ails one pack says nothing of the others, and what ails all ends all
+        # There is no maxFailedIndexes: a failure of one pack says nothing about the others, and a cause that all share
+        # ends each of them by itself.
         spec |= {"completionMode": "Indexed", "completions": machines, "parallelism": machines}
         spec["backoffLimitPerIndex"] = RETRIES
     else:
@@ -77,16 +86,17 @@ def kubernetes_job(workload: Workload, settings: KubernetesSettings, name: str, 
     spec["ttlSecondsAfterFinished"] = _KEPT_SECONDS
     spec["podFailurePolicy"] = kubernetes_pod_failure_policy(CONTAINER, indexed=machines > 1)
     template: Document = {"labels": _labels(workload.manifest)}
-    if workload.uri is not None:  # so that another text there is another Job
+    if workload.uri is not None:  # the hash makes another text at the same URI another Job
         template["annotations"] = {"lora-job/manifest-sha256": hashlib.sha256(workload.yaml().encode()).hexdigest()}
     spec["template"] = {"metadata": template, "spec": _pod(workload, settings, config_map)}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
 def _pod(workload: Workload, settings: KubernetesSettings, config_map: str) -> Document:
+    """The pod's `spec`: one container, its volumes, and the rights it has not."""
     volumes: list[Document] = [
-        {"name": "scratch", "emptyDir": {"sizeLimit": _quantity(settings.scratch_mib)}},
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": _quantity(SHARED_MEMORY_MIB)}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": quantity(settings.scratch_mib)}},
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": quantity(SHARED_MEMORY_MIB)}},
     ]
     if workload.uri is None:
         volumes.insert(0, {"name": "manifest", "configMap": {"name": config_map}})
@@ -105,6 +115,7 @@ def _pod(workload: Workload, settings: KubernetesSettings, config_map: str) -> D
 
 
 def _container(workload: Workload, settings: KubernetesSettings) -> Document:
+    """The container, which may write nothing but its mounts."""
     mounts: list[Document] = [
         {"name": "scratch", "mountPath": _SCRATCH_FOLDER},
         {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108 - a mount, not a file
@@ -121,7 +132,7 @@ def _container(workload: Workload, settings: KubernetesSettings) -> Document:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "terminationMessagePolicy": "FallbackToLogsOnError",  # when it was killed before it could say why
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # a killed container cannot write a message itself
         "volumeMounts": mounts,
     }
     if workload.variables():
@@ -132,10 +143,10 @@ def _container(workload: Workload, settings: KubernetesSettings) -> Document:
 
 
 def _resources(settings: KubernetesSettings) -> Document:
-    """No limit of CPUs: it would only slow the job down while the machine is idle."""
+    """Requests and limits. CPUs have no limit, which would only slow the job down while the machine is idle."""
     limits: Document = {
-        "memory": _quantity(settings.memory_mib),
-        "ephemeral-storage": _quantity(settings.scratch_mib + _LOGS_MIB),
+        "memory": quantity(settings.memory_mib),
+        "ephemeral-storage": quantity(settings.scratch_mib + _LOGS_MIB),
     }
     if settings.gpus:
         limits["nvidia.com/gpu"] = settings.gpus
@@ -143,7 +154,7 @@ def _resources(settings: KubernetesSettings) -> Document:
 
 
 def _network_policy(workload: Workload, settings: KubernetesSettings, name: str) -> Document:
-    """Nothing comes in; names, HTTPS and the ports of the manifest's stores go out."""
+    """A NetworkPolicy that lets nothing in, and out only DNS, HTTPS and the ports of the manifest's stores."""
     ports = [{"port": port, "protocol": "TCP"} for port in sorted({443} | _store_ports(workload.manifest))]
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -161,6 +172,7 @@ def _network_policy(workload: Workload, settings: KubernetesSettings, name: str)
 
 
 def _store_ports(manifest: Manifest) -> set[int]:
+    """The TCP ports of the endpoints that the manifest names."""
     stores = (manifest.model_storage(), manifest.dataset_storage(), manifest.output_storage())
     urls = [urlsplit(store.endpoint_url) for store in stores if store.endpoint_url is not None]
     return {url.port or (80 if url.scheme == "http" else 443) for url in urls}
@@ -173,7 +185,3 @@ def _metadata(workload: Workload, settings: KubernetesSettings, name: str) -> Do
 
 def _labels(manifest: Manifest) -> dict[str, str]:
     return {"app.kubernetes.io/name": "lora-job", "app.kubernetes.io/instance": manifest.name}
-
-
-def _quantity(mib: int) -> str:
-    return f"{mib}Mi" if mib % 1024 else f"{mib // 1024}Gi"

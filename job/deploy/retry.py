@@ -1,4 +1,4 @@
-"""When a platform starts the job again, by exit code: the one table that every document for a platform follows.
+"""Says by exit code when a platform starts the job again: the one table that every document follows.
 
 A code that stands in neither list counts against the platform's own limit of retries: storage or network (50), another
 writer (52), a GPU that failed (53), a stall (54), and whatever the platform itself ends a process with (137, 143).
@@ -8,11 +8,11 @@ from typing import Any
 
 from job.errors import ExitCode
 
-# Starting again would end the same.
+# Starting again would end in the same way.
 NEVER = tuple(code for code in ExitCode if code.is_final)
-# Work was committed, so that every start gets further; no limit of retries should count it.
+# Work was committed, so every start gets further, and no limit of retries should count it.
 FREE = (ExitCode.PREEMPTED, ExitCode.ATTEMPT_HOURS)
-# The most that AWS Batch (with the first attempt) and GCP Batch (without it) take. Both count every start that is lost.
+# The most that AWS Batch (which counts the first attempt) and GCP Batch (which does not) allow. Both count each start.
 RETRIES = 10
 
 
@@ -20,7 +20,7 @@ def kubernetes_pod_failure_policy(container: str, *, indexed: bool = False) -> d
     """A Job's `spec.podFailurePolicy`. The first rule that matches a failed pod decides; others count.
 
     Args:
-        indexed: of a Job with `backoffLimitPerIndex`, where a code that never mends ends its index, not the Job.
+        indexed: the Job has `backoffLimitPerIndex`: a code in NEVER then ends its index, and not the whole Job.
     """
     return {
         "rules": [
@@ -32,6 +32,7 @@ def kubernetes_pod_failure_policy(container: str, *, indexed: bool = False) -> d
 
 
 def _on_exit_codes(action: str, container: str, codes: tuple[ExitCode, ...]) -> dict[str, Any]:
+    """A rule of the policy: take the action when the container ends with one of the codes."""
     return {"action": action, "onExitCodes": {"containerName": container, "operator": "In", "values": _numbers(codes)}}
 
 
@@ -42,7 +43,7 @@ def _numbers(codes: tuple[ExitCode, ...]) -> list[int]:
 def aws_batch_retry_strategy() -> dict[str, Any]:
     """A job definition's `retryStrategy`. The first condition that matches decides.
 
-    AWS Batch takes five conditions at most and has no retry that does not count, so 4x is a pattern here.
+    AWS Batch takes at most five conditions, so the codes 40 to 49 are one pattern here. It counts every retry.
     """
     return {
         "attempts": RETRIES,
@@ -57,7 +58,7 @@ def aws_batch_retry_strategy() -> dict[str, Any]:
 
 
 def gcp_batch_retry_policy() -> dict[str, Any]:
-    """The fields of a `TaskSpec` that say it. GCP Batch takes one policy, and retries what that does not name."""
+    """The fields of a `TaskSpec` for retries. GCP Batch takes one policy, and retries every code it does not name."""
     return {
         "maxRetryCount": RETRIES,
         "lifecyclePolicies": [{"action": "FAIL_TASK", "actionCondition": {"exitCodes": _numbers(NEVER)}}],

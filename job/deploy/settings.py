@@ -1,4 +1,4 @@
-"""What a document needs to know besides the manifest: options of `lora-job render`, checked."""
+"""The settings of a platform's document besides the manifest: options of `lora-job render`, checked."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from job.errors import ExitCode, JobError
 
-SHARED_MEMORY_MIB = 1024  # of /dev/shm
+SHARED_MEMORY_MIB = 1024  # the size of /dev/shm
 _LEAST_MEMORY_MIB = 2048
 _LEAST_SCRATCH_MIB = 1024
 _MIB_OF = {"Mi": 1, "Gi": 1024, "Ti": 1024**2}
@@ -23,10 +23,10 @@ _VARIABLE = r"(?!AWS_BATCH)[A-Za-z_][A-Za-z0-9_]*"
 
 
 def mebibytes(option: str, text: str) -> int:
-    """The size that an option says.
+    """The size that an option gives, such as 12Gi, in MiB.
 
     Raises:
-        JobError: 2, not one.
+        JobError: 2, it is no size.
     """
     match = re.fullmatch(r"([0-9]{1,6})([MGT]i)", text)
     if match is None:
@@ -34,15 +34,19 @@ def mebibytes(option: str, text: str) -> int:
     return int(match[1]) * _MIB_OF[match[2]]
 
 
+def quantity(mib: int) -> str:
+    """The size as `mebibytes` reads it and Kubernetes writes it."""
+    return f"{mib}Mi" if mib % 1024 else f"{mib // 1024}Gi"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """For every platform. What is wrong ends with 2."""
+    """Settings that every platform has. A wrong value raises `JobError` 2."""
 
     image: str
     gpus: int = 1
     cpus: int = 3
     memory_mib: int = 12 * 1024  # three CPUs and this fit the smallest machines with a GPU: four CPUs, 15 or 16 GiB
-    scratch_mib: int = 30 * 1024
     secrets: tuple[str, ...] = ()
     service_account: str | None = None
 
@@ -50,13 +54,23 @@ class Settings:
         _check("image", self.image, _IMAGE, "an image, such as registry.example/lora-job:0.1.0")
         if self.memory_mib < _LEAST_MEMORY_MIB:
             _refuse("memory", f"{self.memory_mib}Mi", "at least 2Gi")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchSettings(Settings):
+    """Settings of a platform that gives each container as much disk as it asks for."""
+
+    scratch_mib: int = 30 * 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.scratch_mib < _LEAST_SCRATCH_MIB:
             _refuse("scratch", f"{self.scratch_mib}Mi", "at least 1Gi")
 
 
 @dataclass(frozen=True, kw_only=True)
-class KubernetesSettings(Settings):
-    """`secrets` are names of Secrets whose keys become variables."""
+class KubernetesSettings(ScratchSettings):
+    """Settings of a Kubernetes Job. `secrets` are names of Secrets whose keys become variables."""
 
     namespace: str | None = None
     queue: str | None = None  # a LocalQueue of Kueue
@@ -73,10 +87,10 @@ class KubernetesSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class AwsBatchSettings(Settings):
-    """`secrets` are VARIABLE=ARN; `service_account` is the role of the job."""
+    """Settings of an AWS Batch job definition. `secrets` are VARIABLE=ARN; `service_account` is the role of the job."""
 
     queue: str
-    execution_role: str | None = None  # of the ECS agent, which reads the secrets
+    execution_role: str | None = None  # the role of the ECS agent, which reads the secrets
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,8 +107,11 @@ class AwsBatchSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GcpBatchSettings(Settings):
-    """`secrets` are VARIABLE=projects/P/secrets/S/versions/V; `service_account` is an e-mail address."""
+class GcpBatchSettings(ScratchSettings):
+    """Settings of a Google Cloud Batch job.
+
+    `secrets` are VARIABLE=projects/P/secrets/S/versions/V; `service_account` is an e-mail address.
+    """
 
     location: str
     machine_type: str | None = None

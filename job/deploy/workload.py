@@ -1,4 +1,4 @@
-"""What runs in the containers: the manifest, made sure to work there, and how it gets in. Pure."""
+"""The study as containers run it: how the manifest gets in, and whether it works there. Pure."""
 
 import json
 import math
@@ -12,18 +12,19 @@ from job.manifest.packs import packs_of
 from job.manifest.problems import ManifestError, Problem
 from job.manifest.schema import Manifest
 from job.manifest.yaml_reader import write_yaml
+from job.storage.backends import backend_of
 from job.storage.uris import is_remote, local_path, scheme_of
 
-_DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself ends in time
+_DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself keeps to its limit
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A study as it is given to containers.
+    """A study and how containers get its manifest.
 
     Args:
-        uri: where the containers read the manifest; without it, it travels in the document.
-        sets: the overrides that `manifest` has and the file at `uri` has not.
+        uri: where the containers read the manifest; None where it stands in the document itself.
+        sets: the overrides that are in `manifest` but not in the file at `uri`.
     """
 
     manifest: Manifest
@@ -37,35 +38,39 @@ class Workload:
 
     @property
     def deadline_seconds(self) -> int | None:
-        """When to give up on a container that does not end by itself. A backstop to `limits.max_hours`."""
+        """Seconds after which the platform ends a job that overran `limits.max_hours`; None where that is not set."""
         hours = self.manifest.limits.max_hours
         return None if hours is None else math.ceil(hours * 3600) + _DEADLINE_SLACK_SECONDS
 
     def arguments(self, place: str | None = None) -> list[str]:
-        """Of `lora-job`: the manifest is at `place`, or else in `LORA_JOB_MANIFEST`, unless it has a URI."""
+        """The arguments of `lora-job` in a container.
+
+        Args:
+            place: the path of a manifest that has no URI; None where it is in `LORA_JOB_MANIFEST`.
+        """
         if self.uri is None:
             return ["run"] if place is None else ["run", place]
         return ["run", self.uri, *(argument for option in self.sets for argument in ("--set", option))]
 
     def variables(self) -> dict[str, str]:
-        """Of the environment: how to reach the store that a manifest with a URI lies in."""
-        if self.uri is None:
-            return {}
-        storage = self.manifest.model_storage()
-        found = {"AWS_ENDPOINT_URL_S3": storage.endpoint_url, "AWS_REGION": storage.region}
-        return {name: value for name, value in found.items() if value is not None}
+        """Variables of the environment that say how to reach the store in which a manifest with a URI lies."""
+        return {} if self.uri is None else backend_of(self.uri).variables(self.manifest.model_storage())
 
     def yaml(self) -> str:
-        """The manifest with its overrides, only the keys that were set."""
+        """The manifest with its overrides as YAML, with only the keys that were set."""
         return write_yaml(_written(self.manifest))
 
     def json(self) -> str:
-        """The same in one line, for environments that keep no line breaks."""
+        """The same as JSON in one line, for variables of environments that keep no line breaks."""
         return json.dumps(_written(self.manifest), ensure_ascii=False)
 
 
 def check_size(what: str, size: int, largest: int) -> None:
-    """Make sure that the platform takes it.
+    """Make sure that a part of a document is not too large for the platform.
+
+    Args:
+        size: bytes that it has.
+        largest: bytes that it may have.
 
     Raises:
         JobError: 40, it is larger.
@@ -85,7 +90,7 @@ def check_containable(workload: Workload, origin: str) -> None:
     """Make sure that containers find what the manifest names and keep what they make.
 
     Raises:
-        ManifestError: 40, with every key that cannot work there.
+        ManifestError: 40, some keys cannot work there; the error names every one.
     """
     problems = [Problem(origin, None, key, found, allowed) for key, found, allowed in _uncontainable(workload.manifest)]
     if workload.machines > 1 and workload.manifest.output.unfenced:
@@ -98,7 +103,7 @@ def check_containable(workload: Workload, origin: str) -> None:
 
 
 def _uncontainable(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
-    """Key, what was found and what is allowed."""
+    """Each key that cannot work in a container, with what was found and what is allowed."""
     for key, uri in _places(manifest):
         scheme = scheme_of(uri)
         if key == "output.destination" and not is_remote(uri):
@@ -116,7 +121,7 @@ def _uncontainable(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
 
 
 def _places(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Key and URI of all that is read or written."""
+    """The keys of all places that the study reads or writes, with their URIs."""
     for model in manifest.models():
         yield model.key, model.source
     yield "dataset.source", manifest.dataset.source

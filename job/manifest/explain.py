@@ -20,15 +20,20 @@ def collect_problems(
     document: Document,
     options: dict[Path, str],
 ) -> list[Problem]:
-    """One problem for each error of validating `data`, which stands in the document at `prefix`."""
+    """One problem for each error of validating `data`, which stands in the document at `prefix`.
+
+    Args:
+        model: the model that refused the data.
+        options: the `--set` options by the path of the key that each has set; their problems have no line.
+    """
     problems = []
     for details in error.errors(include_url=False):
         if details["type"] == "too_short" and details["input"]:
-            continue  # pydantic counts the items that are valid; the others have problems of their own
+            continue  # pydantic counts valid items only, and the invalid ones already have problems of their own
         path = _written_path(details["loc"], data)
         found, allowed, suggestion = _explain(details, model, path)
         if not path and details["type"] == "value_error":
-            # validators of the whole model begin with the key that they speak of
+            # The messages of a validator of the whole model begin with the key that they speak of.
             key, _, allowed = allowed.partition(": ")
             path = tuple(key.split("."))
         whole = prefix + path
@@ -39,7 +44,7 @@ def collect_problems(
 
 
 def _written_path(loc: tuple[int | str, ...], data: Any) -> Path:
-    """Pydantic's location without the names of union members, which the user never wrote."""
+    """The path of an error as the user wrote it: pydantic's location also names members of unions."""
     path: list[int | str] = []
     for at, part in enumerate(loc):
         if isinstance(data, dict):
@@ -59,11 +64,13 @@ def _written_path(loc: tuple[int | str, ...], data: Any) -> Path:
 
 
 def _show(value: Any) -> str:
+    """The value as JSON, cut to a length that suits a message."""
     text = "nothing (null)" if value is None else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple[str, str, str | None]:
+    """Texts that say what was found, what is allowed, and what was probably meant."""
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     match kind:
         case "missing":
@@ -93,6 +100,7 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
     return _show(value), message[:1].lower() + message[1:], None
 
 
+# What pydantic's kinds of errors allow.
 _TYPES = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -109,7 +117,7 @@ _TYPES = {
 
 
 def _known_keys(model: Any, path: Path) -> list[str]:
-    """Keys of the model that stands at `path`; of a union, the keys of all its members."""
+    """The keys of the model that stands at `path` below `model`; for a union, those of all its members."""
     models = [model]
     for part in path:
         if isinstance(part, int):
@@ -120,6 +128,7 @@ def _known_keys(model: Any, path: Path) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field's annotation holds, directly or in a union or list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for argument in get_args(annotation) for found in _models_in(argument)]

@@ -12,17 +12,15 @@ from job.manifest.problems import ManifestError, Problem, nearest
 from job.manifest.schema import Manifest
 from job.manifest.yaml_reader import Document, Path, read_scalar, read_yaml
 
-_MOST_DOTS = 16  # of a key that --set names
-
-
-_MOST_DIGITS = 9  # of a place in a list; Python refuses to read thousands
+_MOST_DOTS = 16  # in a key that --set names
+_MOST_DIGITS = 9  # in the number of a list's item; Python refuses to read numbers of thousands of digits
 
 
 def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> Manifest:
     """Read a manifest, apply each `key=value` of `sets`, and check all of it, overrides included.
 
     Raises:
-        ManifestError: with every problem.
+        ManifestError: it has problems; the error holds every one.
     """
     document = read_yaml(text.encode() if isinstance(text, str) else text, origin)
     option_of: dict[Path, str] = {}
@@ -38,7 +36,7 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
 
 
 def _one_for_each_key(problems: Sequence[Problem]) -> list[Problem]:
-    """What the text got wrong comes first, and makes what the schema says of the same key moot."""
+    """The first problem of each key. Those of the text come first: the schema saw only what was left of such a key."""
     first: dict[tuple[str, str], Problem] = {}
     for problem in problems:
         first.setdefault((problem.path, "" if problem.path else str(problem)), problem)
@@ -48,6 +46,7 @@ def _one_for_each_key(problems: Sequence[Problem]) -> list[Problem]:
 def _validated(
     model: type[Any], data: Any, path: Path, document: Document, options: dict[Path, str], problems: list[Problem]
 ) -> Any:
+    """The model of the data that stands at `path`; None after adding to `problems` why there is none."""
     try:
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
@@ -56,7 +55,7 @@ def _validated(
 
 
 def _apply(document: Document, option: str) -> Path:
-    """Put one `--set` into the data; returns the key's path."""
+    """Put the value of one `--set` into the document's data; the path of its key."""
     key, equals, value = option.partition("=")
     origin = f"--set {option}"
     if not equals or not all(key.split(".")) or key.count(".") > _MOST_DOTS:
@@ -82,6 +81,7 @@ def _apply(document: Document, option: str) -> Path:
 
 
 def _index(items: list[Any], part: str, origin: str, key: str) -> int:
+    """The place of the list's item that a part of a key means: by its `name`, or by the number of its place."""
     names = [str(item.get("name")) if isinstance(item, dict) else "" for item in items]
     if part in names:
         return names.index(part)

@@ -1,4 +1,4 @@
-"""From the manifest to what is trained: overrides merged, packs formed, caption sets named."""
+"""Finds what a manifest trains: merges overrides, forms packs and names caption sets."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class ResolvedVariant:
 
 @dataclass(frozen=True)
 class Pack:
-    """Adapters that are trained in lockstep, since all but captions and seed are equal."""
+    """Adapters that are trained in lockstep: their settings are equal but for captions and seed."""
 
     index: int
     members: tuple[Member, ...]
@@ -32,12 +32,12 @@ class Pack:
 
     @property
     def unit(self) -> str:
-        """The unit of the run that trains it."""
+        """The name of the run's unit that trains the pack."""
         return f"pack-{self.index}"
 
 
 def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
-    """Every variant with its own settings."""
+    """Every variant with the settings that it is trained with."""
     lora, training = manifest.lora.model_dump(mode="json"), manifest.training.model_dump(mode="json")
     return tuple(
         ResolvedVariant(
@@ -51,7 +51,7 @@ def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
 
 
 def packs_of(manifest: Manifest) -> tuple[Pack, ...]:
-    """All adapters of the run, those that may and should train in lockstep together, in the order of the manifest."""
+    """All adapters of the run, grouped by equal settings and as `split_packs_by` asks, in the order of the manifest."""
     groups: dict[tuple[object, ...], tuple[ResolvedVariant, list[Member]]] = {}
     split_by = manifest.split_packs_by
     for variant in resolve_variants(manifest):
@@ -67,6 +67,7 @@ def packs_of(manifest: Manifest) -> tuple[Pack, ...]:
 
 
 def _differs(first: ResolvedVariant, other: ResolvedVariant) -> tuple[str, ...]:
+    """Dotted names of the settings in which two variants differ."""
     result: list[str] = []
     for key, _ in OVERRIDABLE:
         mine, theirs = getattr(first, key).model_dump(mode="json"), getattr(other, key).model_dump(mode="json")
@@ -75,7 +76,10 @@ def _differs(first: ResolvedVariant, other: ResolvedVariant) -> tuple[str, ...]:
 
 
 def caption_sets(manifest: Manifest) -> dict[str, CaptionsConfig]:
-    """Distinct settings of caption texts, each named by the first variant that has it. Dropout changes no text."""
+    """The different settings of captions, each under the name of the first variant that has them.
+
+    Variants that differ in dropout alone share a set: their texts are the same.
+    """
     result: dict[str, CaptionsConfig] = {}
     for name, owner in set_of_variant(manifest).items():
         if name == owner:
@@ -84,7 +88,7 @@ def caption_sets(manifest: Manifest) -> dict[str, CaptionsConfig]:
 
 
 def set_of_variant(manifest: Manifest) -> dict[str, str]:
-    """The caption set of every variant."""
+    """The name of every variant's caption set."""
     owners: dict[str, str] = {}
     result = {}
     for variant in manifest.variants:

@@ -1,4 +1,4 @@
-"""What is wrong with a manifest: every problem at once, each with its place and its remedy."""
+"""The problems of a manifest: all of them at once, each with its place and its remedy."""
 
 import difflib
 import re
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from job.errors import ExitCode, JobError
 from lora_engine.text import printable, shortened
 
-SHOWN = 50  # problems that a message lists; of more it says how many
-_LONGEST = 300  # characters of a name or value in a message
+SHOWN = 50  # problems that a message lists; it counts the others
+_LONGEST = 300  # characters of a name or value that a message shows
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend."""
+    """One thing in a manifest that is wrong, and what would be right."""
 
     origin: str  # file, or the option that set the key
     line: int | None  # 1 is the first
@@ -30,11 +30,11 @@ class Problem:
         subject = f"{shortened(self.path, _LONGEST)}: " if self.path else ""
         found = shortened(self.found, _LONGEST)
         line = f"{place}: {subject}found {found}; allowed: {shortened(self.allowed, 1000)}.{hint}"
-        return printable(re.sub(r"://[^/@\s]*@", "://***@", line))  # credentials that should not be there
+        return printable(re.sub(r"://[^/@\s]*@", "://***@", line))  # hide credentials that should not be there
 
 
 class ManifestError(JobError):
-    """The manifest cannot be used."""
+    """A manifest that cannot be used, with all its problems."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -51,5 +51,5 @@ class ManifestError(JobError):
 
 
 def nearest(word: str, choices: Sequence[str]) -> str | None:
-    """The choice that was probably meant, if any is near."""
+    """The choice that was probably meant; None where none is similar."""
     return next(iter(difflib.get_close_matches(word, choices, n=1, cutoff=0.6)), None)

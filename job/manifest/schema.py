@@ -1,4 +1,4 @@
-"""The manifest: what may stand in it."""
+"""The manifest's models: every key that may stand in it, and what its values may be."""
 
 import os
 import re
@@ -7,19 +7,19 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from job import layout
 from job.errors import JobError
-from job.storage.s3.settings import S3Settings
+from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ScoredEvaluationConfig
+from job.manifest.places import DataSource, Destination, Endpoint
+from job.storage.base import StorageSettings
 from job.storage.uris import as_folder, local_path, scheme_of
+from lora_engine.adapters.names import is_taken
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.base import Config
 from lora_engine.config.captions import CaptionsConfig, plain_parts
 from lora_engine.config.data import PreprocessConfig, SplitConfig
-from lora_engine.config.evaluation import EvaluationConfig
-from lora_engine.config.models import BaseModelConfig, CaptionerConfig, DataSource, Destination, Endpoint
 from lora_engine.config.training import TrainingConfig
 
-MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # of the environment: a manifest's place or its text
+MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # a variable of the environment that holds a manifest's place or its text
 
 
 def _name(value: str) -> str:
@@ -31,7 +31,7 @@ def _name(value: str) -> str:
 def _variant_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][-_a-z0-9]{0,62}", value):
         raise ValueError("1 to 63 lower-case letters, digits, hyphens and underscores, a letter or digit first")
-    if f"{value}{layout.KOHYA_SUFFIX}" in (layout.DIFFUSERS_NAME, layout.STATE_NAME):
+    if is_taken(value):
         raise ValueError("a name that another file of every checkpoint has")
     return value
 
@@ -57,7 +57,7 @@ class DatasetConfig(SplitConfig):
 
     @property
     def split(self) -> SplitConfig:
-        """The part that decides what is held out."""
+        """The keys that decide which images are held out."""
         return SplitConfig(validation_fraction=self.validation_fraction, validation_min=self.validation_min)
 
 
@@ -105,7 +105,7 @@ class VariantConfig(Config):
 
 
 class ModelPlace(NamedTuple):
-    """A model that the study reads: the manifest's key, and what stands there."""
+    """A model that the study reads: the manifest's key that names it, and the values there."""
 
     key: str
     source: str
@@ -115,7 +115,7 @@ class ModelPlace(NamedTuple):
 class Manifest(Config):
     """One study: the same images, one adapter per variant and seed."""
 
-    apiVersion: Literal["lora-job/v1"]  # as Kubernetes spells it
+    apiVersion: Literal["lora-job/v1"]  # spelt as in Kubernetes
     name: Annotated[str, AfterValidator(_name)] = Field(
         description="The run's folder under the destination; the same manifest again resumes it."
     )
@@ -126,7 +126,7 @@ class Manifest(Config):
     base_model: BaseModelConfig
     dataset: DatasetConfig
     preprocess: PreprocessConfig = PreprocessConfig()
-    captioner: CaptionerConfig | None = None
+    captioner: CaptionerModelConfig | None = None
     variants: tuple[VariantConfig, ...] = Field(min_length=1, max_length=64)
     split_packs_by: tuple[Literal["variant", "seed"], ...] = Field(
         default=(),
@@ -134,7 +134,7 @@ class Manifest(Config):
     )
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: ScoredEvaluationConfig = ScoredEvaluationConfig()
     limits: LimitsConfig = LimitsConfig()
     output: OutputConfig
 
@@ -186,20 +186,21 @@ class Manifest(Config):
         return self
 
     def _is_in_dataset(self, place: str) -> bool:
+        """Whether a place of the output lies in the dataset's folder or prefix."""
         source, scheme = self.dataset.source, scheme_of(place)
         if scheme != scheme_of(source):
             return False
         if scheme == "file":
             try:
                 folder, within = (as_folder(os.path.realpath(local_path(uri))) for uri in (source, place))
-            except JobError:  # no path; whoever opens it says so
+            except JobError:  # one of them names no path, which is reported when it is opened
                 return False
             return within.startswith(folder)
         same_store = self.dataset_storage().endpoint_url == self.output_storage().endpoint_url
         return same_store and as_folder(place).startswith(as_folder(source))
 
     def models(self) -> Iterator[ModelPlace]:
-        """All that are read. A base model in one file needs `components` beside it."""
+        """The models that the study reads. A base model in one file needs `components` beside it."""
         base, samples = self.base_model, self.evaluation.samples
         yield ModelPlace("base_model.source", base.source, base.allow_pickle)
         if base.source.endswith(".safetensors"):
@@ -209,23 +210,24 @@ class Manifest(Config):
         if samples is not None and samples.clip is not None:
             yield ModelPlace("evaluation.samples.clip.source", samples.clip.source, samples.clip.allow_pickle)
 
-    def dataset_storage(self) -> S3Settings:
-        """How to reach the dataset."""
+    def dataset_storage(self) -> StorageSettings:
+        """The settings of the store that holds the dataset."""
         return self._storage(self.dataset.storage)
 
-    def output_storage(self) -> S3Settings:
-        """How to reach the destination and the cache."""
+    def output_storage(self) -> StorageSettings:
+        """The settings of the store that holds the destination and the cache."""
         return self._storage(self.output.storage)
 
-    def model_storage(self) -> S3Settings:
-        """How to reach the models."""
+    def model_storage(self) -> StorageSettings:
+        """The settings of the store that holds the models."""
         return self._storage(None)
 
-    def _storage(self, own: StorageConfig | None) -> S3Settings:
+    def _storage(self, own: StorageConfig | None) -> StorageSettings:
+        """The manifest's `storage` with the keys of a part's own laid over it."""
         settings = self.storage.model_dump(exclude_unset=True)
         if own is not None:
             settings |= own.model_dump(exclude_unset=True)
-        return S3Settings(**settings)
+        return StorageSettings(**settings)
 
 
 def manifest_schema() -> dict[str, Any]:

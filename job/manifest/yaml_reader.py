@@ -1,6 +1,6 @@
-"""Strict YAML: one document of plain mappings, sequences and YAML 1.2 scalars, and the line that each key stands on.
+"""Reads strict YAML: one document of plain mappings, sequences and YAML 1.2 scalars, with the line of each key.
 
-And YAML that such a reader, and those of other programs, read back as it was.
+Also writes YAML that this reader and those of other programs read back as it was.
 """
 
 import re
@@ -16,14 +16,17 @@ _MAX_DEPTH = 32
 _MAX_VALUES = 10_000  # keys count as values; the parser takes a second for so many
 _MAX_INDIRECTIONS = 20  # anchors, aliases and tags that are reported
 
-# Neither a file name nor a prompt can hold them, and terminals obey them. Surrogates are no text at all.
+# Control characters and surrogates. Terminals obey the former, and neither belongs in a file name or a prompt.
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Path = tuple[str | int, ...]
 
 
 class _TooMuch(yaml.MarkedYAMLError):
-    """More than any manifest needs. The scanner's time grows with the square of the levels."""
+    """The text has more levels or values than any manifest needs, and reading it could take very long.
+
+    The scanner's time grows with the square of the number of levels.
+    """
 
     def __init__(self, what: str, limit: int, mark: Any) -> None:
         super().__init__(problem=f"more than {limit} {what}", problem_mark=mark)
@@ -31,8 +34,9 @@ class _TooMuch(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's scalars (1e-4 is a number, `no` and `2024-01-01` are text) that notes anchors, aliases
-    and tags instead of following them, and goes no deeper and no further than a manifest does.
+    """A SafeLoader with YAML 1.2's scalars: 1e-4 is a number, `no` and `2024-01-01` are text.
+
+    It notes anchors, aliases and tags instead of following them, and stops where no manifest would be as deep or long.
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
@@ -73,7 +77,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what any version of YAML would take for another type, and writes no anchors."""
+    """A SafeDumper that quotes text which any version of YAML would take for another type, and writes no anchors."""
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True
@@ -99,12 +103,12 @@ _Loader.yaml_implicit_resolvers[""] = _Loader.yaml_implicit_resolvers.pop("\0", 
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data and where its keys stand."""
+    """A parsed manifest: plain data, and the lines of its keys."""
 
     data: dict[str, Any]
     lines: dict[Path, int]
     origin: str
-    problems: tuple[Problem, ...] = ()  # of keys that could be read but may not stand
+    problems: tuple[Problem, ...] = ()  # keys that could be read but may not stand there
 
     def line(self, path: Path) -> int | None:
         """The line of the key, or of the nearest key above it."""
@@ -122,6 +126,8 @@ def dotted(path: Path) -> str:
 
 
 class _Reader:
+    """Turns the nodes of a document into plain data, noting lines and problems."""
+
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.problems: list[Problem] = []
@@ -190,14 +196,31 @@ def read_yaml(text: bytes, origin: str) -> Document:
     """
     if len(text) > MAX_BYTES:
         raise ManifestError([Problem(origin, None, "", f"more than {MAX_BYTES} bytes", "files up to 1 MiB")])
+    nodes, problems = _compose(text, origin)
+    if problems:
+        raise ManifestError(problems)
     reader = _Reader(origin)
+    if len(nodes) != 1 or not isinstance(nodes[0], yaml.MappingNode):
+        second = nodes[1] if len(nodes) > 1 else None
+        reader.problem(second, (), "no single mapping", "one document of keys and values")
+        raise ManifestError(reader.problems)
+    data = reader.value(nodes[0], ())
+    return Document(data, reader.lines, origin, tuple(reader.problems))
+
+
+def _compose(text: bytes, origin: str) -> tuple[list[yaml.Node | None], list[Problem]]:
+    """The nodes of each document, and a problem for each anchor, alias and tag.
+
+    Raises:
+        ManifestError: the bytes are not UTF-8 or not YAML.
+    """
     try:
         decoded = text.decode("utf-8-sig")
         loader = _Loader(decoded)
         nodes = []
         while loader.check_node():
             nodes.append(loader.get_node())
-        reader.problems += [Problem(origin, line, "", found, allowed) for line, found, allowed in loader.indirections]
+        return nodes, [Problem(origin, line, "", found, allowed) for line, found, allowed in loader.indirections]
     except UnicodeDecodeError as error:
         line = text[: error.start].count(b"\n") + 1
         raise ManifestError([Problem(origin, line, "", "bytes that are not UTF-8", "UTF-8 text")]) from error
@@ -209,20 +232,9 @@ def read_yaml(text: bytes, origin: str) -> Document:
         raise ManifestError([Problem(origin, at, "", found, allowed)]) from error
     except (yaml.YAMLError, RecursionError) as error:
         found = "nesting without end" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
-        position = getattr(error, "position", None)  # of a character that YAML does not allow
+        position = getattr(error, "position", None)  # where a character stands that YAML does not allow
         at = None if position is None else decoded[:position].count("\n") + 1
         raise ManifestError([Problem(origin, at, "", found, "YAML")]) from error
-    data: Any = None
-    if not reader.problems:
-        if len(nodes) != 1 or not isinstance(nodes[0], yaml.MappingNode):
-            reader.problem(
-                nodes[1] if len(nodes) > 1 else None, (), "no single mapping", "one document of keys and values"
-            )
-        else:
-            data = reader.value(nodes[0], ())
-    if data is None:
-        raise ManifestError(reader.problems)
-    return Document(data, reader.lines, origin, tuple(reader.problems))
 
 
 def read_scalar(text: str, origin: str) -> Any:

@@ -1,13 +1,10 @@
 """Reads the arrays of validation losses, and checks the numbers in other files that were derived from them."""
 
-import json
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from job import layout
 from job.errors import ExitCode, JobError
@@ -16,14 +13,15 @@ from job.report.schema import Choice, EvaluationPoint
 from job.run.checkpoints import committed_steps
 from job.storage.folder import RunFolder
 from lora_engine.dataset.randomness import curve_columns
+from lora_engine.evaluation.loss_file import EvaluationLosses, unpack_losses
 from lora_engine.evaluation.summary import choose_best, primary_losses, summarise
 from lora_engine.records import ValidationRecord
 
 _TOLERANCE = 1e-6  # relative, for a sum that another version or machine rounds otherwise
 
 
-def read_losses(run: RunFolder, member: Member, step: int) -> tuple[npt.NDArray[np.float64], list[str], list[str]]:
-    """The losses of one evaluation [caption_set, image, timestep], the names of the sets and the ids of the images.
+def read_losses(run: RunFolder, member: Member, step: int) -> EvaluationLosses:
+    """The losses of an adapter in its evaluation at a step.
 
     Raises:
         JobError: 46 when the file is missing or damaged.
@@ -32,10 +30,8 @@ def read_losses(run: RunFolder, member: Member, step: int) -> tuple[npt.NDArray[
     data, problem = run.read(key), "missing"
     if data is not None:
         try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            losses = load(data)["losses"].astype(np.float64)
-            return losses, json.loads(header["caption_sets"]), json.loads(header["image_ids"])
-        except (ValueError, KeyError, TypeError, RecursionError, SafetensorError):
+            return unpack_losses(data)
+        except ValueError:
             problem = "damaged"
     raise JobError(
         ExitCode.CONFLICT, f"{run.uri(key)} is {problem}.", "Restore it, or run under another name: --set name=..."
@@ -44,8 +40,9 @@ def read_losses(run: RunFolder, member: Member, step: int) -> tuple[npt.NDArray[
 
 def final_losses_per_image(run: RunFolder, member: Member, step: int) -> tuple[list[str], npt.NDArray[np.float64]]:
     """The ids of the held-out images and, in their order, each image's primary loss at that step."""
-    losses, sets, ids = read_losses(run, member, step)
-    return ids, primary_losses(losses, sets).mean(axis=(0, 2))
+    found = read_losses(run, member, step)
+    losses_ENT = found.losses_ENT.astype(np.float64)
+    return list(found.scored.image_ids), primary_losses(losses_ENT, found.scored.caption_sets).mean(axis=(0, 2))
 
 
 def recheck(run: RunFolder, member: Member, point: EvaluationPoint, curve_timesteps: int) -> None:
@@ -57,10 +54,10 @@ def recheck(run: RunFolder, member: Member, point: EvaluationPoint, curve_timest
     Raises:
         JobError: 46 when `validation.jsonl` has other numbers.
     """
-    losses, sets, ids = read_losses(run, member, point.step)
-    timesteps = losses.shape[2]
-    columns = np.stack([curve_columns(i, curve_timesteps, timesteps) for i in ids])
-    found, said = summarise(point.step, losses, sets, columns), point
+    stored = read_losses(run, member, point.step)
+    losses_ENT, scored = stored.losses_ENT.astype(np.float64), stored.scored
+    columns = np.stack([curve_columns(i, curve_timesteps, losses_ENT.shape[2]) for i in scored.image_ids])
+    found, said = summarise(point.step, losses_ENT, scored.caption_sets, columns), point
     pairs = [(found.loss, said.loss), (found.curve_loss, said.curve_loss), (found.timesteps, said.timesteps)]
     pairs += [(value, said.caption_sets.get(name, math.nan)) for name, value in found.caption_sets.items()]
     if not all(math.isclose(*pair, rel_tol=_TOLERANCE) for pair in pairs):

@@ -9,7 +9,7 @@ from job.manifest.packs import Pack, ResolvedVariant, packs_of, resolve_variants
 from job.manifest.schema import Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
-from job.storage import S3Settings, open_storage
+from job.storage import open_storage
 from job.storage.folder import RunFolder
 
 
@@ -68,7 +68,7 @@ def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> Ru
 
 def open_cache(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
     """The cache's folder, which all runs of a destination share by default; `moved` is called as in `new_attempt`."""
-    settings: S3Settings = manifest.output_storage()
+    settings = manifest.output_storage()
     root = manifest.output.cache
     if root is None:
         destination = manifest.output.destination

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
-from job.storage import ObjectInfo, S3Settings, Storage, name_of, open_storage
+from job.storage import ObjectInfo, Storage, StorageSettings, name_of, open_storage
 from job.storage.files import DamagedObjectError, MissingObjectError, etag_of
 from job.storage.transfer import download_all
 from job.storage.uris import as_folder
@@ -35,7 +35,7 @@ def require_path(path: Path, what: str, code: ExitCode) -> None:
         )
 
 
-def fetch_object(attempt: Attempt, source: str, settings: S3Settings, folder: Path) -> Path:
+def fetch_object(attempt: Attempt, source: str, settings: StorageSettings, folder: Path) -> Path:
     """Download one object into the folder, under its own name, and return its path.
 
     Raises:
@@ -51,7 +51,7 @@ def fetch_object(attempt: Attempt, source: str, settings: S3Settings, folder: Pa
 
 
 def fetch_prefix(
-    attempt: Attempt, source: str, settings: S3Settings, folder: Path, wanted: Callable[[str], bool]
+    attempt: Attempt, source: str, settings: StorageSettings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
     """Download every object below `source` whose key is wanted into the folder; give the files in the order of keys."""
     storage, start = open_storage(source, settings, attempt.progress.moved), len(as_folder(source))

@@ -7,13 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from job.errors import ExitCode, JobError
+from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ClipConfig
 from job.run.context import Attempt
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
 from job.storage import is_remote
 from job.storage.hub import fetch_hub
 from job.storage.uris import local_path
 from job.threads import wait_for
-from lora_engine.config.models import BaseModelConfig, CaptionerConfig, ClipConfig
 from lora_engine.models import stable_diffusion
 from lora_engine.models.captioner import FILE_PATTERNS as CAPTIONER_PATTERNS
 from lora_engine.models.captioner import require_captioner
@@ -114,7 +114,7 @@ def fetch_model(attempt: Attempt, what: str, source: str, revision: str | None, 
 
 
 def fetch_weights(
-    attempt: Attempt, what: str, config: BaseModelConfig | CaptionerConfig | ClipConfig, patterns: Sequence[str]
+    attempt: Attempt, what: str, config: BaseModelConfig | CaptionerModelConfig | ClipConfig, patterns: Sequence[str]
 ) -> LocalModel:
     """Fetch a model with its weights: pickles, too, where the manifest allows them, with a warning if any will be read.
 

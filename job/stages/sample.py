@@ -19,6 +19,7 @@ from job.run.dataset import Images
 from job.run.samples import SampleIndex, SampleRow, SampleSettings
 from job.threads import Background
 from lora_engine.adapters import formats, lora
+from lora_engine.adapters.names import DIFFUSERS_NAME
 from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.evaluation.line_art import measure
 from lora_engine.evaluation.sampler import Sample, Sampler
@@ -143,8 +144,8 @@ def _load_adapter(attempt: Attempt, unet: torch.nn.Module, member: Member, step:
     """Load the weights of a member's checkpoint into its adapter of the UNet."""
     committed = checkpoints.read_commit(attempt.run, member, step)
     with tempfile.TemporaryDirectory(dir=attempt.workdir) as scratch:
-        path = Path(scratch) / layout.DIFFUSERS_NAME
-        checkpoints.fetch_file(attempt.run, committed, layout.DIFFUSERS_NAME, path)
+        path = Path(scratch) / DIFFUSERS_NAME
+        checkpoints.fetch_file(attempt.run, committed, DIFFUSERS_NAME, path)
         lora.load(unet, member.adapter_name, formats.read_adapter(path))
 
 

@@ -1,11 +1,25 @@
-"""The port that every kind of storage implements. URIs are plain strings."""
+"""The ports of storage: what a store does for the job, and what a kind of store is. URIs are plain strings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from job.errors import JobError
+from job.errors import ExitCode, JobError
+
+Moved = Callable[[], None]  # called, in any thread, for every 256 KiB of an object that have crossed a network
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """How to reach a store, as a manifest or the environment says it. A backend ignores what it has no use for.
+
+    Credentials never stand here: each backend finds them in the environment.
+    """
+
+    endpoint_url: str | None = None  # None is the provider's own
+    region: str | None = None  # None is the region that the environment names
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"  # whether a bucket stands in the URL's path or host
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Digest:
-    """What was transferred."""
+    """The size and the hash of bytes that were transferred."""
 
     size: int  # bytes
     sha256: str  # hexadecimal
@@ -27,14 +41,14 @@ class Digest:
 
 @dataclass(frozen=True)
 class Stored:
-    """A small object at one moment."""
+    """The bytes of a small object, and the etag that it had when they were read."""
 
     data: bytes
-    etag: str  # as `ObjectInfo` has it
+    etag: str  # an `ObjectInfo` of the same bytes has the same
 
 
 class UnsupportedError(JobError):
-    """The store does not know what it was asked for."""
+    """The store does not know the kind of request that it was sent."""
 
 
 class Storage(Protocol):
@@ -50,7 +64,7 @@ class Storage(Protocol):
         ...
 
     def fetch(self, uri: str) -> Stored | None:
-        """`read` with the etag of the very bytes that it gives."""
+        """The whole of a small object with the etag of exactly those bytes; None when there is none."""
         ...
 
     def write(self, uri: str, data: bytes) -> Digest:
@@ -61,9 +75,10 @@ class Storage(Protocol):
         """Replace a small object if it is still at `etag`, or create it if that is None and there is still none.
 
         Gives the new etag, or None where something else was found. Of any number of callers at once exactly one wins.
-        A store may give equal bytes equal etags: whoever minds `etag` having come back puts a nonce into the data.
-        After a `JobError` 50 it is open whether it was written. `UnsupportedError` where the store knows no conditions;
-        those that ignore them are what `probe_conditions` is for.
+        A store may give equal bytes equal etags: a caller that must notice that `etag` went away and came back puts a
+        nonce into the data. After a `JobError` 50 the caller cannot know whether the object was written. Raises
+        `UnsupportedError` where the store knows no conditions; `Backend.probe_conditions` finds the stores that ignore
+        them.
         """
         ...
 
@@ -76,7 +91,7 @@ class Storage(Protocol):
         ...
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """The object, or None when there is none."""
+        """The object's size and etag, or None when there is none."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -85,4 +100,42 @@ class Storage(Protocol):
 
     def delete(self, uri: str) -> None:
         """Remove the object; it may be absent."""
+        ...
+
+
+class Backend(Protocol):
+    """One kind of storage: a row of the table in `job.storage.backends`.
+
+    Importing a backend is cheap and imports no cloud library; `open` does that.
+    """
+
+    form: str  # how a URI of this kind is written, for messages: s3://bucket/prefix
+
+    def open(self, settings: StorageSettings, moved: Moved) -> Storage:
+        """A storage that reaches the store so. 40 for settings that cannot be right."""
+        ...
+
+    def settings_in(self, environ: Mapping[str, str]) -> StorageSettings:
+        """The settings that the environment's variables hold, for commands that have no manifest."""
+        ...
+
+    def variables(self, settings: StorageSettings) -> dict[str, str]:
+        """The variables that tell a container how to reach the store before it has read its manifest there."""
+        ...
+
+    def probe_source(self, storage: Storage, uri: str, key: str, absent: ExitCode) -> None:
+        """Make sure that there is an object, or a folder with one, that can be read at `uri`.
+
+        Args:
+            storage: one that `open` gave.
+            key: the manifest's key that names `uri`, for messages.
+            absent: the exit code where this machine's own disk lacks it; a remote store's refusal is 42.
+
+        Raises:
+            JobError: there is nothing, or it cannot be read.
+        """
+        ...
+
+    def probe_conditions(self, storage: Storage, folder_uri: str) -> bool:
+        """Whether `write_if` of a storage that `open` gave keeps its word below a folder. Leaves nothing behind."""
         ...

@@ -15,16 +15,17 @@ from typing import BinaryIO
 from job.errors import ExitCode, JobError
 from job.storage.base import Digest
 
-CHUNK_BYTES = 256 * 1024
-_LOCK_SECONDS = 30.0  # a write takes milliseconds
+CHUNK_BYTES = 256 * 1024  # read from a file at once
+_LOCK_SECONDS = 30.0  # to wait for a lock that is held for the milliseconds of a write
+# What is added to the name of a file: a random number to one that is being written, zeros to a lock.
 _LOCK_SUFFIX = f".part-{'0' * 16}"
 _PART_NAME = re.compile(r"\.part-[0-9a-f]{16}$")
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # how a full disk refuses a write
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # how a network file system fails that may soon work again
 
 
 class DamagedObjectError(JobError):
-    """What arrived is not what was stored."""
+    """The bytes that arrived are not those that were stored."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(
@@ -35,7 +36,7 @@ class DamagedObjectError(JobError):
 
 
 class MissingObjectError(JobError):
-    """There is no such object."""
+    """An object that was to be downloaded does not exist."""
 
     def __init__(self, uri: str) -> None:
         super().__init__(ExitCode.STORAGE_ACCESS, f"There is no object {uri}.", "Correct the name or store the object.")
@@ -48,16 +49,16 @@ class HashingWriter:
         self._file = file
         self._hash = hashlib.sha256()
         self.size = 0  # bytes so far
-        self.etag = ""  # of the finished file
+        self.etag = ""  # the file's, once it is finished
 
     def write(self, chunk: bytes) -> None:
-        """Append to the file."""
+        """Append bytes to the file."""
         self._file.write(chunk)
         self._hash.update(chunk)
         self.size += len(chunk)
 
     def digest(self) -> Digest:
-        """Of everything that was written."""
+        """Size and hash of everything that was written so far."""
         return Digest(self.size, self._hash.hexdigest())
 
 
@@ -65,8 +66,13 @@ class HashingWriter:
 def atomic_file(path: Path, *, durable: bool) -> Iterator[HashingWriter]:
     """A file that appears at `path` whole, when the block ends without an error, or not at all.
 
-    It is written beside `path` under a name for which `is_part` holds. `durable` waits until it would survive
-    a power failure. Raises `JobError` as `local_error` does. Afterwards the writer's `etag` is the file's.
+    It is written beside `path` under a name for which `is_part` holds. Afterwards the writer's `etag` is the file's.
+
+    Args:
+        durable: wait until the file would survive a power failure.
+
+    Raises:
+        JobError: it cannot be written, as `local_error` says.
     """
     with local_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +82,8 @@ def atomic_file(path: Path, *, durable: bool) -> Iterator[HashingWriter]:
                     writer = HashingWriter(file)
                     yield writer
                     file.flush()
-                    # Before Linux 6.13 a file's clock ticks every few milliseconds, so that a file in the place of one
-                    # that was removed could have its inode, size and time.
+                    # Before Linux 6.13 the clock of file times ticks every few milliseconds. A file in the place of a
+                    # removed one could otherwise get its inode, size and time, and so the same etag.
                     now = time.time_ns()
                     os.utime(file.fileno(), ns=(now, now))
                     writer.etag = etag_of(os.fstat(file.fileno()))
@@ -97,18 +103,18 @@ def _new_part(path: Path) -> Iterator[Path]:
     while True:
         part = path.with_name(f"{path.name}.part-{secrets.token_hex(8)}")
         with part.open("xb") as lock:
-            with suppress(OSError):  # a file system without locks, where nothing is swept either
+            with suppress(OSError):  # the file system may have no locks; then `sweep_parts` removes nothing either
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if _is_at(lock, part):  # not swept between its making and its lock
+            if _is_at(lock, part):  # else another process swept it away before it was locked
                 yield part
                 return
 
 
 def sweep_parts(folder: Path) -> None:
-    """Remove what processes that have died left unfinished below `folder`; what a living one writes stays."""
+    """Remove the unfinished files below `folder` whose processes have died; living processes hold locks on theirs."""
     for at, _, names in os.walk(folder):
         for part in (Path(at, name) for name in names if is_part(name)):
-            with suppress(OSError), part.open("rb+") as file:  # removed by now, locked, or another user's
+            with suppress(OSError), part.open("rb+") as file:  # it may be removed by now, locked, or another user's
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_at(file, part):
                     part.unlink()
@@ -116,10 +122,13 @@ def sweep_parts(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other thread or process is in this block for `path`; a process that dies leaves it.
+    """Let one thread or process at a time into the block for `path`; the system frees the lock of one that dies.
 
-    The lock is a file beside `path` for whose name `is_part` holds. 50 when a process stays in the block: it must be
-    frozen, and its lock cannot be broken, since it would write as soon as it wakes.
+    The lock is a file beside `path` for whose name `is_part` holds.
+
+    Raises:
+        JobError: 50, another process stays in its block. It must be frozen, and its lock cannot be broken, since it
+            would write as soon as it wakes.
     """
     lock = path.with_name(path.name + _LOCK_SUFFIX)
     with local_errors(path):
@@ -127,7 +136,7 @@ def locked(path: Path) -> Iterator[None]:
         while True:
             with lock.open("wb") as file:
                 _take(file, lock)
-                if not _is_at(file, lock):  # the one that had it has removed it
+                if not _is_at(file, lock):  # its last holder has removed it, and the next may lock a new file there
                     continue
                 try:
                     yield
@@ -137,6 +146,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _take(file: BinaryIO, lock: Path) -> None:
+    """Lock the open file, waiting up to `_LOCK_SECONDS`. 50 when another process holds it all that time."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -152,17 +162,17 @@ def _take(file: BinaryIO, lock: Path) -> None:
 
 
 def etag_of(status: os.stat_result) -> str:
-    """What no two contents of a path share, as long as `atomic_file` writes them."""
+    """An etag of a file: no two contents of a path have the same one, as long as `atomic_file` writes them."""
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 def is_part(name: str) -> bool:
-    """Whether a file is one that `atomic_file` had not finished, or a lock."""
+    """Whether the name is that of a file which `atomic_file` has not finished, or of a lock."""
     return _PART_NAME.search(name) is not None
 
 
 def copy_into(path: Path, writer: HashingWriter) -> Digest:
-    """Append a file's bytes."""
+    """Append the bytes of the file at `path`; the digest of all that was written. Errors are those of `local_error`."""
     with local_errors(path):
         file = path.open("rb")
     with file:
@@ -172,14 +182,14 @@ def copy_into(path: Path, writer: HashingWriter) -> Digest:
 
 
 def digest_of(path: Path) -> Digest:
-    """Size and SHA-256 of a file."""
+    """Size and SHA-256 of a file. Raises OSError."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return Digest(file.tell(), sha256)
 
 
 def require_digest(uri: str, actual: Digest, expect: Digest | None) -> Digest:
-    """`actual`, or DamagedObjectError when it is not what was expected."""
+    """Give back `actual`; DamagedObjectError when something else was expected."""
     if expect is not None and actual != expect:
         raise DamagedObjectError(
             f"{uri} should be {expect.size} bytes with SHA-256 {expect.sha256} "
@@ -190,7 +200,7 @@ def require_digest(uri: str, actual: Digest, expect: Digest | None) -> Digest:
 
 @contextmanager
 def local_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about `path` into a JobError."""
+    """Turn an OSError about `path` into a JobError."""
     try:
         yield
     except OSError as error:
@@ -198,7 +208,7 @@ def local_errors(path: Path) -> Iterator[None]:
 
 
 def local_error(error: OSError, path: Path) -> JobError:
-    """44 where the disk is full, 50 where a network file system fails in passing, 42 for everything else."""
+    """The error for a person: 44 for a full disk, 50 for a network file system that may recover, 42 for all else."""
     cause = f"{path} cannot be used: {error.strerror or type(error).__name__}."
     if error.errno in NO_SPACE:
         return JobError(ExitCode.RESOURCES, cause, "Free disk space, or put the folder on a larger disk.")
@@ -208,6 +218,7 @@ def local_error(error: OSError, path: Path) -> JobError:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file is still the one at `path`, and not one that was removed or replaced."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -215,6 +226,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder would survive a power failure; syncing a file does not save its name."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

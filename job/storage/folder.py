@@ -1,4 +1,4 @@
-"""A run's folder, its files named by the keys of `job.layout`."""
+"""Objects below one folder of a storage, such as a run's, named by the keys of `job.layout`."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,13 +19,16 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`Storage` below one root. Errors are those of `Storage`; 47 for a key that leads out of the folder."""
+    """A storage as it looks from one folder: keys are relative to `root`.
+
+    Errors are those of `Storage`, and 47 for a key that leads out of the folder.
+    """
 
     storage: Storage
     root: str  # URI
 
     def uri(self, key: str) -> str:
-        """Where the object of that key lies."""
+        """The URI of the object with that key."""
         return join(self.root, key)
 
     def read(self, key: str) -> bytes | None:
@@ -37,21 +40,21 @@ class RunFolder:
         return self.storage.write(self.uri(key), data)
 
     def read_json(self, key: str) -> dict[str, Any] | None:
-        """What the object says; None when there is none. 46 when it is not a JSON object."""
+        """The JSON object that is stored there; None when nothing is. 46 when it is not a JSON object."""
         data = self.read(key)
         return None if data is None else self._parse(key, data)
 
     def write_json(self, key: str, value: Mapping[str, Any]) -> Digest:
-        """Equal values give equal bytes. ValueError for a number that is not finite."""
+        """Store a JSON object; equal values give equal bytes. ValueError for a number that is not finite."""
         return self.write(key, json_bytes(value))
 
     def read_jsonl(self, key: str) -> list[dict[str, Any]] | None:
-        """The rows; None when there is no object. 46 when a line is not a JSON object."""
+        """The JSON objects of the lines; None when there is no such object. 46 when a line is not a JSON object."""
         data = self.read(key)
         return None if data is None else [self._parse(key, line) for line in data.splitlines() if line]
 
     def write_jsonl(self, key: str, rows: Iterable[Mapping[str, Any]]) -> Digest:
-        """A line a row, as `write_json`."""
+        """Store each row as a line of JSON, written as `write_json` would."""
         return self.write(key, "".join(f"{_dump(row)}\n" for row in rows).encode())
 
     def read_stored(self, key: str, kind: type[Model]) -> Model | None:
@@ -69,11 +72,11 @@ class RunFolder:
         return None if data is None else [self._validated(key, line, kind) for line in data.splitlines() if line]
 
     def download(self, key: str, path: Path, expect: Digest | None = None) -> Digest:
-        """See `Storage.download`."""
+        """Copy the object to a local file, and check it against `expect`. 42 when there is no object."""
         return self.storage.download(self.uri(key), path, expect)
 
     def upload(self, path: Path, key: str) -> Digest:
-        """See `Storage.upload`."""
+        """Copy a local file into the object; the store verifies what it received."""
         return self.storage.upload(path, self.uri(key))
 
     def exists(self, key: str) -> bool:

@@ -1,9 +1,17 @@
-"""Models of a Hugging Face hub."""
+"""Models of a Hugging Face hub: `hf://owner/name`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
+
+SCHEME = "hf"
+FORM = "hf://owner/name"  # how a model of the hub is written, for messages
+
+
+def is_hub(uri: str) -> bool:
+    """Whether the URI names a model of the hub."""
+    return uri.startswith(f"{SCHEME}://")
 
 
 def fetch_hub(
@@ -18,31 +26,12 @@ def fetch_hub(
     Raises:
         JobError: 43 when the hub has no such repository or revision, 50 when it cannot be reached.
     """
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc]  # shows nothing, but is told of bytes as they come
-        def update(self, n: float | None = 1) -> bool | None:
-            moved()
-            shown: bool | None = super().update(n)
-            return shown
-
-    def snapshot(*, local_files_only: bool) -> Path:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=list(patterns),
-                local_files_only=local_files_only,
-                tqdm_class=Bar,
-            )
-        )
-
-    # of the HTTP library, which is not the same in every version
+    # The hub's own error derives from that of the HTTP library beneath it, which differs between its versions.
     any_http_error = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
     try:
-        return snapshot(local_files_only=False)
+        return _snapshot(repository, revision, patterns, moved, local_files_only=False)
     except (LocalEntryNotFoundError, ConnectionError) as error:
         unreachable: Exception = error
     except (HfHubHTTPError, ValueError) as error:
@@ -55,11 +44,39 @@ def fetch_hub(
     except any_http_error as error:
         unreachable = error
     try:
-        # versions before 2 ask for a list of a pinned revision's files before they look into the cache
-        return snapshot(local_files_only=True)
+        # Versions before 2 ask the hub for a pinned revision's list of files before they look into the cache.
+        return _snapshot(repository, revision, patterns, moved, local_files_only=True)
     except LocalEntryNotFoundError:
         raise JobError(
             ExitCode.STORAGE_RETRIES,
             f"{what}: the model hub cannot be reached, and hf://{repository} is not in the local cache.",
             "Check the network, or copy the model to a folder or bucket and name that.",
         ) from unreachable
+
+
+def _snapshot(
+    repository: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    moved: Callable[[], None],
+    *,
+    local_files_only: bool,
+) -> Path:
+    """The library's own download, with a progress bar that shows nothing and passes on that bytes have come."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def update(self, n: float | None = 1) -> bool | None:
+            moved()
+            shown: bool | None = super().update(n)
+            return shown
+
+    folder = snapshot_download(
+        repository,
+        revision=revision,
+        allow_patterns=list(patterns),
+        local_files_only=local_files_only,
+        tqdm_class=Bar,
+    )
+    return Path(folder)

@@ -1,10 +1,12 @@
 """Storage in a folder of this machine."""
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from job.storage.base import Digest, ObjectInfo, Stored
+from job.errors import ExitCode, JobError
+from job.storage.base import Digest, Moved, ObjectInfo, Storage, StorageSettings, Stored
 from job.storage.files import (
     MissingObjectError,
     atomic_file,
@@ -15,23 +17,77 @@ from job.storage.files import (
     locked,
     require_digest,
 )
-from job.storage.uris import as_folder, local_path
+from job.storage.uris import as_folder, local_path, probe_uri
 
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
+class LocalBackend:
+    """The disks of this machine. They need no settings."""
+
+    form = "file:///path"
+
+    def open(self, settings: StorageSettings, moved: Moved) -> Storage:  # noqa: ARG002 - the port's
+        """The files themselves: no settings apply, and nothing crosses a network."""
+        return LocalStorage()
+
+    def settings_in(self, environ: Mapping[str, str]) -> StorageSettings:  # noqa: ARG002 - the port's
+        """The environment has nothing to say of a disk."""
+        return StorageSettings()
+
+    def variables(self, settings: StorageSettings) -> dict[str, str]:  # noqa: ARG002 - the port's
+        """A container needs no variable to find its own files."""
+        return {}
+
+    def probe_source(self, storage: Storage, uri: str, key: str, absent: ExitCode) -> None:  # noqa: ARG002 - the port's
+        """Open the file or look into the folder, as whoever reads it will."""
+        require_readable(local_path(uri), key, absent)
+
+    def probe_conditions(self, storage: Storage, folder_uri: str) -> bool:
+        """Take the lock that `write_if` needs: a file system without locks fails here, with the error of a write."""
+        uri = probe_uri(folder_uri)
+        try:
+            return storage.write_if(uri, b"probe", None) is not None
+        finally:
+            storage.delete(uri)
+
+
+def require_readable(path: Path, key: str, absent: ExitCode) -> None:
+    """Make sure that a file or folder which the manifest's `key` names can be read.
+
+    Raises:
+        JobError: `absent`, it is missing, unreadable, or neither file nor folder.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            with os.scandir(path):
+                return
+        if stat.S_ISREG(mode):
+            with path.open("rb"):
+                return
+    except FileNotFoundError as error:
+        raise JobError(absent, f"{key}: there is nothing at {path}.", f"Correct {key}.") from error
+    except OSError as error:
+        raise JobError(
+            absent, f"{key}: {path} cannot be read: {error.strerror}.", f"Correct {key}, or let this user read there."
+        ) from error
+    raise JobError(absent, f"{key}: {path} is no file or folder.", f"Correct {key}.")  # reading a pipe would never end
+
+
 class LocalStorage:
-    """Plain paths, relative to the current directory, and `file:` URIs. A link to a file is a file; a linked folder
-    is not entered by a listing, so a listing never leaves its folder.
+    """Files named by plain paths, relative to the current directory, and by `file:` URIs.
+
+    A link to a file is a file; a linked folder is not entered by a listing, so a listing never leaves its folder.
     """
 
     def read(self, uri: str) -> bytes | None:
-        """See `Storage`."""
+        """The bytes of a small file; None where there is no file."""
         stored = self.fetch(uri)
         return None if stored is None else stored.data
 
     def fetch(self, uri: str) -> Stored | None:
-        """See `Storage`."""
+        """The bytes of a small file, and an etag made of its inode, time and size."""
         path = local_path(uri)
         with local_errors(path):
             try:
@@ -41,13 +97,16 @@ class LocalStorage:
                 return None
 
     def write(self, uri: str, data: bytes) -> Digest:
-        """See `Storage`."""
+        """Put a whole file in the place of what is there, so that it survives a power failure."""
         with atomic_file(local_path(uri), durable=True) as writer:
             writer.write(data)
         return writer.digest()
 
     def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
-        """See `Storage`. It goes by turns with others of its kind, not with `write`, `upload` and `delete`."""
+        """Write while a lock beside the file is held, which other calls of `write_if` wait for.
+
+        `write`, `upload` and `delete` take no lock: what one of them does at that moment may be overwritten.
+        """
         path = local_path(uri)
         with locked(path):
             found = self.head(uri)
@@ -58,7 +117,7 @@ class LocalStorage:
             return writer.etag
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
-        """See `Storage`."""
+        """Copy the file to `path` and check the copy. 42 when there is no file."""
         source = local_path(uri)
         if not source.is_file():
             raise MissingObjectError(uri)
@@ -66,12 +125,12 @@ class LocalStorage:
             return require_digest(uri, copy_into(source, writer), expect)
 
     def upload(self, path: Path, uri: str) -> Digest:
-        """See `Storage`."""
+        """Copy the file at `path` to a file that appears whole."""
         with atomic_file(local_path(uri), durable=True) as writer:
             return copy_into(path, writer)
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """See `Storage`."""
+        """The file's size and etag; None for a folder, or where there is nothing."""
         path = local_path(uri)
         with local_errors(path):
             try:
@@ -80,11 +139,11 @@ class LocalStorage:
                 return None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Storage`."""
+        """Every file below the folder, in the order of the URIs; unfinished files and locks are left out."""
         yield from _walk(local_path(prefix), as_folder(prefix))
 
     def delete(self, uri: str) -> None:
-        """See `Storage`."""
+        """Remove the file; it may be absent."""
         path = local_path(uri)
         with local_errors(path):
             try:
@@ -94,7 +153,10 @@ class LocalStorage:
 
 
 def _walk(folder: Path, base: str) -> Iterator[ObjectInfo]:
-    """Everything below, sorted by name; a folder sorts by its name with a slash, as the URIs in it do."""
+    """Every file below `folder`, whose URI with a slash is `base`, in the order of the URIs.
+
+    A folder sorts by its name with a slash, as the URIs of the files in it do.
+    """
     with local_errors(folder):
         try:
             with os.scandir(folder) as scan:
@@ -114,5 +176,5 @@ def _walk(folder: Path, base: str) -> Iterator[ObjectInfo]:
                     continue
 
 
-def _info(uri: str, stat: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(uri, stat.st_size, etag_of(stat))
+def _info(uri: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(uri, status.st_size, etag_of(status))

@@ -1,4 +1,4 @@
-"""Many objects at once, with memory that does not grow with their number."""
+"""Transfers many objects at once, with memory that does not grow with their number."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +10,10 @@ from job.threads import Check, as_finished
 def download_all(
     storage: Storage, items: Iterable[tuple[ObjectInfo, Path]], workers: int = 16, check: Check = lambda: None
 ) -> Iterator[tuple[ObjectInfo, Digest]]:
-    """Download each object to its path; yields in the order in which they finish, and fails as `as_finished` does."""
+    """Download each object to its path, in `workers` threads.
+
+    Yields the objects in the order in which they finish. The first error ends all, as `as_finished` says.
+    """
 
     def download(item: tuple[ObjectInfo, Path]) -> tuple[ObjectInfo, Digest]:
         info, path = item
@@ -22,7 +25,7 @@ def download_all(
 def write_all(
     storage: Storage, items: Iterable[tuple[str, bytes]], workers: int = 16, check: Check = lambda: None
 ) -> Iterator[tuple[str, Digest]]:
-    """Write each URI's bytes; otherwise as `download_all`."""
+    """Write the bytes of each URI, in the same manner as `download_all`."""
 
     def write(item: tuple[str, bytes]) -> tuple[str, Digest]:
         uri, data = item

@@ -4,32 +4,39 @@ Names are never percent-encoded.
 """
 
 import re
+import secrets
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
 from lora_engine import miniature
 
+SHIPPED = "miniature"  # the scheme of the small models and pictures that come with the program
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def scheme_of(uri: str) -> str:
-    """`s3`, `file`, ...; `file` for a plain path."""
+    """The part before `://`, such as `s3`; `file` for a plain path."""
     match = _SCHEME.match(uri)
     return match[1] if match else "file"
 
 
+def is_shipped(uri: str) -> bool:
+    """Whether the URI names one of the miniatures that come with the program."""
+    return scheme_of(uri) == SHIPPED
+
+
 def is_remote(uri: str) -> bool:
     """Whether the bytes have to cross a network."""
-    return scheme_of(uri) not in ("file", "miniature")
+    return scheme_of(uri) != "file" and not is_shipped(uri)
 
 
 def name_of(uri: str) -> str:
-    """The last segment."""
+    """The last segment of the path."""
     return uri.rstrip("/").rpartition("/")[2]
 
 
 def join(uri: str, *parts: str) -> str:
-    """`parts`, relative names that may hold slashes, under a folder. 47 for a name that would lead out of it."""
+    """The URI of a name below a folder; `parts` may hold slashes. 47 for a name that would lead out of the folder."""
     segments = [segment for part in parts for segment in part.split("/")]
     if any(segment in {"", ".", ".."} or "\0" in segment for segment in segments):
         raise JobError(
@@ -45,9 +52,14 @@ def as_folder(uri: str) -> str:
     return uri if uri.endswith("/") else f"{uri}/"
 
 
+def probe_uri(folder_uri: str) -> str:
+    """The URI of an object in a folder that nothing else uses, to try the storage with."""
+    return join(folder_uri, f".probe-{secrets.token_hex(8)}")
+
+
 def local_path(uri: str) -> Path:
     """The path behind a plain path, a `file:` or a `miniature:` URI. 40 when the URI names another host or nothing."""
-    if scheme_of(uri) == "miniature":
+    if is_shipped(uri):
         return _miniature(uri)
     path = re.sub(r"^file://(localhost(?=/))?", "", uri)
     if not path or (path != uri and not path.startswith("/")):
@@ -64,11 +76,3 @@ def _miniature(uri: str) -> Path:
         raise JobError(
             ExitCode.MANIFEST, f"{uri}: {error}.", f"Write miniature://{miniature.NAMES[0]}, or where your own is."
         ) from error
-
-
-def bucket_and_key(uri: str) -> tuple[str, str]:
-    """The parts of `s3://bucket/key`; the key is empty for the bucket itself. 40 when there is no bucket."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise JobError(ExitCode.MANIFEST, f"{uri!r} names no bucket.", "Write s3://bucket/prefix.")
-    return bucket, key

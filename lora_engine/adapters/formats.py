@@ -1,4 +1,7 @@
-"""The files of one trained adapter: kohya's format, diffusers' format, and the state to continue from."""
+"""The files of one trained adapter: kohya's format, diffusers' format, and the state to continue from.
+
+Shape legend: R rank, I and O features in and out.
+"""
 
 import hashlib
 import json
@@ -14,31 +17,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_engine.adapters.lora import Adapter
+from lora_engine.adapters.names import DIFFUSERS_NAME, STATE_NAME, is_taken, kohya_name
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.diffusion import PredictionType
 from lora_engine.records import FileEntry
 
-_SD2_WIDTH = 1024  # of a token; SD 1.x has 768
-_TAKEN_NAMES = ("pytorch_lora_weights", "state")  # of a checkpoint's other files
+_SD2_WIDTH = 1024  # features of a token in SD 2.x; SD 1.x has 768
 
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """What the metadata of the files says of an adapter. Programs that load LoRAs show it to people."""
+    """The description of an adapter in the metadata of its files, which programs that load LoRAs show to people."""
 
     name: str
     base_model: str
-    resolution: int
-    images: int
+    resolution: int  # pixels a side
+    images: int  # that it was trained on
     prediction_type: PredictionType
     text_width: int  # features of a token that the UNet attends to, by which programs tell SD 2.x from 1.x
-    started_at: float  # seconds since 1970
-    tag_frequency: dict[str, int]  # of the captions
-    trigger_phrase: str
+    started_at: float  # when the training began, in seconds since 1970
+    tag_frequency: dict[str, int]  # of the captions, see `tag_frequency`
+    trigger_phrase: str  # the text that calls the adapter up; empty where there is none
 
 
 def kohya_state_dict(adapter: Adapter, config: LoraConfig) -> dict[str, Tensor]:
-    """The adapter under kohya's names: down [R, I], up [O, R] and a scalar alpha for each module.
+    """The adapter under kohya's names: for each module down [R, I], up [O, R] and a scalar alpha.
 
     A reader computes the update of a weight as up @ down * alpha / rank.
     """
@@ -85,7 +88,7 @@ def _architecture(version_2: bool, predicts_v: bool) -> str:
 
 
 def _tensors_sha256(state: dict[str, Tensor]) -> str:
-    """SHA-256 of what follows the header of a safetensors file with these tensors."""
+    """The SHA-256 by which programs know an adapter: of a safetensors file with these tensors, its header left out."""
     from safetensors.torch import save
 
     data = save(state)
@@ -98,27 +101,28 @@ def write_checkpoint(
     """Write the three files of a checkpoint into an existing folder and list them, in the order of their names.
 
     Raises:
-        ValueError: the card's name is that of one of the other two.
+        ValueError: the card's name would put one of the files in place of another.
     """
     from diffusers import StableDiffusionPipeline
 
-    if card.name in _TAKEN_NAMES:
+    if is_taken(card.name):
         raise ValueError(f"an adapter cannot be named {card.name!r}: another file of its checkpoint is")
     weights = {key: value.float() for key, value in adapter.items()}
     kohya = kohya_state_dict(weights, config)
-    save_file(kohya, folder / f"{card.name}.safetensors", _kohya_metadata(kohya, config, card))
+    save_file(kohya, folder / kohya_name(card.name), _kohya_metadata(kohya, config, card))
     StableDiffusionPipeline.save_lora_weights(
         folder,
         unet_lora_layers=weights,
+        weight_name=DIFFUSERS_NAME,
         unet_lora_adapter_metadata={
             "r": config.rank,
             "lora_alpha": config.alpha,
-            "rank_pattern": {},  # nothing, which diffusers before 0.40 has to be told
+            "rank_pattern": {},  # diffusers before 0.40 has to be told that there are no patterns
             "alpha_pattern": {},
             "target_modules": sorted({key.rsplit(".", 2)[0] for key in weights}),
         },
     )
-    save_file(state, folder / "state.safetensors")
+    save_file(state, folder / STATE_NAME)
     return tuple(_entry(path) for path in sorted(folder.iterdir()))
 
 
@@ -128,24 +132,26 @@ def _entry(path: Path) -> FileEntry:
 
 
 def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
-    """How often each comma-separated tag stands in the captions, as programs that load LoRAs show it."""
+    """How often each comma-separated tag stands in the captions, most frequent first."""
     tags = (tag.strip() for caption in captions for tag in caption.split(","))
     return dict(Counter(tag for tag in tags if tag).most_common())
 
 
 def read_adapter(path: Path) -> Adapter:
-    """The weights of a checkpoint's diffusers file, as `adapters.load` takes them.
+    """The weights of a checkpoint's diffusers file, as `lora.load` takes them.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file is not a whole safetensors file.
     """
     return {key.removeprefix("unet."): value for key, value in _tensors(path).items()}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A `state.safetensors` as `PackTrainer.restore` takes it.
+    """A checkpoint's state, as `PackTrainer.restore` takes it.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file is not a whole safetensors file.
     """
     return _tensors(path)
@@ -156,5 +162,5 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (MemoryError, FileNotFoundError):
         raise
-    except Exception as error:  # the library reports odd headers by several of them
+    except Exception as error:  # the library reports damaged headers by several kinds of exception
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -1,10 +1,10 @@
 """LoRA layers that hold one or many adapters, and train the many in one pass.
 
 PEFT owns configuration, injection, naming and initialisation. What is ours is one layer class whose forward gives each
-active adapter its own share of the batch: with K active adapters, rows [k*B, (k+1)*B) of the batch pass through
+active adapter its own images of the batch: with K active adapters, images [k*B, (k+1)*B) of the batch pass through
 adapter k. The layers of the frozen base see one batch of K*B.
 
-Shape legend: K adapters, B images per adapter, N tokens, I and O features in and out, R rank.
+Shape legend: K adapters, B images per adapter, N tokens, F features of a token, I and O features in and out, R rank.
 """
 
 import hashlib
@@ -20,22 +20,24 @@ from torch import Tensor, nn
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 
-Adapter = dict[str, Tensor]  # parameter name without the adapter's own, to fp32 master weights
+Adapter = dict[str, Tensor]  # parameter name without the adapter's own, to fp32 weights, [R, I] or [O, R]
 
-_KOHYA_BLOCKS = ("Transformer2DModel", "ResnetBlock2D")  # whose linear layers all that loads kohya's format adapts
+# Programs that load kohya's format adapt the linear layers of these blocks alone, and ignore weights for any other.
+_KOHYA_BLOCKS = ("Transformer2DModel", "ResnetBlock2D")
 
 
 class PackedLinear(PeftLinear):  # type: ignore[misc]
     """A linear layer with K active adapters, each on its own K-th of the batch.
 
-    It computes with copies in the base's dtype, made by `activate` or `pack_weights`: no call casts or stacks anything.
+    It computes with copies in the base's dtype, which `activate` or `PackWeights.select` put here, so that no forward
+    pass casts or stacks anything. Without them it computes as the base.
     """
 
     down_KRI: Tensor | None = None
     up_KOR: Tensor | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Base output plus each adapter's update of its own rows. [K*B, N, I] -> [K*B, N, O]."""
+        """The base's output plus, for the images of each adapter, that adapter's. [K*B, N, I] -> [K*B, N, O]."""
         if self.disable_adapters or self.down_KRI is None or self.up_KOR is None:
             return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
         base = self.get_base_layer()
@@ -44,19 +46,19 @@ class PackedLinear(PeftLinear):  # type: ignore[misc]
 
 
 class _PackedLinear(torch.autograd.Function):
-    """A frozen linear layer and its adapters' updates, forward and backward in as few kernels as there are products.
+    """A frozen linear layer plus its adapters, forward and backward in as few kernels as there are products.
 
-    Left to autograd, an update's result and its input's gradient are tensors of their own that have to be added to the
-    base's: on a GPU that takes as long as the products themselves.
+    Left to autograd, an adapter's output and its input's gradient would be tensors of their own that have to be added
+    to the base's: on a GPU that takes as long as the products themselves.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down_KRI: Tensor, up_KOR: Tensor, scale: float
     ) -> Tensor:
-        """[K*B, N, I] -> [K*B, N, O]; other leading dimensions do as well."""
+        """[K*B, N, I] -> [K*B, N, O]; N may be any number of dimensions, or none."""
         out = torch.nn.functional.linear(x, weight, bias)
-        hidden = torch.bmm(_rows(x, down_KRI), down_KRI.transpose(1, 2))
+        hidden = torch.bmm(_tokens_of(down_KRI, x), down_KRI.transpose(1, 2))
         out.view(*hidden.shape[:2], -1).baddbmm_(hidden, up_KOR.transpose(1, 2), alpha=scale)
         ctx.save_for_backward(x, weight, down_KRI, up_KOR, hidden)
         ctx.scale = scale
@@ -64,14 +66,14 @@ class _PackedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of what is not frozen."""
+        """The gradients of the input and of the adapters; the base is frozen. [K*B, N, O] -> [K*B, N, I] and so on."""
         x, weight, down_KRI, up_KOR, hidden = ctx.saved_tensors
-        grad_rows = _rows(grads[0], up_KOR)
-        grad_hidden = torch.bmm(grad_rows, up_KOR)
-        grad_up = torch.bmm(grad_rows.transpose(1, 2), hidden)
+        grad_tokens = _tokens_of(up_KOR, grads[0])
+        grad_hidden = torch.bmm(grad_tokens, up_KOR)
+        grad_up = torch.bmm(grad_tokens.transpose(1, 2), hidden)
         if ctx.scale != 1:
             grad_hidden, grad_up = grad_hidden * ctx.scale, grad_up * ctx.scale
-        grad_down = torch.bmm(grad_hidden.transpose(1, 2), _rows(x, down_KRI))
+        grad_down = torch.bmm(grad_hidden.transpose(1, 2), _tokens_of(down_KRI, x))
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.matmul(grads[0], weight)
@@ -79,9 +81,9 @@ class _PackedLinear(torch.autograd.Function):
         return grad_x, None, None, grad_down, grad_up, None
 
 
-def _rows(values: Tensor, per_adapter: Tensor) -> Tensor:
-    """Each adapter's: [K*B, N, F] -> [K, B*N, F]."""
-    return values.reshape(len(per_adapter), -1, values.shape[-1])
+def _tokens_of(adapters: Tensor, values: Tensor) -> Tensor:
+    """The tokens of each adapter's images: [K*B, N, F] -> [K, B*N, F], where `adapters` leads with K."""
+    return values.reshape(len(adapters), -1, values.shape[-1])
 
 
 def _peft_config(config: LoraConfig) -> peft.LoraConfig:
@@ -93,12 +95,12 @@ def _peft_config(config: LoraConfig) -> peft.LoraConfig:
 
 
 def matching_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
-    """The layers that `target_modules` names, in the model's order, by the rule PEFT applies.
+    """The layers that `target_modules` names, by their names in the model and in its order. PEFT applies the same rule.
 
     Raises:
         ModelError: a target names no layer, or one that is not linear, or that kohya's format cannot carry.
     """
-    found: dict[str, nn.Module] = {}
+    named: dict[str, nn.Module] = {}
     blocks = tuple(f"{n}." for n, m in model.named_modules() if type(m).__name__ in _KOHYA_BLOCKS)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(blocks)}
     choose = f"Choose among {', '.join(sorted({_leaf(name) for name in layers}))}."
@@ -118,11 +120,12 @@ def matching_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Modul
             raise ModelError(
                 f"lora.target_modules names {wanted!r}, but what loads kohya's format leaves {lost} out.", choose
             )
-        found |= matches
-    return {name: module for name, module in model.named_modules() if name in found}
+        named |= matches
+    return {name: module for name, module in model.named_modules() if name in named}
 
 
 def _leaf(name: str) -> str:
+    """The end of a layer's name that a manifest would give: `to_q`, or `to_out.0` where it ends in a number."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() and len(parts) > 1 else parts[-1]
 
@@ -131,16 +134,16 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
     """Freeze `model` and give it an adapter for every (name, seed), all active in this order.
 
     Adapters stay in fp32 whatever the base's dtype (in fp64 over an fp64 base). Adapters of equal seeds start from
-    equal weights: down from PEFT's Kaiming-uniform draw, up from zero, so that the model is the base model.
+    equal weights: down Kaiming-uniform as PEFT draws it, up zero, so that the model computes as the base model does.
 
     Raises:
-        ModelError: see `matching_modules`.
+        ModelError: a target names no layer, or one that cannot be adapted.
     """
     matching_modules(model, config)
     model.requires_grad_(requires_grad=False)
     for name, seed in adapters:
         with warnings.catch_warnings():
-            # PEFT asks whether more than one adapter is meant; it is
+            # PEFT warns of every further adapter, in case only one was meant.
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
             peft.inject_adapter_in_model(_peft_config(config), model, adapter_name=name)
         with torch.random.fork_rng(devices=[]):
@@ -151,6 +154,7 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
 
 
 def _initialise(layer: PackedLinear, name: str) -> None:
+    """Draw an adapter's first weights in fp32 on the CPU, so that they are the same over any base on any device."""
     wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
     device = layer.get_base_layer().weight.device
     for part in (layer.lora_A[name], layer.lora_B[name]):
@@ -161,14 +165,14 @@ def _initialise(layer: PackedLinear, name: str) -> None:
 
 
 def packed_layers(model: nn.Module) -> list[PackedLinear]:
-    """The layers that have adapters, in the model's order."""
+    """The layers that have adapters, in the order in which the model names them."""
     return [module for module in model.modules() if isinstance(module, PackedLinear)]
 
 
 def activate(model: nn.Module, names: Sequence[str]) -> None:
-    """Make these adapters, with the weights that they have now, share the batch in this order; none: the base model.
+    """Let the model compute with these adapters, as they are now: the batch's k-th part passes through the k-th.
 
-    One that is named twice has two shares.
+    An adapter may be named more than once. Without names the model computes as the base model.
     """
     for layer in packed_layers(model):
         layer.enable_adapters(enabled=bool(names))
@@ -181,7 +185,7 @@ def activate(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def parameters(model: nn.Module, name: str) -> Adapter:
-    """The trainable parameters of one adapter, live, in the model's order.
+    """The trainable parameters of one adapter, live, in the model's order: of each layer down [R, I], then up [O, R].
 
     Keys are those of PEFT's state dict, e.g. `down_blocks.0...to_q.lora_A.weight`.
     """
@@ -194,13 +198,13 @@ def parameters(model: nn.Module, name: str) -> Adapter:
 
 
 def export(model: nn.Module, name: str) -> Adapter:
-    """A copy of one adapter on the CPU, keys as PEFT writes them."""
+    """A copy of one adapter on the CPU, under the keys of `parameters`."""
     live = parameters(model, name)
     return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in live.items()}
 
 
 def load(model: nn.Module, name: str, adapter: Adapter) -> None:
-    """Put saved weights back into an injected adapter.
+    """Copy saved weights into an injected adapter.
 
     Raises:
         ValueError: the keys or shapes are not those of this adapter.
@@ -216,7 +220,7 @@ def load(model: nn.Module, name: str, adapter: Adapter) -> None:
 
 
 def weights_sha256(adapter: Adapter) -> str:
-    """One hash over names and fp32 values of an adapter, in the order of the names."""
+    """The SHA-256, hexadecimal, of an adapter's names and fp32 values, in the order of the names."""
     digest = hashlib.sha256()
     for key in sorted(adapter):
         digest.update(key.encode())

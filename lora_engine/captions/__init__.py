@@ -1,1 +1,1 @@
-"""Where the text of an image comes from, how it is cleaned, and what is odd about it."""
+"""Captions: the text of an image by each strategy, how it is cleaned, and what is odd about a set of them."""

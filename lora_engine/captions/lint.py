@@ -1,4 +1,4 @@
-"""What a reader of a caption set would object to."""
+"""Finds what a reader of a caption set would object to."""
 
 import re
 from collections import Counter
@@ -8,28 +8,32 @@ from statistics import median
 
 from lora_engine.records import CaptionRecord
 
-_LEAKAGE_FRACTION = 0.8
-_ENOUGH = 10  # captions, to speak of shares
+_COMMON_FRACTION = 0.8  # a word in this fraction of the captions, or more, may say what the adapter should learn
+_ENOUGH = 10  # captions, below which no fraction of them means anything
 
 
 @dataclass(frozen=True)
 class CaptionLint:
-    """Figures of a caption set, and warnings as sentences."""
+    """Figures of a caption set, and warnings as phrases for a person."""
 
     images: int
-    captions: int  # more than images where a mix has several
-    unique_ratio: float  # distinct captions over captions
+    captions: int  # more than the images where a mix has several texts an image
+    unique_ratio: float  # distinct captions over captions, in (0, 1]
     words_median: float
     words_max: int
     tokens_max: int
     truncated: int  # captions of which words were cut
-    empty: int
-    most_common: tuple[tuple[str, int], ...]
+    empty: int  # captions without text
+    most_common: tuple[tuple[str, int], ...]  # the most frequent captions, and how often each stands
     warnings: tuple[str, ...]
 
 
 def lint(records: Sequence[CaptionRecord]) -> CaptionLint:
-    """Count and judge a non-empty caption set."""
+    """Count and judge a caption set.
+
+    Raises:
+        ZeroDivisionError: the set is empty.
+    """
     texts = [text for record in records for text in record.texts]
     words = [len(text.split()) for text in texts]
     counts = Counter(texts)
@@ -58,8 +62,8 @@ def _warnings(texts: Sequence[str], counts: Counter[str], truncated: int, empty:
     if empty:
         warnings.append(f"{empty} of {len(texts)} captions are empty")
     if len(counts) > 1 and len(texts) >= _ENOUGH:
-        found = Counter(word for text in texts for word in set(re.findall(r"\w+", text.lower())) if len(word) > 3)
-        common = sorted(word for word, count in found.items() if count >= _LEAKAGE_FRACTION * len(texts))
+        frequency = Counter(word for text in texts for word in set(re.findall(r"\w+", text.lower())) if len(word) > 3)
+        common = sorted(word for word, count in frequency.items() if count >= _COMMON_FRACTION * len(texts))
         if common:
-            warnings.append(f"more than {_LEAKAGE_FRACTION:.0%} of the captions say {', '.join(common)}")
+            warnings.append(f"more than {_COMMON_FRACTION:.0%} of the captions say {', '.join(common)}")
     return warnings

@@ -1,4 +1,4 @@
-"""Cleaning rules: pure functions of text, applied in a fixed order."""
+"""Cleans captions by rules in a fixed order, and fits them to the text encoder. Pure functions of text."""
 
 import re
 import unicodedata
@@ -8,13 +8,13 @@ from typing import Literal
 
 from lora_engine.config.captions import CleaningConfig
 
-TOKEN_LIMIT = 77  # of CLIP's text encoder, start and end included
-_LONGEST = 2000  # characters, several times what the text encoder reads; cleaning may take the square of it
-_JOINERS = "\u200c\u200d"  # they shape Persian and Hindi words, and emoji
-_DANGLING = f" ,;:-{_JOINERS}"
+TOKEN_LIMIT = 77  # tokens that CLIP's text encoder reads, start and end included
+_LONGEST = 2000  # characters, several times what the text encoder reads; cleaning may take the square of their number
+_JOINERS = "\u200c\u200d"  # invisible characters that are kept: they shape Persian and Hindi words, and emoji
+_DANGLING = f" ,;:-{_JOINERS}"  # characters that no caption begins or ends with
 
 _ARTEFACTS = re.compile(r"\b(?:arafed|araffed|araffe|araffes|arafes|arafled|arrafe|arafe)\b", re.IGNORECASE)
-# an apostrophe within a word does not end a quotation
+# An apostrophe within a word does not end a quotation.
 _QUOTE = r"""(?:"[^"]*"|\u201c[^\u201d]*\u201d|'(?:[^']|(?<=\w)'(?=\w))*'(?!\w)"""
 _QUOTE += r"|\u2018(?:[^\u2019]|(?<=\w)\u2019(?=\w))*\u2019(?!\w))"
 _QUOTED = rf"{_QUOTE}(?:(?:,|\s+and)\s+{_QUOTE})*"
@@ -24,11 +24,11 @@ _PLACE = r"(?:on|in|above|below|under|over|across)"
 _MADE = r"(?:written|printed|painted|tattooed)"
 _ON_IT = rf"\s+{_PLACE}\s+(?:it|them)\b"
 _WHERE = rf"(?:\s+{_MADE}\s+{_PLACE}\s+(?:(?:the|an?|his|her|its|their)\s+)?\w+|{_ON_IT})"
-# what is said without quotes: its end must be guessed, and whatever may be a description stays
+# Writing that is given without quotes: its end must be guessed, and whatever may be a description stays.
 _WORD = rf"(?!(?:and|with|{_MADE})\b)[\w'-]+"
 _SAID = rf"(?!(?:{_PLACE}|at|of|from|for|to|by|that|which|is|are)\b){_WORD}(?:\s+{_WORD}){{0,11}}?"
 _END = rf"(?=\s*(?:[,.;:!?)]|$)|\s+(?:{_PLACE}|at|of|against|next|and|with)\b)"
-# the bare `reading a book`, `writing a letter` and `a name tag` are descriptions
+# The bare `reading a book`, `writing a letter` and `a name tag` are descriptions, so those words alone are no clause.
 _WRITING = re.compile(
     r",?\s*\b(?:"
     rf"(?:{_LEAD}|of\s+)(?:the\s+|an?\s+)?{_NOUN}[:,]?\s+"
@@ -41,9 +41,10 @@ _WRITING = re.compile(
     r")",
     re.IGNORECASE,
 )
-# begins and ends where a word does, not within: x-x-x-... would take the square of its length
+# A repetition begins and ends where a word does. Were it sought within words too, x-x-x-... would take the square of
+# its length.
 _REPEAT = re.compile(rf"(?<![\w'-])((?:[\w'-]+\s+){{0,3}}[\w'-]+)(?:\s+\1(?![\w'{_JOINERS}-]))+", re.IGNORECASE)
-_BETWEEN_PHRASES = re.compile(r",(?!(?<=\d,)\d)")  # not the comma of 1,000
+_BETWEEN_PHRASES = re.compile(r",(?!(?<=\d,)\d)")  # any comma but that of a number, as in 1,000
 _STOP_WORDS = frozenset(
     "a an the of on in at to with and or is are was were be been it its this that these those there some any by for "
     "from as into onto over under very".split()
@@ -55,14 +56,14 @@ class Cleaned:
     """A text after every rule that is switched on."""
 
     text: str
-    truncated: bool  # it was longer than what is read
+    truncated: bool  # it was longer than 2000 characters, of which the rest is not read
 
 
 def clean(text: str, config: CleaningConfig) -> Cleaned:
-    """Apply the rules until nothing changes: twice is as good as once."""
+    """Apply the rules until nothing changes, so that cleaning a cleaned caption changes nothing."""
     cleaned, truncated = _cut(_normalise(text))
     rules = _rules(config)
-    for _ in range(len(text) + 1):  # every pass but the last takes something away
+    for _ in range(len(text) + 1):  # every round but the last takes something away
         before = cleaned
         for rule in rules:
             cleaned, cut = _cut(_normalise(rule(cleaned)))
@@ -73,6 +74,7 @@ def clean(text: str, config: CleaningConfig) -> Cleaned:
 
 
 def _rules(config: CleaningConfig) -> list[Callable[[str], str]]:
+    """The rules that are switched on, in the order in which they apply."""
     rules: list[tuple[bool, Callable[[str], str]]] = [
         (config.lowercase, str.lower),
         (config.artefact_words, lambda text: _ARTEFACTS.sub("", text)),
@@ -85,8 +87,9 @@ def _rules(config: CleaningConfig) -> list[Callable[[str], str]]:
 
 
 def _normalise(text: str) -> str:
-    """NFC, no control or invisible characters, single spaces, no stray commas, no punctuation dangling at the ends."""
-    # what is invisible may stand within a word, as soft hyphens do; a control character is a space
+    """The text in NFC, without control or invisible characters, doubled spaces or commas, or dangling punctuation."""
+    # Invisible characters are taken out, since they stand within words, as soft hyphens do; control characters part
+    # words, so each becomes a space.
     text = "".join(c for c in text if unicodedata.category(c) != "Cf" or c in _JOINERS)
     text = unicodedata.normalize("NFC", text)
     text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") else c for c in text)
@@ -96,11 +99,12 @@ def _normalise(text: str) -> str:
 
 
 def _cut(text: str) -> tuple[str, bool]:
-    """What is read of a text, and whether that is less than all."""
+    """The part of a text that is read, and whether that is less than all of it."""
     return text[:_LONGEST].strip(_DANGLING), len(text) > _LONGEST
 
 
 def _without_duplicates(text: str) -> str:
+    """The text with each comma-separated phrase once, whatever its case."""
     first: dict[str, str] = {}
     for phrase in (phrase.strip() for phrase in _BETWEEN_PHRASES.split(text)):
         if phrase:
@@ -109,13 +113,14 @@ def _without_duplicates(text: str) -> str:
 
 
 def _without_stop_words(text: str) -> str:
+    """The text without stop words, and without the phrases that consist of them."""
     phrases = (" ".join(w for w in p.split() if w.casefold() not in _STOP_WORDS) for p in _BETWEEN_PHRASES.split(text))
     return ", ".join(phrase for phrase in phrases if phrase)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A caption that the text encoder reads to its end."""
+    """A caption with its style hints that the text encoder reads to its end."""
 
     text: str
     tokens: int  # start and end included
@@ -126,6 +131,10 @@ def fit(caption: str, hints: str, position: Literal["first", "last"], count_toke
     """Join caption and style hints; where both exceed 77 tokens, words at the caption's end are cut, never the hints.
 
     A word that is too long even by itself, as a text without spaces is, is cut within.
+
+    Args:
+        position: of the hints.
+        count_tokens: counts a text's tokens, start and end included.
 
     Raises:
         ValueError: the hints alone are too long.
@@ -145,7 +154,7 @@ def fit(caption: str, hints: str, position: Literal["first", "last"], count_toke
     text = " ".join(caption.split())
 
     def last(ends: Sequence[int]) -> int:
-        """The place of the last end that fits, of which the first does and the last does not."""
+        """The place of the last of `ends` at which the text fits, where it does at the first and not at the last."""
         low, high = 0, len(ends) - 1
         while high - low > 1:
             middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""From a strategy's configuration to the captions of an image."""
+"""Makes the captions of an image, as a strategy's configuration says."""
 
 from collections.abc import Callable, Iterable
 
@@ -33,13 +33,13 @@ def caption_record(
     existing: str | None,
     count_tokens: Callable[[str], int],
 ) -> CaptionRecord:
-    """The captions of one image: one text, or several of a mix.
+    """Make the captions of one image: one text, or several of a mix.
 
     Args:
         source: the image's key, for messages.
-        generated: what the captioner said.
-        existing: what came with the image.
-        count_tokens: of a text, start and end included.
+        generated: the captioner's text; None where no captioner was asked.
+        existing: the text that came with the image; None where none did.
+        count_tokens: counts a text's tokens, start and end included.
 
     Raises:
         DataError: the image has no caption where one must exist, or style hints leave it no room.
@@ -63,6 +63,7 @@ def caption_record(
 
 
 def _raw(part: PlainCaptions, source: str, generated: str | None, existing: str | None) -> str | None:
+    """The text of a strategy before it is cleaned; None where the strategy itself gives the text."""
     if isinstance(part, ConstantCaptions):
         return None
     if isinstance(part, ExistingCaptions):

@@ -1,1 +1,1 @@
-"""What can be configured, a module for each component. Imports neither torch nor any cloud library."""
+"""The settings of each component, a module each. Imports neither torch nor any cloud library."""

@@ -1,4 +1,4 @@
-"""Which layers get an adapter, and of what size."""
+"""The settings of adapters: which layers get one, and of what size."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What every configuration model shares."""
+"""The base class of all settings."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,4 @@
-"""Caption strategies: where the text of an image comes from and how it is cleaned."""
+"""The settings of caption strategies: where the text of an image comes from and how it is cleaned."""
 
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ class CleaningConfig(Config):
 
 class _Captions(Config):
     caption_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of training samples that see the empty prompt instead."
+        default=0.0, ge=0, lt=1, description="Fraction of training samples that see the empty prompt instead."
     )
 
 

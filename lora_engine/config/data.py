@@ -1,4 +1,4 @@
-"""How image files become training images, and which of them are held out."""
+"""The settings of how image files become training images, and which of them are held out."""
 
 import re
 from typing import Annotated, Literal
@@ -49,7 +49,7 @@ class PreprocessConfig(Config):
 
 
 class SplitConfig(Config):
-    """Which groups of images are held out. A function of the group's name alone."""
+    """How many groups of near-duplicate images are held out. Which ones is a function of their names alone."""
 
     validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
     validation_min: int = Field(

@@ -1,11 +1,10 @@
-"""When and how adapters are scored, and what they draw."""
+"""When and how adapters are scored, and which samples they generate."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lora_engine.config.base import Config
-from lora_engine.config.models import ClipConfig
 
 
 class SamplesConfig(Config):
@@ -19,7 +18,6 @@ class SamplesConfig(Config):
     when: Literal["evaluations", "end"] = Field(
         default="evaluations", description="With the base model and every checkpoint, or with the last one alone."
     )
-    clip: ClipConfig | None = Field(default=None, description="Scores the samples; without it they have no CLIP score.")
 
 
 class EvaluationConfig(Config):

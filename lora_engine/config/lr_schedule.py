@@ -1,4 +1,4 @@
-"""How the learning rate changes from update to update."""
+"""The settings of how the learning rate changes from update to update."""
 
 from typing import Annotated, Literal
 

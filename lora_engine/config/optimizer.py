@@ -1,4 +1,4 @@
-"""How gradients become updates."""
+"""The settings of how gradients become updates."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The settings of the training loop."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from lora_engine.config.lr_schedule import ConstantLrSchedule, LrScheduleConfig
 from lora_engine.config.models import Precision
 from lora_engine.config.optimizer import AdamWConfig
 
-CompileMode = Literal["regional", "full"]  # where it is on
+CompileMode = Literal["regional", "full"]  # how the UNet is compiled, where it is
 
 
 class TrainingConfig(Config):
@@ -24,7 +24,7 @@ class TrainingConfig(Config):
     random_flip: bool = Field(
         default=False, description="Show half of the images mirrored left to right; not for images with writing."
     )
-    precision: Precision = Field(default="auto", description="Of the frozen base; adapters stay in fp32.")
+    precision: Precision = Field(default="auto", description="The frozen base's; adapters stay in fp32.")
     memory: Literal["auto", "fast", "low"] = Field(
         default="auto",
         description="How much of an update is computed at once: as much as fits, all of it, or one image of one "

@@ -1,1 +1,1 @@
-"""What training reads: latents and text embeddings, and which of them each update draws."""
+"""The data that training and scoring read: latents, text embeddings, and the random numbers that choose among them."""

@@ -1,47 +1,56 @@
 """All that chance decides about an update: images, noise, timesteps, captions. On the CPU, the same for all of a seed.
 
-Shape legend: K members of the pack, S distinct seeds among them, A images a step and member, C latent channels, H and W
-latent size, N training images, P texts of an image.
+Shape legend: K members of the pack, S distinct seeds among them, A images of an update and member, C latent channels,
+H and W latent size, N training images, P texts of an image.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from lora_engine.dataset import randomness
 
-EMPTY_PROMPT_ROW = 0  # of the embeddings
+EMPTY_PROMPT_ROW = 0  # the row of the embeddings' table that holds the empty prompt
 
 
 @dataclass(frozen=True)
 class PackMember:
-    """One adapter of a pack: a name, its seed and what its captions look up."""
+    """One adapter of a pack: a name, its seed and which embeddings it is conditioned on."""
 
     name: str
     seed: int
-    caption_rows_NP: randomness.Ints  # rows of the embeddings, int64
+    caption_rows_NP: randomness.Ints  # row of each text in the embeddings' table
     caption_weights: tuple[float, ...]  # of the P texts, summing to 1
-    caption_dropout: float
+    caption_dropout: float  # the probability that an image sees the empty prompt instead, in [0, 1)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One update's. Arrays lead with the distinct seeds."""
+    """The random numbers of one update. Arrays lead with the distinct seeds."""
 
-    step: int  # of the update, 1 is the first
-    indices: randomness.Ints  # [S, A]
-    epochs: randomness.Ints  # [S, A]
-    flips: randomness.Ints  # [S, A]; 1 where the mirror image is meant
+    step: int  # 1 is the first update
+    indices: randomness.Ints  # [S, A], in [0, N): which images
+    epochs: randomness.Ints  # [S, A], 0 is the first
+    flips: randomness.Ints  # [S, A]; 1 where the mirror image is meant, else 0
     timesteps: randomness.Ints  # [S, A]
     noise: randomness.Floats  # [S, A, C, H, W]
     posterior: randomness.Floats  # [S, A, C, H, W]
 
 
+class DrawHashes(NamedTuple):
+    """SHA-256 of what one seed draws for an update, so that a reader can check that members saw the same."""
+
+    order_sha256: str  # of the ids of the images, in their order
+    timesteps_sha256: str
+    noise_sha256: str  # of the noise and of the latents' places in the VAE's posterior
+
+
 @dataclass(frozen=True)
 class Draws:
-    """What a pack of these seeds sees of these images."""
+    """The draws of all updates, for a pack of these seeds that trains on these images."""
 
     seeds: tuple[int, ...]  # distinct
     image_ids: tuple[str, ...]  # N
@@ -50,8 +59,8 @@ class Draws:
     num_train_timesteps: int
     flips: bool = False
 
-    def of(self, step: int) -> Draw:
-        """An update's draw, whatever was drawn before."""
+    def of_step(self, step: int) -> Draw:
+        """The draw of update `step` (1 is the first), which does not depend on any other draw."""
         count, shape = self.images_per_step, (self.images_per_step, *self.latent_shape)
         positions = [randomness.sample_positions(seed, step, count, len(self.image_ids)) for seed in self.seeds]
         timesteps = [randomness.training_timesteps(seed, step, count, self.num_train_timesteps) for seed in self.seeds]
@@ -67,27 +76,28 @@ class Draws:
         )
 
     def caption_rows(self, draw: Draw, members: Sequence[PackMember]) -> randomness.Ints:
-        """Which embedding each image of each member is conditioned on. [K, A]."""
+        """The row of the embeddings' table that each image of each member is conditioned on. int64 [K, A]."""
         return np.stack([self._rows(draw, member) for member in members])
 
     def _rows(self, draw: Draw, member: PackMember) -> randomness.Ints:
+        """The rows of one member's images. int64 [A]."""
         at = self.seeds.index(member.seed)
         indices, epochs = draw.indices[at], draw.epochs[at]
-        part = np.zeros(len(indices), dtype=np.int64)
+        texts = np.zeros(len(indices), dtype=np.int64)
         if len(member.caption_weights) > 1:
             uniform = [
                 randomness.caption_uniform(member.seed, int(e), self.image_ids[i])
                 for i, e in zip(indices, epochs, strict=True)
             ]
-            part = choose_parts(member.caption_weights, np.array(uniform))
-        rows = member.caption_rows_NP[indices, part]
+            texts = choose_texts(member.caption_weights, np.array(uniform))
+        rows = member.caption_rows_NP[indices, texts]
         dropped = randomness.dropout_uniform(member.seed, draw.step, len(rows)) < member.caption_dropout
         return np.where(dropped, EMPTY_PROMPT_ROW, rows)
 
-    def hashes(self, draw: Draw) -> tuple[tuple[str, str, str], ...]:
-        """Of each seed: SHA-256 of order, timesteps and noise, so that a reader can check that members saw the same."""
+    def hashes(self, draw: Draw) -> tuple[DrawHashes, ...]:
+        """The hashes of each distinct seed's part of the draw."""
         return tuple(
-            (
+            DrawHashes(
                 _sha256("\n".join(self._seen(draw, at)).encode()),
                 _sha256(draw.timesteps[at].tobytes()),
                 _sha256(draw.noise[at].tobytes() + draw.posterior[at].tobytes()),
@@ -101,8 +111,16 @@ class Draws:
             yield "-" * int(flipped) + self.image_ids[index]
 
 
-def choose_parts(weights: Sequence[float], uniform: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> randomness.Ints:
-    """Which of the weighted texts each uniform draw in [0, 1) falls on. int64, shape of `uniform`."""
+def choose_texts(weights: Sequence[float], uniform: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> randomness.Ints:
+    """Which of the weighted texts each uniform number falls on.
+
+    Args:
+        weights: of the texts, summing to 1.
+        uniform: in [0, 1), one an image.
+
+    Returns:
+        The texts' places, int64, of the shape of `uniform`.
+    """
     edges = np.cumsum(weights)[:-1]
     return np.searchsorted(edges, uniform, side="right").astype(np.int64)
 

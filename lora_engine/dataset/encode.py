@@ -1,4 +1,7 @@
-"""Turns images into latents and captions into text embeddings, once, before training starts."""
+"""Turns images into latents and captions into text embeddings, once, before training starts.
+
+Shape legend: C latent channels, H and W latent size, L tokens of a text and D features of a token.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,16 +20,17 @@ _TEXTS_AT_ONCE = 32
 def encode_latents(
     vae: Any, images: Iterable[tuple[str, Path]], device: torch.device, *, mirrored: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
-    """Posterior mean and standard deviation of each image, scaled as the UNet expects them.
+    """Encode images to the mean and standard deviation of the VAE's posterior, scaled as the UNet expects them.
 
-    One by one: a batch takes as long for each of its images, and far more memory.
+    Images are encoded one by one: a batch takes as long for each of its images, and far more memory.
 
     Args:
+        vae: diffusers' AutoencoderKL in fp32.
         images: id and file of square RGB images.
-        mirrored: encode what they show in a mirror.
+        mirrored: encode what the images show in a mirror, left to right.
 
     Yields:
-        id and float32 tensor [2, C, H/8, W/8] on the CPU: mean, then standard deviation.
+        The image's id and a float32 tensor [2, C, H, W] on the CPU: mean, then standard deviation.
 
     Raises:
         ModelError: the VAE gave a value that is not finite.
@@ -49,7 +53,15 @@ def encode_latents(
 
 
 def encode_texts(tokenizer: Any, text_encoder: Any, texts: Sequence[str], device: torch.device) -> Iterator[Tensor]:
-    """The text encoder's last hidden state for each text, [77, D] in the encoder's dtype, on the CPU."""
+    """Encode texts to the text encoder's last hidden state. Longer texts are cut at the tokenizer's length.
+
+    Args:
+        tokenizer: a CLIP tokenizer.
+        text_encoder: a CLIP text encoder.
+
+    Yields:
+        For each text a tensor [L, D] on the CPU in the encoder's dtype, where L is the tokenizer's length, 77.
+    """
     text_encoder.to(device)
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         tokens = tokenizer(

@@ -1,4 +1,4 @@
-"""Stateless randomness: every draw is a function of what it is for, never of what was drawn before.
+"""Stateless randomness: every number is a function of what it is for, never of what was drawn before.
 
 Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) is a counter-based generator, so order,
 noise, timesteps and dropout of any step can be drawn without drawing those before it. That makes resuming exact and
@@ -29,7 +29,8 @@ class _Stream(IntEnum):
 
 
 def _generator(stream: _Stream, key: int, *counter: int) -> np.random.Generator:
-    # The lowest counter word is the generator's own; the words above it tell one use from another.
+    """The generator of one use of a stream. Uses that differ in key or counter have independent numbers."""
+    # The generator counts in the lowest word itself; the words above it tell one use from another.
     words = [0, *counter, *([0] * (3 - len(counter)))]
     return np.random.Generator(
         np.random.Philox(key=np.array([key, stream], dtype=np.uint64), counter=np.array(words, dtype=np.uint64))
@@ -37,14 +38,15 @@ def _generator(stream: _Stream, key: int, *counter: int) -> np.random.Generator:
 
 
 def _image_key(image_id: str) -> int:
+    """The first 64 bits of an image's id, which is a SHA-256 in hexadecimal."""
     return int(image_id[:16], 16)
 
 
 def sample_positions(seed: int, step: int, images_per_step: int, images: int) -> tuple[Ints, Ints]:
-    """Which images an update sees, in shuffled epochs that visit every image once.
+    """The images that an update sees, from shuffled epochs that visit every image once.
 
     Args:
-        step: optimizer update, 1 is the first.
+        step: the optimizer update, 1 is the first.
         images: size of the training set.
 
     Returns:
@@ -68,27 +70,27 @@ def training_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
 
 
 def posterior_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
-    """Standard normal draws that sample latents from the VAE's posterior, float32."""
+    """Standard normal numbers that place an update's latents in the VAE's posterior, float32 of this shape."""
     return _generator(_Stream.POSTERIOR, seed, step).standard_normal(shape, dtype=np.float32)
 
 
 def flips(seed: int, step: int, count: int) -> Ints:
-    """1 for half of an update's images, which are seen mirrored, else 0; int64 of shape [count]."""
+    """1 where an image of an update is seen mirrored, as half of them are, else 0; int64 of shape [count]."""
     return _generator(_Stream.FLIP, seed, step).integers(0, 2, size=count, dtype=np.int64)
 
 
 def dropout_uniform(seed: int, step: int, count: int) -> Floats:
-    """Uniform in [0, 1), float32 of shape [count]: below the rate, a sample sees the empty prompt."""
+    """Uniform in [0, 1), float32 of shape [count]: below the rate, an image sees the empty prompt."""
     return _generator(_Stream.DROPOUT, seed, step).random(count, dtype=np.float32)
 
 
 def caption_uniform(seed: int, epoch: int, image_id: str) -> float:
-    """Uniform in [0, 1): which text of a mix an image shows in an epoch."""
+    """Uniform in [0, 1): decides which text of a mix an image shows in an epoch."""
     return float(_generator(_Stream.CAPTION, seed, epoch, _image_key(image_id)).random())
 
 
 def validation_caption_uniform(image_id: str) -> float:
-    """Uniform in [0, 1): which text of a mix an image is scored under, at every step alike."""
+    """Uniform in [0, 1): decides which text of a mix an image is scored under, at every step alike."""
     return float(_generator(_Stream.VALIDATION_CAPTION, _image_key(image_id)).random())
 
 
@@ -99,10 +101,10 @@ def validation_timesteps(image_id: str, strata: int, num_train_timesteps: int) -
 
 
 def curve_columns(image_id: str, curve_strata: int, final_strata: int) -> Ints:
-    """Which of an image's final strata are scored on the curve. int64 [curve_strata].
+    """The final strata of an image that are scored on the curve, in [0, final_strata). int64 [curve_strata].
 
-    One in each of `curve_strata` coarse ranges, the same one in every range and drawn per image, so that the curve's
-    loss is an unbiased part of the final one and both can be compared.
+    It is one in each of `curve_strata` coarse ranges, the same one in every range and drawn per image, so that the
+    curve's loss is an unbiased part of the final one and both can be compared.
     """
     per_range = final_strata // curve_strata
     within = int(_generator(_Stream.VALIDATION_STRATUM, _image_key(image_id)).integers(per_range))
@@ -110,5 +112,5 @@ def curve_columns(image_id: str, curve_strata: int, final_strata: int) -> Ints:
 
 
 def validation_noise(image_id: str, stratum: int, shape: tuple[int, ...]) -> Floats:
-    """Standard normal noise keyed by image and final stratum, the same for every adapter, seed and step. float32."""
+    """Standard normal noise of an image and final stratum, the same for every adapter and step; float32."""
     return _generator(_Stream.VALIDATION_NOISE, _image_key(image_id), stratum).standard_normal(shape, dtype=np.float32)

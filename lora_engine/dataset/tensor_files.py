@@ -1,4 +1,4 @@
-"""Tensors by name in safetensors files that are memory-mapped: each is read when it is used."""
+"""Tensors by name in safetensors files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """What the files hold. Of tensors of one name, the first file's is given."""
+    """The tensors of several memory-mapped files by their names; each is read when it is asked for.
+
+    A name that stands in several files gives the first file's tensor.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [_open(path) for path in paths]

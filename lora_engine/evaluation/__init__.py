@@ -1,1 +1,1 @@
-"""How good an adapter is: denoising losses, samples, and what their differences mean."""
+"""Measures how good an adapter is: denoising losses, samples, and what their differences mean."""

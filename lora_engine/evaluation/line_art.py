@@ -1,4 +1,4 @@
-"""How much pictures look like line art, without a network: a few measures, and the distance between two sets.
+"""Measures how much pictures look like line art, without a network, and how far two sets of pictures are apart.
 
 Every measure is taken on at most 128x128 pixels, so that pictures of different sizes can be compared.
 """
@@ -16,14 +16,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measures:
-    """Of one picture."""
+    """The measures of one picture, taken on values in [0, 1]. The first four are in [0, 1], the others at least 0."""
 
-    border_whiteness: float  # darkest channel along the border, a sixteenth of the side wide: 1 is white paper
-    ink_coverage: float  # share of pixels darker than Otsu's threshold
+    border_whiteness: float  # mean of the darkest channel along the border, 1/16 of the side wide: 1 is white paper
+    ink_coverage: float  # the fraction of pixels that are no lighter than Otsu's threshold
     bimodality: float  # between-class over total variance of the grey values at Otsu's threshold: 1 is pure two-tone
     contrast: float  # twice the standard deviation of the grey values
-    stroke_width: float  # mean width of the ink along its skeleton, as a share of the side
-    colourfulness: float  # Hasler and Suesstrunk 2003, on channels in [0, 1]
+    stroke_width: float  # mean width of the ink along its skeleton, as a fraction of the side
+    colourfulness: float  # Hasler and Suesstrunk 2003
 
 
 def measure(picture: Image.Image) -> Measures:
@@ -45,10 +45,11 @@ def measure(picture: Image.Image) -> Measures:
 
 
 def _ink(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """The pixels that are ink, by Otsu's threshold. [H, W] to [H, W]."""
     from skimage.filters import threshold_otsu
 
     if grey.min() == grey.max():
-        return np.zeros(grey.shape, bool)  # a blank sheet
+        return np.zeros(grey.shape, bool)  # a blank sheet has no threshold
     return np.asarray(grey <= threshold_otsu(grey), bool)
 
 
@@ -63,8 +64,8 @@ def _bimodality(grey: Floats, ink: npt.NDArray[np.bool_]) -> float:
     total = grey.var()
     if total == 0:
         return 0.0
-    share = ink.mean()
-    return float(share * (1 - share) * (grey[ink].mean() - grey[~ink].mean()) ** 2 / total)
+    inked = ink.mean()
+    return float(inked * (1 - inked) * (grey[ink].mean() - grey[~ink].mean()) ** 2 / total)
 
 
 def _stroke_width(ink: npt.NDArray[np.bool_]) -> float:
@@ -84,9 +85,12 @@ def _colourfulness(pixels: Floats) -> float:
 
 
 def distances(pictures: Iterable[Measures], reference: Sequence[Measures]) -> dict[str, float]:
-    """Wasserstein-1 distance of each measure's distribution to its distribution in `reference`, in the measure's units.
+    """The Wasserstein-1 distance of each measure's distribution to that in `reference`, in the measure's units.
 
     The mean over the measures is the line-art distance of the report.
+
+    Raises:
+        ValueError: one of the two sets is empty.
     """
     from scipy.stats import wasserstein_distance
 
@@ -97,4 +101,5 @@ def distances(pictures: Iterable[Measures], reference: Sequence[Measures]) -> di
 
 
 def _table(measured: Iterable[Measures]) -> Floats:
+    """The measures as an array [pictures, measures]."""
     return np.array([list(asdict(one).values()) for one in measured], dtype=np.float64)

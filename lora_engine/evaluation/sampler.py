@@ -1,4 +1,7 @@
-"""Generates images from fixed prompts and seeds with the base model, or with several adapters at once."""
+"""Generates images from fixed prompts and seeds with the base model, or with several adapters at once.
+
+Shape legend: P prompts, L tokens of a text and D features of a token.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +21,10 @@ from lora_engine.models.files import LocalModel
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, and what it was drawn from."""
+    """One image, and what it was generated from."""
 
-    adapter: str | None  # its name; None where the base model drew
-    prompt: int  # its place in the list
+    adapter: str | None  # its name; None for the base model
+    prompt: int  # its place in the configuration's list
     seed: int
     image: Image.Image
 
@@ -30,9 +33,10 @@ class Sampler:
     """The base model's pipeline around a UNet that is already loaded; its other parts in the UNet's dtype.
 
     Args:
+        folder: the base model, in diffusers layout.
         resolution: pixels a side.
-        images_at_once: of each adapter, that pass through the UNet; with guidance, every image does twice. If only one
-            may, adapters take turns.
+        images_at_once: how many images of each adapter may pass through the UNet at once. With guidance every image
+            counts twice; where that is more than may, adapters take turns.
     """
 
     def __init__(
@@ -48,14 +52,14 @@ class Sampler:
 
         self._unet, self._config, self._resolution = unet, config, resolution
         dtype = next(unet.parameters()).dtype
-        # as the pipeline decides it: a distilled UNet takes the guidance as an input
+        # The pipeline decides in the same way: a distilled UNet takes the guidance as an input.
         guided = config.guidance > 1 and getattr(unet.config, "time_cond_proj_dim", None) is None
-        self._passes = 2 if guided else 1
-        self._in_turns = images_at_once < self._passes
-        self._images_at_once = max(1, images_at_once // self._passes)
+        self._copies = 2 if guided else 1  # of each image in the UNet's batch: without and with the prompt
+        self._in_turns = images_at_once < self._copies
+        self._images_at_once = max(1, images_at_once // self._copies)
         self._prompts, self._negative = _embeddings(model, config, dtype, device)
         vae = stable_diffusion.load_vae(model).to(dtype)
-        vae.enable_slicing()  # image by image: all at once take as long, and far more memory
+        vae.enable_slicing()  # decodes image by image: all at once take as long, and far more memory
         self._pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=None,
@@ -69,49 +73,51 @@ class Sampler:
         self._pipeline.set_progress_bar_config(disable=True)
 
     def generate(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Sample]]:
-        """An image by each of these adapters for every prompt and seed; by the base model where none is named.
+        """Generate an image by each of these adapters for every prompt and seed; by the base model where none is named.
 
-        `check` is called at every denoising step; what it raises ends the drawing. The starting noise is drawn on the
-        CPU, so it is the same on any device and for every adapter.
+        The starting noise is drawn on the CPU, so it is the same on any device and for every adapter.
+
+        Args:
+            check: called at every denoising step; what it raises ends the generation.
 
         Yields:
-            what was drawn at once.
+            The images that were generated at once.
         """
         groups = [[name] for name in names] if names and self._in_turns else [names]
         for group in groups:
             yield from self._generate(group, check)
 
     def _generate(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Sample]]:
-        """In passes of all of these adapters."""
+        """Generate with all of these adapters at once."""
 
         def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
             check()
             return kept
 
-        # the pipeline puts all that is drawn without the prompt before all that is drawn with it
-        lora.activate(self._unet, [*names] * self._passes)
-        config, of = self._config, tuple(names) or (None,)
+        # The pipeline puts the images without the prompt before those with it, so all adapters come twice.
+        lora.activate(self._unet, [*names] * self._copies)
+        config, adapters = self._config, tuple(names) or (None,)
         remaining = product(range(len(config.prompts)), config.seeds)
         while batch := list(islice(remaining, self._images_at_once)):
-            text = self._prompts[[at for at, _ in batch]].repeat(len(of), 1, 1)
+            text = self._prompts[[at for at, _ in batch]].repeat(len(adapters), 1, 1)
             result = self._pipeline(
                 prompt_embeds=text,
-                negative_prompt_embeds=self._negative.expand_as(text) if self._passes == 2 else None,
+                negative_prompt_embeds=self._negative.expand_as(text) if self._copies == 2 else None,
                 height=self._resolution,
                 width=self._resolution,
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance,
                 callback_on_step_end=at_step,
-                generator=[torch.Generator("cpu").manual_seed(seed) for _ in of for _, seed in batch],
+                generator=[torch.Generator("cpu").manual_seed(seed) for _ in adapters for _, seed in batch],
             )
-            pairs = zip(product(of, batch), result.images, strict=True)
+            pairs = zip(product(adapters, batch), result.images, strict=True)
             yield [Sample(name, at, seed, image) for (name, (at, seed)), image in pairs]
 
 
 def _embeddings(
     model: LocalModel, config: SamplesConfig, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Of the prompts, [P, L, D], and of the negative prompt, [1, L, D]."""
+    """The embeddings of the prompts, [P, L, D], and of the negative prompt, [1, L, D], on the device."""
     tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype)
     texts = [*config.prompts, config.negative_prompt]
     hidden = list(encode_texts(tokenizer, encoder, texts, device))

@@ -1,4 +1,4 @@
-"""Differences between adapters on the same images, with an honest interval. Torch-free.
+"""Differences between adapters on the same images, with intervals that say how sure they are. Torch-free.
 
 Shape legend: S training seeds, N held-out images.
 """
@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 CONFIDENCE = 0.95  # of all intervals of one kind together
-FEWEST_GROUPS = 6  # of images; below, no interval over them means anything
-FEWEST_SEEDS = 3  # to speak of strategies
+FEWEST_GROUPS = 6  # of near-duplicate images; with fewer, no interval over them means anything
+FEWEST_SEEDS = 3  # with fewer, the adapters can be compared, but not the strategies that trained them
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,27 @@ class PairedDifference:
     """How much higher one loss is than another on the same held-out images."""
 
     mean: float  # over seeds and images, so it is the difference of the reported losses
-    low: float | None  # of the interval; None when the data cannot tell
-    high: float | None
-    confidence: float
-    images: int
-    groups: int  # of near-duplicates: images of one group are not independent
-    method: str
+    low: float | None  # lower end of the interval; None when the data cannot tell
+    high: float | None  # upper end of the interval; None when the data cannot tell
+    confidence: float  # of the interval, in (0, 1)
+    images: int  # N
+    groups: int  # of near-duplicate images, which are not independent of each other
+    method: str  # how the interval was computed, or why not, for a reader of the report
 
 
 def paired_difference(
     differences_SN: npt.NDArray[np.float64], groups: npt.NDArray[np.str_], confidence: float = CONFIDENCE
 ) -> PairedDifference:
-    """Mean difference of two losses, and a t interval.
+    """The mean difference of two losses, and a t interval.
 
-    One seed's covers the choice of images: it is about these two adapters. That of several seeds covers the choice of
-    images and of seeds, whose variances add up (Cameron, Gelbach and Miller, "Robust inference with multiway
+    One seed's interval covers the choice of images: it is about these two adapters. That of several seeds covers the
+    choice of images and of seeds, whose variances add up (Cameron, Gelbach and Miller, "Robust inference with multiway
     clustering", 2011; what both count is not taken off), with the degrees of freedom of Welch and Satterthwaite.
 
     Args:
-        differences_SN: of each seed and image.
-        groups: the group of each image, [N].
-        confidence: of this interval.
+        differences_SN: one loss minus the other, of each seed and image.
+        groups: the group of near-duplicates that each image belongs to, [N].
+        confidence: of this interval, in (0, 1).
     """
     seeds, images = differences_SN.shape
     mean, count = float(differences_SN.mean()), len(np.unique(groups))
@@ -56,7 +56,7 @@ def paired_difference(
 
 
 def _over_groups(differences_N: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> tuple[float, float]:
-    """Variance of the mean over images, leaving out group after group, and its degrees of freedom.
+    """The variance of the mean over images, by leaving out group after group, and its degrees of freedom.
 
     The jackknife is on the safe side where groups are of unequal size (Bell and McCaffrey, "Bias reduction in standard
     errors for linear regression with multi-stage samples", 2002); so is counting as many groups of equal size as would
@@ -71,8 +71,12 @@ def _over_groups(differences_N: npt.NDArray[np.float64], groups: npt.NDArray[np.
 
 
 def _half_width(parts: list[tuple[float, float]], confidence: float) -> float:
-    """Of the interval around an estimate whose variance is a sum; of each part the variance and degrees of freedom."""
-    from scipy.special import stdtrit  # a fifth of a second to import, and asked for at the end of a run
+    """Half the width of the interval around an estimate whose variance is a sum.
+
+    Args:
+        parts: the variance and the degrees of freedom of each summand.
+    """
+    from scipy.special import stdtrit  # takes a fifth of a second to import, and is needed only at the end of a run
 
     variance = sum(part for part, _ in parts)
     if variance == 0:

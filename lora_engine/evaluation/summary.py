@@ -1,4 +1,4 @@
-"""Validation losses in one number, and the checkpoint with the lowest. Torch-free.
+"""Sums validation losses up in one number, and chooses the checkpoint with the lowest. Torch-free.
 
 Shape legend: E caption sets, N held-out images, T timesteps an image, C timesteps an image on the curve.
 """
@@ -14,23 +14,26 @@ from lora_engine.records import ValidationRecord
 
 Losses = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
-_TIE = 1e-4  # relative: closer losses are not told apart
+_TIE = 1e-4  # relative difference below which two losses are not told apart
 
 RULE = f"lowest curve loss; of losses within {_TIE:g} of the lowest, relatively, the earliest step"
 
 
 @dataclass(frozen=True)
 class Best:
-    """Which step has the lowest loss on the curve, and why."""
+    """The step with the lowest loss on the curve, and why it is that one."""
 
     step: int
     loss: float  # on the curve's timesteps
-    rule: str
-    reason: str
+    rule: str  # RULE, in the words that the report shows
+    reason: str  # how the rule led to this step
 
 
 def primary_losses(losses_ENT: Losses, caption_sets: Sequence[str]) -> npt.NDArray[Any]:
-    """Those whose mean is the primary loss: under all caption sets, but not the empty prompt, which is named ""."""
+    """The losses whose mean is the primary loss: under every caption set but the empty prompt's, which is named "".
+
+    [E, N, T] to [E - 1, N, T], or as they are where the empty prompt was not scored.
+    """
     return losses_ENT[[at for at, name in enumerate(caption_sets) if name]]
 
 
@@ -40,9 +43,11 @@ def summarise(
     caption_sets: Sequence[str],
     curve_columns_NC: npt.NDArray[np.int64] | None,
 ) -> ValidationRecord:
-    """One row of `validation.jsonl`.
+    """Sum an adapter's losses at a step up in one row of `validation.jsonl`.
 
-    `curve_columns_NC` picks the curve's timesteps out of a final grid; None where the grid is the curve's own.
+    Args:
+        curve_columns_NC: each image's columns of a final grid, in [0, T), that are on the curve; None where the grid
+            is the curve's own.
     """
     wide = losses_ENT.astype(np.float64)
     primary = on_curve = primary_losses(wide, caption_sets)
@@ -59,7 +64,11 @@ def summarise(
 
 
 def choose_best(records: Sequence[ValidationRecord]) -> Best:
-    """The best of the evaluations that have a checkpoint, that is all but step 0."""
+    """The best of the evaluations that have a checkpoint, that is of all but step 0, which is the base model.
+
+    Raises:
+        ValueError: there is none.
+    """
     candidates = [record for record in records if record.step > 0]
     lowest = min(record.curve_loss for record in candidates)
     tied = [record for record in candidates if record.curve_loss <= lowest * (1 + _TIE)]

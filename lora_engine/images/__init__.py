@@ -1,1 +1,1 @@
-"""Image files become squares, and some of them are held out."""
+"""Turns a dataset's files into square images, and decides which of them are held out."""

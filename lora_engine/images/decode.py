@@ -19,17 +19,19 @@ from lora_engine.text import printable
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _ARCHIVE_STARTS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")
-_SMALLEST_SIDE = 8  # pixels; nothing can be learned from less
-# Reducing within the decoder softens strokes. Down to 1.5 times the target that changes a line drawing's square about
-# as much as another resampling filter would, by some 40 dB; down to the target itself, by 31.
+_SMALLEST_SIDE = 8  # pixels; nothing can be learned from a smaller image
+# The side to which the decoder may reduce a JPEG, relative to the target. Reducing within the decoder softens strokes:
+# down to 1.5 times the target it changes a line drawing's square about as much as another resampling filter would, by
+# some 40 dB; down to the target itself, by 31.
 _REDUCED_SIDE = 1.5
-_JPEGS = ("JPEG", "MPO")  # the latter has more pictures behind the first: a phone's, with a depth or brightness map
-_JPEG_COLOURS = {"RGB": "RGB", "L": "GRAY"}  # of a mode, as the decoder calls them
+_JPEGS = ("JPEG", "MPO")  # a phone's MPO is a JPEG with more pictures behind it, such as a depth or brightness map
+_JPEG_COLOURS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's mode to the decoder's name for the same colours
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}
-_PROFILE_MODE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-_PNG_SCALE = {"L;2": 85, "L;4": 17}  # to 8 bits, by Pillow's name for how the samples lie
-_WHITE_IS_ZERO = 0  # of a TIFF
+_PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}  # modes that a profile may have
+_PROFILE_MODE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # the mode that a profile of a colour space converts from
+_PNG_SCALE = {"L;2": 85, "L;4": 17}  # factor that makes 8 bits of a sample, by Pillow's name for how samples lie
+_WHITE_IS_ZERO = 0  # a TIFF's value for grey values that count from white
+# 16 bits to 8, rounded.
 _SIXTEEN_TO_EIGHT = ((np.arange(2**16) + 128) // 257).astype(np.uint8)
 
 
@@ -38,7 +40,7 @@ class RejectedImageError(Exception):
 
 
 def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
-    """The first frame, upright, profile converted to sRGB, alpha over the background, mode RGB.
+    """Decode a file's first frame: upright, in sRGB, over the background where it is transparent, in mode RGB.
 
     A JPEG that is much larger than needed is decoded at a fraction of its size, 1.5 times the target or more.
 
@@ -49,7 +51,11 @@ def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
 
 
 def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image, tuple[int, int]]:
-    """As `decode_image`, with the width and height of the whole upright image in pixels."""
+    """Decode a file as `decode_image` does, and give the width and height of the whole upright image in pixels.
+
+    Raises:
+        RejectedImageError: the file cannot be used.
+    """
     with _opened(path, config) as image:
         _scale_transparency(image)
         size = _upright_size(image)
@@ -60,28 +66,28 @@ def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image,
 
 
 def _scale_transparency(image: Image.Image) -> None:
-    """Pillow brings a PNG's pixels to 8 bits, but not the grey or the colour that it declares transparent.
+    """Bring the grey that a PNG declares transparent to 8 bits, as Pillow brings its pixels.
 
-    Only before anything asks for the image's EXIF can it be told how many bits there were.
+    This comes before anything asks for the image's EXIF: after that Pillow no longer tells how many bits there were.
     """
     if not isinstance(image, PngImageFile) or "transparency" not in image.info or not image.tile:
         return
     samples = str(image.tile[0].args)
-    if samples == "RGB;16B":  # their lower bytes are lost, and with them which pixels are meant
+    if samples == "RGB;16B":  # Pillow drops the lower bytes of the pixels, and with them which pixels are meant
         raise RejectedImageError("a PNG of 16 bits that declares a colour transparent; save it with an alpha channel")
     image.info["transparency"] *= _PNG_SCALE.get(samples, 1)
 
 
 def _reduced(image: Image.Image, path: Path, side: int) -> Image.Image | None:
-    """A JPEG of so many eighths of its size that `side` pixels are left; None if Pillow is to decode the whole file."""
+    """Decode a JPEG at as few eighths of its size as leave `side` pixels; None where Pillow is to decode all of it."""
     if image.format not in _JPEGS or image.mode not in _JPEG_COLOURS or min(image.size) <= side:
         return None
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 and any(pixels % 8 for pixels in image.size):
-        return None  # turned, it would begin with a part of a pixel instead of ending with it
+        return None  # its last pixel would be a part of one, and after turning its first, which `to_square` cannot know
     colours, data = _JPEG_COLOURS[image.mode], path.read_bytes()
     try:
         pixels = simplejpeg.decode_jpeg(data, colours, min_width=side, min_height=side, min_factor=1)
-    except ValueError:  # where it only warns, too: what Pillow makes of the file counts
+    except ValueError:  # the decoder refuses files that Pillow only warns of, and Pillow decides what can be used
         return None
     reduced = Image.fromarray(pixels.squeeze(2) if colours == "GRAY" else pixels)
     reduced.info = image.info
@@ -89,29 +95,29 @@ def _reduced(image: Image.Image, path: Path, side: int) -> Image.Image | None:
 
 
 def upright_size(path: Path, config: PreprocessConfig) -> tuple[int, int]:
-    """Width and height in pixels as a viewer shows the file; decodes no more than finding its orientation needs.
+    """The width and height in pixels of a file as a viewer shows it, without decoding its pixels.
 
     Raises:
-        RejectedImageError: so much alone shows that the file cannot be used.
+        RejectedImageError: its header alone shows that the file cannot be used.
     """
     with _opened(path, config) as image:
         return _upright_size(image)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    # Pillow turns a TIFF itself and gives the size that it will have
+    # Pillow turns a TIFF itself and gives the size that it will have after that.
     sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
     return (image.height, image.width) if sideways else image.size
 
 
 @contextmanager
 def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
-    """Whatever goes wrong within is a fault of the file, so a rejection."""
+    """Open a file within Pillow's limits. Whatever goes wrong in the block is a fault of the file, so a rejection."""
     if path.stat().st_size == 0:
         raise RejectedImageError("the file is empty")
     pillow_limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes that are checked below
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of sizes that are checked below
         try:
             Image.MAX_IMAGE_PIXELS = config.max_pixels
             with Image.open(path, formats=_FORMATS) as image:
@@ -131,6 +137,7 @@ def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
 
 
 def _what_it_is(path: Path) -> str:
+    """Why a file that is no image is none, for a person."""
     with path.open("rb") as file:
         start = file.read(4)
     if start.startswith(_ARCHIVE_STARTS):
@@ -160,11 +167,11 @@ def _to_rgb(image: Image.Image, config: PreprocessConfig) -> Image.Image:
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting an RGB image would copy it
 
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:
-    """16 bits, or floating point from 0 to 1, scaled to 8 bits where Pillow would clip; with alpha if there is any."""
+    """Scale 16 bits, or floating point from 0 to 1, to 8 bits, where Pillow would clip; with alpha if there is any."""
     values: np.ndarray[Any, Any] = np.asarray(image)
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if tags.get(BITSPERSAMPLE) == (12,):
@@ -178,14 +185,14 @@ def _eight_bit_grey(image: Image.Image) -> Image.Image:
     else:
         grey = Image.fromarray(_SIXTEEN_TO_EIGHT[values])
     if tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
-        grey = ImageOps.invert(grey)  # as Pillow does for 8 bits and fewer
+        grey = ImageOps.invert(grey)  # Pillow does so itself for 8 bits and fewer
     if "transparency" in image.info:
         grey.putalpha(Image.fromarray(values != image.info["transparency"]))
     return grey
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """In sRGB; unchanged where the profile is broken or does not fit, which other programs ignore too."""
+    """Convert to sRGB; a profile that is broken or does not fit is ignored, as other programs do."""
     if not profile:
         return image
     try:
@@ -202,16 +209,17 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def to_square(image: Image.Image, resolution: int, whole: tuple[int, int] | None = None) -> Image.Image:
-    """The largest centred square, resized with Lanczos to `resolution` pixels a side.
+    """Cut out the largest centred square and resize it with Lanczos to `resolution` pixels a side.
 
     Args:
-        whole: width and height of what the image shows at a number of eighths; its last pixels may be parts of one.
+        whole: width and height of the image before the decoder reduced it to a number of eighths, which may leave parts
+            of pixels at its right and lower edges; None where it was not reduced.
     """
     width, height = whole or image.size
     side, eighths = min(width, height), 8 * image.width // width
     left, top = (width - side) // 2, (height - side) // 2
     box = [edge * eighths / 8 for edge in (left, top, left + side, top + side)]
-    # cropped first: a resize with a box would mix in pixels from outside it
+    # The square is cut out first, since a resize with a box would mix in pixels from outside of it.
     x, y = math.floor(box[0]), math.floor(box[1])
     square = image.crop((x, y, math.ceil(box[2]), math.ceil(box[3])))
     within = (box[0] - x, box[1] - y, box[2] - x, box[3] - y)

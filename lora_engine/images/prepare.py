@@ -1,4 +1,4 @@
-"""Prepares a dataset's images on all cores: decode one, write one, so memory does not grow with the dataset."""
+"""Prepares a dataset's images on all cores, one by one, so that memory does not grow with the dataset."""
 
 import hashlib
 import io
@@ -25,48 +25,52 @@ from lora_engine.images.squares import SUFFIX, read_square, write_square
 from lora_engine.records import SourceFile
 from lora_engine.system.malloc import keep_freed_blocks
 
-_DECODER = 6  # raised when the same file and settings come to give other pixels
-_THUMBNAIL_SIDE = 128  # pixels at least, where the square has them
+_DECODER_VERSION = 6  # raised whenever the same file and settings come to give other pixels
+_THUMBNAIL_SIDE = 128  # pixels at least, where the square has as many
 _WINDOW = 16  # files under way for each worker
-_KEPT_BLOCK = 32 * 2**20  # bytes that a worker reuses at once, not those of a huge image
+_KEPT_BLOCK = 32 * 2**20  # bytes of the largest block that a worker keeps for reuse; a huge image's go back at once
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """What one worker made of one file."""
+    """A file of the dataset after a worker prepared it: a square image, or the reason why there is none."""
 
-    id: str  # SHA-256 of the file's bytes; empty where they could not be read
+    id: str  # SHA-256 of the file's bytes, hexadecimal; empty where they could not be read
     source: str  # the file's key
     size_bytes: int
-    width: int | None = None
+    width: int | None = None  # of the whole upright image, in pixels
     height: int | None = None
-    path: Path | None = None  # the square image
+    path: Path | None = None  # where the square image lies
     thumbnail: bytes | None = None  # a WebP file
     perceptual_hash: bytes | None = None  # 256 bits
-    ignored: bool = False
-    rejected: str | None = None
+    ignored: bool = False  # a file that systems leave behind
+    rejected: str | None = None  # why it cannot be used
 
 
 def pixels_key(config: PreprocessConfig) -> str:
-    """A name for all that decides the pixels of a prepared image but its file."""
+    """A name for all that decides the pixels of a prepared image, apart from its file."""
     settings = config.model_dump_json(include={"resolution", "crop", "background"})
-    return hashlib.sha256(f"{_DECODER} {settings}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{_DECODER_VERSION} {settings}".encode()).hexdigest()[:16]
 
 
 def preprocess_images(
     files: Sequence[SourceFile], config: PreprocessConfig, out: Path, workers: int | None = None
 ) -> Iterator[PreparedImage]:
-    """Prepare every file, in order. What is already there under the same settings is not made again.
+    """Prepare every file, in order. A square that lies there already from the same settings is not made again.
+
+    Args:
+        out: the folder below which the squares are written.
+        workers: processes; None takes one a core, or fewer where there are few files.
 
     Raises:
         DataError: a file cannot be read, or an image took the worker that decoded it down.
     """
     folder = out / f"images-{pixels_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)
-    # starting a worker takes as long as decoding a dozen files
+    # Starting a worker takes as long as decoding a dozen files, so few files get few workers.
     count = workers or min(_cores(), 1 + len(files) // _WINDOW)
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
-    # spawned workers inherit neither threads nor the memory of a large parent
+    # Spawned workers, unlike forked ones, inherit neither threads nor the memory of a large parent.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker) as pool:
         try:
@@ -79,7 +83,7 @@ def preprocess_images(
                     window.append((file, pool.submit(prepare, file, config, folder)))
                 yield prepared
         except BrokenProcessPool as error:
-            # workers take files in order, so the fatal one is among the first that are not done
+            # Workers take files in order, so the fatal one is among the first that are not done.
             undone = [file.key for file, future in window if not future.done() or future.exception()]
             raise DataError(
                 f"Decoding took a worker process down, at one of: {', '.join(undone[: 2 * count])}.",
@@ -90,13 +94,14 @@ def preprocess_images(
 
 
 def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the parent gets too: it ends the workers
+    # A terminal sends its interrupt to the parent too, which ends the workers in good order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     keep_freed_blocks(up_to=_KEPT_BLOCK)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent is killed would wait for work for ever."""
+    """End this worker when its parent is killed, since it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "workers are started by a process"
 
@@ -108,18 +113,19 @@ def _end_with_parent() -> None:
 
 
 def _result(file: SourceFile, future: Future[PreparedImage]) -> PreparedImage:
+    """Wait for a file to be prepared."""
     try:
         return future.result()
     except OSError as error:
         if error.filename != file.path:
-            raise  # of the disk that is written to
+            raise  # a fault of the disk that is written to, not of the file
         raise DataError(
             f"{file.key} cannot be read ({error.strerror}).", "Make it readable to this user, or remove it."
         ) from error
 
 
 def _cores() -> int:
-    """Cores that this process may use, a container's quota included."""
+    """The number of cores that this process may use, within a container's quota."""
     allowed, quota = len(os.sched_getaffinity(0)), Path("/sys/fs/cgroup/cpu.max")
     if not quota.exists():
         return allowed
@@ -128,7 +134,11 @@ def _cores() -> int:
 
 
 def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> PreparedImage:
-    """Prepare one file: the square `<id>.ppm` in `folder`, its thumbnail and its perceptual hash."""
+    """Prepare one file: write the square `<id>.ppm` into `folder`, and make its thumbnail and perceptual hash.
+
+    Raises:
+        OSError: the disk fails, or the file is gone.
+    """
     path, ignored = Path(file.path), is_leftover(file.key)
     try:
         with path.open("rb") as opened:
@@ -147,7 +157,7 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
         if stored is None:
             image, (width, height) = decode_with_size(path, config)
             square = to_square(image, config.resolution, (width, height))
-            square.info.clear()  # nothing of the file but its pixels is kept
+            square.info.clear()  # the file's metadata would otherwise go into the thumbnail
         else:
             square, (width, height) = stored, upright_size(path, config)
     except RejectedImageError as error:
@@ -161,7 +171,7 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
 
 
 def _why_unread(path: Path, error: OSError) -> str | None:
-    """What is wrong with this one file; None for a fault of the disk, or a file that is gone since it was listed."""
+    """Why this one file cannot be read; None for a fault of the disk, or a file that is gone since it was listed."""
     if isinstance(error, PermissionError):
         return "this user may not read it"
     if isinstance(error, IsADirectoryError):
@@ -172,14 +182,14 @@ def _why_unread(path: Path, error: OSError) -> str | None:
 
 
 def _thumbnail(small: Image.Image) -> bytes:
-    # not a file: to make one takes as long as to encode it
+    # The thumbnail is not written to a file here: to make a file takes as long as to encode the thumbnail.
     encoded = io.BytesIO()
     small.save(encoded, "WEBP", method=0)  # four times as fast as the default method, for files a little larger
     return encoded.getvalue()
 
 
 def _stored(path: Path) -> Image.Image | None:
-    """The square that an earlier attempt made; None where there is none, or a power cut left a part of it."""
+    """The square that an earlier attempt wrote; None where there is none, or a power cut left a part of it."""
     try:
         return read_square(path)
     except (OSError, ValueError):

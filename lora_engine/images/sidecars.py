@@ -11,12 +11,12 @@ from lora_engine.images.sources import is_leftover
 from lora_engine.records import SourceFile
 
 METADATA = "metadata.jsonl"
-_LONGEST_CAPTION = 16_384  # bytes; text encoders read some 300
+_LONGEST_CAPTION = 16_384  # bytes of a file, characters of a text; text encoders read some 300
 _LONGEST_METADATA = 2**28  # bytes
 
 
 def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
-    """Files that should be images, and files that hold captions. What systems leave behind holds none."""
+    """Part the files that should be images from those that hold captions. Files that systems leave behind hold none."""
     stems = {_stem(file.key) for file in files if not file.key.lower().endswith(".txt") and not is_leftover(file.key)}
     pictures: list[SourceFile] = []
     sidecars: list[SourceFile] = []
@@ -28,7 +28,7 @@ def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[
 
 
 def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
-    """Captions by the image's key. A `.txt` wins over `metadata.jsonl`; an empty text is none.
+    """Read the captions, by the images' keys. A `.txt` wins over `metadata.jsonl`; an empty text is no caption.
 
     A `metadata.jsonl` may write an accented name as one character or two, whichever the file's name has.
 
@@ -52,8 +52,9 @@ def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
 
 
 def _stem(key: str) -> str:
+    """The key without its extension."""
     path = PurePosixPath(key)
-    return str(path.with_suffix("")) if path.name else key  # an object may be called "."
+    return str(path.with_suffix("")) if path.name else key  # an object in a bucket may be called ".", which has no name
 
 
 def _composed(key: str) -> str:
@@ -74,15 +75,16 @@ def _read_text(file: SourceFile, longest: int) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"The caption file {file.key} is not UTF-8.", "Save it as UTF-8.") from error
-    if "\0" in text:  # every other character of English in UTF-16 without its mark
+    if "\0" in text:  # English in UTF-16, read as UTF-8, has one after every letter
         raise DataError(f"The caption file {file.key} holds NUL characters, as UTF-16 does.", "Save it as UTF-8.")
-    return text.lstrip("\ufeff")  # a program may add a mark to one that is there
+    return text.lstrip("\ufeff")  # a program may add a byte order mark to one that is there already
 
 
 def _read_metadata(file: SourceFile) -> dict[str, str]:
+    """The captions of a `metadata.jsonl`, by the images' keys."""
     folder = PurePosixPath(file.key).parent
     captions = {}
-    # not splitlines: a caption may hold other separators of lines, such as U+2028
+    # `splitlines` would also part a caption that holds other separators of lines, such as U+2028.
     for number, line in enumerate(_read_text(file, _LONGEST_METADATA).split("\n"), 1):
         if line.strip():
             name, text = _row(line, f"{file.key}, line {number}")
@@ -92,6 +94,7 @@ def _read_metadata(file: SourceFile) -> dict[str, str]:
 
 
 def _row(line: str, place: str) -> tuple[str, str]:
+    """The name of the file and the caption that a line gives; `place` says where the line stands."""
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError):
@@ -105,5 +108,5 @@ def _row(line: str, place: str) -> tuple[str, str]:
 
 
 def _is_text(caption: str) -> bool:
-    """JSON may escape NUL or half a character, which no file can hold; and no caption needs a page."""
+    """Whether a caption is short and can stand in a file, which NUL or half a character, escaped in JSON, cannot."""
     return len(caption) <= _LONGEST_CAPTION and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in caption)

@@ -1,4 +1,4 @@
-"""The files of a dataset: those below a folder, or the members of an archive."""
+"""Lists the files of a dataset: those below a folder, or the members of an archive, which are unpacked."""
 
 import errno
 import os
@@ -20,12 +20,14 @@ from lora_engine.text import shortened
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _MAX_MEMBERS = 1_000_000
-_MAX_BYTES = 2**40
+_MAX_BYTES = 2**40  # unpacked, of the whole archive
 _MAX_RATIO = 200  # unpacked to packed, of the whole archive; pictures hardly compress
-_RATIO_FREE_BYTES = 2**28  # below so much nobody is hurt
+_RATIO_FREE_BYTES = 2**28  # unpacked, below which the ratio does not matter
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks a block of others a million-fold at once
 _MAX_HEADER_BYTES = 2**14  # of a tar member's extended header, such as its long name
-_HEADER_SQUARES = 2**28, 2**20  # bytes squared, which Python 3.11 takes 1 s to parse; and for each member, of 1 KiB
+# Parsing an extended header takes the square of its length. An archive may have headers of so many bytes squared, which
+# Python 3.11 parses in 1 s, and for each member those of one of 1 KiB besides.
+_HEADER_SQUARES = 2**28, 2**20
 _EXTENDED_HEADERS = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
@@ -38,7 +40,7 @@ def is_archive(name: str) -> bool:
 
 
 def list_files(folder: Path) -> Iterator[SourceFile]:
-    """Every regular file below a folder in the order of the keys, and every link but those to pipes and devices.
+    """List every regular file below a folder in the order of the keys, and every link but those to pipes and devices.
 
     A link to a folder is listed, not entered: it could lead back.
 
@@ -58,9 +60,9 @@ def list_files(folder: Path) -> Iterator[SourceFile]:
 def _is_listed(path: Path) -> bool:
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
-    except OSError:  # a link that leads nowhere, or no right to look: whoever opens it says so
+    except OSError:  # the link leads nowhere, or there is no right to look: whoever opens the file says which
         return True
-    return kind in (stat.S_IFREG, stat.S_IFDIR)  # of others, a pipe would never end
+    return kind in (stat.S_IFREG, stat.S_IFDIR)  # reading a pipe or a device may never end
 
 
 def _unreadable(error: OSError) -> None:
@@ -70,7 +72,11 @@ def _unreadable(error: OSError) -> None:
 
 
 def _plain_key(name: str) -> str:
-    """The name itself, which stands in JSON and so must be text."""
+    """The name itself, which must be text, since it stands in JSON.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -80,8 +86,10 @@ def _plain_key(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Member:
+    """A member of an archive, as its header describes it."""
+
     name: str
-    size: int
+    size: int  # bytes, unpacked
     is_file: bool
     is_folder: bool
     is_encrypted: bool
@@ -96,7 +104,7 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
         UnsafeError: it would unpack to far more than it is, or has a member that is a link or a device, or whose name
             leads elsewhere or cannot be told from another's.
     """
-    if not archive.is_file():  # a pipe would never end
+    if not archive.is_file():  # reading a pipe may never end
         raise DataError(f"{archive} is no file.", "Name a .zip or .tar.gz file, or a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     seen: dict[str, str] = {}
@@ -117,13 +125,13 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
             yield SourceFile(key, str(path))
     except (EngineError, MemoryError):
         raise
-    except Exception as error:  # zipfile and tarfile report damage by almost any of them
+    except Exception as error:  # zipfile and tarfile report damage by almost any kind of exception
         if isinstance(error, OSError) and error.filename == str(archive):
             raise DataError(
                 f"The archive {archive} cannot be read ({error.strerror}).", "Correct its name or its permissions."
             ) from error
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # of this machine's disk, not of offsets in the archive
+            raise  # a fault of this machine's disk; offsets in a damaged archive are EINVAL
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"The archive {archive.name} is damaged or uses a compression that is not supported: {reason}.",
@@ -132,6 +140,7 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
 
 
 def _unpack(archive: Path, member: _Member, path: Path) -> None:
+    """Write a member to `path`, and refuse it if it has another size than its header says."""
     packed = member.open()
     assert packed is not None, "regular members can be opened"
     with packed, path.open("wb") as file:
@@ -141,11 +150,12 @@ def _unpack(archive: Path, member: _Member, path: Path) -> None:
 
 
 def _members(archive: Path) -> Iterator[_Member]:
+    """The members of an archive in its order. A tar's must each be unpacked before the next is asked for."""
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
                 kind = stat.S_IFMT(info.external_attr >> 16)
-                is_folder = info.filename.endswith(("/", "\\"))  # the latter by some programs on Windows
+                is_folder = info.filename.endswith(("/", "\\"))  # some programs on Windows write a backslash
                 is_file = kind in (0, stat.S_IFREG) and not is_folder
                 if is_file and info.compress_type not in _COMPRESSIONS:
                     raise NotImplementedError(f"{_shown(info.filename)} is neither stored nor deflated")
@@ -162,9 +172,9 @@ def _members(archive: Path) -> Iterator[_Member]:
 
 
 class _TarInfo(tarfile.TarInfo):
-    """Refuses what makes tarfile loop without end (negative sizes), or for hours (long extended headers).
+    """A tar member that refuses what makes tarfile loop without end (negative sizes) or for hours (long headers).
 
-    So it does a header that is damaged: tarfile takes it for the end of the archive, and what follows would be lost.
+    It refuses a damaged header too: tarfile takes it for the end of the archive, and what follows would be lost.
     """
 
     @classmethod
@@ -178,7 +188,7 @@ class _TarInfo(tarfile.TarInfo):
         if self.size < 0:
             raise tarfile.ReadError(f"a header of {self.size} bytes")
         if self.type in _EXTENDED_HEADERS:
-            archive.squares_left -= self.size**2  # so long may parsing one take
+            archive.squares_left -= self.size**2
             if self.size > _MAX_HEADER_BYTES or archive.squares_left < 0:
                 raise tarfile.ReadError(f"a header of {self.size} bytes, more than a name needs")
         archive.squares_left += _HEADER_SQUARES[1]
@@ -189,12 +199,21 @@ class _TarInfo(tarfile.TarInfo):
 
 
 class _TarFile(tarfile.TarFile):
+    """A tar file that parses headers with care, and knows how much of that it may still do."""
+
     tarinfo = _TarInfo
     squares_left = _HEADER_SQUARES[0]
 
 
 def _checked_key(archive: Path, member: _Member, seen: dict[str, str]) -> str:
-    """The member's name with forward slashes and without `./`, if it is one of its own and leads nowhere else."""
+    """The member's name with forward slashes and without `./`.
+
+    Args:
+        seen: folded name to name, of the members before; this one's is added.
+
+    Raises:
+        DataError, UnsafeError: the member is none to unpack, its name leads elsewhere, or another has it too.
+    """
     name = member.name.replace("\\", "/")
     if member.is_encrypted:
         raise _refused(archive, f"has an encrypted member {_shown(name)}")
@@ -220,11 +239,12 @@ def _check_inside(archive: Path, member: _Member) -> None:
 
 
 def _shown(name: str) -> str:
-    """Quoted, with escapes for what does not print, and cut where it is long."""
+    """The name in quotes, with escapes for what does not print, and shortened where it is long."""
     return shortened(repr(name), 120)
 
 
 def _extension(key: str) -> str:
+    """The extension of a key, in so few plain characters that any file system takes it."""
     return re.sub("[^.a-z0-9]", "", PurePosixPath(key).suffix.lower())[:10]
 
 
@@ -240,7 +260,7 @@ def _refused(archive: Path, what: str) -> DataError:
 
 
 def is_leftover(key: str) -> bool:
-    """Whether systems leave such files behind: they are ignored, not rejected."""
+    """Whether a file is one that systems leave behind; such files are ignored, not rejected."""
     parts = key.split("/")
     return (
         parts[-1].startswith(".")

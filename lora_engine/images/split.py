@@ -1,4 +1,4 @@
-"""What becomes of each image: duplicates, near-duplicate groups, training or validation. No state, no order."""
+"""Decides what becomes of each image: duplicate, near-duplicate, training or validation. No order of files matters."""
 
 import hashlib
 from collections import Counter
@@ -16,15 +16,15 @@ from lora_engine.records import ImageRecord, Split
 
 _Places = npt.NDArray[np.intp]
 
-_HASH_WORDS = 4  # of 64 bits
-_ROWS_AT_ONCE = 256
-_LARGEST_SHARE = 0.25  # of the images that a small set may hold out
+_HASH_WORDS = 4  # words of 64 bits in a perceptual hash
+_HASHES_AT_ONCE = 256  # that are compared with all others, so that memory does not grow with the square of their number
+_LARGEST_FRACTION = 0.25  # of the images, that a small set may hold out
 
 
 def assign(
     prepared: Sequence[PreparedImage], preprocess: PreprocessConfig, split: SplitConfig
 ) -> tuple[ImageRecord, ...]:
-    """A row for every file, in the order of the keys.
+    """Make a record for every file, in the order of the keys.
 
     Raises:
         DataError: too many files cannot be used, or too few remain to train and to score on.
@@ -67,6 +67,7 @@ def assign(
 
 
 def _check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
+    """Refuse a dataset of which more than the fraction `limit` of the files cannot be used."""
     counted = [file for file in files if not file.ignored]
     rejected = [file for file in counted if file.rejected is not None]
     if not counted:
@@ -81,7 +82,12 @@ def _check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
 
 
 def _groups(images: Sequence[PreparedImage], distance: int) -> dict[str, str]:
-    """Each image's group: the smallest id among all that near-duplicates connect to it. Images come in order of ids."""
+    """Name each image's group: the smallest id among all images that near-duplicates connect to it.
+
+    Args:
+        images: in the order of their ids.
+        distance: bits in which the perceptual hashes of near-duplicates differ at most.
+    """
     packed = b"".join(image.perceptual_hash or b"" for image in images)
     hashes = np.frombuffer(packed, dtype=np.uint64).reshape(len(images), _HASH_WORDS)
     labels: _Places = np.arange(len(images))
@@ -94,24 +100,29 @@ def _groups(images: Sequence[PreparedImage], distance: int) -> dict[str, str]:
 
 
 def _near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> Iterator[tuple[_Places, _Places]]:
-    """Places of hashes that differ in at most `distance` bits, for a block of rows at a time."""
-    for start in range(0, len(hashes), _ROWS_AT_ONCE):
-        rows, others = hashes[start : start + _ROWS_AT_ONCE], hashes[start:]
-        bits = np.zeros((len(rows), len(others)), dtype=np.uint16)
+    """The places of hashes that differ in at most `distance` bits, for a block of hashes at a time.
+
+    Args:
+        hashes: [images, words]
+    """
+    for start in range(0, len(hashes), _HASHES_AT_ONCE):
+        block, others = hashes[start : start + _HASHES_AT_ONCE], hashes[start:]
+        bits = np.zeros((len(block), len(others)), dtype=np.uint16)
         for word in range(_HASH_WORDS):
-            bits += np.bitwise_count(rows[:, word, np.newaxis] ^ others[np.newaxis, :, word])
+            bits += np.bitwise_count(block[:, word, np.newaxis] ^ others[np.newaxis, :, word])
         a, b = np.nonzero(bits <= distance)
         yield start + a, start + b
 
 
 def _held_out(groups: dict[str, str], config: SplitConfig) -> set[str]:
+    """The groups that are held out, of `groups` by the images' ids."""
     sizes = Counter(groups.values())
     order = sorted(sizes, key=_fraction)
     chosen = {group for group in order if _fraction(group) < config.validation_fraction}
     images = len(groups)
     count = sum(sizes[group] for group in chosen)
     for group in order:
-        fits = count + sizes[group] <= max(1, int(images * _LARGEST_SHARE))
+        fits = count + sizes[group] <= max(1, int(images * _LARGEST_FRACTION))
         if count < config.validation_min and group not in chosen and fits:
             chosen.add(group)
             count += sizes[group]
@@ -129,11 +140,12 @@ def _fraction(group: str) -> float:
 
 
 def _assert_apart(records: Sequence[ImageRecord]) -> None:
+    """Make sure that no image, nor a near-duplicate of it, is both trained on and scored."""
     train = {key for r in records if r.split == "train" for key in (r.id, r.group)}
     held_out = {key for r in records if r.split == "validation" for key in (r.id, r.group)}
     assert not train & held_out, f"in training and in validation: {sorted(map(str, train & held_out))[:3]}"
 
 
 def data_sha256(records: Iterable[ImageRecord]) -> str:
-    """One hash over the images that are used, each as often as it is used; neither names nor order matter."""
+    """The SHA-256, hexadecimal, of the images that are used, each as often as it is; names and order do not matter."""
     return hashlib.sha256("\n".join(sorted(record.id for record in records if record.used)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Where the engine computes and in which precision. Both are decided once and frozen with the run."""
+"""The device that the engine computes on, and the precision. Both are decided once and frozen with the run."""
 
 import os
 from typing import Literal
@@ -38,16 +38,17 @@ def resolve_precision(requested: Precision, device: torch.device) -> DtypeName:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether it has instructions for bf16. Others emulate it: SD 1.5 takes minutes an image on a CPU."""
+    """Whether the device has instructions for bf16. Others emulate it: SD 1.5 takes minutes an image on such a CPU."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def use_deterministic_kernels(*, enabled: bool) -> None:
-    """From now on; or the fastest ones."""
+    """Let torch compute with kernels that give the same bits each time from now on; or again with the fastest ones."""
     if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses any matrix product
+        # Without this setting torch refuses any matrix product on a GPU.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(enabled)
 
 

@@ -1,7 +1,7 @@
-"""The processes that train one pack together: each takes a share of an update's images; gradients are added up.
+"""The processes that train one pack together: each computes a slice of an update's images, and gradients are added up.
 
-What is on a GPU travels by NCCL, all else by gloo, so that agreeing on a flag does not wait for a GPU. torch is
-imported only to join: whoever starts a process knows its place before that takes its seconds.
+Tensors on a GPU travel by NCCL, all else by gloo, so that agreeing on a flag does not wait for a GPU. torch takes
+seconds to import, so it is imported only to join: a process knows its place among the others before that.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from lora_engine.errors import LostPeerError, ResourceError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TIMEOUT = timedelta(days=30)  # the first process prepares and evaluates alone, and the others wait
+_TIMEOUT = timedelta(days=30)  # the others wait as long as the first process prepares or evaluates alone
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One of them. Alone, nothing is sent, and nothing is ever waited for."""
+    """This process's place among those that train together. Where it is alone, nothing is sent or waited for."""
 
-    rank: int = 0
+    rank: int = 0  # 0 is the first process
     count: int = 1
-    local_rank: int = 0  # among those of this machine
+    local_rank: int = 0  # among the processes of this machine
 
     @contextmanager
     def joined(self, wait: Callable[[Callable[[], None]], None] = lambda work: work()) -> Iterator[None]:
-        """Be in touch with the others while the block runs, on a GPU of its own where there are any.
+        """Be in touch with the other processes while the block runs, on a GPU of its own where there are any.
 
         Args:
-            wait: does what waits for the others, and may raise while that goes on in another thread: torch lets no
-                signal through.
+            wait: calls the function that it is given, which waits for the others. It may do so in another thread and
+                raise before the function returns, since torch lets no signal through while it waits.
 
         Raises:
             ResourceError: there are more processes on this machine than GPUs.
@@ -43,7 +43,7 @@ class Processes:
         if self.count == 1:
             yield
             return
-        wait(_import_torch)  # seconds
+        wait(_import_torch)
         import torch
         from torch import distributed
 
@@ -54,10 +54,11 @@ class Processes:
         init = partial(distributed.init_process_group, backend, rank=self.rank, world_size=self.count, timeout=_TIMEOUT)
         wait(init)
         yield
-        distributed.destroy_process_group()  # not after an error: it could wait for a process that is gone
+        # An error skips this: leaving the group could wait for a process that is gone.
+        distributed.destroy_process_group()
 
     def local_slice(self, images: int) -> slice:
-        """Which of an update's images are this process's. The first process has the most, by one at most.
+        """The images of an update, in [0, images), that this process computes. The first has the most, by one at most.
 
         Raises:
             ResourceError: there are not enough for all processes.
@@ -72,7 +73,11 @@ class Processes:
         return slice(first, last)
 
     def sum_(self, tensor: Tensor) -> None:
-        """Put the sum over all processes in its place, the same bits in each. Does not wait for a GPU."""
+        """Replace a tensor by its sum over all processes, the same bits in each. Does not wait for a GPU.
+
+        Raises:
+            LostPeerError: another process is gone.
+        """
         if self.count > 1:
             from torch import distributed
 
@@ -80,7 +85,11 @@ class Processes:
                 distributed.all_reduce(tensor)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is set in any process. Does not wait for a GPU."""
+        """Whether the flag is set in any process; all are asked at once. Does not wait for a GPU.
+
+        Raises:
+            LostPeerError: another process is gone.
+        """
         if self.count == 1:
             return flag
         import torch
@@ -90,7 +99,11 @@ class Processes:
         return bool(flags)
 
     def broadcast(self, message: bytes) -> None:
-        """Send it to all others; only the first process does."""
+        """Send a message to all other processes; only the first process may.
+
+        Raises:
+            LostPeerError: another process is gone.
+        """
         if self.count > 1:
             import torch
             from torch import distributed
@@ -100,7 +113,11 @@ class Processes:
                 distributed.broadcast(torch.frombuffer(bytearray(message), dtype=torch.uint8), 0)
 
     def receive(self) -> bytes:
-        """What the first process sends next. Waits for as long as it lives."""
+        """Wait for the next message of the first process, for as long as that lives.
+
+        Raises:
+            LostPeerError: the first process is gone.
+        """
         import torch
         from torch import distributed
 
@@ -120,6 +137,7 @@ def _import_torch() -> None:
 
 
 def _take_gpu(local_rank: int, gpus: int) -> None:
+    """Compute on this process's own GPU from now on."""
     import torch
 
     if local_rank >= gpus:
@@ -132,6 +150,7 @@ def _take_gpu(local_rank: int, gpus: int) -> None:
 
 @contextmanager
 def _lost_peers() -> Iterator[None]:
+    """Turn the errors by which torch reports a process that is gone into LostPeerError."""
     import torch
 
     try:

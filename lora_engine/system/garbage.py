@@ -1,7 +1,7 @@
-"""What lives as long as the process is not looked through again and again for garbage.
+"""Spares Python's garbage collector the objects that live as long as the process.
 
-Importing torch and the model libraries makes a million objects. Python's collector walks them all several times on the
-way, at every full collection after that, and once more before the process ends: some three seconds, for nothing.
+Importing torch and the model libraries makes a million of them. The collector walks them all several times meanwhile,
+at every full collection after that, and once more before the process ends: some three seconds, for nothing.
 """
 
 import gc
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def lasting() -> Iterator[None]:
-    """What is made within, or was made before, is never collected; cycles of garbage among it stay."""
+    """Take all objects that exist at the end of the block out of the collector's sight; garbage among them stays."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -23,5 +23,5 @@ def lasting() -> Iterator[None]:
 
 
 def leave_to_the_system() -> None:
-    """At the end of a process: whatever is left goes with it."""
+    """Let a process end without a last collection: the system takes back whatever is left."""
     gc.freeze()

@@ -1,4 +1,4 @@
-"""How much memory there is, and what takes it."""
+"""How much memory a device has free, and how much of it computations take."""
 
 import gc
 from collections.abc import Callable, Iterable
@@ -12,7 +12,10 @@ from lora_engine.system import malloc
 
 
 def free_bytes(device: torch.device, processes: int = 1) -> int:
-    """What each of the processes may still allocate there; a GPU is one process's alone."""
+    """The bytes that each of so many processes on this machine may still allocate on the device.
+
+    A GPU is one process's alone.
+    """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
@@ -20,31 +23,37 @@ def free_bytes(device: torch.device, processes: int = 1) -> int:
 
 
 def give_back() -> None:
-    """Return what nothing refers to any more to the machine: the models of earlier stages, another pack's.
+    """Return memory that nothing refers to any more to the machine, such as that of an earlier stage's models.
 
-    Memory that C's allocator keeps for later would otherwise stand beside the next model: 0.6 GB of a text encoder's.
+    What C's allocator keeps for later would otherwise stand beside the next model: 0.6 GB after a text encoder.
     """
     gc.collect()
-    torch.cuda.empty_cache()  # nothing, where no GPU is used
+    torch.cuda.empty_cache()  # does nothing where no GPU is used
     malloc.give_back()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most in use so far: allocated on a GPU, or of this process's memory; 0 if the system does not say."""
+    """The most bytes in use so far: allocated on a GPU, or by this process on a CPU; 0 if the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    # not getrusage, which counts the program that started this one
+    # getrusage would also count the program that started this one, which may be larger.
     fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return next((int(words[1]) * 1024 for words in fields if words[0] == "VmHWM:"), 0)
 
 
 def kept_bytes(forward: Callable[[], object], parameters: Iterable[Tensor]) -> int:
-    """What a forward pass keeps for its backward pass, beside the parameters. Its result has no backward pass."""
+    """The bytes that a forward pass keeps for its backward pass, beside the parameters.
+
+    Args:
+        forward: computes the pass; its result cannot be differentiated.
+    """
     ours = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    kept: dict[int, torch.UntypedStorage] = {}  # alive until all is counted, so that no address is used twice
+    # Storages by address. They are kept alive until all are counted, so that no address is used twice.
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> None:
-        # not the tensor: one that its own step of the backward pass keeps would never be freed
+        # Only the storage is kept: a tensor refers to the step of the backward pass that made it, and where that step
+        # keeps the tensor, neither would ever be freed.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in ours:
             kept[storage.data_ptr()] = storage

@@ -2,7 +2,7 @@
 
 
 def quiet_libraries() -> None:
-    """Errors only, no progress bars."""
+    """Let diffusers, transformers and huggingface_hub print errors only, and no progress bars."""
     from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging as transformers_logging

@@ -1,1 +1,1 @@
-"""The training loop of a pack, and what an update consists of."""
+"""The training loop of a pack, and the parts that an update consists of."""

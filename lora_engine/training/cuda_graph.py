@@ -1,25 +1,27 @@
-"""A whole update as one CUDA graph: its thousands of kernels start at once, not one by one."""
+"""A whole update as one CUDA graph, whose thousands of kernels the CPU starts at once instead of one by one."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-_WARM_UPS = 3  # on a stream of its own, as torch asks for, so that libraries have chosen their kernels
-_LEFT = 0.5  # of what it keeps for itself, which must still be free: an evaluation needs less than an update
+_WARM_UPS = 3  # updates before the capture, in which libraries choose their kernels; torch asks for a few
+_FREE_FRACTION = 0.5  # of what the graph keeps, which must still be free: an evaluation needs less than an update
 _TOLERANCE = 0.02  # relative, between losses of equal inputs: kernels may add up in another order
 
 
 class CapturedUpdate:
-    """`update` of inputs that always have the same shapes, as it is the first time.
+    """An update that was captured once and is replayed for any inputs of the same shapes.
 
     Args:
-        update: of tensors on the device to one tensor; it waits for nothing and allocates nothing that outlives it.
-        inputs: the first ones.
+        update: a function of tensors on the device to one tensor; it waits for nothing and allocates nothing that
+            outlives it.
+        inputs: those that it is captured with, on the device.
         state: every tensor that it changes; they are as before when this returns or fails.
 
     Raises:
-        RuntimeError: it cannot be captured, what was captured gives something else, or it leaves too little memory.
+        RuntimeError: the update cannot be captured, a replay gives something else than it does, or the graph leaves too
+            little memory.
     """
 
     def __init__(
@@ -33,8 +35,12 @@ class CapturedUpdate:
                 return work().clone()
             finally:
                 for tensor, before in zip(state, saved, strict=True):
-                    tensor.data.copy_(before)  # behind the back of autograd, which would follow it
+                    # `.data` hides the write from autograd, which refuses to use slices of a tensor that were made
+                    # before it was written to.
+                    tensor.data.copy_(before)
 
+        # torch asks for another stream than the default one, on which nothing can be captured: autograd remembers the
+        # stream on which it first met each gradient.
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -42,30 +48,31 @@ class CapturedUpdate:
                 expected = result_of(lambda: update(self._inputs))
         torch.cuda.current_stream().wait_stream(aside)
         self._capture(update)
-        found = result_of(self._replayed)
-        if not torch.allclose(found, expected, rtol=_TOLERANCE, equal_nan=True):
+        replayed = result_of(self._replay)
+        if not torch.allclose(replayed, expected, rtol=_TOLERANCE, equal_nan=True):
             raise RuntimeError("a replay gives other losses than the update itself")
 
     def _capture(self, update: Callable[[Sequence[Tensor]], Tensor]) -> None:
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info()[0]
         self._graph = torch.cuda.CUDAGraph()
-        # of this thread alone: the one that reads the next inputs pins memory meanwhile, which a capture forbids
+        # The capture is this thread's alone, since the thread that reads the next inputs pins memory meanwhile. In the
+        # default mode that would be an error.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = update(self._inputs)
         left = torch.cuda.mem_get_info()[0]
-        if left < _LEFT * (free - left):
+        if left < _FREE_FRACTION * (free - left):
             gib = 2**30
             raise RuntimeError(
                 f"it would keep {(free - left) / gib:.1f} GiB and leave {left / gib:.1f} for evaluations"
             )
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """`update` of these inputs. Nothing waits for the device."""
+        """Update with these inputs, which may lie on the CPU. Nothing waits for the device."""
         for ours, given in zip(self._inputs, inputs, strict=True):
             ours.copy_(given, non_blocking=True)
-        return self._replayed().clone()
+        return self._replay().clone()
 
-    def _replayed(self) -> Tensor:
+    def _replay(self) -> Tensor:
         self._graph.replay()
         return self._result

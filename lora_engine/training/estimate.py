@@ -1,33 +1,41 @@
-"""What training adapters of Stable Diffusion 1.5 takes, known before anything is loaded. Torch-free.
+"""How much memory and arithmetic training adapters of Stable Diffusion 1.5 takes, known before anything is loaded.
 
-`python -m benchmarks.memory` and `python -m benchmarks.ablation` measure what this says; see docs/performance.md.
+Torch-free. `python -m benchmarks.memory` and `python -m benchmarks.ablation` measure what this says; see
+docs/performance.md.
 """
 
 UNET_PARAMETERS = 859_520_964
 PARAMETERS_PER_RANK = 199_296  # of an adapter of all attention: 1,594,368 at rank 8
-TOLERANCE = 0.15  # of what a run measures: an image before its first step, the peak after its first updates
+TOLERANCE = 0.15  # relative error of what is said here: of an image's bytes before the first step, of the peak after it
 
-# of one image, by the backward pass, in fp32
-_KEPT_PIXEL_BYTES_384 = 853 * 2**20  # in proportion to the pixels
+# What one image keeps for the backward pass in fp32.
+_KEPT_PIXEL_BYTES_384 = 853 * 2**20  # at 384x384, in proportion to the pixels
 _KEPT_TEXT_BYTES = 8 * 2**20  # the keys and values of its caption's 77 tokens, for the most part
-_WORKING_FRACTION = 0.15  # of both, while the backward pass is computed
+_WORKING_FRACTION = 0.15  # of both, besides, while the backward pass is computed
 LIBRARIES_BYTES = round(0.6 * 2**30)  # of the process, torch and the model libraries imported
 STATE_BYTES = 3 * 4  # of an adapter's parameter: the fp32 weight and two moments
-_GRADIENT_BYTES = 4
-_FLOPS_384, _FLOPS_512 = 877e9, 1718e9  # of one image, forward and input gradients
+_GRADIENT_BYTES = 4  # of an adapter's parameter
+_FLOPS_384, _FLOPS_512 = 877e9, 1718e9  # of one image at 384x384 and 512x512, forward and input gradients
 
 
 def kept_bytes(resolution: int, value_bytes: int) -> int:
-    """What one image of one adapter keeps for the backward pass."""
+    """The bytes that one image of one adapter keeps for the backward pass.
+
+    Args:
+        resolution: pixels a side.
+        value_bytes: of a value in the UNet's dtype.
+    """
     return round((_KEPT_PIXEL_BYTES_384 * (resolution / 384) ** 2 + _KEPT_TEXT_BYTES) * value_bytes / 4)
 
 
 def training_bytes(resolution: int, value_bytes: int, images: float, ranks: int) -> int:
-    """On the device: the UNet, what so many images that are computed at once need, and the adapters.
+    """The bytes on the device: the UNet, what so many images that are computed at once need, and the adapters.
 
     Args:
+        resolution: pixels a side.
+        value_bytes: of a value in the UNet's dtype.
         images: of all members; a part of one where activations are computed again.
-        ranks: of all adapters together.
+        ranks: the sum of all adapters' ranks.
     """
     unet = UNET_PARAMETERS * value_bytes
     activations = images * kept_bytes(resolution, value_bytes) * (1 + _WORKING_FRACTION)
@@ -35,6 +43,9 @@ def training_bytes(resolution: int, value_bytes: int, images: float, ranks: int)
 
 
 def image_flops(resolution: int) -> float:
-    """Of one image, forward and backward; attention's share grows with the resolution."""
+    """Floating-point operations of one image of so many pixels a side, forward and backward.
+
+    The part of them that attention takes grows with the resolution.
+    """
     flops, side = (_FLOPS_512, 512) if resolution >= 512 else (_FLOPS_384, 384)
     return flops * (resolution / side) ** 2

@@ -8,8 +8,10 @@ import torch
 from lora_engine.config.training import TrainingConfig
 from lora_engine.errors import ResourceError
 
-_SPENDABLE = {"cuda": 0.9, "cpu": 0.65}  # of what is free; a pass needs some besides, and a GPU lets us try
-_RECOMPUTED = 0.4  # of a pass's activations that are alive at once when they are recomputed block by block
+# The part of the free memory that a micro-batch's activations may take, since a pass needs some besides. It is larger
+# on a GPU, where an update's gradients are tried before the first step.
+_SPENDABLE_FRACTION = {"cuda": 0.9, "cpu": 0.65}
+_RECOMPUTED_FRACTION = 0.4  # of the activations, which are alive at once where they are recomputed block by block
 
 
 @dataclass(frozen=True)
@@ -18,30 +20,31 @@ class MicroBatches:
 
     images: int  # of each member
     members: int
-    recompute: bool = False  # activations in the backward pass (gradient checkpointing) instead of keeping them
+    recompute: bool = False  # compute activations again in the backward pass (gradient checkpointing), not keep them
 
     def slices(self, members: int, images: int) -> Iterator[tuple[slice, slice]]:
-        """The members and images of each micro-batch."""
+        """The members and images of each micro-batch of an update of so many members and images of each."""
         for first in range(0, members, self.members):
             for start in range(0, images, self.images):
                 yield slice(first, min(first + self.members, members)), slice(start, min(start + self.images, images))
 
     @property
     def alive(self) -> float:
-        """Images whose activations are kept at once."""
-        return self.images * self.members * (_RECOMPUTED if self.recompute else 1)
+        """How many images' activations are kept at once; a part of one where activations are computed again."""
+        return self.images * self.members * (_RECOMPUTED_FRACTION if self.recompute else 1)
 
     def bytes(self, image_bytes: int) -> int:
-        """Of its activations, if one image of one member keeps so many."""
+        """The bytes of a micro-batch's activations, where one image of one member keeps `image_bytes`."""
         return round(image_bytes * self.alive)
 
 
 def candidates(config: TrainingConfig, members: int, images: int, *, fold: bool) -> Iterator[MicroBatches]:
-    """The ways that `training.memory` allows, fastest first.
+    """The micro-batches that `training.memory` allows, fastest first.
 
     Args:
+        members: that take part in updates.
         images: of an update and member that this process computes.
-        fold: put micro-batches together, which pays where a small batch leaves the device idle.
+        fold: put the batches of gradient accumulation together, which pays where a small batch leaves the device idle.
     """
     if config.memory == "low":
         yield MicroBatches(1, 1, recompute=True)
@@ -61,15 +64,20 @@ def candidates(config: TrainingConfig, members: int, images: int, *, fold: bool)
 
 
 def choose(
-    ways: Iterable[MicroBatches], image_bytes: int, spendable_bytes: int, try_out: Callable[[MicroBatches], None]
+    allowed: Iterable[MicroBatches], image_bytes: int, spendable_bytes: int, try_out: Callable[[MicroBatches], None]
 ) -> MicroBatches:
-    """The first way that fits by the estimate, and that `try_out` does not find too large.
+    """The first of the allowed micro-batches that fits by the estimate, and that `try_out` does not find too large.
+
+    Args:
+        allowed: fastest first, at least one.
+        image_bytes: what one image of one member keeps for the backward pass.
+        try_out: raises torch.cuda.OutOfMemoryError where they are too large.
 
     Raises:
-        ResourceError: none does.
+        ResourceError: none fits.
     """
     micro_batches = None
-    for micro_batches in ways:
+    for micro_batches in allowed:
         if micro_batches.bytes(image_bytes) > spendable_bytes:
             continue
         try:
@@ -78,7 +86,7 @@ def choose(
             torch.cuda.empty_cache()
         else:
             return micro_batches
-    assert micro_batches is not None, "there is always a way to try"
+    assert micro_batches is not None, "some are always allowed"
     raise ResourceError(
         f"Training needs about {_gib(micro_batches.bytes(image_bytes))} GiB for activations at its smallest, and "
         f"{_gib(spendable_bytes)} GiB can be had.",
@@ -86,10 +94,10 @@ def choose(
     )
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f}"
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f}"
 
 
 def spendable(free_bytes: int, device: torch.device) -> int:
-    """How much of that a pass's activations may take."""
-    return round(_SPENDABLE[device.type] * free_bytes)
+    """How many of the free bytes a micro-batch's activations may take."""
+    return round(_SPENDABLE_FRACTION[device.type] * free_bytes)

@@ -13,7 +13,7 @@ from job.manifest.load import load_manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.run.context import Attempt, new_attempt
-from job.storage import S3Settings, open_storage
+from job.storage import StorageSettings, open_storage
 from job.storage.folder import RunFolder
 from lora_engine import miniature as miniature_data
 from tests.lora_job import ROOT
@@ -79,7 +79,9 @@ def attempt_of(tmp_path: Path, *sets: str) -> tuple[Attempt, io.StringIO]:
 
 def folder_of(root: str, endpoint: str | None = None) -> RunFolder:
     """The folder of the run at that root, which is a path or, with an endpoint, an S3 URI."""
-    settings = S3Settings(endpoint_url=endpoint, region="us-east-1", addressing_style="path" if endpoint else "auto")
+    settings = StorageSettings(
+        endpoint_url=endpoint, region="us-east-1", addressing_style="path" if endpoint else "auto"
+    )
     return RunFolder(open_storage(root, settings), root)
 
 

@@ -248,6 +248,15 @@ def test_a_run_in_bf16_and_a_warning_where_that_is_emulated(miniature: Path, tmp
     assert len(metrics) == 4
     assert ("which this device emulates" in done.stderr) != has_bf16(torch.device("cpu"))
 
+    # Beside a pack in fp32 it sees the same text embeddings as by itself: those of a text encoder in bf16.
+    bf16 = "{name: vanilla, captions: {strategy: constant, text: a drawing}, training: {precision: bf16}}"
+    lines = ("training.precision=fp32", f"variants=[{small_run.BLIP}, {bf16}]", "evaluation.samples=null")
+    beside = small_run.arguments(miniature, tmp_path, *lines, name="beside")
+    done = lora_job("run", *beside, "--workdir", tmp_path / "w", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "runs/beside/variants/vanilla/seed-1337/metrics.jsonl")
+    assert [row["loss"] for row in found] == [json.loads(row)["loss"] for row in metrics]
+
 
 def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
     archive = tmp_path / "raw.tar.gz"

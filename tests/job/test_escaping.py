@@ -22,7 +22,7 @@ from job.report.samples import plot_grid
 from job.report.schema import Comparison, EvaluationPoint, MemberReport, SamplePoint, TrainPoint
 from job.run.collect import collect
 from job.run.status import Status, as_table, show_status
-from job.storage import S3Settings, open_storage
+from job.storage import StorageSettings, open_storage
 from job.storage.base import ObjectInfo
 from job.storage.folder import RunFolder
 from lora_engine.errors import DataError
@@ -49,7 +49,7 @@ NASTY = [
 
 
 def run_folder(path: Path) -> RunFolder:
-    return RunFolder(open_storage(str(path), S3Settings()), str(path))
+    return RunFolder(open_storage(str(path), StorageSettings()), str(path))
 
 
 @given(st.text())

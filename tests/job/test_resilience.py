@@ -51,19 +51,16 @@ def test_a_signal_in_any_stage_saves_once_and_the_next_start_goes_on(
     miniature: Path, tmp_path: Path, straight: dict[str, Any]
 ) -> None:
     command = ["run", *arguments(miniature, tmp_path)]
-    seconds = {}
     for at, stage in enumerate(STAGES):
         started = start(*command, "--workdir", tmp_path / f"machine-{at}")
         assert started.wait_until_it_says(f'"stage started", "stage": "{stage}"'), f"{stage}: {started.stderr}"
-        began = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             started.send_signal(number)
             time.sleep(0.02)
         assert started.wait() == 51, started.stderr
-        seconds[stage] = round(time.monotonic() - began, 2)
-        assert "SIGTERM" in started.stderr.splitlines()[-1]
+        # Of signals that wait for a busy process, the system delivers the one with the lowest number first.
+        assert any(f"Stopped by {name};" in started.stderr.splitlines()[-1] for name in ("SIGTERM", "SIGINT"))
         assert "Traceback" not in started.stderr
-    print("seconds from the signal to the end:", seconds)
     done = lora_job(*command, "--workdir", tmp_path / "last")
     assert done.returncode == 0, done.stderr
     assert_as_straight(tmp_path, straight)

@@ -138,10 +138,10 @@ def test_a_pack_of_which_all_diverged_is_done_and_whoever_is_last_reports(miniat
 
 
 def test_what_another_process_holds_is_waited_for_or_left_to_it(miniature: Path, tmp_path: Path) -> None:
-    lines = ("split_packs_by=[variant]", "limits.lease_wait=0.02", "limits.lease_seconds=2")
+    lines = ("split_packs_by=[variant]", "limits.lease_wait=0.02", "limits.lease_seconds=10")
     command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
     root = tmp_path / "runs" / "small"
-    with held(folder_of(str(root)), "pack-1", LeaseTimes(2, 0), StopFlag(), lambda _: None):
+    with held(folder_of(str(root)), "pack-1", LeaseTimes(10, 0), StopFlag(), lambda _: None):
         done = lora_job(*command)  # it knows of no other, so it may not say that all is well
         assert done.returncode == 52, done.stderr
         assert "pack-1" in done.stderr.splitlines()[-1]

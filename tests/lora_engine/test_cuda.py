@@ -15,7 +15,7 @@ from lora_engine.dataset.encoded import TrainingData
 from lora_engine.system.device import use_deterministic_kernels
 from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
-from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
+from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_noise_schedule, tiny_unet
 
 pytestmark = pytest.mark.gpu
 
@@ -39,12 +39,12 @@ def trainer(dtype: torch.dtype, **asked: Any) -> PackTrainer:
     texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
     data = TrainingData(tiny.image_ids, rows_of(moments.to(device)), rows_of(texts.to(device, dtype)))
     config = CONFIG.model_copy(update=asked)
-    return PackTrainer(unet, MEMBERS, data, tiny_schedule(), config, half_precision=dtype == torch.float16)
+    return PackTrainer(unet, MEMBERS, data, tiny_noise_schedule(), config, half_precision=dtype == torch.float16)
 
 
 def losses(made: PackTrainer, until: int = CONFIG.steps) -> list[list[float | None]]:
     found = [[record.loss for record in row] for row in made.run(until, lambda: False)]
-    assert not made.remarks()
+    assert not made.take_remarks()
     return found
 
 
@@ -74,7 +74,7 @@ def test_a_graph_is_made_after_memory_was_measured() -> None:
     """As a run does it: what one image keeps, then the gradients of an update that is cut up in this way."""
     plain, made = trainer(torch.bfloat16), trainer(torch.bfloat16)
     assert made.image_bytes() > 0
-    made.use(MicroBatches(4, 3))
+    made.use_micro_batches(MicroBatches(4, 3))
     np.testing.assert_allclose(np.array(losses(made)), np.array(losses(plain)), rtol=1e-3)
 
 

@@ -25,7 +25,7 @@ def tiny_unet(dtype: torch.dtype = torch.float64) -> UNet2DConditionModel:
         ).to(dtype)
 
 
-def tiny_schedule(prediction_type: PredictionType = "epsilon") -> NoiseSchedule:
+def tiny_noise_schedule(prediction_type: PredictionType = "epsilon") -> NoiseSchedule:
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
 

@@ -1,15 +1,11 @@
 """Scores a pack's members on the held-out images, and writes their losses and the rows that sum these up."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from job import layout
 from job.layout import Member
@@ -20,6 +16,15 @@ from lora_engine.config.captions import plain_parts
 from lora_engine.dataset.encoded import EMPTY_PROMPT, ValidationData
 from lora_engine.errors import ModelError
 from lora_engine.evaluation import denoising, summary
+from lora_engine.evaluation.loss_file import (
+    BegunEvaluation,
+    EvaluationLosses,
+    Scored,
+    ScoredTogether,
+    pack_begun,
+    pack_losses,
+    unpack_begun,
+)
 from lora_engine.records import ValidationRecord
 
 _SAVE_SECONDS = 60.0  # between two times that an unfinished evaluation is stored: what a kill can cost
@@ -78,8 +83,8 @@ class PackEvaluation:
         grid = denoising.final_grid(ids, *strata) if whole else denoising.curve_grid(ids, config.timesteps, *strata)
         names = [] if step == 0 else [member.adapter_name for member in members]
         scoring = denoising.Scoring(unet, names, self._validation_data, sets, grid, noise_schedule, config.batch_size)
-        facts = {"caption_sets": json.dumps(sets), "image_ids": json.dumps(ids), "step": str(step)}
-        self._finish(scoring, facts | {"members": json.dumps(names), "batch_size": str(config.batch_size)})
+        scored = Scored(step, sets, ids)
+        self._finish(scoring, ScoredTogether(scored, tuple(names), config.batch_size))
         curve_columns = denoising.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
         diverged = []
         for k, member in enumerate(members):
@@ -87,8 +92,8 @@ class PackEvaluation:
             if not np.isfinite(losses).all():
                 diverged.append(member)
                 continue
-            tensors = {"losses": losses, "timesteps": grid.timesteps_NT}
-            self._attempt.run.write(layout.validation_losses(member, step), save(tensors, facts))
+            data = pack_losses(EvaluationLosses(scored, losses, grid.timesteps_NT))
+            self._attempt.run.write(layout.validation_losses(member, step), data)
             self._add(member, summary.summarise(step, losses, sets, curve_columns))
         if step == 0 and diverged:
             raise ModelError(
@@ -104,11 +109,11 @@ class PackEvaluation:
         self.records[member] = sorted([*others, record], key=lambda record: record.step)
         self._attempt.run.write_jsonl(layout.validation(member), (asdict(row) for row in self.records[member]))
 
-    def _finish(self, scoring: denoising.Scoring, facts: dict[str, str]) -> None:
+    def _finish(self, scoring: denoising.Scoring, facts: ScoredTogether) -> None:
         """Do the scoring to its end, from where an interrupted attempt stored one with the same facts, if any did."""
         stored = self._attempt.run.read(self._begun_key)
-        if stored is not None and (begun := _read_begun(stored, facts)) is not None:
-            scoring.resume(begun["losses"], int(begun["done"]))
+        if stored is not None and (begun := _read_begun(stored)) is not None and begun.facts == facts:
+            scoring.resume(begun.losses_KENT, begun.done)
         saved = time.monotonic()
         with self._attempt.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
             stage.advance(scoring.done)
@@ -116,16 +121,15 @@ class PackEvaluation:
                 stage.advance(done)
                 if self._attempt.stop() or time.monotonic() - saved > _SAVE_SECONDS:
                     self._before_saving()
-                    tensors = {"losses": scoring.losses, "done": np.array(scoring.done)}
-                    self._attempt.run.write(self._begun_key, save(tensors, facts))
+                    data = pack_begun(BegunEvaluation(facts, scoring.losses, scoring.done))
+                    self._attempt.run.write(self._begun_key, data)
                     saved = time.monotonic()
                 self._attempt.stop.check()
 
 
-def _read_begun(data: bytes, facts: dict[str, str]) -> dict[str, Any] | None:
-    """The arrays of an interrupted evaluation; None where it had other facts, or cannot be read."""
+def _read_begun(data: bytes) -> BegunEvaluation | None:
+    """An interrupted evaluation; None where its file is damaged, which costs no more than doing it again."""
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return dict(load(data)) if header["__metadata__"] == facts else None
-    except (ValueError, KeyError, SafetensorError):
-        return None  # The evaluation begins anew, which costs nothing but time.
+        return unpack_begun(data)
+    except ValueError:
+        return None

@@ -19,6 +19,7 @@ from job.stages.train.evaluation import PackEvaluation
 from job.stages.train.followers import Followers
 from job.stages.train.memory import PackMemory
 from job.stages.train.resume import rewind
+from lora_engine.adapters.names import kohya_name
 from lora_engine.records import StepRecord
 from lora_engine.system.device import DtypeName
 from lora_engine.system.memory import free_bytes
@@ -113,7 +114,7 @@ class PackRun:
         key, trainer = layout.micro_batches(self._pack.unit), self._trainer
         stored = self._attempt.run.read_stored(key, micro_batches.MicroBatches)
         if stored is not None:
-            trainer.use(stored)
+            trainer.use_micro_batches(stored)
         else:
             device, config = self._data.device, self._pack.training
             local = self._followers.processes.local_slice(config.images_per_step)  # no follower has more than rank 0
@@ -121,7 +122,9 @@ class PackRun:
             ways = micro_batches.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
             image_bytes = trainer.image_bytes()
             self._memory.image(self.unet, image_bytes)
-            chosen = micro_batches.choose(ways, image_bytes, micro_batches.spendable(free, device), trainer.use)
+            chosen = micro_batches.choose(
+                ways, image_bytes, micro_batches.spendable(free, device), trainer.use_micro_batches
+            )
             self._attempt.run.write_json(key, asdict(chosen))
 
     def _due_evaluation(self) -> int | None:
@@ -161,7 +164,7 @@ class PackRun:
                 self._keep(records)
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
         self._memory.peak(self.unet, self._trainer.micro_batches)
-        for remark in self._trainer.remarks():
+        for remark in self._trainer.take_remarks():
             self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
         if self._writer.failed:
             self._writer.wait()
@@ -196,7 +199,7 @@ class PackRun:
 
     def _place(self, member: Member, step: int) -> dict[str, str]:
         """The fields `checkpoint` and `sha256` of a `Pointer` to a checkpoint."""
-        kohya = checkpoints.read_commit(self._attempt.run, member, step).file(layout.kohya_name(member))
+        kohya = checkpoints.read_commit(self._attempt.run, member, step).file(kohya_name(member.variant))
         return {"checkpoint": f"checkpoints/{layout.step_name(step)}", "sha256": kohya.sha256}
 
 

@@ -13,6 +13,7 @@ from job.run import checkpoints
 from job.storage.files import DamagedObjectError
 from job.storage.folder import RunFolder
 from lora_engine.adapters.formats import read_state
+from lora_engine.adapters.names import STATE_NAME
 
 States = dict[str, dict[str, Tensor]]  # adapter name to its state, as `PackTrainer.state` gives it
 
@@ -75,7 +76,7 @@ def _read_whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dic
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             for name in (entry.path for entry in found.files):
                 checkpoints.fetch_file(run, found, name, Path(folder) / name)
-            return read_state(Path(folder) / layout.STATE_NAME)
+            return read_state(Path(folder) / STATE_NAME)
     except DamagedObjectError as error:
         raise _NotWholeError(f"The checkpoint of {where} is damaged: {error.cause}") from error
     except (ValueError, KeyError, TypeError) as error:

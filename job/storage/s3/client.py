@@ -20,14 +20,22 @@ from job.storage.s3.errors import PASSING, public_endpoint
 from job.storage.s3.pulse import PULSE_BYTES, CountedBody, Pulse
 from job.storage.s3.settings import S3Settings
 
-_CONNECTIONS = 64
-_PUTS = ("PutObject", "UploadPart")
+_CONNECTIONS = 64  # kept open at most; more threads than that would wait for one another
+_PUTS = ("PutObject", "UploadPart")  # the requests that have a body
 _AWS = re.compile(r"\.amazonaws\.com(\.cn)?$")
 
 
 def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
-    """AWS gets boto3's own checksums; other stores get Content-MD5, which all of them know: some look neither at newer
-    checksums nor at the body's SHA-256 in the signature. `moved` is called while a large body is sent.
+    """A client whose uploads are checked by the store.
+
+    AWS gets boto3's own checksums; other stores get Content-MD5, which all of them know: some check neither newer
+    checksums nor the body's SHA-256 in the signature.
+
+    Args:
+        moved: called while a large body is sent.
+
+    Raises:
+        JobError: 40, the endpoint is no URL.
     """
     session = boto3.Session()
     client = _client(session, settings, moved)
@@ -46,6 +54,7 @@ def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
 
 
 def _client(session: boto3.Session, settings: S3Settings, moved: Callable[[], None], **checksums: str) -> BaseClient:
+    """A client with the settings' limits, which retries `PASSING` refusals and counts the bodies that it sends."""
     config = Config(
         connect_timeout=settings.connect_timeout_seconds,
         read_timeout=settings.read_timeout_seconds,
@@ -71,13 +80,16 @@ def _client(session: boto3.Session, settings: S3Settings, moved: Callable[[], No
 
 
 def _retry_passing(most: int, attempts: int, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:
-    """The pause in seconds before a retry of what boto3 takes for final; None where it is."""
+    """The pause in seconds before a request is retried that boto3 would give up; None where it is right to do so."""
     code = response[1].get("Error", {}).get("Code") if response else None
     return 0.1 * 2**attempts if code in PASSING and attempts < most else None
 
 
 def _count_body(moved: Callable[[], None], request: AWSPreparedRequest, **_: Any) -> None:
-    """Of a PUT that is signed: what reads the body from now on sends it."""
+    """Replace the body of a PUT by one that is counted.
+
+    boto3 calls this when the request is signed: whatever reads the body from now on sends it.
+    """
     body = request.body
     if isinstance(body, bytes):
         if len(body) < PULSE_BYTES:
@@ -87,7 +99,7 @@ def _count_body(moved: Callable[[], None], request: AWSPreparedRequest, **_: Any
 
 
 def _add_md5(params: dict[str, Any], **_: Any) -> None:
-    """To a PUT that is about to be signed."""
+    """Give a PUT its Content-MD5. boto3 calls this before it signs the request, so that the header is signed too."""
     body = params["body"]
     md5 = hashlib.md5(usedforsecurity=False)
     if isinstance(body, bytes):

@@ -9,17 +9,19 @@ from botocore.client import BaseClient
 from botocore.exceptions import BotoCoreError, ClientError
 
 from job.storage.s3.errors import CHANGED, NO_OBJECT, code_of, status_of
-from job.storage.uris import bucket_and_key
+from job.storage.s3.uris import bucket_and_key
 
-SHA256_KEY = "sha256"  # of the object's metadata
-_WRITE_KEY = "write"  # names the call that stored the object
+# Keys of an object's metadata.
+SHA256_KEY = "sha256"
+_WRITE_KEY = "write"  # a random number of the call that stored the object
 
 
 def put_if(client: BaseClient, uri: str, data: bytes, etag: str | None) -> str | None:
-    """See `Storage.write_if`.
+    """Store the bytes if the object is still at `etag`, or if that is None and there is none; the new etag or None.
 
-    The answer to a PUT can be lost, and the same PUT, sent again, is then refused for what it has itself written.
-    So the object names the call that wrote it, and a call that was refused or broke off looks whether it was that.
+    The answer to a PUT can be lost, and the same PUT, sent again, is then refused because of what it has itself
+    written. So the object's metadata names the call that wrote it, and a call that was refused or broke off looks
+    whether the object is its own.
     """
     write = secrets.token_hex(16)
     try:
@@ -41,6 +43,7 @@ def etag_in(answer: dict[str, Any]) -> str:
 
 
 def _put(client: BaseClient, uri: str, data: bytes, write: str, etag: str | None) -> str:
+    """Send the PUT with its condition; the etag that the store gives the object."""
     bucket, key = bucket_and_key(uri)
     metadata = {SHA256_KEY: hashlib.sha256(data).hexdigest(), _WRITE_KEY: write}
     condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": f'"{etag}"'}

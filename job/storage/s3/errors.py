@@ -1,4 +1,4 @@
-"""What an S3 store's refusals mean for a person. Only codes and names are shown, never the store's own text."""
+"""Says an S3 store's refusals to a person. Only codes and names are shown, never the store's own text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,14 @@ from botocore import exceptions as boto
 from job.errors import ExitCode, JobError
 from job.storage.base import UnsupportedError
 
+# Codes of a store's answer, by what they mean.
 NO_OBJECT = {"NoSuchKey", "404"}
-CHANGED = {"PreconditionFailed", "412"}
-PASSING = {  # refusals of one request that the next attempt need not meet
-    "BadDigest",  # it arrived damaged
+CHANGED = {"PreconditionFailed", "412"}  # the object is not the one that the request was for
+PASSING = {  # the same request, sent again, may well succeed
+    "BadDigest",  # the body arrived damaged
     "XAmzContentSHA256Mismatch",
     "IncompleteBody",
-    "ConditionalRequestConflict",  # another writer was at work at the same moment
+    "ConditionalRequestConflict",  # another writer changed the object at the same moment
     "OperationAborted",
 }
 
@@ -30,6 +31,7 @@ _REMEDIES = {
     "PermanentRedirect": "Set storage.region to the bucket's region.",
     "AuthorizationHeaderMalformed": "Set storage.region to the bucket's region.",
 }
+# Other names of the same refusals.
 _SAME = {"ExpiredTokenException": "ExpiredToken", "TokenRefreshRequired": "ExpiredToken", "301": "PermanentRedirect"}
 _DENIED = (
     "Allow these credentials {action} there; s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket are needed."
@@ -74,6 +76,7 @@ def public_endpoint(url: str) -> str:
 
 
 def _refused(error: boto.ClientError, where: str) -> JobError:
+    """The error for a request that the store has answered, but not granted."""
     code = code_of(error)
     status = status_of(error)
     cause = f"The store refused {error.operation_name} of {where}: {code or status}."
@@ -90,6 +93,7 @@ def _refused(error: boto.ClientError, where: str) -> JobError:
 
 
 def _failed(error: Exception, where: str) -> JobError:
+    """The error for a request that was not sent, or not answered."""
     kind = type(error).__name__
     if isinstance(error, _NO_CREDENTIALS):
         return JobError(

@@ -1,20 +1,21 @@
-"""Tells that the bytes of a large object move, before the object is whole."""
+"""Reports that the bytes of a large object move, so that a slow transfer is not taken for one that hangs."""
 
 from collections.abc import Callable
 from typing import Any
 
-PULSE_BYTES = 256 * 1024  # leases and status, which are also written while the work hangs, are smaller
+# Leases and status files are smaller: they are written even while the work hangs, and must not look like progress.
+PULSE_BYTES = 256 * 1024
 
 
 class Pulse:
-    """Of one transfer: calls `moved` for every `PULSE_BYTES`."""
+    """Counts the bytes of one transfer and calls `moved` for every `PULSE_BYTES` of them."""
 
     def __init__(self, moved: Callable[[], None]) -> None:
         self._moved = moved
         self._bytes = 0  # since the last call
 
     def count(self, size: int) -> None:
-        """So many bytes have moved."""
+        """Note that `size` more bytes have moved."""
         self._bytes += size
         if self._bytes >= PULSE_BYTES:
             self._bytes = 0
@@ -22,17 +23,17 @@ class Pulse:
 
 
 class CountedBody:
-    """The body of a request, counted as it is sent."""
+    """The body of a request: a file-like object that counts what is read from it to be sent."""
 
     def __init__(self, body: Any, pulse: Pulse) -> None:
         self._body, self._pulse = body, pulse
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's; the part before has been sent by now."""
+        """The next bytes. The HTTP library asks for them when it has sent those before."""
         data: bytes = self._body.read(size)
         self._pulse.count(len(data))
         return data
 
     def seek(self, position: int) -> None:
-        """As a file's; to send it again."""
+        """Go to a position, as a retry does to send the body again."""
         self._body.seek(position)

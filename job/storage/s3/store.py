@@ -28,18 +28,19 @@ from job.storage.s3.conditions import SHA256_KEY, etag_in, put_if
 from job.storage.s3.errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors, status_of
 from job.storage.s3.pulse import Pulse
 from job.storage.s3.settings import S3Settings
-from job.storage.uris import as_folder, bucket_and_key
+from job.storage.s3.uris import bucket_and_key
+from job.storage.uris import as_folder
 
-_READ_BYTES = 16 * 1024  # at once; a connection that breaks off takes those with it
-_PART_UPLOADS = 4  # at once, of one file
+_READ_BYTES = 16 * 1024  # taken from a body at once; a connection that breaks off loses at most these
+_PART_UPLOADS = 4  # parts of one file that are on their way at once
 
-Answer = dict[str, Any]  # of a request, as boto3 gives it
+Answer = dict[str, Any]  # what boto3 gives for a request
 
 
 class S3Storage:
-    """`s3://bucket/key`. Safe to use from several threads.
+    """Objects named `s3://bucket/key`. Several threads may use one instance.
 
-    What it stores carries its SHA-256 as metadata, and what it fetches is held against that.
+    What it stores carries its SHA-256 as metadata, and what it fetches is compared with that.
     """
 
     def __init__(self, settings: S3Settings, moved: Callable[[], None]) -> None:
@@ -56,19 +57,19 @@ class S3Storage:
         self._buckets_seen: set[str] = set()
 
     def read(self, uri: str) -> bytes | None:
-        """See `Storage`."""
+        """The bytes of a small object; None where there is none."""
         stored = self.fetch(uri)
         return None if stored is None else stored.data
 
     def fetch(self, uri: str) -> Stored | None:
-        """See `Storage`."""
+        """The bytes of a small object and its etag; what arrives damaged is fetched once more."""
         try:
             return self._read(uri)
         except DamagedObjectError:
             return self._read(uri)
 
     def write(self, uri: str, data: bytes) -> Digest:
-        """See `Storage`."""
+        """Store the bytes in one request, with their SHA-256 as metadata."""
         bucket, key = bucket_and_key(uri)
         digest = Digest(len(data), hashlib.sha256(data).hexdigest())
         with self._errors(uri):
@@ -76,19 +77,19 @@ class S3Storage:
         return digest
 
     def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
-        """See `Storage`."""
+        """Store the bytes in one request that the store refuses if the object has changed, as `put_if` does."""
         with self._errors(uri):
             return put_if(self._client, uri, data, etag)
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
-        """See `Storage`. A body that breaks off is taken up where it broke; a damaged one is fetched once more."""
+        """Stream the object to a file. A body that breaks off is continued; a damaged one is fetched once more."""
         try:
             return self._download(uri, path, expect)
         except DamagedObjectError:
             return self._download(uri, path, expect)
 
     def upload(self, path: Path, uri: str) -> Digest:
-        """See `Storage`."""
+        """Store a file, in parts if it is large, and ask the store what it then has."""
         bucket, key = bucket_and_key(uri)
         with local_errors(path):
             digest = digest_of(path)
@@ -97,22 +98,26 @@ class S3Storage:
                 try:
                     self._client.upload_fileobj(file, bucket, key, ExtraArgs=extra, Config=self._transfer)
                 except ClientError as error:
-                    # The last request of an upload in parts says so when it was dealt with but its answer was lost.
+                    # Where the answer to the last request of an upload in parts is lost, boto3 sends the request again,
+                    # and the store no longer knows the upload, which it has completed.
                     if code_of(error) != "NoSuchUpload":
                         raise
         return self._require_stored(uri, digest)
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """See `Storage`."""
+        """The object's size and etag; None where there is none."""
         answer = self._head(uri)
         return None if answer is None else ObjectInfo(uri, answer["ContentLength"], etag_in(answer))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Storage`. Names that end in a slash, which consoles store for empty folders, are left out."""
-        yield from sorted(self._pages(prefix), key=lambda info: info.uri)  # stores differ: some go folder by folder
+        """Every object below the prefix, sorted, since stores differ in their order.
+
+        Names that end in a slash, which consoles store for empty folders, are left out.
+        """
+        yield from sorted(self._pages(prefix), key=lambda info: info.uri)
 
     def delete(self, uri: str) -> None:
-        """See `Storage`."""
+        """Remove the object; it may be absent."""
         bucket, key = bucket_and_key(uri)
         with self._errors(uri):
             try:
@@ -147,13 +152,14 @@ class S3Storage:
             answer["Body"].close()
 
     def _require_stored(self, uri: str, digest: Digest) -> Digest:
+        """The digest of what was sent, if the store has an object of that size and hash."""
         answer = self._head(uri)
         if answer is None:
             raise DamagedObjectError(f"{uri} is not there although it was stored.")
         return require_digest(uri, Digest(answer["ContentLength"], _stored_sha256(answer) or digest.sha256), digest)
 
     def _require_bucket(self, bucket: str) -> None:
-        """A HEAD request's 404 does not tell a missing bucket from a missing object."""
+        """Raise what a missing bucket is refused with: the 404 of a HEAD request is that of a missing object too."""
         if bucket in self._buckets_seen:
             return
         try:

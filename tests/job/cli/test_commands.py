@@ -12,7 +12,7 @@ import yaml
 
 from job import layout
 from job.run.checkpoints import Commit
-from job.storage import S3Settings, open_storage
+from job.storage import StorageSettings, open_storage
 from job.storage.folder import RunFolder
 from lora_engine import miniature
 from lora_engine.records import FileEntry
@@ -189,7 +189,7 @@ def test_a_model_that_is_not_all_there_is_missed(study: Path, s3_admin: S3Server
     for name in ("stable-diffusion", "blip"):
         shutil.copytree(miniature.folder(name), study / "models" / name)
     prefix = f"s3://{s3_bucket}/{study.name}" if remote else str(study / "models")
-    settings = S3Settings(s3_admin.endpoint_url, region="us-east-1", addressing_style="path")
+    settings = StorageSettings(s3_admin.endpoint_url, region="us-east-1", addressing_style="path")
     storage = open_storage(prefix, settings)
     endpoint = f"storage={{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}"
     if remote:

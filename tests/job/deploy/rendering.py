@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
+from job.cli.commands import app
 from job.cli.exit import run_to_exit
 
 HERE = Path(__file__).resolve().parent
@@ -73,7 +74,7 @@ def render(target: str, manifest: Path | str | None, *options: str) -> Rendered:
     arguments = ["lora-job", "render", target, *([] if manifest is None else [str(manifest)]), *options]
     with patch.object(sys, "argv", arguments), redirect_stdout(document), redirect_stderr(said):
         try:
-            run_to_exit()
+            run_to_exit(app)
         except SystemExit as end:
             code = int(end.code or 0)
     return Rendered(code, document.getvalue(), said.getvalue())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from job.run.cache import text_cache
-from job.storage import S3Settings, open_storage
+from job.storage import StorageSettings, open_storage
 from job.storage.folder import RunFolder
 from tests.s3_server import S3Server
 
@@ -40,12 +40,12 @@ def not_needed(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def local_folder(path: Path) -> RunFolder:
-    return RunFolder(open_storage(str(path), S3Settings()), str(path))
+    return RunFolder(open_storage(str(path), StorageSettings()), str(path))
 
 
 def s3_folder(server: S3Server) -> RunFolder:
     root = f"s3://{server.make_bucket()}/cache"
-    settings = S3Settings(endpoint_url=server.endpoint_url, region="us-east-1", addressing_style="path")
+    settings = StorageSettings(endpoint_url=server.endpoint_url, region="us-east-1", addressing_style="path")
     return RunFolder(open_storage(root, settings), root)
 
 

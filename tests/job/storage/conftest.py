@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from job.storage import S3Settings, Storage, open_storage
+from job.storage import Storage, StorageSettings, open_storage
+from job.storage.s3.settings import S3Settings
 from tests.http_fault_proxy import HttpFaultProxy, Plan
 from tests.s3_server import S3Server
 
@@ -27,18 +28,35 @@ def s3_folder(s3_bucket: str) -> str:
     return f"s3://{s3_bucket}/{uuid.uuid4().hex}"
 
 
-@pytest.fixture(params=["path", "file", "relative", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    if request.param == "s3":
-        server = request.getfixturevalue("s3_admin")
-        root = request.getfixturevalue("s3_folder")
-        # Two parts are as many as it takes; S3 wants 5 MiB in all but the last.
-        return Place(open_storage(root, S3Settings(endpoint_url=server.endpoint_url, part_bytes=5 * 2**20)), root)
-    monkeypatch.chdir(tmp_path)
-    root = {"path": str(tmp_path / "store"), "file": f"file://{tmp_path}/store", "relative": "some/store"}[
-        request.param
-    ]
-    return Place(open_storage(root, S3Settings()), root)
+def _disk(root: Callable[[Path], str]) -> Callable[[pytest.FixtureRequest], Place]:
+    """A place in a fresh folder, named by what `root` makes of the folder's path; tests run in that folder."""
+
+    def prepare(request: pytest.FixtureRequest) -> Place:
+        folder: Path = request.getfixturevalue("tmp_path")
+        request.getfixturevalue("monkeypatch").chdir(folder)
+        return Place(open_storage(root(folder), StorageSettings()), root(folder))
+
+    return prepare
+
+
+def _bucket(request: pytest.FixtureRequest) -> Place:
+    server, root = request.getfixturevalue("s3_admin"), request.getfixturevalue("s3_folder")
+    # Two parts are enough to try uploads in parts; S3 wants 5 MiB in all but the last.
+    return Place(open_storage(root, S3Settings(endpoint_url=server.endpoint_url, part_bytes=5 * 2**20)), root)
+
+
+# A row for each way to name a place in a storage. Every scheme of `job.storage.backends` has at least one.
+PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "path": _disk(lambda folder: f"{folder}/store"),
+    "file": _disk(lambda folder: f"file://{folder}/store"),
+    "relative": _disk(lambda _: "some/store"),
+    "s3": _bucket,
+}
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Place:
+    return PLACES[request.param](request)
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ def direct_storage(s3_server: S3Server) -> Storage:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.admin.environment().items():
             patch.setenv(name, value)
-        return open_storage("s3://any", S3Settings(endpoint_url=s3_server.endpoint_url))
+        return open_storage("s3://any", StorageSettings(endpoint_url=s3_server.endpoint_url))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import ExitCode, JobError
-from job.storage import S3Settings, Stored, open_storage
+from job.storage import StorageSettings, Stored, open_storage
 from job.storage.files import atomic_file, locked
 from job.storage.probe import probe_conditions
 from tests.rclone_server import RcloneServer
@@ -20,10 +20,10 @@ import sys
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
-from job.storage import S3Settings, open_storage
+from job.storage import StorageSettings, open_storage
 
 root, name, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-storage = open_storage(str(root), S3Settings())
+storage = open_storage(str(root), StorageSettings())
 print("ready", flush=True)
 for number in range(rounds):
     etag = sys.stdin.readline().strip() or None
@@ -55,7 +55,7 @@ def test_processes_at_once_and_one_wins(tmp_path):
         )
         for writer in range(WRITERS)
     ]
-    storage = open_storage(str(tmp_path), S3Settings())
+    storage = open_storage(str(tmp_path), StorageSettings())
     try:
         assert [process.stdout.readline() for process in processes] == ["ready\n"] * WRITERS
         for number in range(rounds):
@@ -79,7 +79,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
     path = tmp_path / "object"
     assert subprocess.run([sys.executable, "-c", DIE_WITH_THE_LOCK, str(path)], check=False).returncode == -9
     assert len(_names(tmp_path)) == 1  # the lock
-    storage = open_storage(str(tmp_path), S3Settings())
+    storage = open_storage(str(tmp_path), StorageSettings())
     assert list(storage.list(str(tmp_path))) == []
     assert storage.write_if(str(path), b"x", None) is not None
     assert _names(tmp_path) == ["object"]
@@ -104,7 +104,7 @@ def test_one_at_a_time_is_in_a_lock(tmp_path):
 
 def test_etags_of_a_folder_never_come_back(tmp_path):
     """Inodes do, and before Linux 6.13 the clock of files stands still for milliseconds."""
-    storage = open_storage(str(tmp_path), S3Settings())
+    storage = open_storage(str(tmp_path), StorageSettings())
     path = tmp_path / "object"
     seen = []
     for _ in range(500):
@@ -119,14 +119,14 @@ def test_a_store_that_ignores_conditions_is_found_out(tmp_path: Path, use_keys):
     with RcloneServer(tmp_path) as server:
         use_keys(server.keys)
         uri = f"s3://{server.bucket}/runs"
-        storage = open_storage(uri, S3Settings(endpoint_url=server.endpoint_url))
+        storage = open_storage(uri, StorageSettings(endpoint_url=server.endpoint_url))
         assert not probe_conditions(storage, uri)
         assert list(storage.list(uri)) == []
 
 
 def test_a_refused_access_is_no_lost_race(s3_server, s3_folder, use_keys):
     use_keys(s3_server.read_only)
-    storage = open_storage(s3_folder, S3Settings(endpoint_url=s3_server.endpoint_url))
+    storage = open_storage(s3_folder, StorageSettings(endpoint_url=s3_server.endpoint_url))
     with pytest.raises(JobError, match="PutObject") as caught:
         storage.write_if(f"{s3_folder}/object", b"x", None)
     assert caught.value.code == ExitCode.STORAGE_ACCESS

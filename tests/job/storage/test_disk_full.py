@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import ExitCode, JobError
-from job.storage import S3Settings, join, open_storage
+from job.storage import StorageSettings, join, open_storage
 
 LIMIT_BYTES = 2**20
 UNDER_A_QUOTA = f"""
@@ -58,7 +58,7 @@ def _refused(write: Callable[[], object], folder: Path) -> None:
 
 def try_all(folder: Path, too_large: Path) -> None:
     """Every way to write a local file that does not fit."""
-    storage = open_storage(str(folder), S3Settings())
+    storage = open_storage(str(folder), StorageSettings())
     target = folder / "object"
     uri, data = str(target), too_large.read_bytes()
     etag = storage.write_if(uri, b"before", None)
@@ -85,7 +85,7 @@ def test_an_exhausted_quota(tmp_path, too_large):
 
 
 def test_a_disk_without_a_free_byte(small_disk, tmp_path):
-    storage = open_storage(str(small_disk), S3Settings())
+    storage = open_storage(str(small_disk), StorageSettings())
     storage.write(str(small_disk / "object"), b"before")
     with (small_disk / "ballast").open("wb", buffering=0) as ballast:
         while os.statvfs(small_disk).f_bfree:

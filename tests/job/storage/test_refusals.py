@@ -3,7 +3,7 @@
 import pytest
 
 from job.errors import ExitCode, JobError
-from job.storage import S3Settings, join, open_storage
+from job.storage import StorageSettings, join, open_storage
 from tests.http_fault_proxy import Answer, always
 from tests.s3_server import ADMIN, Keys
 
@@ -61,14 +61,14 @@ def test_what_a_store_names_has_its_remedy(direct, through, refusals, answer, re
 
 def test_a_missing_bucket(s3_admin, refusals):
     uri = "s3://bucket-that-is-not-there/object"
-    storage = open_storage(uri, S3Settings(endpoint_url=s3_admin.endpoint_url))
+    storage = open_storage(uri, StorageSettings(endpoint_url=s3_admin.endpoint_url))
     names = [name for name in OPERATIONS if name != "delete"]  # what is not there may be deleted
     assert all("Create the bucket" in error.remedy for error in refusals(names, storage, uri).values())
 
 
 def test_credentials_that_may_only_read(s3_server, s3_folder, use_keys, refusals):
     use_keys(s3_server.read_only)
-    storage = open_storage(s3_folder, S3Settings(endpoint_url=s3_server.endpoint_url))
+    storage = open_storage(s3_folder, StorageSettings(endpoint_url=s3_server.endpoint_url))
     errors = refusals(WRITING, storage, join(s3_folder, "object"))
     assert all("s3:PutObject" in error.remedy for error in errors.values())
 
@@ -80,7 +80,7 @@ def test_credentials_that_may_only_read(s3_server, s3_folder, use_keys, refusals
 )
 def test_wrong_keys(s3_server, s3_folder, use_keys, refusals, keys, remedy):
     use_keys(keys)
-    storage = open_storage(s3_folder, S3Settings(endpoint_url=s3_server.endpoint_url))
+    storage = open_storage(s3_folder, StorageSettings(endpoint_url=s3_server.endpoint_url))
     errors = refusals(OPERATIONS, storage, join(s3_folder, "object"))
     assert all(remedy in error.remedy for error in errors.values())
     assert not any("wrong" in error.cause for error in errors.values())

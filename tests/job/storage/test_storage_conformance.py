@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from job.errors import ExitCode, JobError
-from job.storage import Digest, ObjectInfo, Stored, join
+from job.storage import Digest, ObjectInfo, StorageSettings, Stored, join, open_storage
+from job.storage.backends import BACKENDS, backend_of
 from job.storage.folder import RunFolder
-from job.storage.probe import probe_conditions, probe_read, probe_write
+from job.storage.probe import probe_conditions, probe_write
 from job.storage.transfer import download_all, write_all
+from job.storage.uris import is_remote
+from tests.job.storage.conftest import PLACES
 
+SOURCE = "dataset.source", ExitCode.DATA
 ODD_NAMES = ["a b.txt", "Ünï-日本/🐍.txt", "1+1=2.txt", "100%25.txt", "what?.txt", "#1&a;b,'\"()[]!~.txt", ".hidden"]
 
 
@@ -269,14 +273,27 @@ def test_probe_write_leaves_nothing(place):
     assert list(place.storage.list(place.root)) == []
 
 
-def test_probe_read_takes_objects_and_folders(place):
+def test_probe_source_takes_objects_and_folders(place):
     place.storage.write(join(place.root, "folder/object"), b"x")
-    probe_read(place.storage, join(place.root, "folder/object"))
-    probe_read(place.storage, join(place.root, "folder"))
-    probe_read(place.storage, join(place.root, "folder") + "/")
+    backend = backend_of(place.root)
+    for name in ("folder/object", "folder", "folder/"):
+        backend.probe_source(place.storage, f"{place.root}/{name}", *SOURCE)
     with pytest.raises(JobError, match="nothing at") as caught:
-        probe_read(place.storage, join(place.root, "fold"))
-    assert caught.value.code == ExitCode.STORAGE_ACCESS
+        backend.probe_source(place.storage, join(place.root, "fold"), *SOURCE)
+    assert caught.value.code == (ExitCode.STORAGE_ACCESS if is_remote(place.root) else ExitCode.DATA)
+
+
+def test_every_backend_has_a_place_here():
+    assert set(PLACES) >= set(BACKENDS)
+
+
+def test_another_scheme_is_refused_with_those_that_are_known():
+    for uri in ("gs://bucket/runs", "hf://owner/name", "miniature://drawings"):
+        with pytest.raises(JobError) as caught:
+            open_storage(uri, StorageSettings())
+        assert caught.value.code == ExitCode.MANIFEST
+        assert repr(uri) in caught.value.cause
+        assert caught.value.remedy == "Write a path, file:///path or s3://bucket/prefix."
 
 
 def test_run_folder_keeps_keys_and_json(place, tmp_path):

@@ -12,7 +12,7 @@ from lora_engine.dataset import randomness
 from lora_engine.dataset.encoded import ValidationData
 from lora_engine.evaluation import denoising
 from lora_engine.training.lr_schedule import learning_rate
-from tests.lora_engine.tiny import tiny_data, tiny_schedule, tiny_unet
+from tests.lora_engine.tiny import tiny_data, tiny_noise_schedule, tiny_unet
 
 IDS = tuple(hashlib.sha256(bytes([i])).hexdigest() for i in range(5))
 
@@ -61,7 +61,7 @@ def scoring(names: list[str], batch_size: int) -> denoising.Scoring:
     rows = {"x": np.array([1, 2, 3, 4, 5]), "": np.zeros(5, dtype=np.int64)}
     validation = ValidationData(IDS, data.moments.place(data.moments.read(np.arange(5)))[:, 0], data.embeddings, rows)
     grid = denoising.final_grid(IDS, 4, 1000)
-    result = denoising.Scoring(unet, names, validation, ["x", ""], grid, tiny_schedule(), batch_size)
+    result = denoising.Scoring(unet, names, validation, ["x", ""], grid, tiny_noise_schedule(), batch_size)
     assert sum(result) == 20
     return result
 

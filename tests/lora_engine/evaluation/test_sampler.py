@@ -22,7 +22,7 @@ NEAR = 2  # of 255, of what differs by how sums are rounded
 
 @pytest.fixture(scope="module")
 def unet() -> nn.Module:
-    """With three adapters that draw differently."""
+    """With three adapters whose pictures differ."""
     model = stable_diffusion.load_unet(LocalModel(FOLDER), torch.float32)
     lora.inject(model, [(name, 0) for name in NAMES], LoraConfig(rank=4, alpha=4))
     for number, name in enumerate(NAMES):
@@ -41,16 +41,16 @@ def sampler(unet: nn.Module, guidance: float = 3.0, images_at_once: int = 16, **
 
 
 def images_of(by: Sampler, names: Sequence[str]) -> dict[tuple[str | None, int, int], np.ndarray]:
-    drawn = [one for at_once in by.generate(names, lambda: None) for one in at_once]
-    return {(one.adapter, one.prompt, one.seed): pixels(one) for one in drawn}
+    samples = [one for at_once in by.generate(names, lambda: None) for one in at_once]
+    return {(one.adapter, one.prompt, one.seed): pixels(one) for one in samples}
 
 
-def pixels(drawn: Sample) -> np.ndarray:
-    return np.asarray(drawn.image, dtype=np.int16)
+def pixels(sample: Sample) -> np.ndarray:
+    return np.asarray(sample.image, dtype=np.int16)
 
 
 @pytest.mark.parametrize(("guidance", "images_at_once"), [(1.0, 3), (3.0, 1), (3.0, 16)])
-def test_adapters_that_draw_together_draw_what_each_draws_alone(
+def test_adapters_that_generate_together_give_what_each_gives_alone(
     unet: nn.Module, guidance: float, images_at_once: int
 ) -> None:
     together = images_of(sampler(unet, guidance, images_at_once), NAMES)
@@ -65,7 +65,7 @@ def test_adapters_that_draw_together_draw_what_each_draws_alone(
     assert min(different) > 10 * NEAR
 
 
-def test_the_base_model_draws_when_no_adapter_is_named(unet: nn.Module) -> None:
+def test_the_base_model_generates_when_no_adapter_is_named(unet: nn.Module) -> None:
     plain = stable_diffusion.load_unet(LocalModel(FOLDER), torch.float32)
     lora.inject(plain, [("zero", 0)], LoraConfig(rank=4, alpha=4))
     images_of(sampler(unet), NAMES)
@@ -98,11 +98,11 @@ def test_images_are_those_of_the_pipeline_that_people_use(unet: nn.Module) -> No
         guidance_scale=3.0,
         generator=torch.Generator().manual_seed(7),
     ).images[0]
-    drawn = images_of(sampler(unet, negative_prompt="a grey blur"), NAMES)["two", 1, 7]
-    assert np.abs(drawn - np.asarray(expected, dtype=np.int16)).max() <= NEAR
+    ours = images_of(sampler(unet, negative_prompt="a grey blur"), NAMES)["two", 1, 7]
+    assert np.abs(ours - np.asarray(expected, dtype=np.int16)).max() <= NEAR
 
 
-def test_what_the_check_raises_ends_the_drawing(unet: nn.Module) -> None:
+def test_what_the_check_raises_ends_the_generation(unet: nn.Module) -> None:
     calls = []
 
     def check() -> None:

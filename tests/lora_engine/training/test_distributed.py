@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,12 +23,14 @@ UNEVEN = CONFIG.model_copy(update={"batch_size": 3, "gradient_accumulation": 1})
 LAST = 4  # the other process wants to stop then
 
 
-def train(processes: Processes) -> tuple[list[tuple[StepRecord, ...]], PackTrainer, dict[str, Tensor]]:
+def train(
+    processes: Processes,
+) -> tuple[list[tuple[StepRecord, ...]], PackTrainer, UNet2DConditionModel, dict[str, Tensor]]:
     made, unet = trainer(MEMBERS, UNEVEN, processes=processes)
-    made.use(MicroBatches(2, 2))
+    made.use_micro_batches(MicroBatches(2, 2))
     records = list(made.run(6, lambda: processes.rank == 1 and made.step == LAST))
     weights = {f"{m.name}.{key}": value for m in MEMBERS for key, value in lora.export(unet, m.name).items()}
-    return records, made, weights
+    return records, made, unet, weights
 
 
 def other_process(port: int, folder: Path) -> None:
@@ -35,7 +38,7 @@ def other_process(port: int, folder: Path) -> None:
         processes = second(port, patch)
         with processes.joined():
             message = processes.receive()
-            weights = train(processes)[2]
+            weights = train(processes)[3]
         save_file(weights, folder / "weights.safetensors", {"message": message.decode()})
 
 
@@ -57,7 +60,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
     first = replace(second(port, monkeypatch), rank=0)
     with first.joined():
         first.broadcast("naïve".encode())
-        records, made, weights = train(first)
+        records, made, unet, weights = train(first)
         other.join()
         with pytest.raises(LostPeerError, match="gone"):
             first.any(False)
@@ -70,7 +73,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
         assert [r.noise_sha256 for r in ours] == [r.noise_sha256 for r in theirs]
     for member in MEMBERS:
         pairs = zip(
-            lora.parameters(made._unet, member.name).values(),
+            lora.parameters(unet, member.name).values(),
             lora.parameters(alone_unet, member.name).values(),
             strict=True,
         )
@@ -82,10 +85,10 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("images", "count"), [(1, 1), (3, 2), (4, 4), (16, 5), (7, 3)])
-def test_shares_cover_all_images_and_the_first_is_the_largest(images: int, count: int) -> None:
-    shares = [Processes(rank, count).local_slice(images) for rank in range(count)]
-    assert [at for share in shares for at in range(images)[share]] == list(range(images))
-    sizes = [share.stop - share.start for share in shares]
+def test_slices_cover_all_images_and_the_first_is_the_largest(images: int, count: int) -> None:
+    slices = [Processes(rank, count).local_slice(images) for rank in range(count)]
+    assert [at for each in slices for at in range(images)[each]] == list(range(images))
+    sizes = [each.stop - each.start for each in slices]
     assert max(sizes) == sizes[0] <= min(sizes) + 1
 
 

@@ -32,8 +32,8 @@ def test_what_each_setting_allows() -> None:
     assert ways("auto", fold=True) == [MicroBatches(8, 3), MicroBatches(4, 3), *smaller]
 
 
-@pytest.mark.parametrize("passes", [*ways("auto", fold=True), MicroBatches(3, 2), MicroBatches(100, 100)])
-def test_passes_cover_everything_once(micro_batches: MicroBatches) -> None:
+@pytest.mark.parametrize("micro_batches", [*ways("auto", fold=True), MicroBatches(3, 2), MicroBatches(100, 100)])
+def test_micro_batches_cover_everything_once(micro_batches: MicroBatches) -> None:
     seen = torch.zeros(3, 8)
     for members, images in micro_batches.slices(3, 8):
         seen[members, images] += 1

@@ -20,7 +20,7 @@ from lora_engine.dataset.table import TensorTable
 from lora_engine.training.lr_schedule import learning_rate
 from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
-from tests.lora_engine.tiny import tiny_data, tiny_schedule, tiny_unet
+from tests.lora_engine.tiny import tiny_data, tiny_noise_schedule, tiny_unet
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 CONFIG = TrainingConfig(
@@ -57,16 +57,16 @@ def fast(dtype: torch.dtype, device: torch.device, **asked: str) -> list[list[fl
     unet, data = tiny_unet(dtype).to(device), data_of(dtype, device)
     lora.inject(unet, [(member.name, member.seed) for member in MEMBERS], LORA)
     config = CONFIG.model_copy(update=asked)
-    made = PackTrainer(unet, MEMBERS, data, tiny_schedule(), config, half_precision=dtype == torch.float16)
-    made.use(MicroBatches(4, 2))
+    made = PackTrainer(unet, MEMBERS, data, tiny_noise_schedule(), config, half_precision=dtype == torch.float16)
+    made.use_micro_batches(MicroBatches(4, 2))
     losses = [[record.loss or math.nan for record in row] for row in made.run(CONFIG.steps, lambda: False)]
-    assert not made.remarks()
+    assert not made.take_remarks()
     return losses
 
 
 def plain(member: PackMember) -> list[float]:
     """One adapter in fp32: PEFT's layers, one micro-batch after the other, torch's optimizer and clipping."""
-    unet, schedule = tiny_unet(torch.float32), tiny_schedule().to(torch.device("cpu"))
+    unet, noise_schedule = tiny_unet(torch.float32), tiny_noise_schedule().to(torch.device("cpu"))
     lora.inject(unet, [(member.name, member.seed)], LORA)
     start = lora.export(unet, member.name)
     unet = tiny_unet(torch.float32).requires_grad_(requires_grad=False)
@@ -80,7 +80,7 @@ def plain(member: PackMember) -> list[float]:
     draws = Draws((member.seed,), tiny.image_ids, tiny.latent_shape, 4, 1000, flips=True)
     losses = []
     for step in range(1, CONFIG.steps + 1):
-        draw = draws.of(step)
+        draw = draws.of_step(step)
         rows = draws.caption_rows(draw, [member])[0]
         total = 0.0
         for micro in (slice(0, 2), slice(2, 4)):
@@ -89,7 +89,7 @@ def plain(member: PackMember) -> list[float]:
             mean, std = torch.where(flipped, both.flip(4), both).unbind(1)
             noise, posterior = (torch.from_numpy(drawn[0, micro]) for drawn in (draw.noise, draw.posterior))
             timesteps = torch.from_numpy(draw.timesteps[0, micro])
-            noisy = diffusion.add_noise(schedule, mean + std * posterior, noise, timesteps)
+            noisy = diffusion.add_noise(noise_schedule, mean + std * posterior, noise, timesteps)
             loss = mse_loss(unet(noisy, timesteps, texts[rows[micro]]).sample, noise) / 2
             torch.autograd.backward(loss)
             total += loss.item()

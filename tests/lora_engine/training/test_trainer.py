@@ -11,17 +11,18 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.lr_schedule import CosineLrSchedule
 from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import CompileMode, TrainingConfig
-from lora_engine.dataset.draws import PackMember
+from lora_engine.dataset.draws import Draws, PackMember
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.diffusion import PredictionType
 from lora_engine.errors import ModelError
 from lora_engine.records import StepRecord
 from lora_engine.system.distributed import ALONE, Processes
 from lora_engine.training.compiled import CompiledUnet
+from lora_engine.training.inputs import InputReader
 from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from lora_engine.training.weights import PackWeights
-from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_schedule, tiny_unet
+from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_noise_schedule, tiny_unet
 
 LORA = LoraConfig(rank=3, alpha=5.0)
 CONFIG = TrainingConfig(
@@ -44,7 +45,9 @@ def trainer(
 ) -> tuple[PackTrainer, UNet2DConditionModel]:
     unet = tiny_unet()
     lora.inject(unet, [(m.name, m.seed) for m in members], LORA)
-    return PackTrainer(unet, members, data or tiny_data(), tiny_schedule(prediction), config, processes=processes), unet
+    return PackTrainer(
+        unet, members, data or tiny_data(), tiny_noise_schedule(prediction), config, processes=processes
+    ), unet
 
 
 def run(made: PackTrainer, last: int = 6) -> list[tuple[StepRecord, ...]]:
@@ -112,12 +115,12 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    "passes", [MicroBatches(4, 3), MicroBatches(3, 2), MicroBatches(1, 3), MicroBatches(1, 1, recompute=True)]
+    "micro_batches", [MicroBatches(4, 3), MicroBatches(3, 2), MicroBatches(1, 3), MicroBatches(1, 1, recompute=True)]
 )
 def test_however_an_update_is_cut_up_the_gradients_are_the_same(micro_batches: MicroBatches) -> None:
     whole, whole_unet = trainer(MEMBERS)
     cut, cut_unet = trainer(MEMBERS)
-    cut.use(micro_batches)
+    cut.use_micro_batches(micro_batches)
     for ours, theirs in zip(run(cut), run(whole), strict=True):
         assert [record.loss for record in ours] == pytest.approx([record.loss for record in theirs], abs=1e-12)
         assert [r.grad_norm for r in ours] == pytest.approx([r.grad_norm for r in theirs], abs=1e-10)
@@ -209,7 +212,7 @@ def half_precision_trainer(max_skipped_steps: int) -> tuple[PackTrainer, UNet2DC
     lora.inject(unet, [("a", 5), ("b", 0)], LORA)
     data = tiny_data(dtype=torch.float16)
     members = (tiny_member("a", 5, 1), tiny_member("b", 0, 2))
-    return PackTrainer(unet, members, data, tiny_schedule(), config, half_precision=True), unet
+    return PackTrainer(unet, members, data, tiny_noise_schedule(), config, half_precision=True), unet
 
 
 def test_overflows_that_a_smaller_loss_scale_cures_are_nobodys_fault() -> None:
@@ -292,9 +295,9 @@ def test_stop_ends_between_updates() -> None:
 def test_what_was_asked_for_and_is_not_done_is_said_once(asked: dict[str, str], remark: str) -> None:
     made, unet = trainer(MEMBERS, CONFIG.model_copy(update=asked))
     run(made)
-    (said,) = made.remarks()
+    (said,) = made.take_remarks()
     assert remark in said
-    assert made.remarks() == []
+    assert made.take_remarks() == []
     plain, plain_unet = trainer(MEMBERS)
     run(plain)
     ours, theirs = lora.export(unet, "a"), lora.export(plain_unet, "a")
@@ -340,13 +343,13 @@ def test_a_compiled_unet_is_itself_outside_of_training_and_the_process_as_before
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("mode", ["regional", "full"])
 def test_a_compiled_pack_trains_as_an_eager_one(mode: CompileMode) -> None:
-    """Whole batches, batches in micro_batches, with activations computed again, and beside a frozen adapter."""
+    """Whole batches, batches in parts, with activations computed again, and beside a frozen adapter."""
     config = CONFIG.model_copy(update={"compile": mode, "steps": 8000})
     eager = config.model_copy(update={"compile": "off"})
     (made, unet), (plain, plain_unet) = trainer(MEMBERS, config), trainer(MEMBERS, eager)
     for each in (MicroBatches(2, 3), MicroBatches(4, 2), MicroBatches(1, 1, recompute=True)):
-        made.use(each)
-        plain.use(each)
+        made.use_micro_batches(each)
+        plain.use_micro_batches(each)
         ours, theirs = (run(t, t.step + 3) for t in (made, plain))
         assert [[r.loss for r in row] for row in ours] == [
             [pytest.approx(r.loss, abs=1e-9) for r in row] for row in theirs
@@ -354,7 +357,7 @@ def test_a_compiled_pack_trains_as_an_eager_one(mode: CompileMode) -> None:
     for each_trainer in (made, plain):
         each_trainer.freeze("a")
         run(each_trainer, 11)
-    assert not made.remarks()
+    assert not made.take_remarks()
     for key, weight in lora.export(plain_unet, "b").items():
         torch.testing.assert_close(lora.export(unet, "b")[key], weight, rtol=0, atol=1e-8)
 
@@ -366,9 +369,11 @@ def test_mirror_images_are_seen_half_of_the_time() -> None:
     flipped = TrainingData(
         plain.image_ids, rows_of(torch.cat([moments, moments.flip(4)])), plain.embeddings, flips=True
     )
-    config = CONFIG.model_copy(update={"batch_size": 200})
-    (with_flips, _), (without, _) = trainer(MEMBERS[:1], config, data=flipped), trainer(MEMBERS[:1], config)
-    ours, theirs = (made._read(1) for made in (with_flips, without))
+
+    def draws_of(data: TrainingData) -> Draws:
+        return Draws((MEMBERS[0].seed,), data.image_ids, data.latent_shape, 400, 1000, flips=data.flips)
+
+    ours, theirs = (InputReader(data, MEMBERS[:1], draws_of(data), slice(0, 400)).read(1) for data in (flipped, plain))
     numbers = ours.inputs.moments[0]
     assert (numbers >= 7).double().mean() == pytest.approx(0.5, abs=0.1)
     assert torch.equal(numbers % 7, theirs.inputs.moments[0])
@@ -378,8 +383,9 @@ def test_mirror_images_are_seen_half_of_the_time() -> None:
 
 
 def test_dropout_replaces_captions_by_the_empty_prompt_at_its_rate() -> None:
-    made, _ = trainer((tiny_member("a", 3, 2, dropout=0.25),), CONFIG.model_copy(update={"batch_size": 500}))
-    rows = np.concatenate([made._draws.caption_rows(made._draws.of(step), made.active)[0] for step in range(1, 5)])
+    member, data = tiny_member("a", 3, 2, dropout=0.25), tiny_data()
+    draws = Draws((member.seed,), data.image_ids, data.latent_shape, 1000, 1000)
+    rows = np.concatenate([draws.caption_rows(draws.of_step(step), [member])[0] for step in range(1, 5)])
     assert set(rows) == {0, 2}
     assert (rows == 0).mean() == pytest.approx(0.25, abs=0.03)
 

@@ -1,0 +1,118 @@
+"""The gradients of an update: forward and backward, micro-batch by micro-batch.
+
+Shape legend: K members that take part, S distinct seeds, A images of an update and member (of several processes that
+train together: this one's), B of them in one micro-batch, P weights of one adapter, C latent channels, H and W latent
+size, L tokens of a text and D features of a token.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lora_engine import diffusion
+from lora_engine.dataset.encoded import TrainingData
+from lora_engine.system.memory import kept_bytes
+from lora_engine.training.inputs import Inputs
+from lora_engine.training.loss_scale import LossScale
+from lora_engine.training.micro_batches import MicroBatches
+from lora_engine.training.weights import PackWeights
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors that one update is computed from, on the device: per seed, or per member."""
+
+    noisy: Tensor  # [S, A, C, H, W]
+    target: Tensor  # [S, A, C, H, W]
+    timesteps: Tensor  # [S, A]
+    text: Tensor  # [K, A, L, D]
+
+
+def make_batch(inputs: Inputs, data: TrainingData, noise_schedule: diffusion.NoiseSchedule) -> Batch:
+    """Draw latents from the VAE's posterior and add noise to them. Nothing waits for the device."""
+    mean, std = data.moments.place(inputs.moments).unbind(2)
+    latents = mean + std * inputs.posterior.to(mean.dtype)
+    noise, timesteps = inputs.noise.to(mean.dtype), inputs.timesteps
+    flat = (latents.flatten(0, 1), noise.flatten(0, 1), timesteps.flatten())
+    noisy, target = (make(noise_schedule, *flat).view_as(mean) for make in (diffusion.add_noise, diffusion.target))
+    return Batch(noisy, target, timesteps, data.embeddings.place(inputs.embeddings))
+
+
+class PackGradients:
+    """Computes the gradients of the adapters that take part.
+
+    Attributes:
+        unet: the frozen UNet with its adapters.
+        weights: those of the adapters that take part; their gradients are what this computes.
+        micro_batches: how an update is cut up.
+        unet_context: every pass through the UNet happens within such a context, for instance one in which it is
+            compiled.
+    """
+
+    def __init__(self, unet: nn.Module, images_per_step: int, scale: LossScale, micro_batches: MicroBatches) -> None:
+        self.unet = unet
+        self.micro_batches = micro_batches
+        self.unet_context: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._images_per_step = images_per_step
+        self._scale = scale
+
+    def set_members(self, weights: PackWeights, seeds: Tensor) -> None:
+        """Compute the gradients of these adapters from now on.
+
+        Args:
+            seeds: the place of each one's seed among the distinct seeds, int64 [K] on the device.
+        """
+        self.weights, self._seeds_K = weights, seeds
+
+    def accumulate(self, batch: Batch) -> Tensor:
+        """Add an update's gradients to those of `weights`, multiplied by the loss scale.
+
+        Returns:
+            The part of each member's mean loss that this process's images make up, [K].
+        """
+        count = len(self._seeds_K)
+        losses_K = torch.zeros(count, device=batch.target.device, dtype=batch.target.dtype)
+        for members, images in self.micro_batches.slices(count, batch.timesteps.shape[1]):
+            if self.micro_batches.members < count:
+                self.weights.select(members.start, members.stop)
+            with self.unet_context():
+                losses_KB = self._losses(batch, members, images) / self._images_per_step
+                torch.autograd.backward(self._scale.scaled(losses_KB.sum()))
+            self.weights.accumulate()
+            losses_K[members] += losses_KB.detach().sum(dim=1)
+        return losses_K
+
+    def compute(self, batch: Batch) -> Tensor:
+        """Compute an update's gradients anew, multiplied by the loss scale, and copy them. [K, P]."""
+        self.weights.zero_grad()
+        self.accumulate(batch)
+        return self.weights.gradients_KP.clone()
+
+    def try_out(self, batch: Batch) -> None:
+        """Compute an update's gradients as `micro_batches` says; `PackUpdate` forgets them.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: they do not fit.
+        """
+        self.weights.select()
+        self.accumulate(batch)
+
+    def image_bytes(self, batch: Batch) -> int:
+        """The bytes that one image of one member keeps for the backward pass. Computes one forward pass."""
+        self.weights.select(0, 1)
+        return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1)), self.unet.parameters())
+
+    def _losses(self, batch: Batch, members: slice, images: slice) -> Tensor:
+        """The losses of a micro-batch, of each of its members for each of its images. [K, B]."""
+        seeds_K, text_KBLD = self._seeds_K[members], batch.text[members, images]
+
+        def per_member(per_seed: Tensor) -> Tensor:
+            """[S, A, ...] to [K * B, ...]."""
+            return per_seed[:, images][seeds_K].flatten(0, 1)
+
+        noisy, timesteps = per_member(batch.noisy).to(text_KBLD.dtype), per_member(batch.timesteps)
+        prediction = self.unet(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
+        return diffusion.loss_per_image(prediction, per_member(batch.target)).view(text_KBLD.shape[:2])

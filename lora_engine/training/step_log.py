@@ -1,0 +1,106 @@
+"""Turns the numbers of updates, which stay on the device until several can be read at once, into records.
+
+Shape legend: K members that took part in an update.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lora_engine.config.training import TrainingConfig
+from lora_engine.dataset.draws import DrawHashes
+from lora_engine.records import StepRecord
+from lora_engine.training.lr_schedule import learning_rate
+from lora_engine.training.members import PackMembers
+
+_FLUSH_STEPS = 10  # reading a number waits for the device, so numbers stay there for this many steps ...
+_FLUSH_SECONDS = 1.0  # ... or, where steps are slow, until this much time has passed
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The numbers of one update, on the device."""
+
+    step: int
+    places: tuple[int, ...]  # of the K members that took part, in the pack
+    numbers_4K: Tensor  # as `PackUpdate` returns them
+    hashes: Sequence[DrawHashes]  # one for each distinct seed
+
+
+class StepLog:
+    """The updates that were done since the log was last flushed. Its clock starts when it is made."""
+
+    def __init__(self, members: PackMembers, config: TrainingConfig) -> None:
+        self._members, self._config = members, config
+        self._pending: list[_Measured] = []
+        self._since = time.monotonic()
+
+    def add(self, step: int, numbers_4K: Tensor, hashes: Sequence[DrawHashes]) -> None:
+        """Take up an update of the members that are active now, without waiting for the device.
+
+        Args:
+            numbers_4K: as `PackUpdate` returns them.
+            hashes: of what each distinct seed drew for the update.
+        """
+        self._pending.append(_Measured(step, tuple(self._members.active_places), numbers_4K, hashes))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether updates have waited long enough for `flush`."""
+        return len(self._pending) >= _FLUSH_STEPS or time.monotonic() - self._since >= _FLUSH_SECONDS
+
+    def flush(self) -> Iterator[tuple[StepRecord, ...]]:
+        """Yield a record a member for every update since the last flush, and count the updates that were refused.
+
+        Waits for the device.
+        """
+        if self._pending:
+            values = torch.cat([measured.numbers_4K for measured in self._pending], dim=1).double().cpu().numpy()
+            images = self._config.images_per_step * values.shape[1]
+            images_per_second = images / max(time.monotonic() - self._since, 1e-9)
+            start = 0
+            for measured in self._pending:
+                losses_K, norms_K, finite_K, at_fault_K = values[:, start : start + len(measured.places)]
+                start += len(measured.places)
+                for at, place in enumerate(measured.places):
+                    self._members.count_refused(place, int(at_fault_K[at]))
+                numbers = {place: (losses_K[at], norms_K[at]) for at, place in enumerate(measured.places)}
+                yield self._records(measured, numbers, images_per_second, skipped=not finite_K.all())
+        # The clock starts again only now: what the caller did with the records is not the updates' time.
+        self._pending, self._since = [], time.monotonic()
+
+    def _records(
+        self, measured: _Measured, numbers: dict[int, tuple[float, float]], images_per_second: float, *, skipped: bool
+    ) -> tuple[StepRecord, ...]:
+        """A record for every member of the pack; that of a frozen one says that nothing was updated.
+
+        Args:
+            numbers: place of a member that took part, to its loss and gradient norm.
+        """
+        result = []
+        for place, member in enumerate(self._members.all):
+            loss, norm = numbers.get(place, (math.nan, math.nan))
+            hashes = measured.hashes[self._members.seeds.index(member.seed)]
+            result.append(
+                StepRecord(
+                    step=measured.step,
+                    loss=_finite(loss),
+                    learning_rate=learning_rate(self._config, measured.step),
+                    grad_norm=_finite(norm),
+                    images_per_second=images_per_second,
+                    skipped=skipped or place not in numbers,
+                    order_sha256=hashes.order_sha256,
+                    timesteps_sha256=hashes.timesteps_sha256,
+                    noise_sha256=hashes.noise_sha256,
+                )
+            )
+        return tuple(result)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
