@@ -1,4 +1,4 @@
-"""What tests of several packages share."""
+"""Fixtures that tests of several packages share."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,13 +20,13 @@ def s3_server() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def s3_bucket(s3_server: S3Server) -> str:
-    """A bucket that the tests of a session share: use a folder of your own in it."""
+    """A bucket that all tests of a session share, each in a folder of its own."""
     return s3_server.make_bucket()
 
 
 @pytest.fixture
 def use_keys(monkeypatch: pytest.MonkeyPatch) -> Callable[[Keys], None]:
-    """Make the environment hold these credentials and nothing else that the AWS chain reads."""
+    """A function that gives the environment these credentials, and nothing else that the AWS chain reads."""
 
     def use(keys: Keys) -> None:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -39,7 +39,7 @@ def use_keys(monkeypatch: pytest.MonkeyPatch) -> Callable[[Keys], None]:
 
 @pytest.fixture
 def s3_admin(s3_server: S3Server, use_keys: Callable[[Keys], None]) -> S3Server:
-    """The store, with credentials in the environment that may do everything."""
+    """The S3 store; the environment has credentials that may do everything."""
     use_keys(s3_server.admin)
     return s3_server
 

@@ -14,14 +14,14 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one connection. Bytes are counted in the answers; the request always passes."""
+    """A fault of one connection. The request always passes."""
 
     kind: Literal["refuse", "reset", "close", "stall"]
-    after_bytes: int = 0
+    after_bytes: int = 0  # of the answer, which pass before the fault happens
 
 
 class FaultProxy:
-    """Gives its connections the faults of `plan` in turn and leaves those after them alone. A context manager."""
+    """A context manager that gives its connections the faults of `plan` in turn, and leaves further ones alone."""
 
     def __init__(self, target_port: int, plan: Iterable[Fault] = ()) -> None:
         self._target_port = target_port
@@ -80,7 +80,7 @@ class FaultProxy:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None = None) -> bool:
-    """Pass bytes on until the sender ends, or `limit` have passed: then True."""
+    """Pass bytes on until the sender ends, and return False, or until `limit` have passed, and return True."""
     passed = 0
     try:
         while limit is None or passed < limit:

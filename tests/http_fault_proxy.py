@@ -1,7 +1,7 @@
 """An HTTP proxy on 127.0.0.1 that spoils requests and answers as a test plans them.
 
-It knows one request from another, which `fault_proxy` does not. Each answer is held whole before it is passed on, so
-that a fault on the way back never reaches the store.
+Unlike `fault_proxy`, it can tell one request from another. It receives each answer whole before it passes anything on,
+so that the store never notices a fault on the way back.
 """
 
 import asyncio
@@ -20,42 +20,42 @@ from urllib.parse import unquote, urlsplit
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 PIECE_BYTES = 16384
-RECEIVE_BYTES = 2**18  # a slow link that takes megabytes at once is none
+RECEIVE_BYTES = 2**18  # of the socket's buffer, since a link that takes megabytes at once would not be slow
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the client asked for."""
+    """A request of the client."""
 
     method: str
     path: str  # /bucket/key, not percent-encoded
     query: str
     body_bytes: int
-    range: str  # of bytes; empty for all
+    range: str  # the header that asks for some of an object's bytes; empty where all are asked for
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An S3 error instead of the store's answer, which does not see the request, or has dealt with it."""
+    """The client gets an S3 error instead of the store's answer."""
 
     status: int = 503
     code: str = "SlowDown"
-    applied: bool = False
+    applied: bool = False  # whether the store sees the request and deals with it
 
 
 @dataclass(frozen=True)
 class Drop:
-    """The connection ends: before the store sees the request, or once it has dealt with it and before it answers."""
+    """The connection ends before the client gets an answer."""
 
     how: Literal["reset", "close", "stall"] = "reset"
-    applied: bool = False
+    applied: bool = False  # whether the store sees the request and deals with it
 
 
 @dataclass(frozen=True)
 class Break:
-    """The connection ends after so many bytes of the answer's body."""
+    """The connection ends in the middle of the answer's body."""
 
-    after_bytes: int
+    after_bytes: int  # of the body, which the client gets
     how: Literal["reset", "close", "stall"] = "reset"
 
 
@@ -71,19 +71,19 @@ class Flip:
     """The lowest bit of one byte of a body is turned over."""
 
     where: Literal["request", "answer"]
-    at: int  # byte of the body; longer bodies only
+    at: int  # index of the byte; a body that has no such byte is left as it is
 
 
 @dataclass(frozen=True)
 class Delay:
-    """The store sees the request so much later."""
+    """The store sees the request that much later."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Throttle:
-    """A slow link, both ways."""
+    """Request and answer pass at no more than that speed."""
 
     bytes_per_second: int
 
@@ -94,13 +94,13 @@ Hook: TypeAlias = Callable[[Request], None]
 
 
 def in_turn(faults: Iterable[Fault | None], method: str = ".*", path: str = ".*") -> Plan:
-    """A fault for each request that matches both patterns in full, until there are no more. None lets one pass."""
+    """A plan that gives each request that matches both patterns in full the next of the faults; None lets it pass."""
     remaining, matches = iter(faults), matching(method, path)
     return lambda request: next(remaining, None) if matches(request) else None
 
 
 def at_first(count: int, fault: Fault) -> Plan:
-    """That fault for the first `count` requests of each method and path."""
+    """A plan that gives that fault to the first `count` requests of each method and path."""
     seen: Counter[tuple[str, str]] = Counter()
 
     def plan(request: Request) -> Fault | None:
@@ -111,26 +111,28 @@ def at_first(count: int, fault: Fault) -> Plan:
 
 
 def always(fault: Fault, method: str = ".*", path: str = ".*") -> Plan:
-    """That fault for every request that matches both patterns in full."""
+    """A plan that gives that fault to every request that matches both patterns in full."""
     return in_turn(repeat(fault), method, path)
 
 
-def now_and_then(seed: int, share: float, faults: list[Fault]) -> Plan:
-    """One of `faults` for about that share of all requests."""
+def now_and_then(seed: int, fraction: float, faults: list[Fault]) -> Plan:
+    """A plan that gives one of the faults to about that fraction of all requests."""
     chance = random.Random(seed)
-    return lambda _: chance.choice(faults) if chance.random() < share else None
+    return lambda _: chance.choice(faults) if chance.random() < fraction else None
 
 
 def matching(method: str = ".*", path: str = ".*") -> Callable[[Request], bool]:
-    """Whether a request matches both patterns in full."""
+    """A function that says whether a request matches both patterns in full."""
     return lambda request: bool(re.fullmatch(method, request.method) and re.fullmatch(path, request.path))
 
 
 class HttpFaultProxy:
-    """A context manager with `url`. `plan` sees each request once, in one thread.
+    """The proxy, a context manager; `url` is where it listens.
 
-    The hooks run in threads of their own and hold up their request alone: `arrived` before the store sees it, `applied`
-    once the store has dealt with it and before the client knows.
+    Args:
+        plan: called once for each request, always in the same thread.
+        arrived: called before the store sees a request, in a thread of its own; it holds up that request alone.
+        applied: called likewise once the store has dealt with a request, before the client gets the answer.
     """
 
     def __init__(
@@ -177,7 +179,7 @@ class HttpFaultProxy:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         store_reader, store_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         try:
-            # Cancelled is what the end of the proxy makes it; asyncio would print a traceback for it.
+            # The proxy's end cancels open connections, for which asyncio would print a traceback.
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await self._exchange(reader, writer, store_reader, store_writer):
                     pass
@@ -192,7 +194,7 @@ class HttpFaultProxy:
         store_reader: asyncio.StreamReader,
         store_writer: asyncio.StreamWriter,
     ) -> bool:
-        """One request and its answer; whether the connection goes on."""
+        """Pass on one request and its answer, with the fault that is planned; whether the connection goes on."""
         head = _Head(await reader.readuntil(b"\r\n\r\n"))
         if head.value("expect"):
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -241,7 +243,7 @@ class HttpFaultProxy:
         if how == "stall":
             await self._stop.wait()
         if how == "reset":
-            await asyncio.sleep(0.05)  # it takes away what has not left yet
+            await asyncio.sleep(0.05)  # A reset drops the bytes that have not been sent yet, so they get the time.
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             writer.transport.abort()
         return False
@@ -254,20 +256,20 @@ class _Head:
         self.first, *self._headers = raw.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
 
     def value(self, name: str) -> str:
-        """Of the header; empty where there is none."""
+        """The value of the header of that lower-case name; empty where there is none."""
         return next((text.strip() for key, text in self._pairs() if key == name), "")
 
     def without(self, name: str) -> bytes:
-        """As it was sent, but for that header."""
+        """The bytes of the head without the header of that lower-case name."""
         kept = [line for line in self._headers if line.partition(":")[0].lower() != name]
         return "\r\n".join([self.first, *kept, "", ""]).encode("latin-1")
 
     def with_length(self, size: int) -> "_Head":
-        """The same with another Content-Length."""
+        """The same head with another Content-Length."""
         return _Head(self.without("content-length").removesuffix(b"\r\n") + b"Content-Length: %d\r\n\r\n" % size)
 
     def request(self, body_bytes: int) -> Request:
-        """What it asks for."""
+        """The request that this is the head of."""
         method, target, _ = self.first.split(" ")
         parts = urlsplit(target)
         return Request(method, unquote(parts.path), parts.query, body_bytes, self.value("range"))
@@ -279,7 +281,7 @@ class _Head:
 
 
 async def _answer(reader: asyncio.StreamReader, method: str) -> tuple[_Head, bytes]:
-    """The head and the whole body, its length in the head."""
+    """Receive an answer to a request of that method: its head, which gives the body's length, and its body."""
     head = _Head(await reader.readuntil(b"\r\n\r\n"))
     status = int(head.first.split(" ")[1])
     if method == "HEAD" or status in {204, 304}:

@@ -1,4 +1,4 @@
-"""As much of a model hub on 127.0.0.1 as a download needs, serving folders."""
+"""A model hub on 127.0.0.1 that serves folders, with as much of its interface as a download needs."""
 
 import hashlib
 import json
@@ -11,7 +11,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer:
-    """Starts with the object; `requested` holds the files that were asked for."""
+    """The hub, which runs from the making of the object to `stop`; `requested` holds the files that were asked for.
+
+    Args:
+        repositories: name of a repository to the folder with its files.
+    """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
         self.requested: set[str] = set()
@@ -61,6 +65,6 @@ class HubServer:
         return None
 
     def stop(self) -> None:
-        """Close it."""
+        """End the server."""
         self._server.shutdown()
         self._server.server_close()

@@ -1,7 +1,8 @@
-"""The command as a user runs it, in a process of its own that need not import the model libraries again.
+"""Runs the command as a user does, in a process of its own, without importing the model libraries every time.
 
 A server imports them once and forks for every command: the child is a real process with its own descriptors,
-environment, folder and signals, and runs the console script's function. `COLD` is the script itself.
+environment, folder and signals, and runs the console script's function. `COLD` is the script itself, which imports
+them.
 """
 
 import array
@@ -20,11 +21,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COLD = Path(sys.executable).parent / "lora-job"
-_START_SECONDS = 300
+_START_SECONDS = 300  # that the server may take to start
 
 
 class Started:
-    """A command under way; `stdout` and `stderr` are there once it has been waited for."""
+    """A command that was started. It has `stdout` and `stderr` once `wait` has returned."""
 
     def __init__(self, arguments: tuple[str, ...], env: Mapping[str, str], cwd: Path) -> None:
         self._outputs = [os.memfd_create("output") for _ in range(2)]
@@ -38,12 +39,12 @@ class Started:
         self.returncode: int | None = None
 
     def send_signal(self, number: signal.Signals) -> None:
-        """To a process that has not ended yet; otherwise nothing happens."""
+        """Send a signal to the command, if it has not ended yet."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def wait(self, timeout: float = 300) -> int:
-        """The exit code; minus the signal that ended the command."""
+        """Wait for the end of the command and return its exit code, or minus the signal that ended it."""
         if self.returncode is None:
             self._connection.settimeout(timeout)
             self.returncode = int(self._answers.readline())
@@ -53,7 +54,7 @@ class Started:
         return self.returncode
 
     def wait_until_it_says(self, phrase: str) -> bool:
-        """Whether it said so on standard error before it ended."""
+        """Wait until standard error holds the phrase, or the command has ended; whether it holds the phrase."""
         while self.poll() is None:
             if phrase in os.pread(self._outputs[1], 2**24, 0).decode():
                 return True
@@ -61,7 +62,7 @@ class Started:
         return phrase in self.stderr
 
     def poll(self) -> int | None:
-        """The exit code of a command that has ended."""
+        """The exit code; None while the command runs."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -91,7 +92,7 @@ def lora_job(
 
 
 def stop_at(path: Path, started: Started, number: signal.Signals = signal.SIGTERM) -> int:
-    """Send a signal once `path` exists; the exit code."""
+    """Send a signal once `path` exists, wait for the command's end, and return its exit code."""
     deadline = time.monotonic() + 300
     while not path.exists() and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

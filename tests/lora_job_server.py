@@ -26,13 +26,13 @@ LIBRARIES = (
 
 
 def serve(address: str, parent: int) -> None:
-    """Until the process that started it ends."""
+    """Fork a process for every command that is asked for at the socket, until the process `parent` ends."""
     for name in LIBRARIES:
         importlib.import_module(name)
-    # a table of thousands of patterns that the first model loaded would compile
+    # The first model that a command loads would otherwise compile this table of thousands of patterns, every time.
     importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("blip")
     assert threading.active_count() == 1, f"a fork would lose {threading.enumerate()}"
-    gc.freeze()  # or a child's first collection would copy every page
+    gc.freeze()  # Otherwise the first collection of garbage in every child would copy all pages of memory.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
@@ -48,7 +48,7 @@ def serve(address: str, parent: int) -> None:
 
 
 def _supervise(connection: socket.socket) -> None:
-    """Fork the command, say its process id, wait, say its exit code. Never returns."""
+    """Fork the command, send its process id, wait for it, send its exit code, and end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, (stdout, stderr) = _receive(connection)
     pid = os.fork()
@@ -71,7 +71,7 @@ def _receive(connection: socket.socket) -> tuple[dict[str, object], tuple[int, i
 
 
 def _run(request: dict[str, object], stdout: int, stderr: int) -> None:
-    """Become `lora-job`. Never returns."""
+    """Run `lora-job` with the request's arguments, environment and folder, and end this process with its exit code."""
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     sys.stdout = os.fdopen(1, "w", closefd=False)
@@ -88,7 +88,7 @@ def _run(request: dict[str, object], stdout: int, stderr: int) -> None:
         run_to_exit(app)
     except SystemExit as end:
         code = end.code
-    # as the interpreter does at its end
+    # The child ends as the interpreter does, which waits for its threads, but without the server's own end.
     threading._shutdown()  # type: ignore[attr-defined]
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""A second S3 store for tests, `rclone serve s3` over a folder: it ignores conditions of writes."""
+"""A second S3 store for tests, `rclone serve s3` over a folder, which ignores the conditions of writes."""
 
 import socket
 import subprocess
@@ -13,7 +13,7 @@ START_SECONDS = 30
 
 
 class RcloneServer:
-    """A context manager; keeps its data and log in `folder`."""
+    """The store, a context manager; it keeps its data and log in `folder`."""
 
     keys = Keys("rclone-access", "rclone-secret")
     bucket = "bucket"

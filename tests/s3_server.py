@@ -17,7 +17,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-PORTS = range(20000, 22500, 5)  # below the ports that systems hand out, with the +10000 that each opens for gRPC
+# Ports below those that systems hand out by themselves, also with the 10000 that are added to each for gRPC.
+PORTS = range(20000, 22500, 5)
 START_SECONDS = 60
 
 
@@ -29,7 +30,7 @@ class Keys:
     secret_key: str
 
     def environment(self) -> dict[str, str]:
-        """What the AWS chain reads, and nothing from this machine beside it."""
+        """The variables that give the AWS chain these credentials, and keep it from reading any on this machine."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -53,12 +54,12 @@ _ACTIONS = {
 
 
 class S3Server:
-    """Starts with the object; `stop` kills it."""
+    """The store, which runs from the making of the object to `stop`."""
 
     admin = ADMIN
     read_only = READ_ONLY
-    job = JOB  # reads one bucket, and reads and writes another
-    write_only = WRITE_ONLY  # the same, but may not read what it wrote
+    job = JOB  # may read one bucket, and read and write another
+    write_only = WRITE_ONLY  # may read one bucket, and write another, but not read what it wrote
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="s3-server-"))
@@ -67,7 +68,7 @@ class S3Server:
         self.endpoint_url = f"http://127.0.0.1:{port}"
 
     def client(self, keys: Keys = ADMIN) -> Any:
-        """A plain boto3 client, for what a test arranges or looks at beside the code under test."""
+        """A plain boto3 client, with which a test can arrange and inspect objects without the code under test."""
         return _client(self.port, keys)
 
     def make_bucket(self) -> str:
@@ -119,7 +120,7 @@ def _command(data: Path, config: Path, base: int) -> list[str]:
 
 
 def _free_ports() -> int:
-    """The first of five ports in a row that are free, as are the five 10000 above them."""
+    """The first of five free ports in a row of which those that are higher by 10000 are free, too."""
     while True:
         base = random.choice(PORTS)
         if all(_is_free(base + offset + grpc) for offset in range(5) for grpc in (0, 10000)):
@@ -136,7 +137,7 @@ def _is_free(port: int) -> bool:
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether the store takes its first object before the time is over."""
+    """Whether the store takes an object before the time that it may need to start is over."""
     client = _client(port, ADMIN)
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:

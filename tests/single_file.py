@@ -1,4 +1,4 @@
-"""A pipeline's folder as one checkpoint with the names of the original Stable Diffusion code."""
+"""Writes a pipeline's folder as one checkpoint with the names of the original Stable Diffusion code."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def write_single_file(pipeline: Path, path: Path) -> None:
 
 
 def ldm_name(key: str) -> str:
-    """A diffusers UNet key under the names of the original checkpoints (4 levels, 2 layers a block)."""
+    """The name in original checkpoints of a diffusers UNet's weight (4 levels, 2 layers a block)."""
     rules = [
         (r"^conv_in\.", "input_blocks.0.0."),
         (r"^time_embedding\.linear_1\.", "time_embed.0."),
@@ -64,7 +64,7 @@ def sampler(match: re.Match[str]) -> str:
 
 
 def ldm_vae(key: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
-    """A diffusers VAE tensor as the original checkpoints hold it."""
+    """The name and the value in original checkpoints of a diffusers VAE's weight."""
     key = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", key)
     key = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", key)
     key = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{3 - int(m[1])}.block", key)

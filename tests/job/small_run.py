@@ -1,4 +1,4 @@
-"""A run of seconds: twelve drawings, two variants in one pack, four steps, samples; and what of it must not vary."""
+"""A run that takes seconds (twelve drawings, two variants in one pack, four steps, samples), and its outcome."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ output: {destination: runs}
 
 
 def drawings(folder: Path) -> Path:
-    """Twelve of the drawings with their captions."""
+    """Copy twelve of the package's drawings with their captions to the folder, and return it."""
     if not folder.exists():
         folder.mkdir(parents=True)
         for path in sorted(miniature_data.folder("drawings").glob("*-100000.*"))[:24]:
@@ -41,7 +41,7 @@ def drawings(folder: Path) -> Path:
 
 
 def arguments(miniature: Path, tmp_path: Path, *lines: str, name: str = "small") -> list[str | Path]:
-    """The manifest and its overrides; lines in the order in which they override each other."""
+    """The arguments of `lora-job run` for the small run: the manifest and its overrides, of which later ones win."""
     values = {
         "name": name,
         "base_model.source": miniature / "sd",
@@ -62,7 +62,7 @@ def arguments(miniature: Path, tmp_path: Path, *lines: str, name: str = "small")
 
 
 def quickstart(values: Mapping[str, object], lines: Sequence[str]) -> list[str | Path]:
-    """The quickstart's manifest with those values, and then those lines, in the place of its own."""
+    """The arguments for the quickstart's manifest, with those values and then those lines, KEY=VALUE, as overrides."""
     sets = [f"{key}={value}" for key, value in values.items()]
     result: list[str | Path] = [ROOT / "manifests" / "quickstart.yaml"]
     for option in (*sets, *lines):
@@ -70,15 +70,15 @@ def quickstart(values: Mapping[str, object], lines: Sequence[str]) -> list[str |
     return result
 
 
-def job_of(tmp_path: Path, *sets: str) -> tuple[Attempt, io.StringIO]:
-    """A job below `tmp_path` of a plain manifest with these overrides, and what it shows."""
+def attempt_of(tmp_path: Path, *sets: str) -> tuple[Attempt, io.StringIO]:
+    """An attempt below `tmp_path` at a plain manifest's run with these overrides, and the stream of its log."""
     shown = io.StringIO()
     manifest = load_manifest(PLAIN, "m.yaml", (f"output.destination={tmp_path / 'runs'}", *sets))
     return new_attempt(manifest, tmp_path, Progress(shown), StopFlag()), shown
 
 
 def folder_of(root: str, endpoint: str | None = None) -> RunFolder:
-    """A run's folder as the job reads it."""
+    """The folder of the run at that root, which is a path or, with an endpoint, an S3 URI."""
     settings = StorageSettings(
         endpoint_url=endpoint, region="us-east-1", addressing_style="path" if endpoint else "auto"
     )
@@ -86,7 +86,10 @@ def folder_of(root: str, endpoint: str | None = None) -> RunFolder:
 
 
 def outcome(run: RunFolder) -> dict[str, Any]:
-    """All of a run that a machine determines: weights, losses, captions, samples; and that every commit is true."""
+    """The files of a run whose content must not vary: weights, losses, captions, samples. Every commit is checked, too.
+
+    Speeds, times and the hash of the best checkpoint's file, which tells when the run began, are left out.
+    """
     found: dict[str, Any] = {}
     for key, _ in run.list():
         name = key.rpartition("/")[2]
@@ -108,6 +111,6 @@ def outcome(run: RunFolder) -> dict[str, Any]:
         elif name in ("samples.json", "validation.jsonl"):
             found[key] = run.read(key)
         elif name == "best.json":
-            found[key] = (run.read_json(key) or {}) | {"sha256": None}  # the file tells when the run began
+            found[key] = (run.read_json(key) or {}) | {"sha256": None}
     found["success"] = run.exists("_SUCCESS")
     return found

@@ -15,7 +15,7 @@ from lora_engine.config.data import PreprocessConfig
 from lora_engine.errors import DataError
 from lora_engine.images.prepare import prepare
 from lora_engine.images.sources import extract_archive, list_files
-from tests.job.small_run import drawings, job_of
+from tests.job.small_run import attempt_of, drawings
 
 NOBODY = 65534
 
@@ -33,16 +33,16 @@ def ordinary_user() -> Iterator[None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """That anybody may enter, as a test's own may not be."""
+    """A folder that any user may enter, which is not so of a test's own."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 def fingerprint(source: Path | str, tmp_path: Path) -> str:
-    job, _ = job_of(tmp_path, f"dataset.source={source}")
+    attempt, _ = attempt_of(tmp_path, f"dataset.source={source}")
     with ordinary_user():
-        return source_fingerprint(job)
+        return source_fingerprint(attempt)
 
 
 def test_an_image_that_may_not_be_read_is_a_row_with_its_reason(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Make the runs beside this file with the code of a checkout, which is to be an earlier version's.
+"""Make the runs beside this file with the code of a checkout of an earlier version.
 
-Usage: make.py CHECKOUT. It knows the code by its command alone, so it can ask any version.
+Usage: make.py CHECKOUT. The code is used by its command alone, so that any version will do.
 """
 
 import json
@@ -20,14 +20,14 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("constant", "existing")
-# A picture of 100 KB that tests nothing: `lora-job report` draws it anew.
+# A picture of 100 KB that is left out, since no test reads it and `lora-job report` can make it.
 LEFT_OUT = ("curves.png",)
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 _CPU = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
 
 
 def machine() -> dict[str, Any]:
-    """What decides how numbers are rounded: two machines that agree in it make the same weights to the bit."""
+    """The facts that decide how numbers are rounded: machines that agree in them make the same weights to the bit."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().partition("\n\n")[0].splitlines() if info.exists() else []
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
 
 
 def start(checkout: Path, folder: Path) -> "subprocess.Popen[bytes]":
-    """The run, from a folder with the manifest and the images, so that no path of this machine comes into it."""
+    """Start the run in a folder with the manifest and the images, so that the run holds no path of this machine."""
     shutil.copytree(HERE / "images", folder / "images")
     shutil.copy(HERE / "manifest.yaml", folder)
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
@@ -49,7 +49,7 @@ def start(checkout: Path, folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def is_half_done(run: Path) -> bool:
-    """Whether the checkpoints of step 2 are there and scored."""
+    """Whether the checkpoints of step 2 of all members are committed and scored."""
     members = [run / "variants" / variant / "seed-1337" for variant in VARIANTS]
     return all(
         (member / "checkpoints" / "step-000002" / "COMMIT.json").exists()

@@ -20,7 +20,7 @@ from lora_engine import miniature
 from lora_engine.config.models import CaptionerConfig
 from tests.http_fault_proxy import HttpFaultProxy, Request, Throttle, always, matching
 from tests.hub_server import HubServer
-from tests.job.small_run import PLAIN, job_of
+from tests.job.small_run import PLAIN, attempt_of
 from tests.lora_job import ROOT, lora_job
 from tests.moments import all_the_time
 from tests.s3_server import S3Server
@@ -65,7 +65,7 @@ def test_objects_of_any_name_lie_within_the_scratch_folder(tmp_path: Path, s3_ad
         except JobError:
             continue  # the store does not take such a name
         stored[key] = f"{number}"
-    attempt, _ = job_of(tmp_path, f"dataset.source={prefix}", at(s3_admin.endpoint_url))
+    attempt, _ = attempt_of(tmp_path, f"dataset.source={prefix}", at(s3_admin.endpoint_url))
     files = fetch_dataset(attempt)
     assert {file.key: Path(file.path).read_text() for file in files} == stored
     for file in files:
@@ -77,7 +77,7 @@ def test_two_datasets_of_equal_names_in_one_scratch_folder(
     tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
 ) -> None:
     sources = [put(f"{name}/a.png", name.encode()).removesuffix("/a.png") for name in ("ds1", "ds2")]
-    attempts = [job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0] for source in sources]
+    attempts = [attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0] for source in sources]
     assert [contents(attempts[index]) for index in (0, 1, 0)] == [
         {"a.png": b"ds1"},
         {"a.png": b"ds2"},
@@ -96,7 +96,7 @@ def test_two_archives_in_one_scratch_folder_leave_each_other_s_members(
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a.png", name)
         source = put(f"{name}/images.zip", path.read_bytes()) if remote else str(path)
-        attempts.append(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0])
+        attempts.append(attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0])
     fetched = [fetch_dataset(attempt) for attempt in attempts]
     assert [[Path(file.path).read_text() for file in files] for files in fetched] == [["one"], ["two"]]
 
@@ -107,7 +107,7 @@ def test_an_object_that_is_put_back_is_fetched_again_and_one_that_stays_is_not(
     with HttpFaultProxy(s3_admin.port) as proxy:
         for version in (b"v1", b"v2", b"v1"):
             source = put("ds/a.png", version).removesuffix("/a.png")
-            attempt, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+            attempt, _ = attempt_of(tmp_path, f"dataset.source={source}", at(proxy.url))
             assert contents(attempt) == contents(attempt) == {"a.png": version}
     get = matching("GET", ".*/a.png")
     assert sum(get(request) for request, _ in proxy.requests) == 3
@@ -117,7 +117,7 @@ def test_a_file_that_a_crash_cut_off_is_fetched_again(
     tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
 ) -> None:
     source = put("ds/a.png", b"whole").removesuffix("/a.png")
-    attempt, _ = job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
+    attempt, _ = attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
     os.truncate(fetch_dataset(attempt)[0].path, 0)
     assert contents(attempt) == {"a.png": b"whole"}
 
@@ -133,11 +133,11 @@ def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_on
             put("ds/a.png", b"and replaced")
 
     with HttpFaultProxy(s3_admin.port, arrived=arrived) as proxy:
-        attempt, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+        attempt, _ = attempt_of(tmp_path, f"dataset.source={source}", at(proxy.url))
         with pytest.raises(JobError, match="listed with 6 bytes but is 12 bytes") as caught:
             fetch_dataset(attempt)
     assert code_of(caught.value) == 50
-    assert contents(job_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0]) == {
+    assert contents(attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0]) == {
         "a.png": b"and replaced"
     }
 
@@ -198,7 +198,7 @@ def test_one_large_object_on_a_slow_link_is_no_stall(
 ) -> None:
     source = put("ds/a.png", bytes(2**22)).removesuffix("/a.png")
     with HttpFaultProxy(s3_admin.port, always(Throttle(2**22 // SLOW_SECONDS), "GET", ".*/a.png")) as proxy:
-        attempt, _ = job_of(tmp_path, f"dataset.source={source}", at(proxy.url))
+        attempt, _ = attempt_of(tmp_path, f"dataset.source={source}", at(proxy.url))
         moments = signs_of_life(attempt, lambda: fetch_dataset(attempt))
     assert moments[-1] - moments[0] > SLOW_SECONDS / 2
     assert all_the_time(moments)
@@ -210,10 +210,11 @@ from pathlib import Path
 
 from lora_engine.system.quiet import quiet_libraries
 from job.stages.models import fetch_model
-from tests.job.stages.test_fetch import job_of, signs_of_life
+from tests.job.small_run import attempt_of
+from tests.job.stages.test_fetch import signs_of_life
 
 quiet_libraries()
-attempt, _ = job_of(Path(sys.argv[1]))
+attempt, _ = attempt_of(Path(sys.argv[1]))
 print(*signs_of_life(attempt, lambda: fetch_model(attempt, "base_model.source", "hf://someone/sd", None, ["*"])))
 """
 
@@ -241,7 +242,7 @@ def test_one_large_file_from_a_slow_hub_is_no_stall(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["images", "images.zip"])
 def test_a_pipe_in_the_place_of_a_dataset_is_not_waited_for(tmp_path: Path, what: str) -> None:
     os.mkfifo(tmp_path / what)
-    attempt, _ = job_of(tmp_path, f"dataset.source={tmp_path / what}")
+    attempt, _ = attempt_of(tmp_path, f"dataset.source={tmp_path / what}")
     with pytest.raises(JobError, match="no file or folder") as caught:
         fetch_dataset(attempt)
     assert code_of(caught.value) == 41
@@ -251,12 +252,12 @@ def test_pickles_that_will_be_read_are_warned_of(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"")
     for allow, expected in ((True, 1), (False, 0)):
-        attempt, shown = job_of(tmp_path)
+        attempt, shown = attempt_of(tmp_path)
         config = CaptionerConfig(source=str(tmp_path / "model"), allow_pickle=allow)
         assert fetch_weights(attempt, "captioner.source", config, ("*.safetensors",)).path == tmp_path / "model"
         assert shown.getvalue().count("pytorch_model.bin") == expected
         assert shown.getvalue().count("warning") == expected
-    attempt, shown = job_of(tmp_path)
+    attempt, shown = attempt_of(tmp_path)
     safe = CaptionerConfig(source=str(miniature.folder("blip")), allow_pickle=True)
     fetch_weights(attempt, "captioner.source", safe, ("*.safetensors",))
     assert not shown.getvalue()

@@ -197,6 +197,10 @@ def test_the_prediction_type_is_that_of_the_scheduler(miniature: Path, tmp_path:
         stable_diffusion.load_noise_schedule(LocalModel(tmp_path))
 
 
+# The parts of an attempt that fetching a model from a hub uses.
+ATTEMPT = SimpleNamespace(stop=StopFlag(), progress=SimpleNamespace(moved=lambda: None))
+
+
 def test_a_hub_model_is_read_from_the_local_cache(
     miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,8 +210,7 @@ def test_a_hub_model_is_read_from_the_local_cache(
     snapshot.symlink_to(miniature / "sd")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    job = SimpleNamespace(stop=StopFlag())  # all of a job that a hub's model needs
-    folder = fetch_model(job, "base_model.source", "hf://someone/small", revision, stable_diffusion.FILE_PATTERNS)  # type: ignore[arg-type]
+    folder = fetch_model(ATTEMPT, "base_model.source", "hf://someone/small", revision, stable_diffusion.FILE_PATTERNS)  # type: ignore[arg-type]
     stable_diffusion.load_tokenizer(LocalModel(folder))
 
 
@@ -224,8 +227,7 @@ def dropping_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
 
 def fetch_small() -> Path:
-    job = SimpleNamespace(stop=StopFlag())
-    return fetch_model(job, "base_model.source", "hf://someone/small", None, stable_diffusion.FILE_PATTERNS)  # type: ignore[arg-type]
+    return fetch_model(ATTEMPT, "base_model.source", "hf://someone/small", None, stable_diffusion.FILE_PATTERNS)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("dropping_hub")
