@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,9 +15,11 @@ import pytest
 from job import layout
 from job.errors import ExitCode, JobError
 from job.process.stop import StopFlag
-from job.run.lease import LeaseTimes, held
-from job.storage import StorageSettings, open_storage
+from job.run.lease import LeaseRecord, LeaseTimes, ProcessRecord, held
+from job.storage import Digest, StorageSettings, open_storage
 from job.storage.folder import RunFolder
+from job.storage.local import LocalStorage
+from tests.job.small_run import folder_of
 
 ROOT = Path(__file__).resolve().parents[3]
 UNIT = "pack-0"
@@ -83,14 +85,20 @@ def freeze_between_writes(process: "subprocess.Popen[str]", run: RunFolder) -> N
         time.sleep(random.uniform(0, 0.05))
 
 
-def claim(run: RunFolder, seconds: float, wait_seconds: float = 0) -> "tuple[RunFolder, int]":
+def claim(
+    run: RunFolder, seconds: float, wait_seconds: float = 0, waiting: Callable[[str], None] = lambda _: None
+) -> "tuple[RunFolder, int]":
     """Take the lease and let go of it at once."""
-    with held(run, UNIT, LeaseTimes(seconds, wait_seconds), StopFlag(), lambda _: None) as got:
+    with held(run, UNIT, LeaseTimes(seconds, wait_seconds), StopFlag(), waiting) as got:
         return got
 
 
+def no_wait(holder: str) -> None:
+    pytest.fail(f"waits for {holder}")
+
+
 def test_a_released_lease_is_taken_at_once_with_the_next_epoch(run: RunFolder) -> None:
-    assert [claim(run, 3600)[1] for _ in range(3)] == [1, 2, 3]
+    assert [claim(run, 3600, waiting=no_wait)[1] for _ in range(3)] == [1, 2, 3]
     assert run.exists(layout.unit_lease(UNIT))
 
 
@@ -108,7 +116,22 @@ def test_a_second_live_writer_waits_and_is_refused(run: RunFolder) -> None:
 def test_a_dead_holder_is_succeeded_at_once(run: RunFolder) -> None:
     with holder(run, 3600) as process:
         process.kill()
-        assert claim(run, 3600)[1] == 2
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet reaped
+        assert claim(run, 3600, waiting=no_wait)[1] == 2
+
+
+@pytest.mark.parametrize(("told", "lasts_seconds"), [(1.5, 1.5), (None, 0.5)])
+def test_one_that_another_machine_holds_is_taken_only_once_it_was_silent_for_as_long_as_it_says(
+    run: RunFolder, told: float | None, lasts_seconds: float
+) -> None:
+    """Whether a process of another machine is dead cannot be seen. What it does not say is as this one has it."""
+    process = ProcessRecord(boot="another", namespace=1, pid=1, started=1)
+    run.write_stored(layout.unit_lease(UNIT), LeaseRecord(epoch=6, holder="x", process=process, seconds=told))
+    began, limited = time.monotonic(), StopFlag()
+    limited.limit_attempt(20 / 3600)
+    with held(run, UNIT, LeaseTimes(0.5, 0), limited, lambda _: None) as (_, epoch):
+        assert time.monotonic() - began >= lasts_seconds
+    assert epoch == 7
 
 
 def test_a_frozen_holder_is_succeeded_and_writes_nothing_once_it_wakes(run: RunFolder) -> None:
@@ -143,6 +166,41 @@ def test_the_loser_of_a_lease_is_told_to_stop_and_may_not_write(run: RunFolder) 
             stop.check()
     assert not run.exists("x")
     assert run.read(layout.unit_lease(UNIT)) == stolen
+
+
+class Overtaken(LocalStorage):
+    """Between its last look and its write of `object`, this process sleeps: another takes the unit over and writes."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run, self._slept = run, False
+
+    def _sleep(self, uri: str) -> None:
+        if uri == self._run.uri("object") and not self._slept:
+            self._slept = True
+            lease = LeaseRecord(epoch=2, holder="another", seconds=60)
+            self._run.write_stored(layout.unit_lease(UNIT), lease)
+            self._run.write("object", b"of the other")
+
+    def write(self, uri: str, data: bytes) -> Digest:
+        self._sleep(uri)
+        return super().write(uri, data)
+
+    def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
+        self._sleep(uri)
+        return super().write_if(uri, data, etag)
+
+
+@pytest.mark.parametrize("before", [None, b"of an earlier attempt"])
+def test_a_write_that_comes_after_the_next_holders_replaces_nothing(tmp_path: Path, before: bytes | None) -> None:
+    plain = folder_of(str(tmp_path))
+    if before is not None:
+        plain.write("object", before)
+    run = RunFolder(Overtaken(plain), plain.root)
+    with held(run, UNIT, LeaseTimes(60, 0), StopFlag(), no_wait) as (mine, _):
+        with pytest.raises(JobError) as caught:
+            mine.write("object", b"mine")
+        assert caught.value.code == ExitCode.LEASE_HELD
+    assert plain.read("object") == b"of the other"
 
 
 def test_of_many_claimants_one_holds_at_a_time(run: RunFolder) -> None:

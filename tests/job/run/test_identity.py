@@ -1,0 +1,67 @@
+"""What makes a run the same run, beyond what a manifest's options say: models, data, and values of other versions."""
+
+from typing import Any
+
+import pytest
+
+from job.run.identity import Identity, has_more_steps, identity, identity_conflicts
+from tests.job.manifest.test_manifest import SMALL, load
+
+BLIP = (
+    "captioner={source: models/blip}",
+    "variants=[{name: one, captions: {strategy: blip}}]",
+)
+
+
+def identity_of(*sets: str, data: str = "d", **models: str) -> Identity:
+    return identity(load(SMALL, *sets), data_sha256=data, models={"base": "b", "captioner": "c"} | models)
+
+
+@pytest.mark.parametrize(
+    ("changed", "conflicts"),
+    [
+        ({"base": "other"}, ("base_model",)),
+        ({"captioner": "other"}, ("captioner.sha256",)),
+        ({"data": "other"}, ("data",)),
+    ],
+)
+def test_other_bytes_are_another_run(changed: dict[str, Any], conflicts: tuple[str, ...]) -> None:
+    assert identity_conflicts(identity_of(*BLIP), identity_of(*BLIP, **changed)) == conflicts
+
+
+@pytest.mark.parametrize(
+    ("option", "conflicts"),
+    [
+        ("captioner.prompt=a drawing of", ("captioner.prompt",)),
+        ("captioner.source=elsewhere", ()),
+        ("evaluation.timesteps=2", ("evaluation.timesteps",)),
+        ("evaluation.every=3", ("evaluation.every",)),
+        ("dataset.validation_fraction=0.2", ("split.validation_fraction",)),
+        ("dataset.validation_min=3", ("split.validation_min",)),
+        ("training.schedule={name: constant}", ("variants.one.training.schedule.name",)),
+    ],
+)
+def test_values_that_decide_what_is_found_belong_to_it(option: str, conflicts: tuple[str, ...]) -> None:
+    linear = "training.schedule={name: linear}"
+    assert identity_conflicts(identity_of(*BLIP, linear), identity_of(*BLIP, linear, option)) == conflicts
+
+
+def steps(schedule: str, number: int) -> Identity:
+    return identity_of(f"training.schedule={{name: {schedule}}}", f"training.steps={number}")
+
+
+def test_steps_grow_only_where_the_rate_does_not_depend_on_them() -> None:
+    constant, cosine = steps("constant", 20), steps("cosine", 20)
+    both = ("variants.one.training.steps", "variants.two.training.steps")
+    assert identity_conflicts(constant, steps("constant", 30)) == ()
+    assert identity_conflicts(constant, steps("constant", 10)) == both
+    assert identity_conflicts(cosine, steps("cosine", 30)) == both
+    assert has_more_steps(constant, steps("constant", 30))
+    assert not has_more_steps(constant, steps("constant", 20))
+
+
+def test_a_value_that_only_a_later_version_knows_makes_another_run() -> None:
+    stored = identity_of().model_dump(mode="json")
+    assert identity_conflicts(Identity.model_validate(stored), identity_of()) == ()
+    later = Identity.model_validate(stored | {"colour_space": "linear"})
+    assert identity_conflicts(later, identity_of()) == ("colour_space",)

@@ -1,0 +1,34 @@
+"""Where a run keeps what: names that people and other programs rely on."""
+
+import pytest
+
+from job import layout
+from job.layout import Member
+
+STEPS = (0, 1, 2, 9, 10, 99, 100, 999, 12345, 999_999)
+
+
+def test_names_of_steps_sort_as_the_steps_do() -> None:
+    names = [layout.step_name(step) for step in STEPS]
+    assert names == sorted(names)
+    assert names[6] == "step-000100"
+
+
+@pytest.mark.parametrize("step", [*STEPS, 1_000_000])
+def test_a_step_is_read_from_its_name(step: int) -> None:
+    assert layout.step_of(layout.step_name(step)) == step
+
+
+@pytest.mark.parametrize("name", ["step-000100 (copy)", "step-000100.bak", "xstep-000100", "step-100", "step-", ""])
+def test_other_names_are_no_step(name: str) -> None:
+    assert layout.step_of(name) is None
+
+
+def test_no_two_adapters_share_a_file() -> None:
+    members = [Member(variant, seed) for variant in ("one", "two") for seed in (0, 10)]
+    of_one = (layout.metrics, layout.validation, layout.best, layout.final, layout.all_samples)
+    of_a_step = (layout.validation_losses, layout.checkpoint, layout.samples, layout.sample_index)
+    keys = [key(member) for member in members for key in of_one]
+    keys += [key(member, step) for member in members for key in of_a_step for step in (1, 10)]
+    assert len(set(keys)) == len(keys)
+    assert layout.checkpoint(members[1], 100) == "variants/one/seed-10/checkpoints/step-000100"
