@@ -14,10 +14,10 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one connection. The request always passes."""
+    """A fault of one connection. The request always passes."""
 
     kind: Literal["refuse", "reset", "close", "stall"]
-    after_bytes: int = 0  # of the answer, which pass before it happens
+    after_bytes: int = 0  # of the answer, which pass before the fault happens
 
 
 class FaultProxy:

@@ -42,7 +42,7 @@ def launched(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def place(rank: int, port: int) -> dict[str, str]:
-    """Of one of two processes, as it is told."""
+    """The variables that tell one of two processes its place."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return address | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
 

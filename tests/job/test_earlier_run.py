@@ -27,7 +27,7 @@ def member(run: Path, variant: str) -> Path:
 
 
 def weights(run: Path) -> dict[str, str]:
-    """Of every variant at the end."""
+    """The hash of every variant's weights at the end."""
     commit = Path("checkpoints") / "step-000004" / "COMMIT.json"
     return {variant: read(member(run, variant) / commit)["weights_sha256"] for variant in VARIANTS}
 

@@ -52,7 +52,7 @@ class Killer:
 
 @pytest.fixture(scope="module")
 def straight(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], float]:
-    """What an uninterrupted run leaves, and how many seconds it takes."""
+    """The outcome of an uninterrupted run, and how many seconds it takes."""
     folder = tmp_path_factory.mktemp("straight")
     lora_job("--help")  # starts the server
     began = time.monotonic()

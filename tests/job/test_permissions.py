@@ -51,7 +51,7 @@ def policy() -> set[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def server(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> S3Server:
-    """With the two buckets, and twelve drawings in the one."""
+    """The store with the study's two buckets, and twelve drawings in the one for data."""
     client = s3_server.client()
     for name in (STUDY_DATA, STUDY_RUNS):
         try:

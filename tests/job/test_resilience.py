@@ -38,7 +38,7 @@ def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(finished: Path) -> dict[str, Any]:
-    """What an uninterrupted run leaves."""
+    """The outcome of an uninterrupted run."""
     return outcome(folder_of(str(finished / "runs" / "small")))
 
 
@@ -189,7 +189,7 @@ def unreported(finished: Path, tmp_path: Path) -> Path:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """What was found of the images and trained; not who did it, when and where from."""
+    """The files about images and training, by key; they do not tell who made them, when and from which source."""
     paths = [path for folder in ("data", "variants") for path in (run / folder).rglob("*") if path.is_file()]
     return {str(path.relative_to(run)): path.read_bytes() for path in paths if path.name != "source.json"}
 
@@ -272,7 +272,7 @@ def test_other_images_or_models_are_another_run(
 
 
 def flipped(data: bytes) -> bytes:
-    """With one bit changed, in the middle."""
+    """The data with one bit changed, in the middle."""
     result = bytearray(data)
     result[len(data) // 2] ^= 1
     return bytes(result)

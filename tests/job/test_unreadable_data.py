@@ -33,7 +33,7 @@ def ordinary_user() -> Iterator[None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """That anybody may enter, as a test's own may not be."""
+    """A folder that any user may enter, which is not so of a test's own."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
