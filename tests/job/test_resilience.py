@@ -189,7 +189,7 @@ def unreported(finished: Path, tmp_path: Path) -> Path:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """The files about images and training by their keys, which do not tell who made them, when and from which source."""
+    """The files about images and training by their keys; they do not tell who made them, when and from which source."""
     paths = [path for folder in ("data", "variants") for path in (run / folder).rglob("*") if path.is_file()]
     return {str(path.relative_to(run)): path.read_bytes() for path in paths if path.name != "source.json"}
 
