@@ -48,11 +48,6 @@ class RunFolder:
         """Store a JSON object; equal values give equal bytes. ValueError for a number that is not finite."""
         return self.write(key, json_bytes(value))
 
-    def read_jsonl(self, key: str) -> list[dict[str, Any]] | None:
-        """The JSON objects of the lines; None when there is no such object. 46 when a line is not a JSON object."""
-        data = self.read(key)
-        return None if data is None else [self._parse(key, line) for line in data.splitlines() if line]
-
     def write_jsonl(self, key: str, rows: Iterable[Mapping[str, Any]]) -> Digest:
         """Store each row as a line of JSON, written as `write_json` would."""
         return self.write(key, "".join(f"{_dump(row)}\n" for row in rows).encode())

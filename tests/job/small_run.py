@@ -102,7 +102,7 @@ def outcome(run: RunFolder) -> dict[str, Any]:
                 assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"]), key
             found[key] = commit["weights_sha256"]
         elif name == "metrics.jsonl":
-            rows = run.read_jsonl(key) or []
+            rows = run.read_rows(key, dict) or []
             found[key] = [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
         elif name.startswith("prompt-") or (key.startswith("data/") and name != "source.json"):
             found[key] = hashlib.sha256(run.read(key) or b"").hexdigest()

@@ -85,7 +85,7 @@ def test_an_object_of_an_earlier_version_reads_back_as_it_was(key: str) -> None:
 @pytest.mark.parametrize("key", ROWS)
 def test_rows_of_an_earlier_version_read_back_as_they_were(key: str) -> None:
     source = folder_of(str(HERE / "finished"))
-    values, written = source.read_rows(key, ROWS[key]), source.read_jsonl(key)
+    values, written = source.read_rows(key, ROWS[key]), source.read_rows(key, dict)
     assert values
     assert json.loads(json.dumps([asdict(value) for value in values])) == written
 

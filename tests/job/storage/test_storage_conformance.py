@@ -299,13 +299,13 @@ def test_another_scheme_is_refused_with_those_that_are_known():
 def test_run_folder_keeps_keys_and_json(place, tmp_path):
     run = RunFolder(place.storage, place.root)
     assert run.read_json("a/b.json") is None
-    assert run.read_jsonl("rows.jsonl") is None
+    assert run.read_rows("rows.jsonl", dict) is None
     first = run.write_json("a/b.json", {"z": 1.5, "a": ["ü", None]})
     assert run.write_json("a/c.json", {"a": ["ü", None], "z": 1.5}) == first
     assert run.read_json("a/b.json") == {"z": 1.5, "a": ["ü", None]}
     rows = [{"step": 1, "loss": 0.25, "text": "two\u2028lines\x85"}, {"step": 2, "loss": None, "text": "\n"}]
     run.write_jsonl("rows.jsonl", rows)
-    assert run.read_jsonl("rows.jsonl") == rows
+    assert run.read_rows("rows.jsonl", dict) == rows
     assert [key for key, _ in run.list()] == ["a/b.json", "a/c.json", "rows.jsonl"]
     assert [key for key, _ in run.list("a")] == ["a/b.json", "a/c.json"]
     digest = run.download("a/b.json", tmp_path / "file", expect=first)
