@@ -1,0 +1,50 @@
+"""What scripts/mutate knows of the rooms holds, and what it says of survivors is right."""
+
+import pytest
+
+import mutation
+from mutation import Equal, Room, Survivor, report
+
+ROOMS = mutation.rooms()
+DIFF = """\
+# lora_engine.x.x_f__mutmut_1: survived
+--- lora_engine/x.py
++++ lora_engine/x.py
+@@ -1,4 +1,3 @@
+ def f(a: int) -> int:
+-    if a < 1:
+-        return -a
++    if a <= 1:
++
++        return a
+     return a
+"""
+
+
+@pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS)
+def test_every_room_has_its_source_its_tests_and_the_lines_whose_mutants_are_equal(room: Room) -> None:
+    source = " ".join((mutation.ROOT / room.source).read_text(encoding="utf-8").split())
+    assert all((mutation.ROOT / test).is_file() for test in room.tests)
+    for equal in room.equal:
+        assert " ".join(equal.was.split()) in source
+        assert equal.was != equal.becomes
+        assert equal.why.endswith(".")
+
+
+def test_a_survivor_tells_what_changed_into_what() -> None:
+    assert Survivor("x", DIFF).change == ("if a < 1: return -a", "if a <= 1: return a")
+
+
+@pytest.mark.parametrize(("total", "enough"), [(10, False), (12, True)])
+def test_listed_survivors_count_as_neither_killed_nor_alive(
+    total: int, enough: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    equal = Equal("if a < 1: return -a", "if a <= 1: return a", "Minus nothing is nothing.")
+    room = Room("x", "x.py", (), (equal, Equal("gone", "went", "It was.")))
+    stranger = Survivor("y", DIFF.replace("-a", "-b"))
+    assert report(room, total, [Survivor("x", DIFF), stranger], 1.0) is enough
+    said = capsys.readouterr().out
+    assert f"{total - 2} of {total} killed, 1 equal, 1 not listed" in said
+    assert "=> equal: Minus nothing is nothing." in said
+    assert said.count("=> not listed") == 1
+    assert "a survivor that there is not: 'gone' -> 'went'" in said
