@@ -7,6 +7,7 @@ starts each mutant as a fork of that process: importing torch takes longer than 
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "tests" / "mutants.toml"
@@ -41,9 +43,15 @@ timeout_multiplier = 4.0
 class Equal:
     """A mutant of which somebody has reasoned that nothing can tell it from the original."""
 
-    was: str  # the changed lines, stripped
+    was: str  # a piece of the changed lines
     becomes: str
     why: str
+
+    def is_that(self, survivor: "Survivor") -> bool:
+        """Whether this change, made in one place, is the survivor's."""
+        gone, came = survivor.change
+        places = (found.start() for found in re.finditer(re.escape(self.was), gone))
+        return any(gone[:at] + self.becomes + gone[at + len(self.was) :] == came for at in places)
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,10 @@ def rooms() -> dict[str, Room]:
     return {name: _room(name, entry) for name, entry in tomllib.loads(TABLE.read_text(encoding="utf-8")).items()}
 
 
-def _room(name: str, entry: dict[str, object]) -> Room:
-    source = f"{str(entry['module']).replace('.', '/')}.py"
-    tests = tuple(_test_file(str(file)) for file in entry["tests"])  # type: ignore[attr-defined]
-    return Room(name, source, tests, tuple(Equal(**equal) for equal in entry.get("equal", ())))  # type: ignore[attr-defined]
+def _room(name: str, entry: dict[str, Any]) -> Room:
+    source = f"{entry['module'].replace('.', '/')}.py"
+    equal = [Equal(one["was"], becomes, one["why"]) for one in entry.get("equal", ()) for becomes in one["becomes"]]
+    return Room(name, source, tuple(_test_file(file) for file in entry["tests"]), tuple(equal))
 
 
 def _test_file(name: str) -> str:
@@ -131,17 +139,16 @@ def mutate(room: Room, workers: int) -> tuple[int, list[Survivor]]:
 
 def report(room: Room, total: int, survivors: Iterable[Survivor], seconds: float) -> bool:
     """Print what survived, and whether that is little enough."""
-    survivors = list(survivors)
-    listed = {(equal.was, equal.becomes): equal for equal in room.equal}
-    strangers = [survivor for survivor in survivors if survivor.change not in listed]
-    for survivor in sorted(survivors, key=lambda survivor: survivor.change in listed):
-        why = f"equal: {listed[survivor.change].why}" if survivor.change in listed else "not listed"
-        print(f"\n{survivor.diff.strip()}\n=> {why}")
-    for equal in set(listed) - {survivor.change for survivor in survivors}:
-        print(f"\n{TABLE.name} lists a survivor that there is not: {equal[0]!r} -> {equal[1]!r}")
-    killed, equals = total - len(survivors), len(survivors) - len(strangers)
+    met = {survivor: next((equal for equal in room.equal if equal.is_that(survivor)), None) for survivor in survivors}
+    for survivor, equal in sorted(met.items(), key=lambda item: item[1] is None):
+        print(f"\n{survivor.diff.strip()}\n=> {f'equal: {equal.why}' if equal else 'not listed'}")
+    for equal in room.equal:
+        if equal not in met.values():
+            print(f"\n{TABLE.name} lists a survivor that there is not: {equal.was!r} -> {equal.becomes!r}")
+    strangers = list(met.values()).count(None)
+    killed, equals = total - len(met), len(met) - strangers
     share = killed / max(1, total - equals)
-    print(f"\n{room.name}: {killed} of {total} killed, {equals} equal, {len(strangers)} not listed: {share:.1%}")
+    print(f"\n{room.name}: {killed} of {total} killed, {equals} equal, {strangers} not listed: {share:.1%}")
     print(f"{room.name}: {seconds:.0f} s")
     return share >= ENOUGH
 

@@ -26,6 +26,7 @@ def test_every_room_has_its_source_its_tests_and_the_lines_whose_mutants_are_equ
     source = " ".join((mutation.ROOT / room.source).read_text(encoding="utf-8").split())
     assert all((mutation.ROOT / test).is_file() for test in room.tests)
     for equal in room.equal:
+        assert room.equal.count(equal) == 1
         assert " ".join(equal.was.split()) in source
         assert equal.was != equal.becomes
         assert equal.why.endswith(".")
@@ -35,11 +36,31 @@ def test_a_survivor_tells_what_changed_into_what() -> None:
     assert Survivor("x", DIFF).change == ("if a < 1: return -a", "if a <= 1: return a")
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes", "expected"),
+    [
+        ("a < 1: return -a", "a <= 1: return a", True),
+        ("<", "<=", False),
+        ("if a < 1: return -a", "if a <= 1: return a", True),
+        ("a <", "b <", False),
+        ("not there", "", False),
+    ],
+)
+def test_a_listed_change_is_all_that_changed(was: str, becomes: str, expected: bool) -> None:
+    assert Equal(was, becomes, "Why.").is_that(Survivor("x", DIFF)) is expected
+
+
+def test_a_listed_change_may_stand_anywhere_in_the_line() -> None:
+    diff = "-f(a, strict=True) + g(b, strict=True)\n+f(a, strict=True) + g(b, )"
+    assert Equal("strict=True", "", "Why.").is_that(Survivor("x", diff))
+    assert not Equal("strict=True", "strict=None", "Why.").is_that(Survivor("x", diff))
+
+
 @pytest.mark.parametrize(("total", "enough"), [(10, False), (12, True)])
 def test_listed_survivors_count_as_neither_killed_nor_alive(
     total: int, enough: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    equal = Equal("if a < 1: return -a", "if a <= 1: return a", "Minus nothing is nothing.")
+    equal = Equal("< 1: return -a", "<= 1: return a", "Minus nothing is nothing.")
     room = Room("x", "x.py", (), (equal, Equal("gone", "went", "It was.")))
     stranger = Survivor("y", DIFF.replace("-a", "-b"))
     assert report(room, total, [Survivor("x", DIFF), stranger], 1.0) is enough
