@@ -32,6 +32,11 @@ def test_every_room_has_its_source_its_tests_and_the_lines_whose_mutants_are_equ
         assert equal.why.endswith(".")
 
 
+def test_a_zip_that_is_no_longer_strict_goes_three_ways() -> None:
+    ways = [equal.becomes for equal in ROOMS["draws"].equal if equal.was == "zip(indices, epochs, strict=True)"]
+    assert ways == ["zip(indices, epochs, strict=None)", "zip(indices, epochs, strict=False)", "zip(indices, epochs, )"]
+
+
 def test_a_survivor_tells_what_changed_into_what() -> None:
     assert Survivor("x", DIFF).change == ("if a < 1: return -a", "if a <= 1: return a")
 
