@@ -1,0 +1,112 @@
+"""Captions of an image against what each strategy is to say of it."""
+
+from typing import Any
+
+import pytest
+
+from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
+from lora_engine.config.captions import (
+    BlipCaptions,
+    CaptionsConfig,
+    CleaningConfig,
+    ConstantCaptions,
+    ExistingCaptions,
+    MixCaptions,
+    MixPart,
+)
+from lora_engine.errors import DataError
+from lora_engine.records import CaptionRecord
+
+CONSTANT = ConstantCaptions(strategy="constant", text="A  Tattoo, a Tattoo")
+BLIP = BlipCaptions(strategy="blip", style_hints="Line Art")
+EXISTING = ExistingCaptions(strategy="existing", missing=None)
+LONG = " ".join(f"w{at}" for at in range(90))
+
+
+def words(text: str) -> int:
+    """A token a word, and start and end."""
+    return len(text.replace(",", " ").split()) + 2
+
+
+def record(config: CaptionsConfig, generated: str | None = None, existing: str | None = None) -> CaptionRecord:
+    return caption_record("7f", "a.png", config, generated=generated, existing=existing, count_tokens=words)
+
+
+def mix(*captions: Any) -> MixCaptions:
+    return MixCaptions(strategy="mix", parts=tuple(MixPart(captions=one) for one in captions))
+
+
+def test_a_constant_caption_is_what_the_manifest_says_uncleaned() -> None:
+    expected = CaptionRecord("7f", ("A  Tattoo, a Tattoo",), (None,), (6,), (False,))
+    assert record(CONSTANT, "generated", "existing") == expected
+
+
+def test_a_generated_caption_is_cleaned_and_gets_the_hints() -> None:
+    expected = CaptionRecord("7f", ("a rose, Line Art",), ("arafed A Rose",), (6,), (False,))
+    assert record(BLIP, "arafed A Rose", "existing") == expected
+    first = BLIP.model_copy(update={"hints_position": "first"})
+    assert record(first, "A Rose").texts == ("Line Art, a rose",)
+    assert record(BLIP, "").texts == ("Line Art",)
+
+
+def test_an_existing_caption_is_kept_as_it_is_unless_cleaning_is_asked_for() -> None:
+    expected = CaptionRecord("7f", ("arafed A Rose",), ("arafed A Rose",), (5,), (False,))
+    assert record(EXISTING, "generated", "arafed A Rose") == expected
+    cleaned = EXISTING.model_copy(update={"cleaning": CleaningConfig(), "style_hints": "Line Art"})
+    assert record(cleaned, None, "arafed A Rose").texts == ("a rose, Line Art",)
+
+
+def test_an_image_without_a_caption_gets_the_missing_one_or_is_an_error() -> None:
+    with_missing = EXISTING.model_copy(update={"missing": "a Thing"})
+    assert record(with_missing).texts == ("a Thing",)
+    assert record(with_missing).raw == ("a Thing",)
+    assert record(with_missing, existing="a rose").raw == ("a rose",)
+    assert record(with_missing, existing="").texts == ("",)
+    with pytest.raises(DataError) as caught:
+        record(EXISTING)
+    assert caught.value.cause == "The image a.png has no caption of its own."
+    assert caught.value.remedy == "Put a .txt beside it or a line into metadata.jsonl, or set captions.missing."
+
+
+def test_a_mix_has_a_text_of_each_part() -> None:
+    found = record(mix(CONSTANT, EXISTING, BLIP), "A Moon", LONG)
+    kept = " ".join(f"w{at}" for at in range(75))
+    assert found == CaptionRecord(
+        id="7f",
+        texts=("A  Tattoo, a Tattoo", kept, "a moon, Line Art"),
+        raw=(None, LONG, "A Moon"),
+        tokens=(6, 77, 6),
+        truncated=(False, True, False),
+    )
+
+
+def test_what_cleaning_or_fitting_cut_is_truncated() -> None:
+    assert record(BLIP, LONG).truncated == (True,)
+    # more characters than are read, of which cleaning leaves one word
+    assert record(BLIP, "cat, " * 500).truncated == (True,)
+    assert record(BLIP, "cat, " * 500).texts == ("cat, Line Art",)
+    assert record(BLIP, "cat").truncated == (False,)
+    constant = ConstantCaptions(strategy="constant", text=LONG)
+    assert record(constant).truncated == (True,)
+    assert record(constant).tokens == (77,)
+
+
+def test_hints_that_leave_no_room_are_an_error_of_the_manifest() -> None:
+    with pytest.raises(DataError) as caught:
+        record(BLIP.model_copy(update={"style_hints": LONG}), "a cat")
+    assert caught.value.cause == "style_hints are 92 tokens; the text encoder reads 77."
+    assert caught.value.remedy == "Shorten style_hints."
+
+
+def test_a_captioner_must_have_been_asked() -> None:
+    with pytest.raises(AssertionError, match=r"^every image is captioned where a strategy needs it$"):
+        record(BLIP)
+
+
+def test_a_study_needs_what_any_part_of_its_strategies_needs() -> None:
+    assert needs_captioner([CONSTANT, BLIP])
+    assert needs_captioner([mix(CONSTANT, BLIP)])
+    assert not needs_captioner([CONSTANT, EXISTING, mix(CONSTANT, EXISTING)])
+    assert needs_sidecars([CONSTANT, EXISTING])
+    assert needs_sidecars([mix(CONSTANT, EXISTING)])
+    assert not needs_sidecars([CONSTANT, BLIP, mix(CONSTANT, BLIP)])

@@ -1,0 +1,108 @@
+"""The loss scale against torch's GradScaler, which does the same but waits for the device."""
+
+import pytest
+import torch
+
+from lora_engine.training.loss_scale import LossScale
+
+CPU = torch.device("cpu")
+YES, NO = torch.tensor(True), torch.tensor(False)
+
+
+def factor(scale: LossScale) -> float:
+    return float(scale.state()["factor"])
+
+
+def theirs(overflows: set[int], updates: int) -> list[float]:
+    """GradScaler's factor after each update."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=4096.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=500)
+    weight = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    scaler.scale(weight.sum())  # it makes its factor at the first loss
+    found = []
+    for update in range(updates):
+        weight.grad = torch.tensor(float("inf") if update in overflows else 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        found.append(scaler.get_scale())
+    return found
+
+
+@pytest.mark.parametrize(
+    "overflows",
+    [set(), {0}, {499}, {500}, {498, 1000}, {3, 4, 5, 900}],
+    ids=["none", "at once", "just before it grows", "just after it grew", "between", "several"],
+)
+def test_the_factor_moves_as_torch_moves_it(overflows: set[int]) -> None:
+    scale = LossScale(CPU, enabled=True)
+    found = []
+    for update in range(1502):
+        scale.update(~torch.tensor(update in overflows), torch.tensor(update in overflows))
+        found.append(factor(scale))
+    assert found == theirs(overflows, 1502)
+
+
+def test_the_factor_halves_down_to_one_and_is_the_least_there() -> None:
+    scale = LossScale(CPU, enabled=True)
+    for power in reversed(range(12)):
+        assert not scale.is_least
+        scale.update(NO, YES)
+        assert factor(scale) == 2.0**power
+    assert scale.is_least
+    scale.update(NO, YES)
+    assert factor(scale) == 1.0
+
+
+def test_what_was_neither_done_nor_overflowed_counts_for_nothing() -> None:
+    scale = LossScale(CPU, enabled=True)
+    for _ in range(499):
+        scale.update(YES, NO)
+    for _ in range(3):
+        scale.update(NO, NO)
+    assert (factor(scale), int(scale.state()["lasted"])) == (4096, 499)
+    scale.update(YES, NO)
+    assert (factor(scale), int(scale.state()["lasted"])) == (8192, 0)
+
+
+def test_scaling_a_loss_and_unscaling_its_gradients_leaves_the_gradients() -> None:
+    scale = LossScale(CPU, enabled=True)
+    weight = torch.tensor([1.5, -2.0], requires_grad=True)
+    loss = (weight**3).sum()
+    assert scale.scaled(loss).item() == loss.item() * 4096
+    scale.scaled(loss).backward()
+    assert weight.grad is not None
+    other = torch.tensor([8192.0])
+    scale.unscale([weight.grad, other])
+    torch.testing.assert_close(weight.grad, 3 * weight.detach() ** 2)
+    assert other.tolist() == [2.0]
+
+
+def test_disabled_it_changes_nothing() -> None:
+    scale = LossScale(CPU, enabled=False)
+    loss, gradient = torch.tensor(3.0), torch.tensor([5.0])
+    assert scale.scaled(loss) is loss
+    scale.unscale([gradient])
+    assert gradient.tolist() == [5.0]
+    for _ in range(501):
+        scale.update(YES, NO)
+    scale.update(NO, YES)
+    assert (factor(scale), int(scale.state()["lasted"])) == (1, 0)
+    assert scale.is_least
+
+
+def test_a_loaded_scale_goes_on_where_the_other_was() -> None:
+    first, second = LossScale(CPU, enabled=True), LossScale(CPU, enabled=True)
+    first.update(NO, YES)
+    for _ in range(499):
+        first.update(YES, NO)
+    live = second.state()
+    second.load({name: value.clone() for name, value in first.state().items()})
+    assert {name: float(value) for name, value in live.items()} == {"factor": 2048, "lasted": 499}
+    second.update(YES, NO)
+    assert factor(second) == 4096
+    assert factor(first) == 2048
+
+
+def test_it_lies_where_the_training_computes() -> None:
+    state = LossScale(torch.device("meta"), enabled=True).state()
+    assert {value.device.type for value in state.values()} == {"meta"}
