@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from lora_engine.dataset.draws import EMPTY_PROMPT_ROW, Draw, Draws, PackMember, choose_parts
+from lora_engine.dataset.draws import EMPTY_PROMPT_ROW, Draw, Draws, PackMember, choose_texts
 
 IDS = tuple(f"{at:016x}" + "a" * 48 for at in (3, 1, 4, 15, 9))
 SEEDS = (11, 5)
@@ -43,7 +43,7 @@ def drawn(indices: list[list[int]], epochs: list[list[int]], flips: list[list[in
 
 
 def test_each_seed_has_draws_of_its_own_row_after_row() -> None:
-    found = draws(flips=True).of(4)
+    found = draws(flips=True).of_step(4)
     assert found.step == 4
     for at, seed in enumerate(SEEDS):
         order = np.concatenate([philox(seed, 1, epoch).permutation(5) for epoch in (3, 4)])
@@ -55,7 +55,7 @@ def test_each_seed_has_draws_of_its_own_row_after_row() -> None:
         assert np.array_equal(found.noise[at], noise)
         assert np.array_equal(found.posterior[at], posterior)
     assert found.flips.any()
-    assert not draws().of(4).flips.any()
+    assert not draws().of_step(4).flips.any()
     assert found.indices.shape == (2, 6)
 
 
@@ -105,13 +105,13 @@ def test_a_dropped_caption_is_the_empty_prompt() -> None:
     [((1.0,), [0, 0, 0, 0, 0]), ((0.5, 0.5), [0, 0, 1, 1, 1]), ((0.25, 0.25, 0.5), [0, 1, 2, 2, 2])],
 )
 def test_a_part_holds_its_range_from_its_lower_edge(weights: tuple[float, ...], expected: list[int]) -> None:
-    found = choose_parts(weights, np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53]))
+    found = choose_texts(weights, np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53]))
     assert found.dtype == np.int64
     assert found.tolist() == expected
 
 
 def test_weights_that_sum_to_a_little_less_than_one_choose_no_part_beyond_the_last() -> None:
-    assert choose_parts([0.1] * 10, np.array([1 - 2**-53])).tolist() == [9]
+    assert choose_texts([0.1] * 10, np.array([1 - 2**-53])).tolist() == [9]
 
 
 def test_hashes_are_of_what_each_seed_saw() -> None:

@@ -12,10 +12,10 @@ from transformers import (
 from lora_engine.config.lr_schedule import ConstantLrSchedule, CosineLrSchedule, LinearLrSchedule
 from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import TrainingConfig
-from lora_engine.training.lr_schedule import Schedule, learning_rate
+from lora_engine.training.lr_schedule import LrSchedule, learning_rate
 
 PEAK = 0.02
-SCHEDULES: dict[str, type[Schedule]] = {
+SCHEDULES: dict[str, type[LrSchedule]] = {
     "constant": ConstantLrSchedule,
     "linear": LinearLrSchedule,
     "cosine": CosineLrSchedule,

@@ -84,7 +84,7 @@ def test_a_pack_learns_as_its_adapters_would_alone(max_norm: float | None) -> No
         for micro in range(2):
             out = model(torch.cat([xs["a"][micro], shrink * xs["b"][micro]]))
             out.square().sum().backward()
-            weights.accumulate_gradients()
+            weights.accumulate()
         norms = weights.clip(max_norm)
         weights.update(0.1 / (step + 1), NO)
         for at, name in enumerate("ab"):
@@ -179,7 +179,7 @@ def test_a_part_of_the_pack_computes_and_learns_alone() -> None:
         out = model(x.repeat(len(chosen), 1))
         torch.testing.assert_close(out, torch.cat([every[k] for k in chosen]), rtol=1e-12, atol=1e-12)
         out.square().sum().backward()
-        weights.accumulate_gradients()
+        weights.accumulate()
         assert [bool(row.any()) for row in weights.gradients_KP] == [k in chosen for k in range(3)]
 
 
@@ -214,7 +214,7 @@ def test_over_a_base_in_half_precision_copies_compute_and_gradients_add_up_in_si
     weights.zero_grad()
     for value in (1.0, 2**-9):  # bfloat16 holds either, but not their sum
         gradient.fill_(value)
-        weights.accumulate_gradients()
+        weights.accumulate()
         assert not gradient.any()
     assert set(weights.gradients_KP[:, :10].flatten().tolist()) == {1 + 2**-9}
     assert not weights.gradients_KP[:, 10:].any()
@@ -245,7 +245,7 @@ def test_the_gradients_of_a_base_in_half_precision_are_those_of_its_copies() -> 
     x = drawn(4, 5, seed=1).bfloat16()
     model(x).square().sum().backward()
     expected = [leaf.grad.clone() for layer in lora.packed_layers(model) for leaf in (layer.down_KRI, layer.up_KOR)]  # type: ignore[union-attr]
-    weights.accumulate_gradients()
+    weights.accumulate()
     found = torch.cat([one.flatten(1) for one in expected], dim=1).float()
     assert torch.equal(weights.gradients_KP, found)
     assert all(one.any() for one in expected)
