@@ -61,11 +61,10 @@ def _border_whiteness(pixels: Floats) -> float:
 
 
 def _bimodality(grey: Floats, ink: npt.NDArray[np.bool_]) -> float:
-    total = grey.var()
-    if total == 0:
+    if not ink.any():  # a blank sheet, whose variance is 0 but for rounding
         return 0.0
     inked = ink.mean()
-    return float(inked * (1 - inked) * (grey[ink].mean() - grey[~ink].mean()) ** 2 / total)
+    return float(inked * (1 - inked) * (grey[ink].mean() - grey[~ink].mean()) ** 2 / grey.var())
 
 
 def _stroke_width(ink: npt.NDArray[np.bool_]) -> float:
