@@ -61,6 +61,11 @@ def run_tests(tree: Path, *tests: str) -> tuple["subprocess.CompletedProcess[str
     return done, ET.parse(found).findall(".//testcase") if found.exists() else []
 
 
+def name_of(case: ET.Element) -> str:
+    """The id of the test that it is a case of, as pytest takes it."""
+    return f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name']}"
+
+
 @pytest.mark.slow
 def test_the_tests_named_pass_without_a_fault(tmp_path: Path) -> None:
     """Or they would notice nothing."""
@@ -77,5 +82,7 @@ def test_a_planted_fault_is_noticed(tmp_path: Path, fault: Fault) -> None:
     done, cases = run_tests(tree, *fault.tests)
     # 1 says that tests failed; others, that they could not be collected, and would fail with any change
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
-    assert [case for case in cases if case.find("failure") is not None], done.stdout
+    failed = [name_of(case) for case in cases if case.find("failure") is not None]
+    for test in fault.tests:
+        assert [name for name in failed if name == test or name.startswith(f"{test}[")], (test, done.stdout)
     assert not [case for case in cases if case.find("error") is not None], done.stdout

@@ -14,7 +14,7 @@ from job.run.dataset import Images, Prepared, SourceStamp, source_fingerprint
 from job.run.decisions import Resolved, is_done, is_prepared, resolve
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord
-from tests.job.small_run import job_of
+from tests.job.small_run import attempt_of
 
 CPU = torch.device("cpu")
 
@@ -30,12 +30,12 @@ def images(names: str = "abcd") -> Images:
     return Images(tuple(map(row, names)), not_needed)
 
 
-def attempt_of(tmp_path: Path, *sets: str) -> Attempt:
+def attempt_at(tmp_path: Path, *sets: str) -> Attempt:
     source = tmp_path / "images"
     if not source.exists():
         source.mkdir()
         (source / "a.png").touch()
-    return job_of(tmp_path, f"dataset.source={source}", *sets)[0]
+    return attempt_of(tmp_path, f"dataset.source={source}", *sets)[0]
 
 
 def model(tmp_path: Path, weights: str = "weights") -> LocalModel:
@@ -61,43 +61,43 @@ def finish(attempt: Attempt, tmp_path: Path) -> Resolved:
 
 
 def test_a_second_attempt_decides_the_same_and_writes_nothing(tmp_path: Path) -> None:
-    attempt = attempt_of(tmp_path)
+    attempt = attempt_at(tmp_path)
     first = finish(attempt, tmp_path)
     before = {key: attempt.run.read(key) for key, _ in attempt.run.list()}
     assert abs(first.started_at - time.time()) < 60
-    assert decide(attempt_of(tmp_path), tmp_path) == first
+    assert decide(attempt_at(tmp_path), tmp_path) == first
     assert {key: attempt.run.read(key) for key, _ in attempt.run.list()} == before
 
 
 def test_a_precision_that_was_decided_on_another_machine_stays(tmp_path: Path) -> None:
-    attempt = attempt_of(tmp_path)
+    attempt = attempt_at(tmp_path)
     decide(attempt, tmp_path)
     stored = attempt.run.read_json(layout.RESOLVED)
     assert stored is not None
     other = "fp32" if stored["packs"][0]["precision"] == "bf16" else "bf16"
     stored["packs"][0]["precision"] = other
     attempt.run.write_json(layout.RESOLVED, stored)
-    again = decide(attempt_of(tmp_path), tmp_path)
+    again = decide(attempt_at(tmp_path), tmp_path)
     assert again.precision(attempt.packs[0]) == other
 
 
 def test_a_finished_run_is_done_until_it_is_to_have_more_steps(tmp_path: Path) -> None:
-    attempt = attempt_of(tmp_path)
+    attempt = attempt_at(tmp_path)
     assert not is_done(attempt)
     finish(attempt, tmp_path)
-    assert is_done(attempt_of(tmp_path))
+    assert is_done(attempt_at(tmp_path))
     attempt.run.delete(layout.SUCCESS)
     assert not is_done(attempt)
     attempt.run.write(layout.SUCCESS, b"")
-    assert not is_done(attempt_of(tmp_path, "training.steps=20"))
+    assert not is_done(attempt_at(tmp_path, "training.steps=20"))
     with pytest.raises(JobError, match=r"variants\.one\.training\.steps") as caught:
-        is_done(attempt_of(tmp_path, "training.steps=5"))
+        is_done(attempt_at(tmp_path, "training.steps=5"))
     assert caught.value.code == ExitCode.CONFLICT
 
 
 def test_a_run_that_is_to_have_more_steps_is_not_finished_until_it_has_them(tmp_path: Path) -> None:
-    finish(attempt_of(tmp_path), tmp_path)
-    more = attempt_of(tmp_path, "training.steps=20")
+    finish(attempt_at(tmp_path), tmp_path)
+    more = attempt_at(tmp_path, "training.steps=20")
     decide(more, tmp_path)
     assert not more.run.exists(layout.SUCCESS)
     assert not is_done(more)
@@ -109,23 +109,23 @@ def test_a_run_that_is_to_have_more_steps_is_not_finished_until_it_has_them(tmp_
 def test_other_bytes_under_the_same_name_are_refused_and_nothing_is_written(
     tmp_path: Path, changed: dict[str, Any], named: str
 ) -> None:
-    attempt = attempt_of(tmp_path)
+    attempt = attempt_at(tmp_path)
     finish(attempt, tmp_path)
     before = {key: attempt.run.read(key) for key, _ in attempt.run.list()}
     with pytest.raises(JobError, match=rf"other values of {named}\.") as caught:
-        decide(attempt_of(tmp_path), tmp_path, **changed)
+        decide(attempt_at(tmp_path), tmp_path, **changed)
     assert caught.value.code == ExitCode.CONFLICT
     assert {key: attempt.run.read(key) for key, _ in attempt.run.list()} == before
 
 
 def test_a_file_that_is_added_to_the_dataset_is_looked_at(tmp_path: Path) -> None:
-    attempt = attempt_of(tmp_path)
+    attempt = attempt_at(tmp_path)
     finish(attempt, tmp_path)
     before = source_fingerprint(attempt)
-    assert is_prepared(attempt_of(tmp_path), before)
-    assert not is_prepared(attempt_of(tmp_path, "limits.max_hours=3"), before)
+    assert is_prepared(attempt_at(tmp_path), before)
+    assert not is_prepared(attempt_at(tmp_path, "limits.max_hours=3"), before)
     (tmp_path / "images" / "b.png").touch()
     after = source_fingerprint(attempt)
     assert after != before
-    assert not is_done(attempt_of(tmp_path))
-    assert not is_prepared(attempt_of(tmp_path), after)
+    assert not is_done(attempt_at(tmp_path))
+    assert not is_prepared(attempt_at(tmp_path), after)
