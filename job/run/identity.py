@@ -40,7 +40,7 @@ class Identity(StoredJson):
 
     seeds: tuple[int, ...]
     base_model: str  # SHA-256 of its files
-    data: str  # SHA-256 of the images and of how they are split
+    data: str  # SHA-256 over the ids of the images that are used
     split: dict[str, Any]
     preprocess: dict[str, Any]
     captioner: dict[str, Any] | None
