@@ -49,6 +49,16 @@ def test_each_rule_alone(rule: str, text: str, expected: str) -> None:
     assert plain(text) == text.replace(" ,", ",")
 
 
+def test_all_words_of_the_lists_are_removed() -> None:
+    stop = "a an the of on in at to with and or is are was were be been it its this that these those there some any by "
+    stop += "for from as into onto over under very"
+    for word in stop.split():
+        assert by("stop_words", f"{word} moth {word.upper()}") == "moth"
+    assert by("artefact_words", "arafedly moth") == "arafedly moth"
+    for word in "arafed araffed araffe araffes arafes arafled arrafe arafe".split():
+        assert by("artefact_words", f"{word} moth {word.upper()}") == "moth"
+
+
 def test_rules_apply_one_after_the_other_and_again_until_nothing_changes() -> None:
     all_rules = CleaningConfig(stop_words=True)
     assert clean("A Moth, arafed a moth", all_rules).text == "moth"

@@ -164,6 +164,15 @@ def test_over_a_base_in_half_precision_only_the_unet_computes_in_it() -> None:
     assert scoring.losses.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_noise_is_added_in_the_precision_of_the_latents() -> None:
+    seen = []
+    unet = tiny_unet()
+    unet.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    assert sum(Scoring(unet, [], data(torch.float32), [""], GRID, schedule(), 6)) == 6
+    assert seen[0].dtype == torch.float64  # as the UNet computes
+    assert torch.equal(seen[0].float().double(), seen[0])
+
+
 def test_scoring_keeps_no_graph_of_what_it_did() -> None:
     scoring = Scoring(trained()[0], ["a"], data(), [""], GRID, schedule(), 6)
     assert torch.is_grad_enabled()
