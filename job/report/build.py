@@ -17,6 +17,8 @@ from job.layout import Member
 from job.report.losses import final_losses_per_image, recheck, recheck_choices
 from job.report.samples import sample_points, training_measures
 from job.report.schema import (
+    SKEW_GROUPS,
+    STRONG_SKEW,
     Checkpoint,
     Choice,
     Comparison,
@@ -303,6 +305,12 @@ def _notes(
             f"With fewer than {FEWEST_SEEDS} seeds to compare, a difference{which} is that of these adapters, not of "
             "the caption strategies."
         )
+    notes += [
+        f"The difference of {d.a} and {d.b}, seed {d.seed}, is strongly skewed over the held-out images (skew "
+        f"{d.skew:.1f}): a few of them decide it, and its interval may be too narrow. More held-out images would tell."
+        for d in differences
+        if d.seed is not None and d.skew is not None and abs(d.skew) > STRONG_SKEW and d.groups < SKEW_GROUPS
+    ]
     for pack in resolved.packs:
         if pack.differs:
             names = ", ".join(member.variant for member in pack.members)

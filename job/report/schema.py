@@ -5,6 +5,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+SKEW_GROUPS = 50  # with so many groups of images the mean is near enough to normal, however they are distributed
+STRONG_SKEW = 1.0
 
 
 class _Part(BaseModel):
@@ -136,6 +138,10 @@ class Difference(_Part):
     images: int
     groups: int
     method: str
+    skew: float | None = Field(
+        description="Skewness of the difference over groups of images; null where there is none. Above 1 or below -1 "
+        f"and with fewer than {SKEW_GROUPS} groups, an interval of one seed may be too narrow."
+    )
     like_for_like: bool = Field(description="Whether the two differ in nothing but their captions.")
 
 

@@ -25,6 +25,7 @@ class PairedDifference:
     images: int  # N
     groups: int  # of near-duplicate images, which are not independent of each other
     method: str  # how the interval was computed, or why not, for a reader of the report
+    skew: float | None  # of the groups' differences; None where they do not vary, or there is no interval
 
 
 def paired_difference(
@@ -34,7 +35,7 @@ def paired_difference(
 
     One seed's interval covers the choice of images: it is about these two adapters. That of several seeds covers the
     choice of images and of seeds, whose variances add up (Cameron, Gelbach and Miller, "Robust inference with multiway
-    clustering", 2011; what both count is not taken off), with the degrees of freedom of Welch and Satterthwaite.
+    clustering", 2011; what both count is not taken off), with the weighted t of Cochran and Cox.
 
     Args:
         differences_SN: one loss minus the other, of each seed and image.
@@ -45,14 +46,28 @@ def paired_difference(
     mean, count = float(differences_SN.mean()), len(np.unique(groups))
     if count < FEWEST_GROUPS:
         method = f"cannot tell: {count} independent groups of images, {FEWEST_GROUPS} are needed"
-        return PairedDifference(mean, None, None, confidence, images, count, method)
+        return PairedDifference(mean, None, None, confidence, images, count, method, None)
     parts = [_over_groups(differences_SN.mean(axis=0), groups)]
     method = "t interval, jackknife over groups of images"
     if seeds > 1:
         parts.append((float(differences_SN.mean(axis=1).var(ddof=1)) / seeds, seeds - 1.0))
         method += f", and {seeds} seeds"
     half = _half_width(parts, confidence)
-    return PairedDifference(mean, mean - half, mean + half, confidence, images, count, method)
+    skew = _skew(differences_SN.mean(axis=0), groups)
+    return PairedDifference(mean, mean - half, mean + half, confidence, images, count, method, skew)
+
+
+def _skew(differences_N: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> float | None:
+    """The skewness of the groups' mean differences; None where they are all equal.
+
+    A t interval around the mean of a strongly skewed distribution misses it more often than it says: of a lognormal one
+    and few groups, it holds the mean in some 85 of 100 cases instead of 95.
+    """
+    from scipy.stats import skew
+
+    _, at = np.unique(groups, return_inverse=True)
+    means = np.bincount(at, weights=differences_N) / np.bincount(at)
+    return None if np.ptp(means) == 0 else float(skew(means))
 
 
 def _over_groups(differences_N: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> tuple[float, float]:
@@ -73,6 +88,10 @@ def _over_groups(differences_N: npt.NDArray[np.float64], groups: npt.NDArray[np.
 def _half_width(parts: list[tuple[float, float]], confidence: float) -> float:
     """Half the width of the interval around an estimate whose variance is a sum.
 
+    The quantile is the mean of the summands' own t quantiles, weighted by their variances (Cochran and Cox,
+    "Experimental designs", 1957, section 4.14). A single t with the degrees of freedom of Welch and Satterthwaite is
+    too short where the variance over three seeds, which has few of them, is estimated too small.
+
     Args:
         parts: the variance and the degrees of freedom of each summand.
     """
@@ -81,5 +100,5 @@ def _half_width(parts: list[tuple[float, float]], confidence: float) -> float:
     variance = sum(part for part, _ in parts)
     if variance == 0:
         return 0.0
-    freedom = variance**2 / sum(part**2 / own for part, own in parts)
-    return float(stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(variance)
+    weighted = sum(part * float(stdtrit(freedom, (1 + confidence) / 2)) for part, freedom in parts)
+    return weighted / variance * math.sqrt(variance)

@@ -1,3 +1,5 @@
+from itertools import combinations, product
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -54,6 +56,32 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seeds: int, groups: i
         differences = effect[:, at] + of_seed + generator.normal(0, 0.2, (seeds, len(at)))
         covered += covers(paired_difference(differences, singles(groups)[at]), 0.3)
     assert covered / trials >= 0.91  # 0.95 less three standard errors of 400 trials, and what unlike groups cost
+
+
+CELLS = list(product((3, 5), (16, 20, 100), (0, 0.1, 0.25, 0.5, 1, 3)))
+HARDEST = [(3, 100, 1), (5, 100, 3)]  # of all cells, those in which most intervals are wrong
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "seed_spread"),
+    [pytest.param(*cell, marks=() if cell in HARDEST else pytest.mark.slow) for cell in CELLS],
+)
+def test_of_equal_strategies_none_is_found_better_more_often_than_promised(
+    seeds: int, images: int, seed_spread: float
+) -> None:
+    """1000 studies of three strategies, whose three intervals are to hold together with 95 %.
+
+    Args:
+        seed_spread: the standard deviation of a training seed's effect, in that of an image's.
+    """
+    print("seed", seed := [seeds, images, int(100 * seed_spread)])
+    generator, wrong = np.random.default_rng(seed), 0
+    for _ in range(1000):
+        losses = generator.normal(0, 1, (3, 1, images)) + generator.normal(0, seed_spread, (3, seeds, 1))
+        losses = losses + generator.normal(0, 0.3, (3, seeds, images))
+        pairs = (losses[a] - losses[b] for a, b in combinations(range(3), 2))
+        wrong += not all(covers(paired_difference(pair, singles(images), 1 - 0.05 / 3), 0) for pair in pairs)
+    assert wrong <= 75
 
 
 def test_equal_losses_differ_by_nothing() -> None:

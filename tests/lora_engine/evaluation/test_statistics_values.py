@@ -49,23 +49,22 @@ def test_groups_of_unlike_sizes_are_left_out_in_turn() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("confidence", [0.9, 0.975])
-def test_images_and_seeds_add_up_as_two_samples_of_unlike_variance(seeds: int, confidence: float) -> None:
-    """The variances of two means and their degrees of freedom are those of Welch's test of the two."""
+def test_images_and_seeds_add_up_with_the_weighted_t_of_cochran_and_cox(seeds: int, confidence: float) -> None:
     differences = drawn(seeds, 9)
     found = paired_difference(differences, singles(9), confidence)
-    welch = stats.ttest_ind(differences.mean(axis=0), differences.mean(axis=1), equal_var=False)
-    half = welch.confidence_interval(confidence).high
+    squares = stats.sem(differences.mean(axis=0)) ** 2, stats.sem(differences.mean(axis=1)) ** 2
+    quantiles = stats.t.ppf((1 + confidence) / 2, [8, seeds - 1])
+    half = np.average(quantiles, weights=squares) * np.sqrt(sum(squares))
     assert interval(found) == pytest.approx((differences.mean() - half, differences.mean() + half))
-    assert half > 0
 
 
 def test_an_interval_worked_out_by_hand() -> None:
-    # Means of the images: 1 to 6, of the seeds: 2.5 and 4.5. Variance 3.5 / 6 + 2 / 2 = 19 / 12, degrees of freedom
-    # (19 / 12)^2 / ((7 / 12)^2 / 5 + 1^2 / 1) = 361 / 153.8.
+    # Means of the images: 1 to 6, of the seeds: 2.5 and 4.5. Variances 3.5 / 6 = 7 / 12 and 2 / 2 = 12 / 12, of 5 and 1
+    # degrees of freedom.
     differences = np.array([[0.0, 1, 2, 3, 4, 5], [2.0, 3, 4, 5, 6, 7]])
     found = paired_difference(differences, singles(6))
     assert found.mean == 3.5
-    half = stats.t.ppf(0.975, 361 / 153.8) * np.sqrt(19 / 12)
+    half = (7 * stats.t.ppf(0.975, 5) + 12 * stats.t.ppf(0.975, 1)) / 19 * np.sqrt(19 / 12)
     assert interval(found) == pytest.approx((3.5 - half, 3.5 + half))
 
 
@@ -88,6 +87,7 @@ def test_six_groups_have_an_interval_and_five_have_none() -> None:
         images=12,
         groups=5,
         method="cannot tell: 5 independent groups of images, 6 are needed",
+        skew=None,
     )
 
 
@@ -98,3 +98,11 @@ def test_a_difference_says_what_it_is_over_and_how_it_was_found() -> None:
     several = paired_difference(drawn(3, 8), singles(8), 0.99)
     assert (several.confidence, several.images, several.groups) == (0.99, 8, 8)
     assert several.method == "t interval, jackknife over groups of images, and 3 seeds"
+
+
+def test_the_skew_is_that_of_the_groups_over_all_seeds() -> None:
+    differences = np.random.default_rng(3).exponential(1, (3, 20))
+    groups = np.repeat(singles(10), 2)
+    means = differences.mean(axis=0).reshape(10, 2).mean(axis=1)
+    assert paired_difference(differences, groups).skew == pytest.approx(stats.skew(means))
+    assert paired_difference(np.full((1, 8), 0.25), singles(8)).skew is None
