@@ -11,7 +11,7 @@ from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack
 from job.run.lease import HeldError
 from job.sharding import distribute_packs
-from tests.job.small_run import job_of
+from tests.job.small_run import attempt_of
 
 THREE = ("seeds=[0, 1, 2]", "split_packs_by=[seed]", "limits.lease_wait=7")
 FIRST, SECOND = Shard(0, 2), Shard(1, 2)  # packs 0 and 2, and pack 1
@@ -34,7 +34,7 @@ class Trainer:
 
 
 def asked(tmp_path: Path, shard: Shard | None, trainer: Trainer) -> list[tuple[int, float]]:
-    attempt, _ = job_of(tmp_path, *THREE)
+    attempt, _ = attempt_of(tmp_path, *THREE)
     distribute_packs(attempt, attempt.packs, shard, trainer)
     return trainer.asked
 
@@ -74,7 +74,7 @@ def test_a_foreign_pack_that_would_fail_again_is_left_to_its_own_process(tmp_pat
 
 
 def test_a_limit_of_the_whole_run_is_no_failure_of_a_foreign_pack(tmp_path: Path) -> None:
-    attempt, _ = job_of(tmp_path, *THREE)
+    attempt, _ = attempt_of(tmp_path, *THREE)
     attempt.stop.limit_run(1, 3600)
     with pytest.raises(JobError) as caught:
         distribute_packs(attempt, attempt.packs, FIRST, Trainer(failing={1: JobError(ExitCode.MAX_HOURS, "Over.", "")}))
@@ -83,7 +83,7 @@ def test_a_limit_of_the_whole_run_is_no_failure_of_a_foreign_pack(tmp_path: Path
 
 @pytest.mark.parametrize(("code", "tried"), [(ExitCode.CONFLICT, False), (ExitCode.STORAGE_RETRIES, True)])
 def test_a_foreign_pack_that_failed_for_good_is_not_tried(tmp_path: Path, code: ExitCode, tried: bool) -> None:
-    attempt, shown = job_of(tmp_path, *THREE)
+    attempt, shown = attempt_of(tmp_path, *THREE)
     moment = "2026-01-01T00:00:00+00:00"
     row = {"unit": "pack-1", "state": "failed", "exit_code": int(code), "started": moment, "updated": moment}
     attempt.run.write_json(layout.unit_status("pack-1"), row)

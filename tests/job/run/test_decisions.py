@@ -14,7 +14,7 @@ from job.run.dataset import Images, Prepared, SourceStamp, source_fingerprint
 from job.run.decisions import Resolved, is_done, is_prepared, resolve
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord
-from tests.job.small_run import job_of
+from tests.job import small_run
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def attempt_of(tmp_path: Path, *sets: str) -> Attempt:
     if not source.exists():
         source.mkdir()
         (source / "a.png").touch()
-    return job_of(tmp_path, f"dataset.source={source}", *sets)[0]
+    return small_run.attempt_of(tmp_path, f"dataset.source={source}", *sets)[0]
 
 
 def model(tmp_path: Path, weights: str = "weights") -> LocalModel:

@@ -12,7 +12,7 @@ from job.run.lease import HeldError, LeaseRecord, LeaseTimes, held
 from job.run.status import Status
 from job.run.unit import unit_of
 from job.storage.folder import RunFolder
-from tests.job.small_run import job_of
+from tests.job.small_run import attempt_of
 
 UNIT = "pack-0"
 
@@ -35,7 +35,7 @@ def status(run: RunFolder) -> Status:
     ],
 )
 def test_the_status_of_a_unit_says_how_it_ended(tmp_path: Path, code: ExitCode, state: str, for_good: bool) -> None:
-    attempt, _ = job_of(tmp_path)
+    attempt, _ = attempt_of(tmp_path)
     with pytest.raises(JobError), unit_of(attempt, UNIT, 0):
         raise JobError(code, "The cause.", "The remedy.")
     found = status(attempt.run)
@@ -48,7 +48,7 @@ def test_the_status_of_a_unit_says_how_it_ended(tmp_path: Path, code: ExitCode, 
 
 
 def test_a_unit_of_another_process_is_waited_for_so_many_minutes(tmp_path: Path) -> None:
-    attempt, shown = job_of(tmp_path, "limits.lease_seconds=1")
+    attempt, shown = attempt_of(tmp_path, "limits.lease_seconds=1")
     with held(attempt.run, UNIT, LeaseTimes(0.4, 0), StopFlag(), lambda _: None):
         began = time.monotonic()
         with pytest.raises(HeldError, match=UNIT), unit_of(attempt, UNIT, 0.025):
@@ -59,7 +59,7 @@ def test_a_unit_of_another_process_is_waited_for_so_many_minutes(tmp_path: Path)
 
 
 def test_what_works_on_a_unit_that_another_has_taken_over_may_not_change_it(tmp_path: Path) -> None:
-    attempt, _ = job_of(tmp_path)
+    attempt, _ = attempt_of(tmp_path)
     attempt.run.write("object", b"of the other")
     with unit_of(attempt, UNIT, 0) as holding:
         attempt.run.write_stored(layout.unit_lease(UNIT), LeaseRecord(epoch=2, holder="another", seconds=60))

@@ -13,7 +13,7 @@ from job.run.context import Attempt
 from job.stages.train.pack_run import is_finished
 from lora_engine.adapters.names import STATE_NAME
 from lora_engine.records import FileEntry
-from tests.job.small_run import job_of
+from tests.job.small_run import attempt_of
 
 STATE = b"the state"
 
@@ -35,7 +35,7 @@ def conclude(attempt: Attempt, tmp_path: Path, member: Member, step: int, diverg
 def test_a_pack_is_finished_when_all_members_are_at_their_last_step_or_diverged(
     tmp_path: Path, step: int, diverged_at: int | None, finished: bool
 ) -> None:
-    attempt, _ = job_of(tmp_path, "seeds=[1, 2]")
+    attempt, _ = attempt_of(tmp_path, "seeds=[1, 2]")
     [pack] = attempt.packs
     conclude(attempt, tmp_path, Member("one", 1), 10)
     assert not is_finished(attempt, pack)
@@ -44,7 +44,7 @@ def test_a_pack_is_finished_when_all_members_are_at_their_last_step_or_diverged(
 
 
 def test_a_pack_whose_last_checkpoint_is_lost_is_not_finished(tmp_path: Path) -> None:
-    attempt, _ = job_of(tmp_path, "seeds=[1]")
+    attempt, _ = attempt_of(tmp_path, "seeds=[1]")
     [pack] = attempt.packs
     conclude(attempt, tmp_path, Member("one", 1), 10)
     assert is_finished(attempt, pack)
