@@ -1,6 +1,7 @@
 """The key of every file and folder that a run writes, relative to the run's folder `<destination>/<name>`."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MANIFEST = "manifest.yaml"
@@ -39,8 +40,19 @@ def step_name(step: int) -> str:
 
 def step_of(name: str) -> int | None:
     """The step to which `step_name` gives that name; None for a name that it gives to no step."""
-    match = re.fullmatch(r"step-(\d{6,})", name)
+    match = re.fullmatch(r"step-(0\d{5}|[1-9]\d{5,17})", name, re.ASCII)
     return None if match is None else int(match[1])
+
+
+def steps_with(name: str, folder: str, keys: Iterable[str]) -> tuple[int, ...]:
+    """The steps whose own folder, directly below `folder`, holds a file of that name, ascending.
+
+    Args:
+        keys: all files below `folder`; among them may be copies that somebody made in folders of other names.
+    """
+    parts = (key.removeprefix(f"{folder}/").partition("/") for key in keys)
+    steps = (step_of(below) for below, _, file in parts if file == name)
+    return tuple(sorted(step for step in steps if step is not None))
 
 
 def unit_status(unit: str) -> str:
@@ -93,9 +105,14 @@ def validation_losses(of: Member, step: int) -> str:
     return f"{member(of)}/validation/{step_name(step)}.safetensors"
 
 
+def all_checkpoints(of: Member) -> str:
+    """The folder of a member's checkpoints."""
+    return f"{member(of)}/checkpoints"
+
+
 def checkpoint(of: Member, step: int) -> str:
     """The folder of one checkpoint."""
-    return f"{member(of)}/checkpoints/{step_name(step)}"
+    return f"{all_checkpoints(of)}/{step_name(step)}"
 
 
 def all_samples(of: Member) -> str:

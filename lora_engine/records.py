@@ -5,6 +5,8 @@ from typing import Literal
 
 Split = Literal["train", "validation"]
 
+FINITE = {"allow_inf_nan": False}  # for pydantic: JSON has no NaN, and a row that holds one could not be written again
+
 
 @dataclass(frozen=True)
 class SourceFile:
@@ -48,10 +50,16 @@ class CaptionRecord:
     tokens: tuple[int, ...]  # how many tokens each whole text has, start and end tokens included
     truncated: tuple[bool, ...]  # whether words were cut: to fit the text encoder, or past 2000 characters
 
+    def __post_init__(self) -> None:
+        if not len(self.texts) == len(self.raw) == len(self.tokens) == len(self.truncated) > 0:
+            raise ValueError(f"no caption of {self.id}, or facts of others than those that it has")
+
 
 @dataclass(frozen=True)
 class StepRecord:
     """One row of `metrics.jsonl`: one update of one adapter."""
+
+    __pydantic_config__ = FINITE
 
     step: int  # 1 is the first update
     loss: float | None  # mean squared error over the update's images; None when it was not finite
@@ -67,6 +75,8 @@ class StepRecord:
 @dataclass(frozen=True)
 class ValidationRecord:
     """One row of `validation.jsonl`: an adapter scored on the held-out images at one step."""
+
+    __pydantic_config__ = FINITE
 
     step: int  # 0 is the untouched base model
     loss: float  # the primary loss: the mean over all caption sets, which are the same for every adapter

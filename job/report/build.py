@@ -231,7 +231,7 @@ def _differences(
     """The differences of every pair of variants: seed by seed, and over the seeds that both have, if those are enough.
 
     Raises:
-        JobError: 46 when two adapters were scored on different images.
+        JobError: 46 when two adapters were scored on different images, or on some that the run does not hold out.
     """
     losses: dict[str, dict[int, npt.NDArray[np.float64]]] = {}
     scored_on: dict[str, list[str]] = {}
@@ -241,7 +241,13 @@ def _differences(
             losses.setdefault(member.variant, {})[member.seed] = values
             scored_on[f"{member.variant}, seed {member.seed}"] = ids
     ids = _common_ids(scored_on)
-    group_of = {image.id: image.group for image in images if image.split == "validation"}
+    group_of = {image.id: image.group for image in images if image.split == "validation" and image.group is not None}
+    if not group_of.keys() >= set(ids):
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(layout.IMAGES)} lacks images that adapters were scored on.",
+            "Restore it, or run under another name: --set name=...",
+        )
     groups = np.array([group_of[i] for i in ids])
     settings = {name: (own.lora, own.training) for name, own in resolved.identity.variants.items()}
     pairs: list[tuple[str, str, int | None, npt.NDArray[np.float64]]] = []  # a, b, seed, differences [seed, image]
@@ -279,8 +285,11 @@ def _common_ids(scored_on: dict[str, list[str]]) -> list[str]:
 
 
 def _lint(run: RunFolder, name: str) -> dict[str, Any]:
-    """The lint of the caption set of that name."""
-    return asdict(lint(_rows(run, layout.captions(name), CaptionRecord)))
+    """The lint of the caption set of that name. Raises JobError 46 where the set holds no caption."""
+    captions = _rows(run, layout.captions(name), CaptionRecord)
+    if not captions:
+        raise _missing(run, layout.captions(name))
+    return asdict(lint(captions))
 
 
 def _timing(run: RunFolder, packs: int) -> dict[str, dict[str, float]]:

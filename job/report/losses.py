@@ -54,10 +54,18 @@ def recheck(run: RunFolder, member: Member, point: EvaluationPoint, curve_timest
     Raises:
         JobError: 46 when `validation.jsonl` has other numbers.
     """
-    stored = read_losses(run, member, point.step)
+    stored, said = read_losses(run, member, point.step), point
     losses_ENT, scored = stored.losses_ENT.astype(np.float64), stored.scored
-    columns = np.stack([curve_columns(i, curve_timesteps, losses_ENT.shape[2]) for i in scored.image_ids])
-    found, said = summarise(point.step, losses_ENT, scored.caption_sets, columns), point
+    try:
+        columns = np.stack([curve_columns(i, curve_timesteps, losses_ENT.shape[2]) for i in scored.image_ids])
+    except ValueError as error:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(layout.validation_losses(member, point.step))} holds no losses of images at "
+            f"{curve_timesteps} timesteps and more.",
+            "Restore it, or run under another name: --set name=...",
+        ) from error
+    found = summarise(point.step, losses_ENT, scored.caption_sets, columns)
     pairs = [(found.loss, said.loss), (found.curve_loss, said.curve_loss), (found.timesteps, said.timesteps)]
     pairs += [(value, said.caption_sets.get(name, math.nan)) for name, value in found.caption_sets.items()]
     if not all(math.isclose(*pair, rel_tol=_TOLERANCE) for pair in pairs):

@@ -38,13 +38,10 @@ def sample_points(run: RunFolder, member: Member, training: Sequence[Measures] |
     Raises:
         JobError: 46 when there are samples but no measures of the training images.
     """
-    found = {}
-    for key, _ in run.list(layout.all_samples(member)):
-        *_, folder, name = key.split("/")
-        step = layout.step_of(folder)
-        if name == layout.SAMPLE_INDEX_NAME and step is not None:
-            found[step] = _index(run, member, step)
-    if found and training is None:
+    folder = layout.all_samples(member)
+    steps = layout.steps_with(layout.SAMPLE_INDEX_NAME, folder, (key for key, _ in run.list(folder)))
+    found = {step: _index(run, member, step) for step in steps}
+    if found and not training:
         raise JobError(
             ExitCode.CONFLICT,
             f"{run.uri(layout.TRAINING_MEASURES)} is missing, so samples cannot be compared.",
@@ -52,7 +49,7 @@ def sample_points(run: RunFolder, member: Member, training: Sequence[Measures] |
         )
     return [
         _point(step, found[step], training or [])
-        for step in sorted(found)
+        for step in steps
         if found[step].settings == found[max(found)].settings
     ]
 

@@ -1,9 +1,8 @@
 """The commit protocol: a checkpoint exists when its `COMMIT.json` does, which is written last and removed first."""
 
-import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from job import layout
 from job.errors import ExitCode, JobError
@@ -12,8 +11,6 @@ from job.storage import Digest
 from job.storage.folder import RunFolder
 from job.storage.stored import StoredJson
 from lora_engine.records import FileEntry
-
-_COMMIT = re.compile(rf"/([^/]+)/{re.escape(layout.COMMIT_NAME)}$")
 
 
 class Commit(StoredJson):
@@ -31,6 +28,14 @@ class Commit(StoredJson):
     epoch: int | None = None  # of the lease under which it was written; None where the store can keep no leases
     processes: int = 1  # how many processes trained together
 
+    @field_validator("files")
+    @classmethod
+    def _check_names(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        for entry in files:
+            if entry.path in ("", ".", "..") or len(entry.path.encode()) > 255 or set(entry.path) & {"/", "\0"}:
+                raise ValueError(f"no name of a file beside it: {entry.path!r}")
+        return files
+
     @property
     def member(self) -> Member:
         """The member whose checkpoint this is."""
@@ -40,12 +45,16 @@ class Commit(StoredJson):
         """The entry of a file.
 
         Raises:
-            KeyError: the checkpoint has no such file.
+            JobError: 46 when the checkpoint has no such file.
         """
         for entry in self.files:
             if entry.path == name:
                 return entry
-        raise KeyError(name)
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"The commit of {self.member.adapter_name} at step {self.step} lists no {name}.",
+            "Restore it, or start under another name: --set name=...",
+        )
 
 
 class Pointer(StoredJson):
@@ -90,9 +99,8 @@ def publish(run: RunFolder, folder: Path, commit: Commit) -> None:
 
 def committed_steps(run: RunFolder, member: Member) -> tuple[int, ...]:
     """The steps of a member's committed checkpoints, ascending. Folders with other names beside them do not count."""
-    found = (_COMMIT.search(key) for key, _ in run.list(f"{layout.member(member)}/checkpoints"))
-    steps = (layout.step_of(match[1]) for match in found if match is not None)
-    return tuple(sorted(step for step in steps if step is not None))
+    folder = layout.all_checkpoints(member)
+    return layout.steps_with(layout.COMMIT_NAME, folder, (key for key, _ in run.list(folder)))
 
 
 def is_there(run: RunFolder, member: Member, step: int) -> bool:
@@ -103,7 +111,8 @@ def is_there(run: RunFolder, member: Member, step: int) -> bool:
         if error.code == ExitCode.CONFLICT:
             return False
         raise
-    sizes = {key.rpartition("/")[2]: info.size for key, info in run.list(layout.checkpoint(member, step))}
+    root = layout.checkpoint(member, step)
+    sizes = {key.removeprefix(f"{root}/"): info.size for key, info in run.list(root)}
     return wanted.items() <= sizes.items()
 
 
@@ -111,13 +120,19 @@ def read_commit(run: RunFolder, member: Member, step: int) -> Commit:
     """The commit of a checkpoint.
 
     Raises:
-        JobError: 46 when there is no commit, or the file holds something else.
+        JobError: 46 when there is no commit, or the file holds something else, such as another checkpoint's.
     """
     key = f"{layout.checkpoint(member, step)}/{layout.COMMIT_NAME}"
     commit = run.read_stored(key, Commit)
     if commit is None:
         raise JobError(
             ExitCode.CONFLICT, f"{run.uri(key)} is missing.", "Restore it, or start under another name: --set name=..."
+        )
+    if (commit.member, commit.step) != (member, step):
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(key)} is the commit of {commit.member.adapter_name} at step {commit.step}.",
+            "Restore its own, or start under another name: --set name=...",
         )
     return commit
 
@@ -126,8 +141,7 @@ def fetch_file(run: RunFolder, commit: Commit, name: str, path: Path) -> None:
     """Download one file of a checkpoint to `path`, and check that it is what the commit lists.
 
     Raises:
-        DamagedObjectError: 50 when the file has another content.
-        KeyError: the commit lists no such file.
+        JobError: 50, a DamagedObjectError, when the file has another content; 46 when the commit lists no such file.
     """
     entry = commit.file(name)
     root = layout.checkpoint(commit.member, commit.step)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import yaml
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from job import layout
 from job.errors import ExitCode, JobError
@@ -26,7 +26,7 @@ class PackDecision(StoredJson):
     """The decisions about one pack."""
 
     index: int
-    members: tuple[Member, ...]
+    members: tuple[Member, ...] = Field(min_length=1)
     differs: tuple[str, ...] = ()  # dotted fields in which the pack is not like pack 0
     precision: DtypeName  # that the frozen base model computes in
 
@@ -50,7 +50,7 @@ class SeenEvaluation(StoredJson):
 
     model_config = ConfigDict(extra="allow")
 
-    timesteps: int
+    timesteps: int = Field(ge=1)
     samples: dict[str, Any] | None = None
 
 
@@ -69,15 +69,23 @@ class Resolved(StoredJson):
     """`resolved.json`: the decisions about all that the manifest leaves open, and the identity of the run."""
 
     schema_version: int = Field(default=1, alias="schema")
-    started_at: float  # when the first attempt was here, in seconds since 1970
+    # When the first attempt was here, in seconds since 1970 and before the year 10000.
+    started_at: float = Field(ge=0, lt=253_402_300_800)
     manifest: SeenManifest
     identity: Identity
     fenced: bool = True  # whether the store keeps a second writer out
     data_sha256: str
     caption_sets: tuple[str, ...]
     set_of_variant: dict[str, str]  # variant to caption set
-    packs: tuple[PackDecision, ...]
+    packs: tuple[PackDecision, ...] = Field(min_length=1)
     models: ModelDecisions
+
+    @model_validator(mode="after")
+    def _check_variants(self) -> "Resolved":
+        trained = {member.variant for pack in self.packs for member in pack.members}
+        if not trained <= self.identity.variants.keys() & self.set_of_variant.keys():
+            raise ValueError("a variant that is trained has no identity, or no caption set")
+        return self
 
     def precision(self, pack: Pack) -> DtypeName:
         """The dtype that the pack's frozen base model computes in."""

@@ -40,7 +40,7 @@ class Identity(StoredJson):
 
     seeds: tuple[int, ...]
     base_model: str  # SHA-256 of its files
-    data: str  # SHA-256 over the ids of the images that are used
+    data: str  # SHA-256 of the images that are used
     split: dict[str, Any]
     preprocess: dict[str, Any]
     captioner: dict[str, Any] | None
@@ -56,7 +56,7 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
     it. Limits, storage, destinations and samples do not.
 
     Args:
-        data_sha256: the hash of the images and of how they are split.
+        data_sha256: the hash of the images that are used.
         models: the hashes of the files of `base` and, where the manifest has one, `captioner`.
     """
     captioner = manifest.captioner
@@ -137,6 +137,6 @@ def _steps_grew(field: str, stored: Identity, current: Identity) -> bool:
     parts = field.split(".")
     if parts[0] != "variants" or parts[2:] != ["training", "steps"]:
         return False
-    before, after = stored.variants[parts[1]].training["steps"], current.variants[parts[1]].training["steps"]
-    grew = isinstance(before, int) and after > before
+    before, after = (which.variants[parts[1]].training.get("steps") for which in (stored, current))
+    grew = isinstance(before, int) and isinstance(after, int) and after > before
     return grew and bool(current.variants[parts[1]].training["schedule"]["name"] == "constant")

@@ -1,6 +1,6 @@
 """`samples.json`: the settings and the measures of one member's samples at one step."""
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, model_validator
 
 from job.storage.stored import StoredJson
 from lora_engine.evaluation.line_art import Measures
@@ -14,7 +14,7 @@ class SampleSettings(StoredJson):
 
     model_config = ConfigDict(extra="allow")
 
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...] = Field(min_length=1)
     clip_sha256: str | None = None  # of the CLIP model that scores the samples; None where none does
 
 
@@ -34,3 +34,12 @@ class SampleIndex(StoredJson):
 
     settings: SampleSettings
     images: tuple[SampleRow, ...]
+
+    @model_validator(mode="after")
+    def _check_prompts(self) -> "SampleIndex":
+        count = len(self.settings.prompts)
+        if {image.prompt for image in self.images} != set(range(count)):
+            raise ValueError("a prompt without an image, or an image without a prompt")
+        if any(image.clip_cosines is not None and len(image.clip_cosines) != count for image in self.images):
+            raise ValueError("cosines of other prompts than there are")
+        return self

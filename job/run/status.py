@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from pydantic import field_serializer
+from pydantic import AwareDatetime, field_serializer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,8 +25,8 @@ class Status(StoredJson):
 
     unit: str
     state: str  # running, done, preempted or failed
-    started: datetime  # when the attempt that wrote this began with the unit
-    updated: datetime
+    started: AwareDatetime  # when the attempt that wrote this began with the unit
+    updated: AwareDatetime
     seconds: float = 0.0  # that all attempts together have spent on the unit
     stages: dict[str, float] = {}  # name of a stage to the seconds that all attempts together have spent on it
     stage: str | None = None  # the stage that was last under way

@@ -14,6 +14,7 @@ from job.run.context import Attempt
 from job.run.dataset import Captions, Images
 from lora_engine.captions.lint import lint
 from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
+from lora_engine.config.captions import CaptionsConfig, plain_parts
 from lora_engine.images.prepare import pixels_key
 from lora_engine.images.sidecars import read_sidecars
 from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner
@@ -35,7 +36,7 @@ def caption(
     Raises:
         DataError: an image lacks the caption that its strategy needs.
     """
-    stored = {name: _stored(attempt, name, images) for name in caption_sets(attempt.manifest)}
+    stored = {name: _stored(attempt, name, config, images) for name, config in caption_sets(attempt.manifest).items()}
     missing = {name: config for name, config in caption_sets(attempt.manifest).items() if stored[name] is None}
     generated: Mapping[str, str] = {}
     if needs_captioner(missing.values()) and captioner is not None:
@@ -64,10 +65,11 @@ def caption(
     return {name: result[name] for name in stored}
 
 
-def _stored(attempt: Attempt, name: str, images: Images) -> tuple[CaptionRecord, ...] | None:
-    """The captions of a set as an earlier attempt wrote them; None where they are not there, or of other images."""
-    captions = attempt.run.read_rows(layout.captions(name), CaptionRecord)
-    if captions is None or [caption.id for caption in captions] != [image.id for image in images.used]:
+def _stored(attempt: Attempt, name: str, config: CaptionsConfig, images: Images) -> tuple[CaptionRecord, ...] | None:
+    """The captions of a set as an earlier attempt wrote them; None where they are not there, or of something else."""
+    captions, texts = attempt.run.read_rows(layout.captions(name), CaptionRecord), len(plain_parts(config))
+    wanted = [(image.id, texts) for image in images.used]
+    if captions is None or [(caption.id, len(caption.texts)) for caption in captions] != wanted:
         return None
     return tuple(captions)
 

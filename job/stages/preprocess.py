@@ -24,7 +24,8 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
             preprocessing and split, the earlier records do not hold.
         fetch: brings the dataset's files to this machine. Called only where the images are prepared, now or later.
 
-    Raises what `_preprocess` raises.
+    Raises:
+        DataError, JobError: as `_preprocess` says; 46 also where the records are those of no study.
     """
     config, split = attempt.manifest.preprocess, attempt.manifest.dataset.split
     stamp = SourceStamp(
@@ -36,7 +37,14 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
     same = attempt.run.read_stored(layout.SOURCE, SourceStamp) == stamp
     records = attempt.run.read_rows(layout.IMAGES, ImageRecord) if same else None
     if records is not None:
-        return Images(tuple(records), lambda: _preprocess(attempt, fetch()))
+        images = Images(tuple(records), lambda: _preprocess(attempt, fetch()))
+        if not images.train or not images.validation:
+            raise JobError(
+                ExitCode.CONFLICT,
+                f"{attempt.run.uri(layout.IMAGES)} names no image to train on, or none that is held out.",
+                f"Restore it, or remove {attempt.run.uri(layout.SOURCE)} to have it written anew.",
+            )
+        return images
     prepared = _preprocess(attempt, fetch())
     attempt.run.write_stored(layout.SOURCE, stamp)  # It is written last: it says that the records are complete.
     return Images(prepared.records, lambda: prepared)

@@ -98,6 +98,7 @@ class RunFolder:
     def _parse(self, key: str, data: bytes) -> dict[str, Any]:
         try:
             value = json.loads(data)
+            json_bytes(value)  # Python reads a NaN and a half of a character, which no JSON that a run writes can hold.
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):

@@ -119,8 +119,9 @@ class LocalStorage:
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
         """Copy the file to `path` and check the copy. 42 when there is no file."""
         source = local_path(uri)
-        if not source.is_file():
-            raise MissingObjectError(uri)
+        with local_errors(source):
+            if not source.is_file():
+                raise MissingObjectError(uri)
         with atomic_file(path, durable=False) as writer:
             return require_digest(uri, copy_into(source, writer), expect)
 

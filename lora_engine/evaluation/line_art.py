@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lora_engine.records import FINITE
+
 _SIDE = 128
 Floats = npt.NDArray[np.float64]
 
@@ -17,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Measures:
     """The measures of one picture, taken on values in [0, 1]. The first four are in [0, 1], the others at least 0."""
+
+    __pydantic_config__ = FINITE
 
     border_whiteness: float  # mean of the darkest channel along the border, 1/16 of the side wide: 1 is white paper
     ink_coverage: float  # the fraction of pixels that are no lighter than Otsu's threshold

@@ -22,6 +22,10 @@ class MicroBatches:
     members: int
     recompute: bool = False  # compute activations again in the backward pass (gradient checkpointing), not keep them
 
+    def __post_init__(self) -> None:
+        if min(self.images, self.members) < 1:  # of fewer than one, an update would have no gradients
+            raise ValueError(f"micro-batches of {self.images} images and {self.members} members")
+
     def slices(self, members: int, images: int) -> Iterator[tuple[slice, slice]]:
         """The members and images of each micro-batch of an update of so many members and images of each."""
         for first in range(0, members, self.members):

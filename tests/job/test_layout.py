@@ -19,9 +19,20 @@ def test_a_step_is_read_from_its_name(step: int) -> None:
     assert layout.step_of(layout.step_name(step)) == step
 
 
-@pytest.mark.parametrize("name", ["step-000100 (copy)", "step-000100.bak", "xstep-000100", "step-100", "step-", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("step-000100 (copy)", "step-000100.bak", "xstep-000100", "step-100", "step-0000100", "step-", ""),
+        *("step-\N{FULLWIDTH DIGIT ONE}00000", f"step-{'9' * 5000}"),
+    ],
+)
 def test_other_names_are_no_step(name: str) -> None:
     assert layout.step_of(name) is None
+
+
+def test_only_folders_of_steps_themselves_count() -> None:
+    keys = [f"a/{folder}/index.json" for folder in ("step-000004", "step-000002", "old/step-000006", "step-000008/old")]
+    assert layout.steps_with("index.json", "a", [*keys, "a/step-000010/other.json", "a/index.json"]) == (2, 4)
 
 
 def test_no_two_adapters_share_a_file() -> None:

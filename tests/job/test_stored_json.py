@@ -1,8 +1,9 @@
 """What an attempt finds in a run's JSON: files of other versions, damaged ones, and ones that someone else wrote."""
 
 import json
+import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from job.run.decisions import Resolved
 from job.run.samples import SampleIndex
 from job.run.status import Status
 from job.storage.folder import RunFolder
+from lora_engine.evaluation.line_art import Measures
 from lora_engine.records import CaptionRecord, ImageRecord, StepRecord, ValidationRecord
 from lora_engine.training.micro_batches import MicroBatches
 from tests.job.earlier_run.make import HERE
@@ -64,6 +66,48 @@ def test_one_wrong_row_is_46_with_the_name_of_the_file(run: RunFolder, kind: typ
             with pytest.raises(JobError, match=r"some/rows\.jsonl does not hold") as caught:
                 run.read_rows("some/rows.jsonl", kind)
             assert caught.value.code == ExitCode.CONFLICT
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("key", [key for key in ROWS if key.endswith(("metrics.jsonl", "validation.jsonl"))])
+def test_a_number_that_no_json_can_hold_is_no_row(run: RunFolder, key: str, number: str) -> None:
+    row = (HERE / "finished" / key).read_text().splitlines()[0]
+    damaged = re.sub(r'"loss": [-.e0-9]+', f'"loss": {number}', row)
+    assert damaged != row
+    run.write("some/rows.jsonl", damaged.encode())
+    with pytest.raises(JobError, match=r"some/rows\.jsonl does not hold .*loss"):
+        run.read_rows("some/rows.jsonl", ROWS[key])
+
+
+@pytest.mark.parametrize(
+    ("key", "facts"),
+    [
+        ("units/pack-0/status.json", {"started": "2026-01-01T00:00:00"}),
+        ("units/pack-0/status.json", {"updated": "2026-01-01"}),
+        *(("units/pack-0/passes.json", {name: number}) for name in ("images", "members") for number in (0, -1)),
+        ("resolved.json", {"packs": []}),
+        ("resolved.json", {"packs": [{"index": 0, "members": [], "precision": "fp32"}]}),
+        ("resolved.json", {"packs": [{"index": 0, "members": [{"variant": "x", "seed": 1}], "precision": "fp32"}]}),
+        ("resolved.json", {"set_of_variant": {}}),
+        ("resolved.json", {"started_at": 1e300}),
+        ("resolved.json", {"started_at": -1}),
+    ],
+)
+def test_values_that_no_attempt_writes_are_refused(run: RunFolder, key: str, facts: dict[str, Any]) -> None:
+    written = folder_of(str(HERE / "finished")).read_json(key)
+    assert written is not None
+    run.write_json(key, written | facts)
+    with pytest.raises(JobError, match="does not hold") as caught:
+        run.read_stored(key, OBJECTS[key])
+    assert caught.value.code == ExitCode.CONFLICT
+
+
+@pytest.mark.parametrize("facts", [{"texts": []}, {"tokens": [1, 2]}, {"texts": ["a", "b"]}])
+def test_captions_are_told_with_facts_of_each(run: RunFolder, facts: dict[str, Any]) -> None:
+    row = {"id": "a", "texts": ["x"], "raw": [None], "tokens": [3], "truncated": [False]}
+    run.write_jsonl("rows.jsonl", [row | facts])
+    with pytest.raises(JobError, match=r"rows\.jsonl does not hold"):
+        run.read_rows("rows.jsonl", CaptionRecord)
 
 
 def test_what_is_wrong_is_named(run: RunFolder) -> None:
@@ -117,6 +161,72 @@ def test_a_report_names_the_file_that_it_cannot_read(tmp_path: Path, key: str) -
     done = lora_job("report", run)
     assert (done.returncode, done.stderr.count("\n")) == (46, 1), done.stderr
     assert f"{run / key} does not hold the JSON that a run writes there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("data/images.jsonl", ""),
+        ("data/captions/existing.jsonl", ""),
+        ("environment.json", '{"cpus": NaN}'),
+        ("environment.json", '{"device": "\\ud800"}'),
+    ],
+)
+def test_a_report_names_the_file_that_lacks_what_it_needs(tmp_path: Path, key: str, text: str) -> None:
+    run = placed("finished", tmp_path)
+    (run / key).write_text(text)
+    done = lora_job("report", run)
+    assert (done.returncode, done.stderr.count("\n")) == (46, 1), done.stderr
+    assert str(run / key) in done.stderr
+
+
+@pytest.mark.parametrize("timesteps", [0, 7])
+def test_a_report_refuses_timesteps_that_the_losses_do_not_have(tmp_path: Path, timesteps: int) -> None:
+    run = placed("finished", tmp_path)
+    resolved = json.loads((run / "resolved.json").read_text())
+    resolved["manifest"]["evaluation"]["timesteps"] = timesteps
+    (run / "resolved.json").write_text(json.dumps(resolved))
+    done = lora_job("report", run)
+    assert (done.returncode, done.stderr.count("\n")) == (46, 1), done.stderr
+
+
+MEASURES = dict.fromkeys((field.name for field in fields(Measures)), 0.5)
+SAMPLES: dict[str, Any] = {
+    "settings": {"prompts": ["a", "b"]},
+    "images": [{"file": f"{at}.png", "prompt": at, "line_art": MEASURES, "clip_cosines": [0.1, 0.2]} for at in (0, 1)],
+}
+
+
+def test_the_samples_of_a_step_are_read_with_every_prompt(run: RunFolder) -> None:
+    run.write_json("samples.json", SAMPLES)
+    assert run.read_stored("samples.json", SampleIndex) is not None
+    one, other = SAMPLES["images"]
+    for images in ([], [one], [one, other | {"prompt": 2}], [one, other | {"clip_cosines": [0.1]}]):
+        run.write_json("samples.json", SAMPLES | {"images": images})
+        with pytest.raises(JobError, match=r"samples\.json does not hold"):
+            run.read_stored("samples.json", SampleIndex)
+
+
+@pytest.mark.parametrize("text", [None, "", '{"contrast": 1}\n', json.dumps(MEASURES).replace("0.5", "NaN")])
+def test_samples_without_measures_to_compare_them_with_are_46(tmp_path: Path, text: str | None) -> None:
+    run = placed("finished", tmp_path)
+    folder = run / SEED / "samples" / "step-000004"
+    folder.mkdir(parents=True)
+    (folder / "samples.json").write_text(json.dumps(SAMPLES))
+    if text is not None:
+        (run / "data" / "line_art.jsonl").write_text(text)
+    done = lora_job("report", run)
+    assert (done.returncode, done.stderr.count("\n")) == (46, 1), done.stderr
+    assert "data/line_art.jsonl" in done.stderr
+
+
+def test_a_copy_beside_the_samples_of_a_step_is_no_step(tmp_path: Path) -> None:
+    run = placed("finished", tmp_path)
+    copy = run / SEED / "samples" / "old" / "step-000004"
+    copy.mkdir(parents=True)
+    (copy / "samples.json").write_text("{}")
+    done = lora_job("report", run)
+    assert done.returncode == 0, done.stderr
 
 
 def test_status_names_the_file_that_it_cannot_read(tmp_path: Path) -> None:

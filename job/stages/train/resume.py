@@ -69,6 +69,7 @@ def _read_whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dic
     where = f"{member.adapter_name} at step {step}"
     try:
         found = checkpoints.read_commit(run, member, step)
+        found.file(STATE_NAME)
         for name in (entry.path for entry in found.files):
             key = f"{layout.checkpoint(member, step)}/{name}"
             if not run.exists(key):
@@ -79,7 +80,7 @@ def _read_whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dic
             return read_state(Path(folder) / STATE_NAME)
     except DamagedObjectError as error:
         raise _NotWholeError(f"The checkpoint of {where} is damaged: {error.cause}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise _NotWholeError(f"The checkpoint of {where} cannot be read: {error}.") from error
     except JobError as error:
         if error.code == ExitCode.CONFLICT:

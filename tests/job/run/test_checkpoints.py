@@ -96,7 +96,7 @@ def test_a_removal_that_ends_half_way_leaves_no_commit_without_its_files(
 def test_a_copy_of_a_folder_is_no_checkpoint(run: RunFolder, tmp_path: Path) -> None:
     publish(run, tmp_path, 2)
     folder = Path(run.uri(layout.checkpoint(MEMBER, 2)))
-    for name in ("step-000002 (copy)", "step-000002.bak", "old-step-000002", "step-4"):
+    for name in ("step-000002 (copy)", "step-000002.bak", "old-step-000002", "step-4", "backup/step-000006"):
         shutil.copytree(folder, folder.parent / name)
     assert checkpoints.committed_steps(run, MEMBER) == (2,)
 
@@ -114,6 +114,32 @@ def test_whether_a_checkpoint_is_there_is_told_by_its_files(run: RunFolder, tmp_
     else:
         run.write(f"{root}/{layout.COMMIT_NAME}", b"{")
     assert not checkpoints.is_there(run, MEMBER, 2)
+
+
+@pytest.mark.parametrize("facts", [{"variant": "other"}, {"seed": 8}, {"step": 4}, {"step": -2}])
+def test_the_commit_of_another_checkpoint_is_none_of_this_one(
+    run: RunFolder, tmp_path: Path, facts: dict[str, object]
+) -> None:
+    publish(run, tmp_path, 2)
+    key = f"{layout.checkpoint(MEMBER, 2)}/{layout.COMMIT_NAME}"
+    run.write_json(key, (run.read_json(key) or {}) | facts)
+    with pytest.raises(JobError, match=r"step-000002/COMMIT\.json is the commit of") as caught:
+        checkpoints.read_commit(run, MEMBER, 2)
+    assert caught.value.code == ExitCode.CONFLICT
+    assert not checkpoints.is_there(run, MEMBER, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../state.safetensors", "/etc/passwd", "old/state.safetensors", "a\0", "x" * 256]
+)
+def test_a_commit_lists_files_beside_it_alone(run: RunFolder, tmp_path: Path, name: str) -> None:
+    publish(run, tmp_path, 2)
+    key = f"{layout.checkpoint(MEMBER, 2)}/{layout.COMMIT_NAME}"
+    listed = {"path": name, "size": 1, "sha256": "0"}
+    run.write_json(key, (run.read_json(key) or {}) | {"files": [listed]})
+    with pytest.raises(JobError, match="no name of a file beside it") as caught:
+        checkpoints.read_commit(run, MEMBER, 2)
+    assert caught.value.code == ExitCode.CONFLICT
 
 
 def test_a_file_is_fetched_only_as_its_commit_has_it(run: RunFolder, tmp_path: Path) -> None:

@@ -46,6 +46,13 @@ def test_values_that_decide_what_is_found_belong_to_it(option: str, conflicts: t
     assert identity_conflicts(identity_of(*BLIP, linear), identity_of(*BLIP, linear, option)) == conflicts
 
 
+def test_settings_that_an_identity_lacks_are_differences() -> None:
+    stored, current = identity_of(), identity_of()
+    stored.variants["one"].training.clear()
+    conflicts = identity_conflicts(stored, current)
+    assert "variants.one.training.steps" in conflicts
+
+
 def steps(schedule: str, number: int) -> Identity:
     return identity_of(f"training.schedule={{name: {schedule}}}", f"training.steps={number}")
 

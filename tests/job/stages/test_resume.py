@@ -40,6 +40,12 @@ def commit(run: RunFolder, tmp_path: Path, member: Member, *steps: int) -> None:
         checkpoints.publish(run, tmp_path, record)
 
 
+def commit_data(run: RunFolder, member: Member, step: int) -> bytes:
+    data = run.read(f"{layout.checkpoint(member, step)}/{layout.COMMIT_NAME}")
+    assert data is not None
+    return data
+
+
 def committed(run: RunFolder) -> list[tuple[int, ...]]:
     return [checkpoints.committed_steps(run, member) for member in (ONE, TWO)]
 
@@ -69,7 +75,7 @@ def test_where_nothing_was_made_there_is_nothing_to_continue_from(run: RunFolder
     assert rewind(run, (ONE, TWO), tmp_path, no_warning) == (0, {})
 
 
-@pytest.mark.parametrize("damage", ["flip", "lost", "commit"])
+@pytest.mark.parametrize("damage", ["flip", "lost", "commit", "another's commit", "empty commit"])
 def test_a_damaged_checkpoint_is_passed_over_and_removed(run: RunFolder, tmp_path: Path, damage: str) -> None:
     for member in (ONE, TWO):
         commit(run, tmp_path, member, 2, 4)
@@ -78,8 +84,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_removed(run: RunFolder, tmp_pat
         state.write_bytes(state.read_bytes()[:-1] + b"\x01")
     elif damage == "lost":
         state.unlink()
-    else:
+    elif damage == "commit":
         state.with_name(layout.COMMIT_NAME).write_text("{")
+    elif damage == "another's commit":
+        run.write(f"{layout.checkpoint(TWO, 4)}/{layout.COMMIT_NAME}", commit_data(run, ONE, 4))
+    else:
+        record = checkpoints.read_commit(run, TWO, 4).model_copy(update={"files": ()})
+        run.write_stored(f"{layout.checkpoint(TWO, 4)}/{layout.COMMIT_NAME}", record)
     warnings: list[str] = []
     step, states = rewind(run, (ONE, TWO), tmp_path, warnings.append)
     assert (step, states["two-seed-1"]["adapter.weight"].item()) == (2, 2)

@@ -322,7 +322,7 @@ def test_run_folder_refuses_what_is_no_json(place):
     with pytest.raises(ValueError, match="not JSON compliant"):
         run.write_json("x.json", {"loss": float("nan")})
     assert not run.exists("x.json")
-    for data in (b'{"a": 1', b"[1]", b"\xff"):
+    for data in (b'{"a": 1', b"[1]", b"\xff", b'{"a": NaN}', b'{"a": 1e999}', b'{"a": "\\ud800"}'):
         run.write("damaged.json", data)
         with pytest.raises(JobError, match=r"damaged\.json") as caught:
             run.read_json("damaged.json")
