@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from job import layout
 from job.errors import ExitCode, JobError
@@ -43,12 +43,12 @@ class ProcessRecord(StoredJson):
 class LeaseRecord(StoredJson):
     """`lease.json`: the process that may write a unit's files. The defaults stand for a file that cannot be read."""
 
-    epoch: int = 0  # grows with every process that takes the lease
+    epoch: int = Field(default=0, ge=0, lt=2**63)  # grows with every process that takes the lease
     holder: str | None = None  # a random name that the process gave itself
     host: str = "?"
     process: ProcessRecord | None = None
     released: bool = False  # whether the holder has ended, so that anybody may take the lease
-    seconds: float | None = None  # for which the lease lasts if it is not renewed
+    seconds: float | None = Field(default=None, gt=0)  # for which the lease lasts if it is not renewed
     write: str | None = None  # a random text, so that no two writes have equal bytes, and so equal etags
     updated: str | None = None  # for people to read; no process trusts it
 
