@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from job.errors import ExitCode, JobError
 from job.layout import Member
@@ -16,6 +17,7 @@ from job.run.dataset import SourceStamp
 from job.run.decisions import Resolved
 from job.run.samples import SampleIndex
 from job.run.status import Status
+from job.storage.files import digest_of
 from job.storage.folder import RunFolder
 from lora_engine.evaluation.line_art import Measures
 from lora_engine.records import CaptionRecord, ImageRecord, StepRecord, ValidationRecord
@@ -267,3 +269,20 @@ def test_a_lease_that_says_nothing_is_taken_over_once_it_is_silent(tmp_path: Pat
     done = lora_job("run", "manifest.yaml", "--workdir", tmp_path / "work", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (run / "_SUCCESS").exists()
+
+
+def test_a_state_that_is_whole_but_of_other_adapters_is_46(tmp_path: Path) -> None:
+    """As a checkpoint that somebody copied from another run is."""
+    run = placed("interrupted", tmp_path)
+    folder = run / SEED / "checkpoints/step-000002"
+    state = load_file(folder / "state.safetensors")
+    save_file({key: tensor.flatten()[:1].clone() for key, tensor in state.items()}, folder / "state.safetensors")
+    commit = json.loads((folder / "COMMIT.json").read_text())
+    digest = digest_of(folder / "state.safetensors")
+    for entry in commit["files"]:
+        if entry["path"] == "state.safetensors":
+            entry |= {"size": digest.size, "sha256": digest.sha256}
+    (folder / "COMMIT.json").write_text(json.dumps(commit))
+    done = lora_job("run", "manifest.yaml", "--workdir", tmp_path / "work", cwd=tmp_path)
+    assert done.returncode == 46, done.stderr
+    assert "pack-0 at step 2 are those of other adapters" in done.stderr.splitlines()[-1]

@@ -18,7 +18,7 @@ from job.stages.train.checkpoint_writer import CheckpointWriter
 from job.stages.train.evaluation import PackEvaluation
 from job.stages.train.followers import Followers
 from job.stages.train.memory import PackMemory
-from job.stages.train.resume import rewind
+from job.stages.train.resume import States, rewind
 from lora_engine.adapters.names import kohya_name
 from lora_engine.records import StepRecord
 from lora_engine.system.device import DtypeName
@@ -96,9 +96,19 @@ class PackRun:
                 )
         self._evaluation.read(step)
         if states:
-            self._trainer.restore(states)
+            self._restore(step, states)
             self._attempt.progress.say("resumed", pack=self._pack.index, step=step)
             self._warn_of_other_rounding(checkpoints.read_commit(run, members[0], step))
+
+    def _restore(self, step: int, states: States) -> None:
+        try:
+            self._trainer.restore(states)
+        except ValueError as error:
+            raise JobError(
+                ExitCode.CONFLICT,
+                f"The checkpoints of {self._pack.unit} at step {step} are those of other adapters: {error}.",
+                "Restore its own from a backup, or start under another name: --set name=...",
+            ) from error
 
     def _warn_of_other_rounding(self, continued: Commit) -> None:
         """Warn if another number of processes made the checkpoint: they add up gradients in another order."""
