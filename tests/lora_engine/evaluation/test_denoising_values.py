@@ -164,13 +164,18 @@ def test_over_a_base_in_half_precision_only_the_unet_computes_in_it() -> None:
     assert scoring.losses.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_noise_is_added_in_the_precision_of_the_latents() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_added_in_the_precision_of_the_latents(dtype: torch.dtype) -> None:
     seen = []
     unet = tiny_unet()
     unet.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
-    assert sum(Scoring(unet, [], data(torch.float32), [""], GRID, schedule(), 6)) == 6
+    grid = Grid(np.array([[500]]), np.array([[3]]))
+    assert sum(Scoring(unet, [], data(dtype), [""], grid, schedule(), 1)) == 1
+    noise = torch.from_numpy(philox(7, 7, 3).standard_normal((1, 4, 8, 8), dtype=np.float32)).to(dtype)
+    expected = scheduler().add_noise(LATENTS[:1].to(dtype), noise, torch.tensor([500]))
     assert seen[0].dtype == torch.float64  # as the UNet computes
-    assert torch.equal(seen[0].float().double(), seen[0])
+    torch.testing.assert_close(seen[0].to(dtype), expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-15)
+    assert torch.equal(seen[0].to(dtype).double(), seen[0])
 
 
 def test_scoring_keeps_no_graph_of_what_it_did() -> None:
