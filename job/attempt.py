@@ -5,14 +5,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from job import env
+from job import env, layout
 from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest
 from job.preflight import check_access, check_device
 from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
-from job.run.context import new_attempt
+from job.run.context import Attempt, new_attempt
 from job.run.status import spent_seconds
 from job.stages.train.followers import Followers, followers_of
 from job.storage.files import sweep_parts
@@ -71,11 +71,22 @@ def _do_run(
     attempt = new_attempt(manifest, scratch, progress, stop, fenced=fenced, moved=progress.moved)
     if decisions.is_done(attempt):
         progress.say("already done", run=attempt.run.root)
+        _say_verdict(attempt)
         return
     if manifest.limits.max_hours is not None:
         stop.limit_run(manifest.limits.max_hours, spent_seconds(attempt.run))
     if pipeline.run(attempt, shard, followers):
-        progress.say("done", run=attempt.run.root, report=attempt.run.uri("report/comparison.json"))
+        progress.say("done", run=attempt.run.root, report=attempt.run.uri(layout.COMPARISON))
+        _say_verdict(attempt)
+
+
+def _say_verdict(attempt: Attempt) -> None:
+    """Say the answer of the finished run, as the last line."""
+    from job.report.publish import read_verdict
+
+    sentence = read_verdict(attempt.run)
+    if sentence is not None:
+        attempt.progress.say(sentence)
 
 
 def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Processes) -> None:

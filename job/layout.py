@@ -101,7 +101,7 @@ def validation(of: Member) -> str:
 
 
 def validation_losses(of: Member, step: int) -> str:
-    """The file with the losses behind one row of `validation.jsonl`, of shape [caption_set, image, timestep]."""
+    """The file with the losses behind one row of `validation.jsonl`, of shape [component, image, timestep]."""
     return f"{member(of)}/validation/{step_name(step)}.safetensors"
 
 
@@ -136,7 +136,7 @@ def sample_index(of: Member, step: int) -> str:
 
 
 def best(of: Member) -> str:
-    """The file that names a member's checkpoint with the lowest validation loss, and why it was chosen."""
+    """The file that names a member's checkpoint that is best by validation loss, and why it was chosen."""
     return f"{member(of)}/best.json"
 
 

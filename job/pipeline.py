@@ -16,6 +16,7 @@ from job.run.checkpoints import FinalPointer
 from job.run.context import Attempt
 from job.run.dataset import Captions, Images, source_fingerprint
 from job.run.decisions import Resolved, is_prepared, read_resolved, resolve
+from job.run.held_out import held_out
 from job.run.unit import unit_of
 from job.sharding import distribute_packs
 from job.stages.caption import caption
@@ -165,6 +166,7 @@ def _study(
         set_of_variant=set_of_variant(attempt.manifest),
         captions=captions,
         encoded=encode_all(attempt, images, captions, model, device, precisions, flips=flips),
+        held_out=held_out(attempt.run, resolved, images.records, captions),
         model=model,
         started_at=resolved.started_at,
     )

@@ -6,8 +6,10 @@ from typing import Any
 
 from job.manifest.packs import Pack, caption_sets, packs_of
 from job.manifest.schema import Manifest
+from job.prospect import Prospect, foresee, more_seeds_advised
 from job.storage import is_remote, open_storage
 from job.storage.uris import local_path
+from lora_engine.evaluation.statistics import FEWEST_GROUPS
 from lora_engine.images.sources import is_archive, list_files
 from lora_engine.records import SourceFile
 from lora_engine.training import estimate
@@ -44,6 +46,7 @@ class Plan:
     scratch_bytes: int | None  # on this machine's disk, beside downloads; None where images cannot be counted
     memory_bytes: int  # that the largest pack needs, for SD 1.5; in half precision, unless the manifest says fp32
     training_hours: dict[str, float]  # device to hours, for SD 1.5, training alone
+    comparison: Prospect
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,6 +76,8 @@ def make_plan(manifest: Manifest) -> Plan:
         for p in packs
         if p.epochs is not None and p.epochs > _MANY_EPOCHS
     ]
+    if (advice := more_seeds_advised(manifest)) is not None:
+        warnings.append(advice)
     return Plan(
         name=manifest.name,
         images=images,
@@ -84,6 +89,7 @@ def make_plan(manifest: Manifest) -> Plan:
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
         memory_bytes=max(_memory(manifest, pack) for pack in trained),
         training_hours=_hours(manifest, packs),
+        comparison=foresee(manifest, trained, held_out),
         warnings=tuple(warnings),
     )
 
@@ -149,6 +155,24 @@ def _scratch(size: int) -> str:
     return f"about {size / 2**20:.0f} MiB of prepared images, and what is fetched over a network"
 
 
+def _render_comparison(comparison: Prospect) -> list[str]:
+    unknown = "unknown until downloaded"
+    work = unknown
+    if comparison.scored is not None and comparison.share is not None:
+        work = (
+            f"{comparison.scored} images under one text at one timestep each, {comparison.share:.0%} of training's work"
+        )
+    lines = [f"scoring           {work}", f"compared          {', '.join(comparison.pairs) or 'nothing'}"]
+    if comparison.pairs:
+        found = (
+            unknown if comparison.scored is None else f"none: {FEWEST_GROUPS} independent held-out images are needed"
+        )
+        if comparison.smallest_effect is not None:
+            found = f"{comparison.smallest_effect:.0%} of what training gains, if losses spread as in the planted study"
+        lines.append(f"smallest effect   {found}")
+    return lines
+
+
 def render_plan(plan: Plan) -> str:
     """The plan as text for a person."""
     unknown = "unknown until downloaded"
@@ -168,6 +192,7 @@ def render_plan(plan: Plan) -> str:
         )
     hours = ", ".join(f"{device} {hours:g} h" for device, hours in plan.training_hours.items())
     lines += [
+        *_render_comparison(plan.comparison),
         f"files             about {plan.files}",
         f"checkpoints       about {plan.checkpoint_bytes / 2**20:.0f} MiB (SD 1.5)",
         f"scratch           {unknown if plan.scratch_bytes is None else _scratch(plan.scratch_bytes)}",

@@ -55,6 +55,18 @@ def target(noise_schedule: NoiseSchedule, latents_BCHW: Tensor, noise_BCHW: Tens
     return signal * noise_BCHW - sigma * latents_BCHW
 
 
+def min_snr_weights(noise_schedule: NoiseSchedule, timesteps_B: Tensor, gamma: float = 5.0) -> Tensor:
+    """The weight of the loss at each timestep: min(SNR, gamma) / SNR, or of v min(SNR, gamma) / (SNR + 1). [B].
+
+    Source: Hang et al., arXiv 2303.09556, section 3.4.
+    """
+    alpha_B = noise_schedule.alphas_cumprod_T[timesteps_B]
+    snr_B = alpha_B / (1 - alpha_B)
+    if noise_schedule.prediction_type == "epsilon":
+        return (gamma / snr_B).clamp(max=1)  # 1 also where there is no signal at all
+    return snr_B.clamp(max=gamma) / (snr_B + 1)
+
+
 def loss_per_image(prediction_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     """The mean squared error of every image over its latent values, in float32 or the wider of the two dtypes. [B]."""
     wide = torch.promote_types(prediction_BCHW.dtype, torch.float32)

@@ -79,11 +79,11 @@ class ValidationRecord:
     __pydantic_config__ = FINITE
 
     step: int  # 0 is the untouched base model
-    loss: float  # the primary loss: the mean over all caption sets, which are the same for every adapter
+    loss: float  # as trained: under the adapter's own captions; under all caption sets where an earlier version began
     curve_loss: float  # the same over the curve's timesteps alone, on which every evaluation is scored
     timesteps: int  # on how many strata each image is scored
     images: int  # how many are held out
-    caption_sets: dict[str, float]  # caption set to the mean loss under its captions; "" is the empty prompt
+    caption_sets: dict[str, float]  # component, see `evaluation.components`, to the mean loss under its captions
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import argparse
 import random
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from job.storage.uris import local_path
 from lora_engine import miniature
 from lora_engine.captions.rules import clean
 from lora_engine.config.captions import BlipCaptions
+from lora_engine.evaluation.components import shuffle
 from lora_engine.images.prepare import preprocess_images
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.sources import list_files
@@ -67,10 +67,7 @@ def captioned(manifest: Manifest) -> tuple[list[ImageRecord], list[str]]:
 def shuffled(texts: Sequence[str], ids: Sequence[str]) -> list[str]:
     """The texts, each at another image: no image has its own text, unless more than half of the texts are equal."""
     order = sorted(range(len(texts)), key=lambda at: (texts[at], ids[at]))
-    shift = max(Counter(texts).values())
-    result = list(texts)
-    for place, at in enumerate(order):
-        result[at] = texts[order[(place + shift) % len(order)]]
+    result = list(shuffle(texts, ids))
     # So far images that shared a text share one again, and training can learn new names for the same subjects. Random
     # exchanges leave it nothing to learn.
     dice = random.Random("planted effect")

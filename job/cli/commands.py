@@ -116,10 +116,12 @@ def report(run: RunArgument) -> None:
     """Rebuild the report from a run's artifacts."""
     from job.layout import COMPARISON
     from job.report.publish import publish_report
+    from lora_engine.text import printable
 
     folder = _folder(run)
-    publish_report(folder)
+    comparison = publish_report(folder)
     typer.echo(folder.uri(COMPARISON))
+    typer.echo(printable(comparison.verdict.sentence), err=True)
 
 
 @app.command()

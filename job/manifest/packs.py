@@ -18,6 +18,7 @@ class ResolvedVariant:
     captions: CaptionsConfig
     lora: LoraConfig
     training: TrainingConfig
+    seed_offset: int = 0  # added to the study's seeds, for those that it is trained with
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
             variant.captions,
             LoraConfig.model_validate(merge(lora, variant.lora), strict=False),
             TrainingConfig.model_validate(merge(training, variant.training), strict=False),
+            variant.seed_offset,
         )
         for variant in manifest.variants
     )

@@ -92,7 +92,7 @@ def _type(annotation: Any) -> str:
         return "mapping"
     arguments = get_args(annotation)
     origin = str(getattr(annotation, "__origin__", annotation))
-    if "Literal" in str(annotation) and not origin.startswith("<class 'tuple"):
+    if origin == "typing.Literal":
         return ", ".join(f"`{value}`" for value in arguments)
     if origin.startswith("<class 'tuple"):
         return f"list of {_type(arguments[0])}"

@@ -102,6 +102,13 @@ class VariantConfig(Config):
     captions: CaptionsConfig
     lora: dict[str, Any] = Field(default={}, description="Keys of `lora` that differ.")
     training: dict[str, Any] = Field(default={}, description="Keys of `training` that differ.")
+    seed_offset: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="Added to `seeds` for this variant alone. Beside a variant of the same captions it shows how much "
+        "two trainings differ by chance.",
+    )
 
 
 class ModelPlace(NamedTuple):
@@ -149,6 +156,19 @@ class Manifest(Config):
         return self
 
     @model_validator(mode="after")
+    def _check_seed_offsets(self) -> "Manifest":
+        offset_of = dict.fromkeys(self.seeds, 0)
+        for variant in self.variants:
+            for seed in self.seeds:
+                moved = seed + variant.seed_offset
+                if offset_of.setdefault(moved, variant.seed_offset) != variant.seed_offset or moved >= 2**63:
+                    raise ValueError(
+                        f"variants: with seed_offset {variant.seed_offset}, {variant.name!r} trains with seed {moved}, "
+                        "which is another's in this study or too large; a seed_offset that keeps them apart"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _check_captioner(self) -> "Manifest":
         for variant in self.variants:
             if self.captioner is None and any(part.strategy == "blip" for _, part in plain_parts(variant.captions)):
@@ -166,6 +186,14 @@ class Manifest(Config):
                 f"evaluation: final_timesteps {final} is not a multiple of timesteps {curve}, "
                 "so the curve would not be a part of the final grid"
             )
+        names, compared = {variant.name for variant in self.variants}, self.evaluation.pairs
+        for pair in compared if isinstance(compared, tuple) else ():
+            if not names >= set(pair) or pair[0] == pair[1]:
+                raise ValueError(
+                    f"evaluation: pairs holds {list(pair)}; two names of variants: {', '.join(sorted(names))}"
+                )
+        if isinstance(compared, tuple) and len({frozenset(pair) for pair in compared}) < len(compared):
+            raise ValueError("evaluation: pairs holds a pair twice; each pair once")
         samples = self.evaluation.samples
         if samples is not None and len(set(samples.prompts)) < len(samples.prompts):
             raise ValueError(

@@ -9,6 +9,11 @@ from job.report.schema import Comparison
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
+def _held_out_title(comparison: Comparison) -> str:
+    captions = "as trained" if comparison.scoring > 1 else "under all caption sets"
+    return f"Held-out images {captions}, {comparison.curve_timesteps} timesteps each"
+
+
 @plain_labels()
 def plot_curves(comparison: Comparison) -> bytes:
     """The loss curves as a PNG: validation on the left, training on the right; a colour a variant, a line a seed."""
@@ -28,9 +33,7 @@ def plot_curves(comparison: Comparison) -> bytes:
         held_out.plot([p.step for p in points], [p.curve_loss for p in points], color=colour, marker="o", label=label)
         train = [point for point in member.train if point.loss is not None]
         training.plot([p.step for p in train], [p.loss for p in train], color=colour, linewidth=1)
-    base = comparison.members[0].validation[0].curve_loss
-    held_out.axhline(base, color="grey", linestyle="--", linewidth=1, label="base model")
-    held_out.set(title="Held-out images", xlabel="optimizer step", ylabel="noise-prediction MSE, all caption sets")
+    held_out.set(title=_held_out_title(comparison), xlabel="optimizer step", ylabel="noise-prediction MSE")
     training.set(title="Training images", xlabel="optimizer step", ylabel="noise-prediction MSE")
     held_out.legend(frameon=False)
     for axes in (held_out, training):

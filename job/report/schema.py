@@ -4,9 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
-SKEW_GROUPS = 50  # with so many groups of images the mean is near enough to normal, however they are distributed
-STRONG_SKEW = 1.0
+from lora_engine.evaluation.statistics import SKEW_GROUPS, STRONG_SKEW
+from lora_engine.evaluation.verdicts import Code
+
+SCHEMA_VERSION = 2
 
 
 class _Part(BaseModel):
@@ -25,14 +26,57 @@ class DataCounts(_Part):
     rejected: dict[str, int] = Field(description="Reason to number of files.")
 
 
+class Interval(_Part):
+    """An estimate and the ends of its interval."""
+
+    mean: float
+    low: float | None = Field(description="Null where the data cannot tell, as with one group of images.")
+    high: float | None
+    confidence: float = Field(description="Of this interval by itself.")
+
+
 class EvaluationPoint(_Part):
     """One evaluation on the held-out images."""
 
     step: int = Field(description="0 is the base model.")
-    loss: float = Field(description="Primary: mean over all caption sets, images and timesteps of this evaluation.")
-    curve_loss: float = Field(description="The same over the timesteps that every evaluation shares.")
+    loss: float = Field(description="As trained: under the adapter's own captions, at this evaluation's timesteps.")
+    curve_loss: float = Field(description="The same at the timesteps that every evaluation shares.")
     timesteps: int = Field(description="Per image.")
-    caption_sets: dict[str, float] = Field(description="Mean loss under each set's captions; '' is the empty prompt.")
+    caption_sets: dict[str, float] = Field(
+        description="Mean loss by whose captions were shown, at the timesteps at which they were; '' is the empty "
+        "prompt, '... shuffled' gives each image another one's."
+    )
+
+
+class SetLoss(_Part):
+    """The last checkpoint under one set of captions, at the curve's timesteps. Descriptive: everyone wins at home."""
+
+    loss: Interval = Field(description="Over the choice of images, at 0.95.")
+    change: Interval = Field(description="Loss less the base model's under the same captions, at 0.95.")
+
+
+class TimestepLoss(_Part):
+    """The loss as trained in one range of timesteps."""
+
+    first: int = Field(description="Smallest timestep that was scored; low ones have little noise.")
+    last: int = Field(description="Largest timestep that was scored.")
+    base: float
+    final: float
+
+
+class ListeningReport(_Part):
+    """What another image's caption costs: whether the adapter reads its prompt."""
+
+    set: str = Field(description="The captions that were shuffled: those to which the base model listens most.")
+    images: int = Field(description="That can be given another text than their own.")
+    mean: float = Field(description="Loss under another image's caption less that under the own one.")
+    low: float | None
+    high: float | None
+    confidence: float = Field(description="All members' intervals hold together with 0.95.")
+    base: float = Field(description="The same of the base model.")
+    flagged: bool = Field(
+        description="It stopped: the interval of (its listening - a quarter of the base's) is below 0."
+    )
 
 
 class TrainPoint(_Part):
@@ -108,10 +152,25 @@ class MemberReport(_Part):
         description="Step at which it was frozen, since too many of its numbers were not finite; null if it was not."
     )
     images_per_second: float | None = Field(description="Median over the steps, of the whole pack.")
-    base_loss: float = Field(description="Primary loss of the base model, at step 0.")
-    final_loss: float | None = Field(
-        description="Primary loss at the last step: what variants are compared by. Null where it diverged."
+    base_loss: float = Field(description="As trained, of the base model, at the final timesteps.")
+    curve_base_loss: float | None = Field(
+        description="The same at the curve's timesteps, where the curve begins. Null where an earlier version did not "
+        "score it."
     )
+    best_loss: float | None = Field(description="As trained, of the best checkpoint, at the curve's timesteps.")
+    final_loss: float | None = Field(
+        description="As trained, of the last checkpoint, at the final timesteps. Null where it diverged."
+    )
+    gain: Interval | None = Field(description="base_loss less final_loss, over the choice of images, at 0.95.")
+    min_snr_base_loss: float | None = Field(
+        description="base_loss with timesteps weighted by min-SNR (gamma 5). Null where an earlier version scored it."
+    )
+    min_snr_final_loss: float | None
+    listening: ListeningReport | None = Field(
+        description="Null where captions are constant, the base model does not read them, or they were not scored."
+    )
+    caption_sets: dict[str, SetLoss] = Field(description="By whose captions were shown; '' is the empty prompt.")
+    timesteps: list[TimestepLoss] = Field(description="Final timesteps, from little noise to much.")
     validation: list[EvaluationPoint]
     train: list[TrainPoint]
     samples: list[SamplePoint]
@@ -121,28 +180,79 @@ class MemberReport(_Part):
     fairness: Fairness
 
 
-class Difference(_Part):
-    """Final primary loss of `a` less that of `b`, paired by held-out image. Below 0: `a` has the lower loss."""
+class Cells(_Part):
+    """Loss of `a` less that of `b`. Below 0: `a` has the lower loss."""
+
+    as_trained: Interval = Field(description="Each under its own captions, at the final timesteps.")
+    under_a: Interval = Field(
+        description="Both under a's captions, at the curve's timesteps as all that follow. Where a's and b's are "
+        "equal, this and under_b are as_trained."
+    )
+    under_b: Interval
+    no_prompt: Interval
+
+
+class Beats(_Part):
+    """Loss of the one that is lower as trained, under its own captions, less that of the other, prompted each way."""
+
+    loser_own: Interval = Field(description="Under the other's own captions.")
+    loser_same: Interval = Field(description="Under the captions of the one that is lower.")
+    loser_none: Interval = Field(description="Without a prompt.")
+
+
+class Verdict(_Part):
+    """What can be said of a pair."""
+
+    code: Code
+    winner: str | None = Field(description="Of `lower` and `lower_but_depends` alone.")
+    sentence: str
+    more_images: int | None = Field(
+        description="Further independent held-out images with which it would detect a difference of the margin."
+    )
+    more_seeds: int | None = Field(description="Further seeds, where no number of images would do alone.")
+
+
+class Pair(_Part):
+    """Two variants, compared on the same images: with one seed, or over all seeds."""
 
     a: str
     b: str
     seed: int | None = Field(description="Null: over all seeds of both, which speaks of the strategies.")
     seeds: int = Field(description="How many it is the mean over.")
-    mean: float
-    low: float | None = Field(description="Of the interval; null where the data cannot tell.")
-    high: float | None
-    confidence: float = Field(
-        description="Of this interval by itself: such that all those of single seeds hold together with 0.95, and all "
-        "those over seeds do."
-    )
+    factor: list[str] = Field(description="What the two differ in: captions, and dotted keys of the manifest.")
+    like_for_like: bool = Field(description="Whether their hashes differ in nothing that the factor does not explain.")
+    withheld: list[str] = Field(description="The hashes that do.")
     images: int
-    groups: int
-    method: str
+    groups: int = Field(description="Of near-duplicates: independent images.")
+    cells: Cells | None = Field(description="Null where one of the two diverged.")
+    base_as_trained: Interval | None = Field(description="The untouched base's as_trained: what the captions alone do.")
+    beats: Beats | None
+    best_as_trained: Interval | None = Field(
+        description="Best against best at the curve's timesteps, cross-fitted: chosen on half of the groups, scored on "
+        "the other, and back."
+    )
+    gain: Interval | None = Field(
+        description="Loss of the base model, prompted its best of a's captions, b's and none, less the mean of both."
+    )
+    margin: float | None = Field(
+        description="The largest difference that does not matter. Null where the two together are not found to be "
+        "better than the base model, prompted well."
+    )
+    minimum_detectable: float | None = Field(
+        description="The smallest difference as trained that 80 of 100 such studies find."
+    )
+    method: str = Field(description="How the intervals are computed.")
     skew: float | None = Field(
-        description="Skewness of the difference over groups of images; null where there is none. Above 1 or below -1 "
+        description=f"Skewness of as_trained over groups of images; null where there is none. Beyond {STRONG_SKEW:g} "
         f"and with fewer than {SKEW_GROUPS} groups, an interval of one seed may be too narrow."
     )
-    like_for_like: bool = Field(description="Whether the two differ in nothing but their captions.")
+    verdict: Verdict | None = Field(description="Null for a single seed where there are enough for the row over seeds.")
+
+
+class StudyVerdict(_Part):
+    """The answer of the study."""
+
+    sentence: str
 
 
 class PackReport(_Part):
@@ -159,13 +269,18 @@ class Comparison(_Part):
 
     schema_version: int = SCHEMA_VERSION
     name: str
+    verdict: StudyVerdict
+    scoring: int = Field(
+        description="2: on the way under its own captions. 1: as an earlier version did, under all caption sets."
+    )
+    curve_timesteps: int = Field(description="Per image, at every evaluation.")
     data: DataCounts
     data_sha256: str
     models: dict[str, Any]
     packs: list[PackReport]
     members: list[MemberReport]
-    differences: list[Difference]
-    fair: dict[str, bool] = Field(description="Per seed: whether all its members saw equal weights, order and noise.")
+    pairs: list[Pair]
+    fair: dict[str, bool] = Field(description="Per seed: whether all its pairs are like for like.")
     captions: dict[str, dict[str, Any]] = Field(description="Lint of each caption set.")
     timing: dict[str, dict[str, float]] = Field(description="Unit to stage to seconds, of all attempts at it.")
     environment: dict[str, Any]

@@ -67,9 +67,9 @@ class Pointer(StoredJson):
 
 
 class BestPointer(Pointer):
-    """`best.json`: the checkpoint with the lowest validation loss, and why it was chosen."""
+    """`best.json`: the checkpoint that is best by validation loss, and why it was chosen."""
 
-    rule: str  # by which the checkpoint is chosen, the same in all runs
+    rule: str  # by which the checkpoint is chosen
     reason: str  # why the rule chooses this one
 
 

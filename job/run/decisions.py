@@ -17,6 +17,7 @@ from job.run.dataset import Images, SourceStamp, source_fingerprint
 from job.run.identity import Identity, has_more_steps, identity, identity_conflicts
 from job.run.status import Status
 from job.storage.stored import StoredJson
+from lora_engine.config.evaluation import EvaluationConfig, Pairs
 from lora_engine.images.split import data_sha256
 from lora_engine.models.files import LocalModel
 from lora_engine.system.device import DtypeName, has_bf16, resolve_precision
@@ -45,13 +46,28 @@ class ModelDecisions(StoredJson):
     captioner: ModelDecision | None = None
 
 
+# How adapters are scored, see `HeldOut`. A run that does not say it was begun by a version that did it otherwise.
+SCORING = 2
+
+
 class SeenEvaluation(StoredJson):
     """The manifest's `evaluation`, of which later attempts and reports ask for these keys and keep the rest."""
 
     model_config = ConfigDict(extra="allow")
 
     timesteps: int = Field(ge=1)
+    final_timesteps: int = Field(ge=1)
+    pairs: Pairs | None = None
+    equivalence_margin: float = EvaluationConfig().equivalence_margin
     samples: dict[str, Any] | None = None
+
+
+class SeenVariant(StoredJson):
+    """A variant of the manifest, of which later attempts and reports ask for its name and keep the rest."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
 
 
 class SeenManifest(StoredJson):
@@ -60,6 +76,7 @@ class SeenManifest(StoredJson):
     model_config = ConfigDict(extra="allow")
 
     name: str
+    variants: tuple[SeenVariant, ...] = Field(min_length=1)
     base_model: dict[str, Any]
     captioner: dict[str, Any] | None = None
     evaluation: SeenEvaluation
@@ -73,6 +90,9 @@ class Resolved(StoredJson):
     started_at: float = Field(ge=0, lt=253_402_300_800)
     manifest: SeenManifest
     identity: Identity
+    scoring: int = Field(
+        default=1, ge=1, le=SCORING
+    )  # of the version that began the run, by which it is scored to its end
     fenced: bool = True  # whether the store keeps a second writer out
     data_sha256: str
     caption_sets: tuple[str, ...]
@@ -82,9 +102,15 @@ class Resolved(StoredJson):
 
     @model_validator(mode="after")
     def _check_variants(self) -> "Resolved":
-        trained = {member.variant for pack in self.packs for member in pack.members}
+        members = {member for pack in self.packs for member in pack.members}
+        trained, seeds = {member.variant for member in members}, {member.seed for member in members}
         if not trained <= self.identity.variants.keys() & self.set_of_variant.keys():
             raise ValueError("a variant that is trained has no identity, or no caption set")
+        if len(members) < len(trained) * len(seeds):
+            raise ValueError("a variant is not trained with every seed")
+        pairs = self.manifest.evaluation.pairs
+        if isinstance(pairs, tuple) and not all(a != b and {a, b} <= trained for a, b in pairs):
+            raise ValueError("a pair that is compared is not of two variants that are trained")
         return self
 
     def precision(self, pack: Pack) -> DtypeName:
@@ -168,6 +194,7 @@ def _decide(
         started_at=time.time() if stored is None else stored.started_at,
         manifest=SeenManifest.model_validate(manifest.model_dump(mode="json")),
         identity=current,
+        scoring=SCORING if stored is None else stored.scoring,
         fenced=attempt.fenced,
         data_sha256=current.data,
         caption_sets=tuple(dict.fromkeys(sets.values())),
@@ -191,6 +218,14 @@ def _refuse_conflicts(attempt: Attempt, stored: Resolved, current: Identity) -> 
             ExitCode.CONFLICT,
             f"{attempt.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
             "Give this one another name: --set name=...",
+        )
+    names = [variant.name for variant in attempt.variants]
+    before = [variant.name for variant in stored.manifest.variants]
+    if before != names:  # Captions are named after the first variant that has them.
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{attempt.run.root} holds a run of this name with its variants in another order: {', '.join(before)}.",
+            "Restore that order, or give this one another name: --set name=...",
         )
     if [pack.members for pack in stored.packs] != [pack.members for pack in attempt.packs]:
         raise JobError(

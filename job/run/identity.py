@@ -18,7 +18,13 @@ from lora_engine.config.models import CaptionerConfig
 from lora_engine.config.training import TrainingConfig
 
 _NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # keys of a captioner, for which the hash of its files stands
-_SCORING = {"every", "timesteps", "final_timesteps"}  # keys of the evaluation that decide what losses mean
+# keys of the evaluation that decide what losses and verdicts mean
+_SCORING = {"every", "timesteps", "final_timesteps", "batch_size", "pairs", "equivalence_margin"}
+_NEWER = {
+    "batch_size",
+    "pairs",
+    "equivalence_margin",
+}  # those that the first version left open, so that any may be taken
 _CAPTIONS: TypeAdapter[Any] = TypeAdapter(CaptionsConfig)
 
 
@@ -28,6 +34,7 @@ class VariantIdentity(StoredJson):
     captions: dict[str, Any]
     lora: dict[str, Any]
     training: dict[str, Any]
+    seed_offset: int = 0
 
 
 class Identity(StoredJson):
@@ -76,6 +83,7 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
                 captions=variant.captions.model_dump(mode="json"),
                 lora=variant.lora.model_dump(mode="json"),
                 training=variant.training.model_dump(mode="json"),
+                seed_offset=variant.seed_offset,
             )
             for variant in resolve_variants(manifest)
         },
@@ -96,7 +104,10 @@ def has_more_steps(stored: Identity, current: Identity) -> bool:
 
 
 def _different(stored: Identity, current: Identity) -> list[str]:
-    return different_fields(_with_defaults(stored), current.model_dump(mode="json"), "")
+    now = current.model_dump(mode="json")
+    before = _with_defaults(stored)
+    before["evaluation"] = {key: now["evaluation"].get(key) for key in _NEWER} | before["evaluation"]
+    return different_fields(before, now, "")
 
 
 def _with_defaults(stored: Identity) -> dict[str, Any]:
@@ -109,12 +120,13 @@ def _with_defaults(stored: Identity) -> dict[str, Any]:
         "split": SplitConfig().model_dump(mode="json") | stored.split,
         "preprocess": PreprocessConfig().model_dump(mode="json") | stored.preprocess,
         "captioner": captioner,
-        "evaluation": EvaluationConfig().model_dump(mode="json", include=_SCORING) | stored.evaluation,
+        "evaluation": EvaluationConfig().model_dump(mode="json", include=_SCORING - _NEWER) | stored.evaluation,
         "variants": {
             name: {
                 "captions": _filled(_CAPTIONS, variant.captions),
                 "lora": _filled(TypeAdapter(LoraConfig), variant.lora),
                 "training": _filled(TypeAdapter(TrainingConfig), variant.training),
+                "seed_offset": variant.seed_offset,
             }
             for name, variant in stored.variants.items()
         },

@@ -1,5 +1,7 @@
-"""When and how adapters are scored, and which samples they generate."""
+"""When and how adapters are scored and compared, and which samples they generate."""
 
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -20,13 +22,40 @@ class SamplesConfig(Config):
     )
 
 
+Pairs = Literal["all", "with_first"] | tuple[tuple[str, str], ...]
+
+_MOST_FOR_ALL_PAIRS = 8  # variants; with more, the work to compare each with each grows beyond a quarter of training
+
+
 class EvaluationConfig(Config):
-    """When and how finely the held-out images are scored."""
+    """When and how finely the held-out images are scored, and which variants are compared."""
 
     every: int = Field(default=100, ge=1, description="Optimizer updates between evaluations, each with a checkpoint.")
     timesteps: int = Field(default=4, ge=1, le=1000, description="Strata per image on the curve.")
     final_timesteps: int = Field(
-        default=16, ge=1, le=1000, description="Strata per image at step 0 and at the end, where variants are compared."
+        default=16, ge=1, le=1000, description="Strata per image at step 0 and at the end, for losses as trained."
     )
-    batch_size: int = Field(default=8, ge=1, le=1024, description="Images scored at once, per adapter.")
+    batch_size: int = Field(
+        default=8, ge=1, le=1024, description="Images, each at one timestep, that are scored at once, per adapter."
+    )
+    pairs: Pairs | None = Field(
+        default=None,
+        description="Which variants are compared: `all` with all, `with_first` each with the first one, or those of a "
+        f"list [[a, b], ...]. Default: all of up to {_MOST_FOR_ALL_PAIRS} variants, with_first of more.",
+    )
+    equivalence_margin: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="The largest difference that does not matter, as a share of what training gained over the base.",
+    )
     samples: SamplesConfig | None = None
+
+
+def compared_pairs(pairs: Pairs | None, variants: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs of variants that a study compares, as its `evaluation.pairs` says."""
+    if isinstance(pairs, tuple):
+        return pairs
+    if pairs == "with_first" or (pairs is None and len(variants) > _MOST_FOR_ALL_PAIRS):
+        return tuple((variants[0], other) for other in variants[1:])
+    return tuple(combinations(variants, 2))

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_engine.dataset.draws import EMPTY_PROMPT_ROW, choose_texts
-from lora_engine.dataset.randomness import Ints, validation_caption_uniform
+from lora_engine.dataset.randomness import Ints
 from lora_engine.dataset.table import TensorTable
 from lora_engine.records import CaptionRecord
 
-EMPTY_PROMPT = ""  # as a text, and as the name of the caption set that shows it for every image
+EMPTY_PROMPT = ""  # the text, whose embedding is in the first row of every table
 
 _RESIDENT_FRACTION = 0.25  # of the free memory that data may take for good, since it could be streamed instead
 
@@ -58,7 +57,7 @@ class ValidationData:
     image_ids: tuple[str, ...]  # N
     latents_NCHW: Tensor  # the posterior's mean, scaled for the UNet
     embeddings: TensorTable  # a row a text, [L, D] in the base's dtype
-    caption_rows: Mapping[str, Ints]  # caption set to the row of the embeddings for each image, int64 [N]
+    rows: Mapping[str, Ints]  # component, see `evaluation.components`, to the row of each image's text, int64 [N]
 
 
 @dataclass(frozen=True)
@@ -109,18 +108,16 @@ class Encoded:
         images, texts = len(self.train_ids) * (1 + flips), len(self.texts)
         return images * moments.nbytes + texts * embedding.nbytes <= _RESIDENT_FRACTION * free_bytes
 
-    def validation_data(
-        self, captions: _Captions, weights: Mapping[str, Sequence[float]], data: TrainingData
-    ) -> ValidationData:
+    def validation_data(self, texts: Mapping[str, Sequence[str]], data: TrainingData) -> ValidationData:
         """The held-out images, on the device of `data` and with its embeddings.
 
         Args:
-            captions: caption set to its captions. An image that has several texts in a set is scored under one of them.
-            weights: caption set to the weights of its texts, summing to 1.
+            texts: component to the text of each held-out image.
         """
         latents = torch.stack([self.moments[i][0] for i in self.validation_ids])
-        rows = {name: self._shown(captions, name, weights[name]) for name in captions}
-        rows[EMPTY_PROMPT] = np.full(len(self.validation_ids), EMPTY_PROMPT_ROW)
+        rows = {
+            name: np.array([self.row_of_text[text] for text in shown], dtype=np.int64) for name, shown in texts.items()
+        }
         return ValidationData(self.validation_ids, latents.to(data.device), data.embeddings, rows)
 
     def caption_rows(self, captions: _Captions, name: str, ids: Sequence[str]) -> Ints:
@@ -131,9 +128,3 @@ class Encoded:
         """
         texts = {record.id: record.texts for record in captions[name]}
         return np.array([[self.row_of_text[text] for text in texts[i]] for i in ids], dtype=np.int64)
-
-    def _shown(self, captions: _Captions, name: str, weights: Sequence[float]) -> Ints:
-        """The row of the one text that each held-out image is scored under in a caption set, int64 [N]."""
-        rows = self.caption_rows(captions, name, self.validation_ids)
-        texts = choose_texts(weights, np.array([validation_caption_uniform(i) for i in self.validation_ids]))
-        return rows[np.arange(len(rows)), texts]

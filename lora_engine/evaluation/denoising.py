@@ -1,11 +1,13 @@
 """Scores adapters on the held-out images, with the same noise and stratified timesteps for every adapter and step.
 
-Shape legend: K adapters (1 for the base model), E caption sets, N held-out images, T timesteps an image,
-C latent channels, H and W latent size, L tokens of a text and D features of a token.
+Shape legend: K adapters that are scored at once (1 for the base model), E components, N held-out images, T timesteps an
+image, X of them that a pass scores, P pairs of an image and a timestep, C latent channels, H and W latent size.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -16,38 +18,60 @@ from lora_engine import diffusion
 from lora_engine.adapters import lora
 from lora_engine.dataset import randomness
 from lora_engine.dataset.encoded import ValidationData
+from lora_engine.evaluation.components import Condition
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The (image, timestep) pairs that are scored."""
+    """The (image, timestep) pairs that can be scored."""
 
     timesteps_NT: randomness.Ints  # in [0, num_train_timesteps)
     strata_NT: randomness.Ints  # the stratum of the final grid of each timestep; with the image's id it names the noise
+    curve_NX: randomness.Ints  # each image's columns, in [0, T), that are on the curve
+
+    def columns(self, *, whole: bool) -> randomness.Ints:
+        """Each image's columns that a condition scores: all of them, or those on the curve."""
+        images, timesteps = self.timesteps_NT.shape
+        return np.tile(np.arange(timesteps), (images, 1)) if whole else self.curve_NX
 
 
-def final_grid(image_ids: Sequence[str], final_strata: int, num_train_timesteps: int) -> Grid:
-    """The grid of every stratum of every image, which step 0 and the last step are scored on. T is `final_strata`."""
-    timesteps = [randomness.validation_timesteps(i, final_strata, num_train_timesteps) for i in image_ids]
-    return Grid(np.stack(timesteps), np.tile(np.arange(final_strata), (len(image_ids), 1)))
-
-
-def curve_grid(image_ids: Sequence[str], strata: int, final_strata: int, num_train_timesteps: int) -> Grid:
-    """The part of the final grid that every other evaluation is scored on. T is `strata`.
+def final_grid(image_ids: Sequence[str], strata: int, final_strata: int, num_train_timesteps: int) -> Grid:
+    """The grid of every stratum of every image, for step 0 and the last step. T is `final_strata`.
 
     Args:
         strata: of each image on the curve; it should divide `final_strata`, or the last of those are never on it.
     """
-    full = final_grid(image_ids, final_strata, num_train_timesteps)
-    columns = np.stack([randomness.curve_columns(i, strata, final_strata) for i in image_ids])
-    return Grid(np.take_along_axis(full.timesteps_NT, columns, axis=1), columns)
+    timesteps = [randomness.validation_timesteps(i, final_strata, num_train_timesteps) for i in image_ids]
+    curve = [randomness.curve_columns(i, strata, final_strata) for i in image_ids]
+    return Grid(np.stack(timesteps), np.tile(np.arange(final_strata), (len(image_ids), 1)), np.stack(curve))
+
+
+def curve_grid(image_ids: Sequence[str], strata: int, final_strata: int, num_train_timesteps: int) -> Grid:
+    """The part of the final grid that every other evaluation is scored on. T is `strata`."""
+    full = final_grid(image_ids, strata, final_strata, num_train_timesteps)
+    timesteps = np.take_along_axis(full.timesteps_NT, full.curve_NX, axis=1)
+    return Grid(timesteps, full.curve_NX, np.tile(np.arange(strata), (len(image_ids), 1)))
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Adapters that are scored at once, each under captions of its own, at the same columns of the grid."""
+
+    members: tuple[int, ...]  # K of the scoring's, in ascending order
+    components: tuple[str, ...]  # K, those that each member is scored under
+    columns_NX: randomness.Ints
+
+    @property
+    def pairs(self) -> int:
+        return self.columns_NX.size
 
 
 class Scoring:
-    """Scores adapters on a grid under every caption set: iterate to do the work, then read `losses`.
+    """Scores adapters on a grid under the captions of some components: iterate to do the work, then read `losses`.
 
     Args:
         names: of the adapters, scored at once; none score the base model itself.
+        conditions: what each of the adapters, or the base model, is scored under.
         batch_size: (image, timestep) pairs at once, of each adapter.
     """
 
@@ -55,76 +79,112 @@ class Scoring:
         self,
         unet: nn.Module,
         names: Sequence[str],
+        conditions: Sequence[Sequence[Condition]],
         data: ValidationData,
-        caption_sets: Sequence[str],
         grid: Grid,
         noise_schedule: diffusion.NoiseSchedule,
         batch_size: int,
     ) -> None:
-        self._unet = unet
-        self._names = tuple(names)
-        self._data = data
-        self._sets = tuple(caption_sets)
-        self._grid = grid
+        self._unet, self._names, self._conditions = unet, tuple(names), conditions
+        self._data, self._grid, self._batch_size = data, grid, batch_size
         self._noise_schedule = noise_schedule.to(data.latents_NCHW.device, data.latents_NCHW.dtype)
-        self._batch_size = batch_size
-        self.done = 0  # pairs scored
-        self._losses_KEP = torch.zeros(  # P pairs, image after image
-            (max(1, len(names)), len(self._sets), grid.timesteps_NT.size),
-            dtype=torch.promote_types(data.latents_NCHW.dtype, torch.float32),
-            device=data.latents_NCHW.device,
-        )
+        self._passes = [each for whole in (True, False) for each in self._passes_at(whole)]
+        self.done = 0  # pairs scored, pass after pass, and in each pass image after image
+        self._losses_KP = [
+            torch.zeros(
+                (len(each.members), each.pairs),
+                dtype=torch.promote_types(data.latents_NCHW.dtype, torch.float32),
+                device=data.latents_NCHW.device,
+            )
+            for each in self._passes
+        ]
+
+    def _passes_at(self, whole: bool) -> Iterator[_Pass]:
+        """The passes at all columns, or at the curve's: the first condition of every adapter, then the second ..."""
+        wanted = [[c.component for c in conditions if c.whole == whole] for conditions in self._conditions]
+        for components in zip_longest(*wanted):
+            members = tuple(k for k, component in enumerate(components) if component is not None)
+            yield _Pass(members, tuple(components[k] for k in members), self._grid.columns(whole=whole))
 
     @property
     def pairs(self) -> int:
-        """The number of (image, timestep) pairs on the grid."""
-        return self._grid.timesteps_NT.size
+        """The number of (image, timestep) pairs of all passes."""
+        return sum(each.pairs for each in self._passes)
+
+    @property
+    def facts(self) -> str:
+        """All that decides the losses of these adapters to the bit, but for the step of their training."""
+        passes = [[each.members, each.components, each.columns_NX.tolist()] for each in self._passes]
+        return json.dumps(
+            [self._names, self._data.image_ids, self._grid.timesteps_NT.tolist(), self._batch_size, passes]
+        )
 
     def __iter__(self) -> Iterator[int]:
         """Score batch after batch, yielding after each how many pairs were in it."""
-        lora.activate(self._unet, self._names)
-        while self.done < self.pairs:
-            pairs = np.arange(self.done, min(self.done + self._batch_size, self.pairs))
-            with torch.inference_mode():
-                self._score(pairs)
-            self.done += len(pairs)
-            yield len(pairs)
+        first = 0
+        for each, losses_KP in zip(self._passes, self._losses_KP, strict=True):
+            lora.activate(self._unet, [self._names[k] for k in each.members] if self._names else [])
+            while self.done < first + each.pairs:
+                start = self.done - first
+                pairs = np.arange(start, min(start + self._batch_size, each.pairs))
+                with torch.inference_mode():
+                    losses_KP[:, pairs[0] : pairs[-1] + 1] = self._score(each, pairs)
+                self.done += len(pairs)
+                yield len(pairs)
+            first += each.pairs
 
-    def resume(self, losses: npt.NDArray[np.float32], done: int) -> None:
-        """Take up the `losses` of an earlier scoring of the same, of which the first `done` pairs are scored.
+    def resume(self, losses_L: npt.NDArray[np.float32], done: int) -> bool:
+        """Take up the losses of an earlier scoring of equal `facts`, of which the first `done` pairs are scored.
 
-        Args:
-            losses: [K, E, N, T]
+        Returns:
+            Whether they can be such losses. If not, nothing is taken up.
         """
-        self._losses_KEP.copy_(torch.from_numpy(losses).view_as(self._losses_KEP))
+        sizes = [losses.numel() for losses in self._losses_KP]
+        if losses_L.shape != (sum(sizes),) or not 0 <= done <= self.pairs:
+            return False
+        for losses, found in zip(self._losses_KP, torch.split(torch.from_numpy(losses_L), sizes), strict=True):
+            losses.copy_(found.view_as(losses))
         self.done = done
+        return True
 
     @property
-    def losses(self) -> npt.NDArray[np.float32]:
-        """The mean squared errors, float32 [K, E, N, T]; 0 where not scored yet."""
-        shape = (*self._losses_KEP.shape[:2], *self._grid.timesteps_NT.shape)
-        return self._losses_KEP.float().cpu().numpy().reshape(shape)
+    def so_far(self) -> npt.NDArray[np.float32]:
+        """All losses one after the other, 0 where not scored yet, as `resume` takes them."""
+        return torch.cat([losses.float().reshape(-1) for losses in self._losses_KP]).cpu().numpy()
 
-    def _score(self, pairs: randomness.Ints) -> None:
-        """Score these consecutive pairs, numbered image after image, with every adapter under every caption set."""
+    def losses(self, member: int) -> npt.NDArray[np.float32]:
+        """The mean squared errors of an adapter, or of the base model, in the order of its conditions.
+
+        Returns:
+            Float32 [E, N, T], NaN at the columns that a condition does not score.
+        """
+        images, timesteps = self._grid.timesteps_NT.shape
+        found = {}
+        for each, losses_KP in zip(self._passes, self._losses_KP, strict=True):
+            if member in each.members:
+                k = each.members.index(member)
+                filled = np.full((images, timesteps), np.nan, dtype=np.float32)
+                scored = losses_KP[k].float().cpu().numpy().reshape(each.columns_NX.shape)
+                np.put_along_axis(filled, each.columns_NX, scored, axis=1)
+                found[each.components[k]] = filled
+        return np.stack([found[condition.component] for condition in self._conditions[member]])
+
+    def _score(self, each: _Pass, pairs: randomness.Ints) -> torch.Tensor:
+        """The losses of these consecutive pairs of a pass, numbered image after image: [K, len(pairs)]."""
         device, dtype = self._data.latents_NCHW.device, self._data.latents_NCHW.dtype
-        images = pairs // self._grid.timesteps_NT.shape[1]
-        strata = self._grid.strata_NT.reshape(-1)[pairs]
-        shape = tuple(self._data.latents_NCHW.shape[1:])
+        images, columns = pairs // each.columns_NX.shape[1], each.columns_NX.reshape(-1)[pairs]
+        strata, shape = self._grid.strata_NT[images, columns], tuple(self._data.latents_NCHW.shape[1:])
         noises = [
             randomness.validation_noise(self._data.image_ids[i], int(j), shape)
             for i, j in zip(images, strata, strict=True)
         ]
         noise = torch.from_numpy(np.stack(noises)).to(device, dtype)
-        timesteps = torch.from_numpy(self._grid.timesteps_NT.reshape(-1)[pairs]).to(device)
+        timesteps = torch.from_numpy(self._grid.timesteps_NT[images, columns]).to(device)
         latents = self._data.latents_NCHW[torch.from_numpy(images).to(device)]
         noisy = diffusion.add_noise(self._noise_schedule, latents, noise, timesteps)
         target = diffusion.target(self._noise_schedule, latents, noise, timesteps)
-        copies = self._losses_KEP.shape[0]  # each adapter computes with its own copy of the batch
-        for at, name in enumerate(self._sets):
-            text = self._data.embeddings.place(self._data.embeddings.read(self._data.caption_rows[name][images]))
-            prediction = self._unet(
-                noisy.to(text.dtype).repeat(copies, 1, 1, 1), timesteps.repeat(copies), text.repeat(copies, 1, 1)
-            ).sample
-            losses = diffusion.loss_per_image(prediction, target.repeat(copies, 1, 1, 1))
-            self._losses_KEP[:, at, pairs[0] : pairs[-1] + 1] = losses.view(copies, -1)
+        rows = np.concatenate([self._data.rows[component][images] for component in each.components])
+        text = self._data.embeddings.place(self._data.embeddings.read(rows))
+        copies = len(each.members)  # each adapter computes with its own copy of the batch
+        prediction = self._unet(noisy.to(text.dtype).repeat(copies, 1, 1, 1), timesteps.repeat(copies), text).sample
+        return diffusion.loss_per_image(prediction, target.repeat(copies, 1, 1, 1)).view(copies, -1)

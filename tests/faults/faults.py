@@ -369,8 +369,8 @@ _IDENTITY = (
         "timesteps-are-not-identity",
         "The losses of one curve are means over different timesteps.",
         "job/run/identity.py",
-        '{"every", "timesteps", "final_timesteps"}',
-        '{"every", "final_timesteps"}',
+        '"every", "timesteps", "final_timesteps"',
+        '"every", "final_timesteps"',
         (f"{IDENTITY}::test_values_that_decide_what_is_found_belong_to_it",),
     ),
     Fault(

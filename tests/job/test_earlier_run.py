@@ -60,8 +60,13 @@ def test_the_report_of_a_run_that_an_earlier_version_finished_can_be_made_anew(t
     done = lora_job("report", "runs/earlier", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    members = {member["variant"]: member for member in read(run / "report" / "comparison.json")["members"]}
-    assert {name: found["final_loss"] for name, found in members.items()} == final_losses(HERE / "finished")
+    report = read(run / "report" / "comparison.json")
+    members = {member["variant"]: member for member in report["members"]}
+    assert {name: found["validation"][-1]["loss"] for name, found in members.items()} == final_losses(HERE / "finished")
+    own = {name: found["validation"][-1]["caption_sets"][found["caption_set"]] for name, found in members.items()}
+    assert {name: found["final_loss"] for name, found in members.items()} == pytest.approx(own, rel=1e-6)
+    assert {found["listening"] for found in members.values()} == {None}
+    assert any(note.startswith("An earlier version began this run.") for note in report["notes"])
     last = {name: found["checkpoints"][-1]["weights_sha256"] for name, found in members.items()}
     assert last == weights(HERE / "finished")
     assert (run / "report" / "curves.png").exists()

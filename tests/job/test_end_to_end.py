@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors import safe_open
 from scipy.stats import wasserstein_distance
 
 from lora_engine import miniature as miniature_data
@@ -94,6 +95,13 @@ def weights(run: Path) -> dict[str, str]:
     }
 
 
+def read_losses(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """What was scored, and its losses."""
+    with safe_open(path, "np") as file:
+        scored = json.loads(file.metadata()["caption_sets"])
+        return scored, file.get_tensor("losses").astype(np.float64)
+
+
 def check_artifacts(run: Path) -> None:
     """Every hash in every commit, and every number of the comparison against the files that it comes from."""
     commits = sorted(run.glob("variants/*/seed-*/checkpoints/*/COMMIT.json"))
@@ -116,19 +124,33 @@ def check_artifacts(run: Path) -> None:
         assert [point["step"] for point in member["validation"]] == [0, 3, 6]
         for point, row in zip(member["validation"], validation, strict=True):
             assert point == {key: value for key, value in row.items() if key != "images"}
-            losses = load_file(folder / f"validation/step-{row['step']:06d}.safetensors")["losses"].astype(np.float64)
-            assert losses[:3].mean() == pytest.approx(row["loss"], rel=1e-6)
+            scored, losses = read_losses(folder / f"validation/step-{row['step']:06d}.safetensors")
+            own = losses[scored.index(member["caption_set"])]
+            assert own.mean() == pytest.approx(row["loss"], rel=1e-6)
+            means = np.nanmean(losses, axis=(1, 2))
+            assert row["caption_sets"] == pytest.approx(dict(zip(scored, means, strict=True)), rel=1e-6)
+            if row["step"] == 3:
+                assert scored == [member["caption_set"]]
         metrics = rows(folder / "metrics.jsonl")
         assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
         assert [point["loss"] for point in member["train"]] == [row["loss"] for row in metrics]
-        assert member["base_loss"] == validation[0]["loss"]
-        assert member["final_loss"] == validation[-1]["loss"]
-        lowest = min(validation[1:], key=lambda row: row["curve_loss"])
-        assert member["best"]["loss"] <= lowest["curve_loss"] * 1.0001
-        final[member["variant"]] = losses[:3].mean(axis=(0, 2))
-    for found in report["differences"]:
-        assert found["mean"] == pytest.approx((final[found["a"]] - final[found["b"]]).mean(), rel=1e-9)
-        assert found["low"] <= found["mean"] <= found["high"]
+        assert member["base_loss"] == pytest.approx(validation[0]["loss"], rel=1e-9)
+        assert member["final_loss"] == pytest.approx(validation[-1]["loss"], rel=1e-9)
+        assert member["best"]["loss"] in [pytest.approx(row["curve_loss"], rel=1e-9) for row in validation[1:]]
+        final[member["variant"]] = own.mean(axis=1)
+        others = {"vanilla", "blip", "blip_plus", ""}
+        assert others <= set(scored) <= others | {"blip shuffled", "blip_plus shuffled"}
+    for found in report["pairs"]:
+        difference = found["cells"]["as_trained"]
+        assert difference["mean"] == pytest.approx((final[found["a"]] - final[found["b"]]).mean(), rel=1e-9)
+        assert difference["low"] <= difference["mean"] <= difference["high"]
+        assert (found["factor"], found["like_for_like"], found["withheld"]) == (["captions"], True, [])
+        assert found["verdict"]["sentence"]
+    assert [(found["a"], found["b"]) for found in report["pairs"]] == [
+        ("vanilla", "blip"),
+        ("vanilla", "blip_plus"),
+        ("blip", "blip_plus"),
+    ]
 
 
 def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, miniature: Path, tmp_path: Path) -> None:
@@ -154,6 +176,7 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     )
     done = lora_job("run", *arguments, "--workdir", tmp_path / "work")
     assert done.returncode == 0, done.stderr
+    said = json.loads(done.stderr.splitlines()[-1])["event"]
     environ = {"AWS_ENDPOINT_URL_S3": s3_admin.endpoint_url, "AWS_REGION": "us-east-1"}
     collected = lora_job("collect", f"s3://{bucket}/runs/quickstart", tmp_path / "got", env=environ)
     assert collected.returncode == 0, collected.stderr
@@ -161,6 +184,7 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     report = json.loads((tmp_path / "got" / "report" / "comparison.json").read_text())
     assert report["data"]["rejected"] == {"not a JPEG, PNG, WebP, GIF, BMP or TIFF image": 1}
     assert report["data"]["ignored"] == 1
+    assert said == report["verdict"]["sentence"]
     before = {o["Key"]: o["LastModified"] for o in client.list_objects_v2(Bucket=bucket, Prefix="runs/")["Contents"]}
     again = lora_job("run", *arguments, "--workdir", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
@@ -191,8 +215,14 @@ def test_variants_that_are_not_alike_train_in_packs_of_their_own(miniature: Path
     assert any("fewer than 3 seeds" in note for note in report["notes"])
     order = {(m["variant"], m["seed"]): m["fairness"]["order_sha256"] for m in report["members"]}
     assert order["blip", 0] == order["vanilla", 0] != order["vanilla", 1]
-    alike = {(d["a"], d["b"]): d["like_for_like"] for d in report["differences"] if d["seed"] == 0}
-    assert alike == dict.fromkeys((("vanilla", "blip"), ("vanilla", "blip_plus"), ("blip", "blip_plus")), False)
+    # Other ranks are drawn other initial weights: the factor says so, and explains it.
+    factors = {(pair["a"], pair["b"]): pair["factor"] for pair in report["pairs"] if pair["seed"] == 0}
+    pairs = (("vanilla", "blip"), ("vanilla", "blip_plus"), ("blip", "blip_plus"))
+    assert factors == {key: ["captions", "lora.rank"] for key in pairs}
+    assert all(pair["like_for_like"] and pair["withheld"] == [] for pair in report["pairs"])
+    assert report["fair"] == {"0": True, "1": True}
+    initial = {m["fairness"]["initial_weights_sha256"] for m in report["members"] if m["seed"] == 0}
+    assert len(initial) == 3
 
 
 def test_three_seeds_speak_of_strategies_and_steps_grow_for_all_of_a_pack(miniature: Path, tmp_path: Path) -> None:
@@ -216,17 +246,20 @@ def test_three_seeds_speak_of_strategies_and_steps_grow_for_all_of_a_pack(miniat
     assert code == 0, said
     found = report()
     assert not any("fewer than 3 seeds" in note for note in found["notes"])
-    single = [d for d in found["differences"] if d["seed"] is not None]
-    strategies = [d for d in found["differences"] if d["seed"] is None]
+    single = [pair for pair in found["pairs"] if pair["seed"] is not None]
+    strategies = [pair for pair in found["pairs"] if pair["seed"] is None]
     assert (len(single), len(strategies)) == (9, 3)
     for one in strategies:
-        own = [d["mean"] for d in single if (d["a"], d["b"]) == (one["a"], one["b"])]
-        assert one["mean"] == pytest.approx(np.mean(own))
+        own = [d["cells"]["as_trained"]["mean"] for d in single if (d["a"], d["b"]) == (one["a"], one["b"])]
+        difference = one["cells"]["as_trained"]
+        assert difference["mean"] == pytest.approx(np.mean(own))
         assert (one["seeds"], len(own)) == (3, 3)
-        assert one["low"] < one["mean"] < one["high"]
-    assert [d["confidence"] for d in single] == [pytest.approx(1 - 0.05 / 9)] * 9
-    assert [d["confidence"] for d in strategies] == [pytest.approx(1 - 0.05 / 3)] * 3
-    assert all(d["like_for_like"] for d in found["differences"])
+        assert difference["low"] < difference["mean"] < difference["high"]
+        assert one["verdict"]["sentence"].startswith("Of these strategies (over 3 seeds), ")
+    assert [pair["verdict"] for pair in single] == [None] * 9
+    assert [pair["cells"]["as_trained"]["confidence"] for pair in single] == [pytest.approx(1 - 0.05 / 9)] * 9
+    assert [pair["cells"]["as_trained"]["confidence"] for pair in strategies] == [pytest.approx(1 - 0.05 / 3)] * 3
+    assert all(pair["like_for_like"] for pair in found["pairs"])
 
     code, said = run(constant, "variants.blip.training.steps=2", steps=1)
     assert code == 46

@@ -145,7 +145,7 @@ def comparison(names: list[str]) -> Comparison:
         )
         for name in names
     ]
-    return Comparison.model_construct(name=names[0], members=members)
+    return Comparison.model_construct(name=names[0], members=members, scoring=2, curve_timesteps=1)
 
 
 def test_pictures_of_the_report_show_any_text(tmp_path: Path) -> None:

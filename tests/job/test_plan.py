@@ -1,17 +1,24 @@
 """What `lora-job plan` says can be counted from the manifest, and follows what it depends on."""
 
 import json
+import math
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
+from scipy import stats
 
+from job import prospect
+from job.manifest.load import load_manifest
+from job.plan import make_plan
 from lora_engine.training import estimate
 from miniature.architecture import SD_15, make_stable_diffusion
-from tests.job.small_run import VANILLA, arguments
-from tests.lora_job import COLD, lora_job
+from tests.job.small_run import BLIP, VANILLA, arguments
+from tests.lora_job import COLD, ROOT, lora_job
 
 
 def plan(miniature: Path, tmp_path: Path, *lines: str) -> dict[str, Any]:
@@ -74,3 +81,122 @@ def test_a_run_of_the_real_size_takes_what_was_planned(miniature: Path, tmp_path
     assert training["planned_mib"] == pytest.approx(planned / 2**20, abs=0.1)
     assert training["measured_mib"] == pytest.approx(planned / 2**20, rel=0.1)
     assert not [row for row in said if "lora-job plan says" in row["event"]]
+
+
+def seeds_and_variants(seeds: int, captions: list[str], *lines: str) -> dict[str, Any]:
+    """The plan of `manifests/tattoo-captions.yaml` with so many seeds, and a variant of each of these captions."""
+    variants = ", ".join(f"{{name: v{at}, captions: {text}}}" for at, text in enumerate(captions))
+    values = (f"variants=[{variants}]", f"seeds={list(range(seeds))}", *lines)
+    text = (ROOT / "manifests" / "tattoo-captions.yaml").read_text()
+    return make_plan(load_manifest(text, "tattoo-captions.yaml", values)).as_dict()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The setting of a dataset of 2000 files that are named like images, 100 of which are held out."""
+    folder = tmp_path_factory.mktemp("two-thousand")
+    for number in range(2000):
+        (folder / f"{number}.png").touch()
+    return f"dataset.source={folder}"
+
+
+BLIPS = [f"{{strategy: blip, style_hints: hint {at}}}" for at in range(12)]
+
+
+@pytest.mark.parametrize("variants", [1, 3, 8, 12])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_scoring_costs_at_most_a_quarter_of_training(images: str, variants: int, seeds: int) -> None:
+    """Every caption set is another and can be shuffled, which is the dearest study. Beyond eight, with_first."""
+    planned = seeds_and_variants(seeds, BLIPS[:variants], images)["comparison"]
+    curve, final = 4 * 100, 16 * 100
+    partners = [variants - 1] * variants if variants <= 8 else [variants - 1, *[1] * (variants - 1)]
+    base = variants * final + (1 + variants) * curve
+    # On the way nine times; at the end its own, its partners', the empty prompt's and the shuffled ones of one set,
+    # which has to be shown as it is, too, where it is no partner's.
+    adapters = sum(9 * curve + final + (others + 2) * curve for others in partners)
+    extra = (variants - 2) * curve if variants > 8 else 0
+    training = 3 * 1000 * 16 * variants * seeds
+    assert base + seeds * adapters <= planned["scored"] <= base + seeds * (adapters + extra)
+    assert planned["share"] == pytest.approx(planned["scored"] / training)
+    assert planned["share"] <= 0.25
+
+
+def test_captions_that_are_equal_are_counted_once(images: str) -> None:
+    constant = "{strategy: constant, text: a tattoo}"
+    mix = f"{{strategy: mix, parts: [{{captions: {constant}}}, {{captions: {{strategy: blip}}}}]}}"
+    one = seeds_and_variants(1, [constant], images)["comparison"]["scored"]
+    same = seeds_and_variants(1, [constant, constant], images)["comparison"]["scored"]
+    curve, final = 4 * 100, 16 * 100
+    assert one == (final + curve) + (9 * curve + final + curve)
+    assert same - one == 9 * curve + final + curve
+    mixed = seeds_and_variants(1, [constant, mix], images)["comparison"]["scored"]
+    base = 2 * final + 2 * curve  # the text, the captioner's; the empty prompt, the captioner's shuffled
+    first = 9 * curve + final + 3 * curve
+    second = 2 * 9 * curve + 2 * final + 2 * curve
+    assert mixed == base + first + second
+
+
+def test_pairs_are_named(images: str) -> None:
+    def pairs(variants: int, *lines: str) -> list[str]:
+        return list(seeds_and_variants(1, BLIPS[:variants], images, *lines)["comparison"]["pairs"])
+
+    assert pairs(3) == ["v0 - v1", "v0 - v2", "v1 - v2"]
+    assert len(pairs(8)) == 28
+    assert pairs(9) == [f"v0 - v{at}" for at in range(1, 9)]
+    assert len(pairs(9, "evaluation.pairs=all")) == 36
+    assert pairs(3, "evaluation.pairs=with_first") == ["v0 - v1", "v0 - v2"]
+    assert pairs(3, "evaluation.pairs=[[v2, v0]]") == ["v2 - v0"]
+    assert pairs(1) == []
+
+
+def test_the_smallest_effect_follows_images_seeds_and_pairs(images: str) -> None:
+    """Against its definition: what each of images and seeds would need by itself, weighted by how much they vary."""
+
+    def found(seeds: int, variants: int, *lines: str) -> float:
+        comparison = seeds_and_variants(seeds, BLIPS[:variants], images, *lines)["comparison"]
+        assert isinstance(comparison["smallest_effect"], float)
+        return comparison["smallest_effect"]
+
+    def expected(seeds: int, rows: int, images: int) -> float:
+        parts = [(prospect.IMAGE_SPREAD**2 / images, images - 1)]
+        if seeds >= 3:
+            parts.append((prospect.SEED_SPREAD**2 / seeds, seeds - 1))
+        reach = sum(variance * times(rows, freedom) for variance, freedom in parts)
+        return float(reach / math.sqrt(sum(variance for variance, _ in parts)))
+
+    def times(rows: int, freedom: int) -> float:
+        quantile = float(stats.t.ppf(1 - 0.025 / rows, freedom))
+        spread = math.sqrt(1 + quantile**2 / (2 * freedom))
+        return quantile * (1 - 1 / (4 * freedom)) + float(stats.norm.ppf(0.8)) * spread
+
+    assert found(1, 2) == pytest.approx(expected(1, 1, 100))
+    assert found(2, 3) == pytest.approx(expected(2, 6, 100))
+    assert found(3, 2) == pytest.approx(expected(3, 1, 100))
+    assert found(5, 4) == pytest.approx(expected(5, 6, 100))
+    assert found(1, 3, "dataset.validation_fraction=0.01") == pytest.approx(expected(1, 3, 20))
+
+
+def test_more_seeds_are_advised_where_three_reach_far(images: str) -> None:
+    def advice(seeds: int, variants: int) -> list[str]:
+        warnings = seeds_and_variants(seeds, BLIPS[:variants], images)["warnings"]
+        return [warning for warning in warnings if "seeds" in warning]
+
+    (said,) = advice(3, 4)
+    assert "reaches 10.9 standard errors over seeds, with 5 seeds 4.9" in said
+    assert advice(5, 4) == advice(3, 3) == advice(1, 4) == []
+
+
+def test_what_is_planned_to_be_scored_is_what_a_run_scores(miniature: Path, tmp_path: Path) -> None:
+    parts = "[{captions: {strategy: blip}}, {captions: {strategy: constant, text: ink}}]"
+    mix = f"{{name: mix, captions: {{strategy: mix, caption_dropout: 0.2, parts: {parts}}}}}"
+    lines = (f"variants=[{VANILLA}, {BLIP}, {mix}]", "evaluation.samples=null", "training.steps=3")
+    planned = plan(miniature, tmp_path, *lines)
+    done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "w")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "small"
+    held_out = json.loads((run / "report/comparison.json").read_text())["data"]["validation"]
+    arrays = [load_file(path)["losses"] for path in sorted(run.rglob("validation/step-*.safetensors"))]
+    base = [load_file(path)["losses"] for path in sorted(run.rglob("validation/step-000000.safetensors"))]
+    all_have_the_same = 2 * np.isfinite(base[0]).sum()
+    scored = sum(np.isfinite(array).sum() for array in arrays) - all_have_the_same
+    assert planned["comparison"]["scored"] * held_out == scored * planned["validation_images"]

@@ -125,7 +125,14 @@ def test_an_object_of_an_earlier_version_reads_back_as_it_was(key: str) -> None:
     value, written = source.read_stored(key, OBJECTS[key]), source.read_json(key)
     dumped = asdict(value) if isinstance(value, MicroBatches) else value.model_dump(mode="json", by_alias=True)
     assert written is not None
-    assert {name: dumped[name] for name in written} == written
+    assert known(dumped, written) == written
+
+
+def known(dumped: Any, written: Any) -> Any:
+    """What is left of a value when the names that the written one has not, at any depth, are taken off it."""
+    if isinstance(dumped, dict) and isinstance(written, dict):
+        return {name: known(value, written[name]) for name, value in dumped.items() if name in written}
+    return dumped
 
 
 @pytest.mark.parametrize("key", ROWS)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
 from torch.nn import functional
 
-from lora_engine.diffusion import NoiseSchedule, PredictionType, add_noise, loss_per_image, target
+from lora_engine.diffusion import NoiseSchedule, PredictionType, add_noise, loss_per_image, min_snr_weights, target
 
 CPU = torch.device("cpu")
 TIMESTEPS = torch.tensor([0, 137, 500, 999])
@@ -67,6 +68,28 @@ def test_the_true_velocity_and_the_noisy_latents_give_the_latents_back() -> None
     for at, timestep in enumerate(TIMESTEPS.tolist()):
         original = theirs.step(velocity[at], timestep, noisy[at]).pred_original_sample
         torch.testing.assert_close(original, latents[at], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_weights_by_signal_to_noise_are_those_of_diffusers(prediction_type: PredictionType, gamma: float) -> None:
+    timesteps = torch.arange(1000)
+    snr = compute_snr(scheduler(), timesteps).double()
+    capped = torch.stack([snr, torch.full_like(snr, gamma)]).min(dim=0).values
+    expected = capped / (snr if prediction_type == "epsilon" else snr + 1)
+    found = min_snr_weights(schedule(prediction_type), timesteps, gamma)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)  # diffusers takes roots in single precision
+    assert found.dtype == torch.float64
+
+
+def test_weights_by_signal_to_noise_worked_out_by_hand() -> None:
+    # signal to noise: 9, 1, 0 and without end
+    alphas, timesteps = torch.tensor([0.9, 0.5, 0.0, 1.0], dtype=torch.float64), torch.tensor([[3, 2], [1, 0]])
+    of_epsilon = min_snr_weights(NoiseSchedule(alphas, "epsilon"), timesteps)
+    assert of_epsilon.tolist() == [[0, 1], [1, pytest.approx(5 / 9)]]
+    of_v = min_snr_weights(NoiseSchedule(alphas, "v_prediction"), timesteps)
+    assert of_v.tolist() == [[0, 0], [0.5, pytest.approx(5 / 10)]]
+    assert min_snr_weights(NoiseSchedule(alphas, "epsilon"), timesteps, gamma=18).tolist() == [[0, 1], [1, 1]]
 
 
 def test_an_images_loss_is_the_mean_square_over_its_own_values() -> None:

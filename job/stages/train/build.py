@@ -9,6 +9,7 @@ from job.layout import Member
 from job.manifest.packs import Pack, ResolvedVariant
 from job.run.context import Attempt
 from job.run.dataset import Captions
+from job.run.held_out import HeldOut
 from lora_engine.adapters import lora
 from lora_engine.config.captions import plain_parts
 from lora_engine.dataset.draws import PackMember
@@ -30,8 +31,13 @@ class Study:
     set_of_variant: dict[str, str]  # variant to caption set
     captions: Captions
     encoded: Encoded
+    held_out: HeldOut
     model: LocalModel  # the base model
     started_at: float  # of the run's first attempt, seconds since 1970
+
+    def training_seed(self, member: Member) -> int:
+        """The seed that a member is trained with: the study's, plus its variant's offset."""
+        return member.seed + self.variants[member.variant].seed_offset
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def make_trainable(
     noise_schedule = stable_diffusion.load_noise_schedule(study.model)
     dtype = DTYPES[precision]
     unet = stable_diffusion.load_unet(study.model, dtype, device)
-    lora.inject(unet, [(m.adapter_name, m.seed) for m in pack.members], pack.lora)
+    lora.inject(unet, [(m.adapter_name, study.training_seed(m)) for m in pack.members], pack.lora)
     use_deterministic_kernels(enabled=pack.training.deterministic)
     flips = pack.training.random_flip
     resident = study.encoded.fits(free_bytes(device, processes.count), dtype, flips=flips)
@@ -76,7 +82,7 @@ def _pack_member(study: Study, member: Member) -> PackMember:
     caption_set = study.set_of_variant[member.variant]
     return PackMember(
         member.adapter_name,
-        member.seed,
+        study.training_seed(member),
         study.encoded.caption_rows(study.captions, caption_set, study.encoded.train_ids),
         tuple(weight for weight, _ in plain_parts(config)),
         config.caption_dropout,

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from job import layout
@@ -18,9 +20,11 @@ from job.stages.train.build import Study, TrainablePack
 from job.stages.train.resume import collect_garbage
 from job.threads import Background
 from lora_engine.adapters import formats, lora
-from lora_engine.evaluation import summary
-from lora_engine.records import StepRecord, ValidationRecord
+from lora_engine.evaluation.summary import Best
+from lora_engine.records import StepRecord
 from lora_engine.text import printable
+
+CurveLosses = Mapping[int, npt.NDArray[np.float64]]  # step to the loss of each held-out image on the curve, [N]
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class _Snapshot:
     weights: lora.Adapter
     state: dict[str, Tensor]
     metrics: Sequence[StepRecord]
-    scores: Sequence[ValidationRecord]
+    curve_losses: CurveLosses
 
 
 class CheckpointWriter(Background):
@@ -52,7 +56,7 @@ class CheckpointWriter(Background):
     def commit(
         self,
         metrics: Mapping[Member, Sequence[StepRecord]],
-        scores: Mapping[Member, Sequence[ValidationRecord]],
+        curve_losses: Mapping[Member, CurveLosses],
     ) -> None:
         """Copy the members as they are now, and leave it to the thread to write and upload them with their rows.
 
@@ -66,7 +70,7 @@ class CheckpointWriter(Background):
                 lora.export(self._trainable.unet, member.adapter_name),
                 trainer.state(member.adapter_name),
                 tuple(metrics[member]),
-                tuple(scores[member]),
+                dict(curve_losses[member]),
             )
             for member in self._pack.members
         ]
@@ -83,14 +87,17 @@ class CheckpointWriter(Background):
         if keep is None:
             return
         for snapshot in snapshots:
-            best = self.best(snapshot.member, snapshot.scores)
-            collect_garbage(self._attempt.run, snapshot.member, keep, [best.step] if best else [])
+            best = self.best(snapshot.member, snapshot.curve_losses)
+            # The best may be the earliest of several that are alike; without the lowest of them, later choices would
+            # compare with another.
+            lowest = min(snapshot.curve_losses, key=lambda step: snapshot.curve_losses[step].mean(), default=None)
+            always = {step for step in (best.step if best else None, lowest) if step is not None}
+            collect_garbage(self._attempt.run, snapshot.member, keep, always)
 
-    def best(self, member: Member, scores: Sequence[ValidationRecord]) -> summary.Best | None:
+    def best(self, member: Member, curve_losses: CurveLosses) -> Best | None:
         """The best of a member's checkpoints that are kept and scored; None where there is none yet."""
-        kept = set(checkpoints.committed_steps(self._attempt.run, member))
-        scored = [record for record in scores if record.step in kept]
-        return summary.choose_best(scored) if scored else None
+        kept = checkpoints.committed_steps(self._attempt.run, member)
+        return self._study.held_out.choose_best({s: losses for s, losses in curve_losses.items() if s in kept})
 
     def _publish_member(self, snapshot: _Snapshot) -> None:
         member, step, weights = snapshot.member, snapshot.step, snapshot.weights

@@ -1,37 +1,37 @@
 """Scores a pack's members on the held-out images, and writes their losses and the rows that sum these up."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from job import layout
 from job.layout import Member
 from job.manifest.packs import Pack
 from job.run.context import Attempt
+from job.run.losses import read_losses
 from job.stages.train.build import Study, TrainablePack
-from lora_engine.config.captions import plain_parts
-from lora_engine.dataset.encoded import EMPTY_PROMPT, ValidationData
+from lora_engine import diffusion
 from lora_engine.errors import ModelError
-from lora_engine.evaluation import denoising, summary
-from lora_engine.evaluation.loss_file import (
-    BegunEvaluation,
-    EvaluationLosses,
-    Scored,
-    ScoredTogether,
-    pack_begun,
-    pack_losses,
-    unpack_begun,
-)
+from lora_engine.evaluation import denoising
+from lora_engine.evaluation.components import Condition
+from lora_engine.evaluation.listening import most_listened
+from lora_engine.evaluation.loss_file import BegunEvaluation, EvaluationLosses, pack_begun, pack_losses, unpack_begun
+from lora_engine.evaluation.summary import summarise
 from lora_engine.records import ValidationRecord
 
 _SAVE_SECONDS = 60.0  # between two times that an unfinished evaluation is stored: what a kill can cost
 
 
 class PackEvaluation:
-    """The evaluations of one pack. `records` holds a row an evaluation for each member, by ascending step.
+    """The evaluations of one pack.
+
+    `records` holds a row an evaluation for each member, by ascending step; `curve_losses` the loss of each held-out
+    image behind the row's `curve_loss`.
 
     Args:
         before_saving: called before an unfinished evaluation is stored for a later attempt to go on with.
@@ -44,31 +44,36 @@ class PackEvaluation:
         self._before_saving = before_saving
         self._begun_key = layout.begun_evaluation(pack.unit)
         self.records: dict[Member, list[ValidationRecord]] = {member: [] for member in pack.members}
+        self.curve_losses: dict[Member, dict[int, npt.NDArray[np.float64]]] = {member: {} for member in pack.members}
+        config, total = attempt.manifest.evaluation, trainable.noise_schedule.num_train_timesteps
+        strata = (config.timesteps, config.final_timesteps, total)
+        self._data = study.encoded.validation_data(study.held_out.components.texts, trainable.data)
+        self._final_grid = denoising.final_grid(self._data.image_ids, *strata)
+        self._curve_grid = denoising.curve_grid(self._data.image_ids, *strata)
 
     def read(self, until: int) -> None:
         """Read the rows that earlier attempts wrote, up to and including that step."""
         for member in self.records:
             rows = self._attempt.run.read_rows(layout.validation(member), ValidationRecord) or []
             self.records[member] = [row for row in rows if row.step <= until]
+            for row in self.records[member]:
+                self._remember(member, read_losses(self._attempt.run, member, row.step))
+
+    def _remember(self, member: Member, losses: EvaluationLosses) -> None:
+        held_out = self._study.held_out
+        weights = held_out.components.summed(member.variant)
+        self.curve_losses[member][losses.step] = held_out.curve_loss(losses, weights)
 
     def is_scored(self, step: int, members: Sequence[Member]) -> bool:
         """Whether all of the members have been scored at that step."""
         return all(any(record.step == step for record in self.records[m]) for m in members)
-
-    @cached_property
-    def _validation_data(self) -> ValidationData:
-        weights = {
-            self._study.set_of_variant[name]: [weight for weight, _ in plain_parts(variant.captions)]
-            for name, variant in self._study.variants.items()
-        }
-        return self._study.encoded.validation_data(self._study.captions, weights, self._trainable.data)
 
     def score(self, step: int, members: Sequence[Member], *, whole: bool) -> list[Member]:
         """Score the base model (step 0) or the members as they are, and write the losses and the rows about them.
 
         Args:
             members: those to score; at step 0, those to write the base model's losses for.
-            whole: score on `final_timesteps` strata and under the empty prompt, too, not on the curve's strata alone.
+            whole: score for the comparison, on `final_timesteps` strata and under the captions of others, too.
 
         Returns:
             The members whose losses are not finite, of which nothing is written.
@@ -76,25 +81,29 @@ class PackEvaluation:
         Raises:
             ModelError: the base model's losses are not finite.
         """
-        config, ids = self._attempt.manifest.evaluation, self._validation_data.image_ids
-        unet, noise_schedule = self._trainable.unet, self._trainable.noise_schedule
-        sets = (*self._study.captions, *([EMPTY_PROMPT] if whole else []))
-        strata = (config.final_timesteps, noise_schedule.num_train_timesteps)
-        grid = denoising.final_grid(ids, *strata) if whole else denoising.curve_grid(ids, config.timesteps, *strata)
-        names = [] if step == 0 else [member.adapter_name for member in members]
-        scoring = denoising.Scoring(unet, names, self._validation_data, sets, grid, noise_schedule, config.batch_size)
-        scored = Scored(step, sets, ids)
-        self._finish(scoring, ScoredTogether(scored, tuple(names), config.batch_size))
-        curve_columns = denoising.curve_grid(ids, config.timesteps, *strata).strata_NT if whole else None
+        grid = self._final_grid if whole else self._curve_grid
+        components = self._study.held_out.components
+        conditions = [components.of_base()] if step == 0 else self._conditions(members, whole)
+        scoring = denoising.Scoring(
+            self._trainable.unet,
+            [] if step == 0 else [member.adapter_name for member in members],
+            conditions,
+            self._data,
+            grid,
+            self._trainable.noise_schedule,
+            self._attempt.manifest.evaluation.batch_size,
+        )
+        self._finish(scoring, step)
         diverged = []
         for k, member in enumerate(members):
-            losses = scoring.losses[0 if step == 0 else k]
-            if not np.isfinite(losses).all():
+            at = 0 if step == 0 else k
+            losses = self._evaluated(step, conditions[at], scoring.losses(at), grid)
+            if not _is_finite(losses, grid, conditions[at]):
                 diverged.append(member)
                 continue
-            data = pack_losses(EvaluationLosses(scored, losses, grid.timesteps_NT))
-            self._attempt.run.write(layout.validation_losses(member, step), data)
-            self._add(member, summary.summarise(step, losses, sets, curve_columns))
+            self._attempt.run.write(layout.validation_losses(member, step), pack_losses(losses))
+            self._remember(member, losses)
+            self._add(member, summarise(losses, components.summed(member.variant), grid.curve_NX))
         if step == 0 and diverged:
             raise ModelError(
                 "The base model's losses on the held-out images are not finite.",
@@ -103,17 +112,39 @@ class PackEvaluation:
         self._attempt.run.delete(self._begun_key)
         return diverged
 
+    def _conditions(self, members: Sequence[Member], whole: bool) -> list[tuple[Condition, ...]]:
+        held_out = self._study.held_out
+        components = held_out.components
+        if not whole:
+            return [components.on_curve(member.variant) for member in members]
+        base = read_losses(self._attempt.run, members[0], 0)
+        listened = most_listened(base, components, self._final_grid.curve_NX)
+        return [components.at_end(m.variant, held_out.partners(m.variant), listened) for m in members]
+
+    def _evaluated(
+        self,
+        step: int,
+        conditions: Sequence[Condition],
+        losses_ENT: npt.NDArray[np.float32],
+        grid: denoising.Grid,
+    ) -> EvaluationLosses:
+        timesteps = torch.from_numpy(grid.timesteps_NT)
+        min_snr = diffusion.min_snr_weights(self._trainable.noise_schedule, timesteps).float().cpu().numpy()
+        names = tuple(condition.component for condition in conditions)
+        return EvaluationLosses(step, names, self._data.image_ids, losses_ENT, grid.timesteps_NT, min_snr)
+
     def _add(self, member: Member, record: ValidationRecord) -> None:
         """Put the record among the member's, in the place of one of the same step, and write them all."""
         others = [other for other in self.records[member] if other.step != record.step]
         self.records[member] = sorted([*others, record], key=lambda record: record.step)
         self._attempt.run.write_jsonl(layout.validation(member), (asdict(row) for row in self.records[member]))
 
-    def _finish(self, scoring: denoising.Scoring, facts: ScoredTogether) -> None:
+    def _finish(self, scoring: denoising.Scoring, step: int) -> None:
         """Do the scoring to its end, from where an interrupted attempt stored one with the same facts, if any did."""
+        facts = json.dumps([step, scoring.facts])
         stored = self._attempt.run.read(self._begun_key)
         if stored is not None and (begun := _read_begun(stored)) is not None and begun.facts == facts:
-            scoring.resume(begun.losses_KENT, begun.done)
+            scoring.resume(begun.losses_L, begun.done)
         saved = time.monotonic()
         with self._attempt.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
             stage.advance(scoring.done)
@@ -121,10 +152,19 @@ class PackEvaluation:
                 stage.advance(done)
                 if self._attempt.stop() or time.monotonic() - saved > _SAVE_SECONDS:
                     self._before_saving()
-                    data = pack_begun(BegunEvaluation(facts, scoring.losses, scoring.done))
+                    data = pack_begun(BegunEvaluation(facts, scoring.so_far, scoring.done))
                     self._attempt.run.write(self._begun_key, data)
                     saved = time.monotonic()
                 self._attempt.stop.check()
+
+
+def _is_finite(losses: EvaluationLosses, grid: denoising.Grid, conditions: Sequence[Condition]) -> bool:
+    """Whether all losses that the conditions ask for are finite."""
+    scored = (
+        np.take_along_axis(losses_NT, grid.columns(whole=condition.whole), axis=1)
+        for losses_NT, condition in zip(losses.losses_ENT, conditions, strict=True)
+    )
+    return all(np.isfinite(each).all() for each in scored)
 
 
 def _read_begun(data: bytes) -> BegunEvaluation | None:

@@ -184,7 +184,7 @@ class PackRun:
                 f"{name} has diverged and keeps its weights of step {self._trainer.frozen_at[name]}"
             )
         if self._trainer.step > first:
-            self._writer.commit(self._metrics, self._evaluation.records)
+            self._writer.commit(self._metrics, self._evaluation.curve_losses)
 
     def _keep(self, records: Sequence[StepRecord]) -> None:
         for member, record in zip(self._pack.members, records, strict=True):
@@ -199,7 +199,7 @@ class PackRun:
         """Write `best.json` and `final.json` of every member: its best checkpoint, and its last."""
         for member in self._pack.members:
             records = self._evaluation.records[member]
-            if best := self._writer.best(member, records):
+            if best := self._writer.best(member, self._evaluation.curve_losses[member]):
                 pointer = BestPointer(**self._place(member, best.step), **asdict(best))
                 self._attempt.run.write_stored(layout.best(member), pointer)
             step, diverged_at = self._trainer.step, self._trainer.frozen_at.get(member.adapter_name)

@@ -15,6 +15,7 @@ from job.manifest.problems import ManifestError
 from job.manifest.reference import reference_markdown
 from job.manifest.schema import Manifest, manifest_schema
 from job.run.identity import identity, identity_conflicts
+from lora_engine.config.evaluation import compared_pairs
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFESTS = sorted([*(ROOT / "manifests").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])
@@ -313,3 +314,38 @@ def test_validate_imports_neither_torch_nor_boto3() -> None:
 def test_the_reference_is_that_of_the_models() -> None:
     page = Path(__file__).resolve().parents[3] / "docs" / "manifest.md"
     assert page.read_text() == reference_markdown(), "python -m job.manifest.reference > docs/manifest.md"
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("evaluation.pairs=[[one, three]]",), "['one', 'three']; two names of variants: one, two"),
+        (("evaluation.pairs=[[one, one]]",), "['one', 'one']; two names of variants: one, two"),
+        (("evaluation.pairs=[[one, two], [two, one]]",), "holds a pair twice"),
+        (("evaluation.pairs=[[one]]",), "evaluation.pairs"),
+        (("evaluation.pairs=some",), "evaluation.pairs"),
+        (("evaluation.equivalence_margin=0",), "evaluation.equivalence_margin"),
+        (("seeds=[1, 2]", "variants.two.seed_offset=1"), "'two' trains with seed 2, which is another's"),
+        (("seeds=[1, 5]", "variants.one.seed_offset=10", "variants.two.seed_offset=14"), "'two' trains with seed 15"),
+        ((f"seeds=[{2**63 - 1}]", "variants.two.seed_offset=1"), "too large"),
+        (("variants.two.seed_offset=-1",), "seed_offset"),
+    ],
+)
+def test_pairs_margins_and_seed_offsets_that_make_no_sense(sets: tuple[str, ...], said: str) -> None:
+    assert any(said in problem for problem in problems(SMALL, *sets)), problems(SMALL, *sets)
+
+
+def test_variants_may_share_a_seed_offset() -> None:
+    found = load(SMALL, "seeds=[1, 2]", "variants.one.seed_offset=100", "variants.two.seed_offset=100")
+    assert [variant.seed_offset for variant in resolve_variants(found)] == [100, 100]
+    assert {member.seed for pack in packs_of(found) for member in pack.members} == {1, 2}
+
+
+def test_the_pairs_of_a_study() -> None:
+    names = [f"v{at}" for at in range(9)]
+    assert compared_pairs(None, names[:3]) == (("v0", "v1"), ("v0", "v2"), ("v1", "v2"))
+    assert len(compared_pairs(None, names[:8])) == 28
+    assert compared_pairs(None, names) == tuple(("v0", name) for name in names[1:])
+    assert len(compared_pairs("all", names)) == 36
+    assert compared_pairs("with_first", names[:3]) == (("v0", "v1"), ("v0", "v2"))
+    assert compared_pairs((("v2", "v0"),), names) == (("v2", "v0"),)

@@ -36,6 +36,10 @@ def test_other_bytes_are_another_run(changed: dict[str, Any], conflicts: tuple[s
         ("captioner.source=elsewhere", ()),
         ("evaluation.timesteps=2", ("evaluation.timesteps",)),
         ("evaluation.every=3", ("evaluation.every",)),
+        ("evaluation.batch_size=3", ("evaluation.batch_size",)),
+        ("evaluation.pairs=with_first", ("evaluation.pairs",)),
+        ("evaluation.equivalence_margin=0.2", ("evaluation.equivalence_margin",)),
+        ("variants.one.seed_offset=100", ("variants.one.seed_offset",)),
         ("dataset.validation_fraction=0.2", ("split.validation_fraction",)),
         ("dataset.validation_min=3", ("split.validation_min",)),
         ("training.schedule={name: constant}", ("variants.one.training.schedule.name",)),
@@ -44,6 +48,20 @@ def test_other_bytes_are_another_run(changed: dict[str, Any], conflicts: tuple[s
 def test_values_that_decide_what_is_found_belong_to_it(option: str, conflicts: tuple[str, ...]) -> None:
     linear = "training.schedule={name: linear}"
     assert identity_conflicts(identity_of(*BLIP, linear), identity_of(*BLIP, linear, option)) == conflicts
+
+
+def test_what_an_earlier_version_left_open_may_be_anything() -> None:
+    stored = identity_of(*BLIP).model_dump(mode="json")
+    for key in ("batch_size", "pairs", "equivalence_margin"):
+        del stored["evaluation"][key]
+    del stored["variants"]["one"]["seed_offset"]
+    earlier = Identity.model_validate(stored)
+    chosen = ("evaluation.batch_size=3", "evaluation.pairs=with_first", "evaluation.equivalence_margin=0.2")
+    assert identity_conflicts(earlier, identity_of(*BLIP, *chosen)) == ()
+    assert not has_more_steps(earlier, identity_of(*BLIP, *chosen))
+    assert identity_conflicts(earlier, identity_of(*BLIP, "evaluation.timesteps=2")) == ("evaluation.timesteps",)
+    moved = identity_of(*BLIP, "variants.one.seed_offset=100")
+    assert identity_conflicts(earlier, moved) == ("variants.one.seed_offset",)
 
 
 def test_settings_that_an_identity_lacks_are_differences() -> None:

@@ -65,6 +65,18 @@ def test_training_reads_the_images_then_their_mirror_images(encoded: Encoded, re
     assert data.latent_shape == (4, 8, 8)
 
 
+def test_held_out_images_have_the_row_of_their_text_in_each_component(encoded: Encoded) -> None:
+    data = encoded.training_data(CPU, torch.float32, flips=False, resident=True)
+    found = encoded.validation_data({"x": ["a heart"], "y": [EMPTY_PROMPT]}, data)
+    assert found.image_ids == ("c",)
+    assert torch.equal(found.latents_NCHW, encoded.moments["c"][:1])
+    assert found.embeddings is data.embeddings
+    assert {name: rows.tolist() for name, rows in found.rows.items()} == {"x": [1], "y": [0]}
+    assert all(rows.dtype == np.int64 for rows in found.rows.values())
+    with pytest.raises(KeyError):
+        encoded.validation_data({"x": ["a key"]}, data)
+
+
 def test_data_fits_if_it_leaves_most_of_the_memory_free(encoded: Encoded) -> None:
     latents, texts = 2 * (2 * 4 * 8 * 8) * 4, 2 * (5 * 12) * 4
     assert encoded.fits(4 * (latents + texts), torch.float32, flips=False)

@@ -11,6 +11,8 @@ from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset import randomness
 from lora_engine.dataset.encoded import ValidationData
 from lora_engine.evaluation import denoising
+from lora_engine.evaluation.components import Condition
+from lora_engine.evaluation.loss_file import Losses
 from lora_engine.training.lr_schedule import learning_rate
 from tests.lora_engine.tiny import tiny_data, tiny_noise_schedule, tiny_unet
 
@@ -42,16 +44,20 @@ def test_noise_is_standard_normal_and_timesteps_are_uniform() -> None:
 
 
 def test_validation_timesteps_are_stratified_and_the_curve_is_part_of_the_grid() -> None:
-    full, curve = denoising.final_grid(IDS, 16, 1000), denoising.curve_grid(IDS, 4, 16, 1000)
+    full, curve = denoising.final_grid(IDS, 4, 16, 1000), denoising.curve_grid(IDS, 4, 16, 1000)
     for row in full.timesteps_NT:
         assert list(row // 62.5) == list(range(16))
-    for row, part in zip(full.timesteps_NT, curve.timesteps_NT, strict=True):
-        assert set(part) <= set(row)
+    for row, part, columns in zip(full.timesteps_NT, curve.timesteps_NT, full.curve_NX, strict=True):
+        assert list(part) == list(row[columns])
         assert list(part // 250) == list(range(4))
     assert len({int(row[0]) for row in full.timesteps_NT}) == len(IDS)
 
 
-def scoring(names: list[str], batch_size: int) -> denoising.Scoring:
+EVERYWHERE = (Condition("x", whole=True), Condition("", whole=True))
+
+
+def scored(names: list[str], batch_size: int) -> Losses:
+    """The losses of these adapters, or of the base, under two texts each: [K, E, N, T]."""
     data = tiny_data(images=5)
     unet = tiny_unet()
     lora.inject(unet, [("a", 1), ("b", 2)], LoraConfig(rank=2, alpha=2.0))
@@ -60,22 +66,22 @@ def scoring(names: list[str], batch_size: int) -> denoising.Scoring:
             weight.add_(0.05)
     rows = {"x": np.array([1, 2, 3, 4, 5]), "": np.zeros(5, dtype=np.int64)}
     validation = ValidationData(IDS, data.moments.place(data.moments.read(np.arange(5)))[:, 0], data.embeddings, rows)
-    grid = denoising.final_grid(IDS, 4, 1000)
-    result = denoising.Scoring(unet, names, validation, ["x", ""], grid, tiny_noise_schedule(), batch_size)
-    assert sum(result) == 20
-    return result
+    grid, count = denoising.final_grid(IDS, 2, 4, 1000), max(1, len(names))
+    scoring = denoising.Scoring(unet, names, [EVERYWHERE] * count, validation, grid, tiny_noise_schedule(), batch_size)
+    assert sum(scoring) == scoring.pairs == 40
+    return np.stack([scoring.losses(member) for member in range(count)])
 
 
 def test_scores_do_not_depend_on_the_batch_nor_on_the_company() -> None:
-    together = scoring(["a", "b"], 3).losses
+    together = scored(["a", "b"], 3)
     assert together.shape == (2, 2, 5, 4)
     for k, name in enumerate(["a", "b"]):
-        np.testing.assert_allclose(scoring([name], 7).losses[0], together[k], rtol=1e-6)
+        np.testing.assert_allclose(scored([name], 7)[0], together[k], rtol=1e-6)
 
 
 def test_an_untrained_adapter_scores_as_the_base_model() -> None:
-    both = scoring(["a", "b"], 4).losses
-    np.testing.assert_allclose(scoring([], 4).losses[0], both[0], rtol=1e-6)
+    both = scored(["a", "b"], 4)
+    np.testing.assert_allclose(scored([], 4)[0], both[0], rtol=1e-6)
     assert np.abs(both[1] - both[0]).max() > 1e-4
 
 

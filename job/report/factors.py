@@ -1,0 +1,86 @@
+"""What two variants differ in, and which differences between the hashes of their training that explains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from job.manifest.overrides import different_fields
+from job.report.members import Trained
+from job.run.decisions import Resolved
+from job.run.held_out import HeldOut
+from job.run.identity import VariantIdentity
+from lora_engine.records import CaptionRecord, StepRecord
+
+CAPTIONS = "captions"
+SEED_OFFSET = "seed_offset"
+
+_WEIGHTS, _ORDER, _TIMESTEPS, _NOISE = (
+    "initial_weights_sha256",
+    "order_sha256",
+    "timesteps_sha256",
+    "noise_sha256",
+)
+_SHAPES = ("lora.rank", "lora.kind", "lora.target_modules", "lora.start")  # that decide the initial weights
+_EXPLAINED: Mapping[str, tuple[str, ...]] = {  # factor to the hashes that may differ with it
+    **dict.fromkeys(_SHAPES, (_WEIGHTS,)),
+    "training.timesteps": (_TIMESTEPS,),
+    "training.random_flip": (_ORDER,),  # the order names mirror images as such
+    SEED_OFFSET: (_WEIGHTS, _ORDER, _TIMESTEPS, _NOISE),
+}
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What two variants differ in."""
+
+    names: tuple[str, ...]  # captions, and dotted keys of the manifest
+    explained: frozenset[str]  # the hashes that may differ with these
+
+
+def factors_of(
+    resolved: Resolved, held_out: HeldOut, captions: Mapping[str, Sequence[CaptionRecord]]
+) -> dict[tuple[str, str], Factor]:
+    """What the two variants of each compared pair differ in."""
+    variants, own = resolved.identity.variants, held_out.components.own
+    result = {}
+    for a, b in held_out.pairs:
+        texts = [[(record.id, record.texts) for record in captions[resolved.set_of_variant[name]]] for name in (a, b)]
+        same = texts[0] == texts[1] and own[a] == own[b]
+        names = (() if same else (CAPTIONS,)) + _settings(variants[a], variants[b])
+        explained = {
+            field for name in names for key, fields in _EXPLAINED.items() if _is_below(name, key) for field in fields
+        }
+        if _images_per_step(variants[a]) != _images_per_step(variants[b]):
+            explained |= {_ORDER, _TIMESTEPS, _NOISE}  # updates of unlike size draw unlike much
+        result[a, b] = Factor(names, frozenset(explained))
+    return result
+
+
+def _settings(a: VariantIdentity, b: VariantIdentity) -> tuple[str, ...]:
+    fields = different_fields(a.lora, b.lora, "lora") + different_fields(a.training, b.training, "training")
+    return (*fields, *([SEED_OFFSET] if a.seed_offset != b.seed_offset else []))
+
+
+def _is_below(name: str, key: str) -> bool:
+    return name == key or name.startswith(f"{key}.")
+
+
+def _images_per_step(variant: VariantIdentity) -> int:
+    training = variant.training
+    return int(training.get("batch_size", 1)) * int(training.get("gradient_accumulation", 1))
+
+
+def hashes_that_differ(a: Trained, b: Trained, factor: Factor) -> list[str]:
+    """The hashes of the initial weights and of what was drawn, in which two adapters differ without an explanation.
+
+    Draws are compared up to the fewer steps.
+    """
+    steps = min(len(a.metrics), len(b.metrics))
+    first, second = (
+        {_WEIGHTS: each.report.fairness.initial_weights_sha256} | _draws(each.metrics[:steps]) for each in (a, b)
+    )
+    return [field for field in first if first[field] != second[field] and field not in factor.explained]
+
+
+def _draws(metrics: Sequence[StepRecord]) -> dict[str, list[str]]:
+    """The hashes of each step's draws."""
+    return {field: [str(getattr(row, field)) for row in metrics] for field in (_ORDER, _TIMESTEPS, _NOISE)}

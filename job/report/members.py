@@ -1,0 +1,259 @@
+"""The report of each adapter, computed from its artefacts."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from job import layout
+from job.errors import ExitCode, JobError
+from job.layout import Member
+from job.report.artefacts import missing, rows, stored
+from job.report.losses import recheck, recheck_choices
+from job.report.samples import sample_points
+from job.report.schema import (
+    Checkpoint,
+    Choice,
+    EvaluationPoint,
+    Fairness,
+    File,
+    Interval,
+    ListeningReport,
+    MemberReport,
+    SetLoss,
+    TimestepLoss,
+    TrainPoint,
+)
+from job.run.checkpoints import BestPointer, Commit, FinalPointer, committed_steps, read_commit
+from job.run.decisions import Resolved
+from job.run.held_out import HeldOut
+from job.run.losses import read_losses
+from job.storage.folder import RunFolder
+from lora_engine.evaluation import statistics
+from lora_engine.evaluation.components import Weights
+from lora_engine.evaluation.line_art import Measures
+from lora_engine.evaluation.listening import listening
+from lora_engine.evaluation.loss_file import EvaluationLosses, NotScoredError
+from lora_engine.evaluation.statistics import CONFIDENCE, estimate
+from lora_engine.records import StepRecord, ValidationRecord
+
+_TRAIN_POINTS = 100  # at most, on an adapter's curve of training losses
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter of a run, with what its pairs are computed from. N held-out images."""
+
+    member: Member
+    report: MemberReport
+    metrics: Sequence[StepRecord]
+    base: EvaluationLosses  # of step 0
+    final: EvaluationLosses | None  # of the last step; None where the adapter diverged
+    curve: Mapping[int, Values]  # step to the loss as trained on the curve's timesteps, [N]; empty where not scored
+    weights_sha256: str  # of the last checkpoint
+
+    @property
+    def moved(self) -> bool:
+        """Whether the last weights are other than the first."""
+        return self.weights_sha256 != self.report.fairness.initial_weights_sha256
+
+
+def read_member(
+    run: RunFolder,
+    resolved: Resolved,
+    held_out: HeldOut,
+    pack: int,
+    member: Member,
+    training: Sequence[Measures] | None,
+) -> Trained:
+    """Read one member.
+
+    Args:
+        training: the measures of the training images; None where no samples were asked for.
+
+    Raises:
+        JobError: 46 when a file is missing or two files contradict each other.
+    """
+    metrics = rows(run, layout.metrics(member), StepRecord)
+    commits = [read_commit(run, member, step) for step in committed_steps(run, member)]
+    if not commits or not metrics:
+        raise missing(run, layout.metrics(member) if commits else layout.checkpoint(member, 0))
+    validation, losses = _validation(run, held_out, member)
+    best, final = _choices(run, held_out, member, commits, losses, validation)
+    diverged_at = final.diverged_at
+    last = losses[final.step] if diverged_at is None and final.step in losses else None
+    if diverged_at is None and last is None:
+        raise missing(run, layout.validation_losses(member, final.step))
+    own = held_out.components.own[member.variant]
+    curve = _curve(held_out, own, losses)
+    trained_until = metrics[-1].step if diverged_at is None else diverged_at
+    report = MemberReport(
+        variant=member.variant,
+        seed=member.seed,
+        pack=pack,
+        caption_set=resolved.set_of_variant[member.variant],
+        steps=metrics[-1].step,
+        skipped_steps=sum(row.skipped for row in metrics if row.step <= trained_until),
+        diverged_at=diverged_at,
+        images_per_second=float(np.median([row.images_per_second for row in metrics])),
+        **_own_losses(held_out, own, losses[0], last),
+        curve_base_loss=float(curve[0].mean()) if 0 in curve else None,
+        best_loss=float(curve[best.step].mean()) if best is not None and best.step in curve else None,
+        listening=_listening(resolved, held_out, losses[0], last),
+        caption_sets=_caption_sets(held_out, losses[0], last),
+        validation=validation,
+        train=_train_points(metrics),
+        samples=sample_points(run, member, training),
+        best=best,
+        final=final,
+        checkpoints=[_checkpoint(commit) for commit in commits],
+        fairness=Fairness(
+            initial_weights_sha256=_initial_weights(commits),
+            order_sha256=_chained(row.order_sha256 for row in metrics),
+            timesteps_sha256=_chained(row.timesteps_sha256 for row in metrics),
+            noise_sha256=_chained(row.noise_sha256 for row in metrics),
+        ),
+    )
+    return Trained(member, report, metrics, losses[0], last, curve, commits[-1].weights_sha256)
+
+
+def interval(found: statistics.Interval) -> Interval:
+    """The interval as the report shows it."""
+    return Interval(**asdict(found))
+
+
+def _initial_weights(commits: Sequence[Commit]) -> str:
+    """The hash of the initial weights, of which all commits should say the same."""
+    hashes = dict.fromkeys(commit.initial_weights_sha256 for commit in commits)
+    return next(iter(hashes)) if len(hashes) == 1 else _chained(hashes)
+
+
+def _own_losses(
+    held_out: HeldOut, own: Weights, base: EvaluationLosses, last: EvaluationLosses | None
+) -> dict[str, Any]:
+    """The fields of a member's report about its loss as trained, at all timesteps, of the base and the last step."""
+    base_NT = base.at_timesteps(own)
+    fields = {"base_loss": float(base_NT.mean()), "min_snr_base_loss": _weighted(base_NT, base.min_snr_NT)}
+    if last is None:
+        return fields | {"final_loss": None, "min_snr_final_loss": None, "gain": None, "timesteps": []}
+    last_NT = last.at_timesteps(own)
+    gain = estimate((base_NT - last_NT).mean(axis=1)[np.newaxis], held_out.groups).interval(CONFIDENCE)
+    bins = [
+        TimestepLoss(
+            first=int(scored.min()), last=int(scored.max()), base=float(before.mean()), final=float(after.mean())
+        )
+        for scored, before, after in zip(last.timesteps_NT.T, base_NT.T, last_NT.T, strict=True)
+    ]
+    return fields | {
+        "final_loss": float(last_NT.mean()),
+        "min_snr_final_loss": _weighted(last_NT, last.min_snr_NT),
+        "gain": interval(gain),
+        "timesteps": bins,
+    }
+
+
+def _weighted(losses_NT: Values, weights_NT: npt.NDArray[np.float32] | None) -> float | None:
+    """The mean by these weights; None where there are none."""
+    return None if weights_NT is None else float(np.average(losses_NT, weights=weights_NT.astype(np.float64)))
+
+
+def _curve(held_out: HeldOut, own: Weights, losses: Mapping[int, EvaluationLosses]) -> dict[int, Values]:
+    """Each step's loss as trained on the curve's timesteps, [N]; none where an earlier version did not score it."""
+    try:
+        return {step: held_out.curve_loss(each, own) for step, each in losses.items()}
+    except NotScoredError:
+        return {}
+
+
+def _listening(
+    resolved: Resolved, held_out: HeldOut, base: EvaluationLosses, last: EvaluationLosses | None
+) -> ListeningReport | None:
+    if last is None:
+        return None
+    members = sum(len(pack.members) for pack in resolved.packs)
+    confidence = 1 - (1 - CONFIDENCE) / members
+    found = listening(last, base, held_out.components, held_out.curve_NC, held_out.groups, confidence)
+    if found is None:
+        return None
+    own = asdict(found.own)
+    return ListeningReport(set=found.component, images=found.images, base=found.base, flagged=found.flagged, **own)
+
+
+def _caption_sets(held_out: HeldOut, base: EvaluationLosses, last: EvaluationLosses | None) -> dict[str, SetLoss]:
+    result: dict[str, SetLoss] = {}
+    for name in () if last is None else last.components:
+        before, after = (held_out.curve_loss(losses, {name: 1}) for losses in (base, last) if losses is not None)
+        levels = (estimate(values[np.newaxis], held_out.groups) for values in (after, after - before))
+        loss, change = (interval(level.interval(CONFIDENCE)) for level in levels)
+        result[name] = SetLoss(loss=loss, change=change)
+    return result
+
+
+def _validation(
+    run: RunFolder, held_out: HeldOut, member: Member
+) -> tuple[list[EvaluationPoint], dict[int, EvaluationLosses]]:
+    """The evaluations of a member, each checked against the losses that it was derived from, and these losses, by step.
+
+    Raises:
+        JobError: 46 when the base model was not scored, or a number is another than the losses give.
+    """
+    key = layout.validation(member)
+    points = [EvaluationPoint(**_without(asdict(row), "images")) for row in rows(run, key, ValidationRecord)]
+    if not points or points[0].step != 0:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(key)} has no row of step 0, the base model, to compare with.",
+            "Remove _SUCCESS, and final.json beside that file, then run the manifest again to score the base model.",
+        )
+    losses = {}
+    for point in points:
+        losses[point.step] = read_losses(run, member, point.step)
+        recheck(run, held_out, member, point, losses[point.step], losses[0])
+    return points, losses
+
+
+def _choices(
+    run: RunFolder,
+    held_out: HeldOut,
+    member: Member,
+    commits: Sequence[Commit],
+    losses: Mapping[int, EvaluationLosses],
+    validation: Sequence[EvaluationPoint],
+) -> tuple[Choice | None, Choice]:
+    """The best checkpoint, which is None where no checkpoint could be scored, and the last one."""
+    chosen = run.read_stored(layout.best(member), BestPointer)
+    best = None if chosen is None else Choice(**chosen.model_dump())
+    final = Choice(**stored(run, layout.final(member), FinalPointer).model_dump())
+    recheck_choices(run, held_out, member, commits, (best, final), losses, validation)
+    return best, final
+
+
+def _checkpoint(commit: Commit) -> Checkpoint:
+    files = [File(**asdict(entry)) for entry in commit.files]
+    return Checkpoint(step=commit.step, weights_sha256=commit.weights_sha256, files=files)
+
+
+def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: value for k, value in row.items() if k != key}
+
+
+def _train_points(metrics: Sequence[StepRecord]) -> list[TrainPoint]:
+    """The training losses, averaged over windows of equal length."""
+    window_steps = math.ceil(len(metrics) / _TRAIN_POINTS)
+    points = []
+    for start in range(0, len(metrics), window_steps):
+        window = metrics[start : start + window_steps]
+        losses = [row.loss for row in window if row.loss is not None]
+        points.append(TrainPoint(step=window[-1].step, loss=sum(losses) / len(losses) if losses else None))
+    return points
+
+
+def _chained(hashes: Iterable[str]) -> str:
+    """One hash over hashes in their order."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
