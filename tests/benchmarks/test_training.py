@@ -146,3 +146,10 @@ def test_peers_at_their_smallest(tmp_path: Path) -> None:
     assert float(rows["diffusers, three runs"][1]) > 0
     captions = [path.read_text() for path in tmp_path.glob("diffusers-*/captions.json")]
     assert len(set(captions)) == 3
+
+
+@pytest.mark.slow
+def test_the_noise_of_scoring_at_its_smallest() -> None:
+    rows = rows_of(benchmark("noise", "--steps", "5", "--repeats", "4", "--timesteps", "2"))
+    assert rows["strata and shared noise"][1] == "1.00"
+    assert float(rows["noise of each adapter's own"][1]) > 4
