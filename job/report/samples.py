@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from job import layout
 from job.errors import ExitCode, JobError
@@ -62,19 +62,21 @@ def _index(run: RunFolder, member: Member, step: int) -> SampleIndex:
 
 def _point(step: int, index: SampleIndex, training: Sequence[Measures]) -> SamplePoint:
     """The measures of a step's samples together, compared with those of the training images."""
-    images = index.images
-    distance_of = distances((image.line_art for image in images), training)
+    images = [image for image in index.images if image.line_art is not None]
+    measures = [image.line_art for image in images if image.line_art is not None]
+    distance_of = distances(measures, training) if measures else {}
     own_prompts = [image.prompt for image in images]
-    scored = all(image.clip_cosines is not None for image in images)
+    scored = bool(images) and all(image.clip_cosines is not None for image in images)
     cosines = np.array([image.clip_cosines for image in images]) if scored else None
     several = len(set(index.settings.prompts)) > 1
     return SamplePoint(
         step=step,
         images=len(images),
+        not_finite=len(index.images) - len(images),
         clip_score=None if cosines is None else clip_score.score(cosines, own_prompts),
         clip_retrieval=clip_score.retrieval(cosines, own_prompts) if cosines is not None and several else None,
         clip_sha256=index.settings.clip_sha256,
-        line_art_distance=sum(distance_of.values()) / len(distance_of),
+        line_art_distance=sum(distance_of.values()) / len(distance_of) if distance_of else None,
         line_art=distance_of,
     )
 
@@ -114,17 +116,21 @@ def _block(run: RunFolder, member: MemberReport, steps: Sequence[int]) -> tuple[
             continue
         files = {image.prompt: image.file for image in reversed(index.images)}  # of each prompt, the first seed's
         folder = layout.samples(where, step)
-        columns.append(np.concatenate([_tile(run, f"{folder}/{files[at]}") for at in range(len(prompts))]))
+        keys = [f"{folder}/{file}" if (file := files[at]) is not None else None for at in range(len(prompts))]
+        columns.append(np.concatenate([_tile(run, key) for key in keys]))
     return np.concatenate(columns, axis=1), list(prompts)
 
 
-def _tile(run: RunFolder, key: str) -> npt.NDArray[np.uint8]:
+def _tile(run: RunFolder, key: str | None) -> npt.NDArray[np.uint8]:
     """The pixels of one sample in a white frame; it is grey where its file is missing.
+
+    Args:
+        key: of its file; None where its pixels were not finite, as the tile then says.
 
     Raises:
         JobError: 46 when the file is no PNG.
     """
-    data = run.read(key)
+    data = None if key is None else run.read(key)
     try:
         picture = Image.new("RGB", (_TILE, _TILE), "grey")
         if data is not None:
@@ -132,8 +138,10 @@ def _tile(run: RunFolder, key: str) -> npt.NDArray[np.uint8]:
                 picture = sample.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise JobError(
-            ExitCode.CONFLICT, f"{run.uri(key)} is no PNG.", "Remove it and run the manifest again."
+            ExitCode.CONFLICT, f"{run.uri(key or '')} is no PNG.", "Remove it and run the manifest again."
         ) from error
+    if key is None:
+        ImageDraw.Draw(picture).text((_TILE / 2, _TILE / 2), "not finite", fill="black", anchor="mm")
     inner = picture.resize((_TILE - 4, _TILE - 4), Image.Resampling.LANCZOS)
     framed = Image.new("RGB", (_TILE, _TILE), "white")
     framed.paste(inner, (2, 2))

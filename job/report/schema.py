@@ -127,13 +127,16 @@ class SamplePoint(_Part):
     """The measures of the samples that an adapter generated at one step."""
 
     step: int = Field(description="0 is the base model.")
-    images: int
+    images: int = Field(description="Pictures that are measured.")
+    not_finite: int = Field(description="Samples that came out without finite pixels, and so without a picture.")
     clip_score: float | None = Field(description="Mean of 100 * max(cosine of image and its own prompt, 0).")
     clip_retrieval: float | None = Field(
         description="Share of images that fit their own prompt best of all; null where there is one prompt only."
     )
     clip_sha256: str | None = Field(description="Of the CLIP model behind both figures.")
-    line_art_distance: float = Field(description="Mean over the measures of their distance to the training images.")
+    line_art_distance: float | None = Field(
+        description="Mean over the measures of their distance to the training images; null where there is no picture."
+    )
     line_art: dict[str, float] = Field(
         description="Measure to the Wasserstein-1 distance of its distribution to that over the training images."
     )

@@ -21,12 +21,12 @@ class SampleSettings(StoredJson):
 class SampleRow(StoredJson):
     """One sample."""
 
-    file: str  # the name of its image within the folder of the step
+    file: str | None  # the name of its image within the folder of the step; None where its pixels were not finite
     sha256: str = ""
     prompt: int  # the place of its prompt among the prompts, from 0
     seed: int = 0
-    line_art: Measures
-    clip_cosines: tuple[float, ...] | None = None  # of its image with every prompt; None where no CLIP model scores
+    line_art: Measures | None  # None where there is no image
+    clip_cosines: tuple[float, ...] | None = None  # of its image with every prompt; None where no CLIP model scores it
 
 
 class SampleIndex(StoredJson):

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,9 @@ def sample(
                 stage.advance(len(samples))
                 for adapter, members in step.missing.items():
                     if own := [one for one in samples if one.adapter == adapter]:
-                        cosines = clip.cosines([one.image for one in own], config.prompts).tolist() if clip else None
+                        _warn_of_not_finite(attempt, adapter, step.step, own, config)
+                        pictures = [one.image for one in own if one.image is not None]
+                        cosines = iter(clip.cosines(pictures, config.prompts).tolist() if clip and pictures else [])
                         publishing.submit(partial(_publish, attempt, members, step.step, own, cosines, rows[adapter]))
                 attempt.stop.check()
             for adapter, members in step.missing.items():
@@ -149,20 +151,34 @@ def _load_adapter(attempt: Attempt, unet: torch.nn.Module, member: Member, step:
         lora.load(unet, member.adapter_name, formats.read_adapter(path))
 
 
+def _warn_of_not_finite(
+    attempt: Attempt, adapter: str | None, step: int, samples: Sequence[Sample], config: SamplesConfig
+) -> None:
+    for one in samples:
+        if one.image is None:
+            attempt.progress.warn(
+                f"{adapter or 'the base model'}, step {step}: the sample of {config.prompts[one.prompt]!r}, seed "
+                f"{one.seed}, is not finite; it has no picture and no scores"
+            )
+
+
 def _publish(
     attempt: Attempt,
     members: Sequence[Member],
     step: int,
     samples: Sequence[Sample],
-    cosines: Sequence[Sequence[float]] | None,
+    cosines: Iterator[Sequence[float]],
     rows: list[SampleRow],
 ) -> None:
     """Write the samples for each of the members, measure them, and add a row for each to `rows`.
 
     Args:
-        cosines: of each sample and each prompt, by the CLIP model; None without one.
+        cosines: of each sample that has a picture and each prompt, by the CLIP model; none without one.
     """
-    for at, one in enumerate(samples):
+    for one in samples:
+        if one.image is None:
+            rows.append(SampleRow(file=None, prompt=one.prompt, seed=one.seed, line_art=None))
+            continue
         data, name = io.BytesIO(), layout.sample_name(one.prompt, one.seed)
         one.image.save(data, "PNG")
         for member in members:
@@ -173,7 +189,7 @@ def _publish(
             prompt=one.prompt,
             seed=one.seed,
             line_art=measure(one.image),
-            clip_cosines=tuple(cosines[at]) if cosines is not None else None,
+            clip_cosines=tuple(found) if (found := next(cosines, None)) is not None else None,
         )
         rows.append(row)
 
@@ -185,6 +201,6 @@ def _publish_index(
     for member in members:
         index, folder = layout.sample_index(member, step), layout.samples(member, step)
         attempt.run.write_stored(index, SampleIndex(settings=settings, images=tuple(rows)))
-        listed = {index, *(f"{folder}/{row.file}" for row in rows)}
+        listed = {index, *(f"{folder}/{row.file}" for row in rows if row.file is not None)}
         for key in [key for key, _ in attempt.run.list(folder) if key not in listed]:
             attempt.run.delete(key)

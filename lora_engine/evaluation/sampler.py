@@ -26,7 +26,7 @@ class Sample:
     adapter: str | None  # its name; None for the base model
     prompt: int  # its place in the configuration's list
     seed: int
-    image: Image.Image
+    image: Image.Image | None  # None where its pixels are not all finite
 
 
 class Sampler:
@@ -108,10 +108,19 @@ class Sampler:
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance,
                 callback_on_step_end=at_step,
+                output_type="pt",
                 generator=[torch.Generator("cpu").manual_seed(seed) for _ in adapters for _, seed in batch],
             )
             pairs = zip(product(adapters, batch), result.images, strict=True)
-            yield [Sample(name, at, seed, image) for (name, (at, seed)), image in pairs]
+            yield [Sample(name, at, seed, self._picture(pixels)) for (name, (at, seed)), pixels in pairs]
+
+    def _picture(self, pixels_CHW: Tensor) -> Image.Image | None:
+        """The picture of these pixels in [0, 1]; None where not all are finite, which 8 bits would show as black."""
+        if not pixels_CHW.isfinite().all():
+            return None
+        processor = self._pipeline.image_processor
+        picture: Image.Image = processor.numpy_to_pil(processor.pt_to_numpy(pixels_CHW[None]))[0]
+        return picture
 
 
 def _embeddings(
