@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from job.manifest.packs import Pack
 from job.manifest.schema import Manifest
 from lora_engine.config.captions import ConstantCaptions, plain_parts
-from lora_engine.config.evaluation import compared_pairs
+from lora_engine.config.evaluation import compared_pairs, partners_of
 from lora_engine.evaluation.components import NO_PROMPT, Components, Condition
 from lora_engine.evaluation.statistics import CONFIDENCE, FEWEST_GROUPS, FEWEST_SEEDS, Estimate
 
@@ -103,9 +103,8 @@ def _scored_per_image(manifest: Manifest, packs: Sequence[Pack], pairs: Sequence
         on_the_way = math.ceil(pack.training.steps / config.every) - 1
         for member in pack.members:
             variant = member.variant
-            others = [pair[1 - pair.index(variant)] for pair in pairs if variant in pair]
             total += on_the_way * strata(components.on_curve(variant))
-            total += strata(components.at_end(variant, others, listened))
+            total += strata(components.at_end(variant, partners_of(variant, pairs), listened))
     return total
 
 

@@ -77,7 +77,8 @@ class OutputConfig(Config):
     keep_checkpoints: int | None = Field(
         default=None,
         ge=2,
-        description="Of each adapter, keep the newest so many and the best; without it, all.",
+        description="Of each adapter, keep the newest so many, the best, and the one with the lowest loss; without it, "
+        "all.",
     )
 
 

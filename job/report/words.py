@@ -188,9 +188,7 @@ def study_sentence(pairs: Sequence[Pair], members: Sequence[MemberReport], group
 
 def _sign(pair: Pair) -> int:
     """1 or -1 where the difference as trained is told from 0, else 0."""
-    if pair.cells is None or pair.cells.as_trained.low is None or pair.cells.as_trained.high is None:
-        return 0
-    return int(pair.cells.as_trained.low > 0) - int(pair.cells.as_trained.high < 0)
+    return 0 if pair.cells is None else statistics.Interval(**pair.cells.as_trained.model_dump()).sign
 
 
 def _alone(members: Sequence[MemberReport], groups: int) -> str:

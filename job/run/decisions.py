@@ -90,9 +90,7 @@ class Resolved(StoredJson):
     started_at: float = Field(ge=0, lt=253_402_300_800)
     manifest: SeenManifest
     identity: Identity
-    scoring: int = Field(
-        default=1, ge=1, le=SCORING
-    )  # of the version that began the run, by which it is scored to its end
+    scoring: int = Field(default=1, ge=1, le=SCORING)  # of the version that began the run, kept to its end
     fenced: bool = True  # whether the store keeps a second writer out
     data_sha256: str
     caption_sets: tuple[str, ...]

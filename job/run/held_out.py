@@ -38,10 +38,6 @@ class HeldOut:
     pairs: tuple[tuple[str, str], ...]  # of variants that are compared
     is_earlier: bool  # whether an earlier version began the run, by whose rules its curve is summed and its best chosen
 
-    def partners(self, variant: str) -> tuple[str, ...]:
-        """The variants that a variant is compared with."""
-        return tuple(pair[1 - pair.index(variant)] for pair in self.pairs if variant in pair)
-
     def curve_loss(self, losses: EvaluationLosses, weights: Weights) -> npt.NDArray[np.float64]:
         """The mean of each image's losses over the curve's timesteps: [N].
 
@@ -58,6 +54,14 @@ class HeldOut:
         if self.is_earlier:
             return choose_lowest({step: float(losses_N.mean()) for step, losses_N in curve_losses.items()})
         return choose_best(curve_losses, self.groups)
+
+    def worth_keeping(self, curve_losses: Mapping[int, npt.NDArray[np.float64]]) -> set[int]:
+        """The best of the steps above 0 and the lowest, with which the choice among later ones will compare."""
+        best = self.choose_best(curve_losses)
+        if best is None:
+            return set()
+        means = {step: losses_N.mean() for step, losses_N in curve_losses.items() if step > 0}
+        return {best.step, min(means, key=lambda step: (means[step], step))}
 
 
 def held_out(

@@ -20,11 +20,7 @@ from lora_engine.config.training import TrainingConfig
 _NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # keys of a captioner, for which the hash of its files stands
 # keys of the evaluation that decide what losses and verdicts mean
 _SCORING = {"every", "timesteps", "final_timesteps", "batch_size", "pairs", "equivalence_margin"}
-_NEWER = {
-    "batch_size",
-    "pairs",
-    "equivalence_margin",
-}  # those that the first version left open, so that any may be taken
+_NEWER = {"batch_size", "pairs", "equivalence_margin"}  # of these, a run of the first version accepts any value
 _CAPTIONS: TypeAdapter[Any] = TypeAdapter(CaptionsConfig)
 
 

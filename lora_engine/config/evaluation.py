@@ -59,3 +59,8 @@ def compared_pairs(pairs: Pairs | None, variants: Sequence[str]) -> tuple[tuple[
     if pairs == "with_first" or (pairs is None and len(variants) > _MOST_FOR_ALL_PAIRS):
         return tuple((variants[0], other) for other in variants[1:])
     return tuple(combinations(variants, 2))
+
+
+def partners_of(variant: str, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """The variants that a variant is compared with."""
+    return tuple(pair[1 - pair.index(variant)] for pair in pairs if variant in pair)

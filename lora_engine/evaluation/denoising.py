@@ -4,6 +4,7 @@ Shape legend: K adapters that are scored at once (1 for the base model), E compo
 image, X of them that a pass scores, P pairs of an image and a timestep, C latent channels, H and W latent size.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -113,11 +114,10 @@ class Scoring:
 
     @property
     def facts(self) -> str:
-        """All that decides the losses of these adapters to the bit, but for the step of their training."""
+        """A hash of all that decides the losses of these adapters to the bit, but for the step of their training."""
         passes = [[each.members, each.components, each.columns_NX.tolist()] for each in self._passes]
-        return json.dumps(
-            [self._names, self._data.image_ids, self._grid.timesteps_NT.tolist(), self._batch_size, passes]
-        )
+        scored = [self._names, self._data.image_ids, self._grid.timesteps_NT.tolist(), self._batch_size, passes]
+        return hashlib.sha256(json.dumps(scored).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[int]:
         """Score batch after batch, yielding after each how many pairs were in it."""

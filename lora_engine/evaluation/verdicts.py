@@ -30,9 +30,7 @@ class Evidence:
     untrained: bool  # whether neither adapter's weights moved from where they began
     identical: bool  # whether the weights are equal in every seed, and moved from where they began
     groups: int  # independent groups of held-out images
-    loss_unchanged: (
-        bool  # whether of neither adapter the loss under its own captions changed measurably from the base's
-    )
+    loss_unchanged: bool  # whether neither adapter's loss under its own captions is told from the base model's
     cells: Mapping[str, Interval]  # `as_trained`, and those under equal prompts
     beats: Mapping[str, Interval]  # of the one with the lower loss against the other, prompted in each way
     within: frozenset[str]  # the names of the cells and beats that are within the margin

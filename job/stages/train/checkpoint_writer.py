@@ -87,17 +87,17 @@ class CheckpointWriter(Background):
         if keep is None:
             return
         for snapshot in snapshots:
-            best = self.best(snapshot.member, snapshot.curve_losses)
-            # The best may be the earliest of several that are alike; without the lowest of them, later choices would
-            # compare with another.
-            lowest = min(snapshot.curve_losses, key=lambda step: snapshot.curve_losses[step].mean(), default=None)
-            always = {step for step in (best.step if best else None, lowest) if step is not None}
+            always = self._study.held_out.worth_keeping(self._kept(snapshot.member, snapshot.curve_losses))
             collect_garbage(self._attempt.run, snapshot.member, keep, always)
 
     def best(self, member: Member, curve_losses: CurveLosses) -> Best | None:
         """The best of a member's checkpoints that are kept and scored; None where there is none yet."""
-        kept = checkpoints.committed_steps(self._attempt.run, member)
-        return self._study.held_out.choose_best({s: losses for s, losses in curve_losses.items() if s in kept})
+        return self._study.held_out.choose_best(self._kept(member, curve_losses))
+
+    def _kept(self, member: Member, curve_losses: CurveLosses) -> CurveLosses:
+        """The losses of the steps of which there is a checkpoint."""
+        steps = checkpoints.committed_steps(self._attempt.run, member)
+        return {step: losses for step, losses in curve_losses.items() if step in steps}
 
     def _publish_member(self, snapshot: _Snapshot) -> None:
         member, step, weights = snapshot.member, snapshot.step, snapshot.weights

@@ -16,6 +16,7 @@ from job.run.context import Attempt
 from job.run.losses import read_losses
 from job.stages.train.build import Study, TrainablePack
 from lora_engine import diffusion
+from lora_engine.config.evaluation import partners_of
 from lora_engine.errors import ModelError
 from lora_engine.evaluation import denoising
 from lora_engine.evaluation.components import Condition
@@ -119,7 +120,7 @@ class PackEvaluation:
             return [components.on_curve(member.variant) for member in members]
         base = read_losses(self._attempt.run, members[0], 0)
         listened = most_listened(base, components, self._final_grid.curve_NX)
-        return [components.at_end(m.variant, held_out.partners(m.variant), listened) for m in members]
+        return [components.at_end(m.variant, partners_of(m.variant, held_out.pairs), listened) for m in members]
 
     def _evaluated(
         self,

@@ -31,6 +31,7 @@ from job.storage.folder import RunFolder
 from lora_engine import diffusion
 from lora_engine.adapters.names import kohya_name
 from lora_engine.captions.strategies import caption_record
+from lora_engine.config.evaluation import partners_of
 from lora_engine.dataset.draws import Draws
 from lora_engine.evaluation import denoising
 from lora_engine.evaluation.components import Condition
@@ -216,7 +217,9 @@ def _train(made: MadeRun, pack: Pack, member: Member, listened: str | None) -> N
         if frozen_at is None or step < frozen_at:
             conditions = components.on_curve(member.variant)
             if step == steps:
-                conditions = components.at_end(member.variant, made.held_out.partners(member.variant), listened)
+                conditions = components.at_end(
+                    member.variant, partners_of(member.variant, made.held_out.pairs), listened
+                )
             _score(made, member, step, conditions, whole=step == steps)
     _write_pointers(made, member, steps, frozen_at)
 

@@ -264,6 +264,21 @@ def test_the_best_checkpoint_knows_the_noise(tmp_path: Path, by_step: dict[int, 
     assert reason in said
 
 
+def test_the_best_and_the_lowest_are_worth_keeping(tmp_path: Path) -> None:
+    """Step 4 is the lowest, step 2 not told from it, the base model lower than both."""
+    held_out = make_run(tmp_path, Design([A], around({BASE: {"a": 1, "": 1}, "a": {"a": 0.5, "": 0.5}}))).held_out
+    noise = np.where(np.arange(len(held_out.image_ids)) % 2, 0.01, -0.01)
+    level = np.full(len(noise), 0.5)
+    losses = {0: level - 0.4, 2: level + noise + 1e-6, 4: level, 6: level + 0.3, 8: level + 0.2}
+    best = held_out.choose_best(losses)
+    assert best is not None
+    assert best.step == 2
+    assert held_out.worth_keeping(losses) == {2, 4}
+    assert held_out.worth_keeping({8: losses[8], 6: losses[6]}) == {8}
+    assert held_out.worth_keeping({0: losses[0]}) == set()
+    assert held_out.worth_keeping({}) == set()
+
+
 def test_best_against_best_is_chosen_on_one_half_of_the_groups_and_scored_on_the_other(tmp_path: Path) -> None:
     """At step 2 an adapter is good at the even groups, at step 4 at the odd: a choice by half is always wrong."""
 
