@@ -31,9 +31,11 @@ class Measures:
 
 
 def measure(picture: Image.Image) -> Measures:
-    """Measure a square picture."""
-    small = picture.convert("RGB")
-    if small.width > _SIDE:
+    """Measure a picture: of one that is no square the middle square, as training images are cropped."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    small = picture.convert("RGB").crop((left, top, left + side, top + side))
+    if side > _SIDE:
         small = small.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     pixels = np.asarray(small, dtype=np.float64) / 255
     grey = np.asarray(small.convert("L"))

@@ -106,6 +106,14 @@ class Estimate:
         return weighted / math.sqrt(variance)
 
 
+def simultaneous(intervals: int) -> float:
+    """The confidence of each of so many intervals, at least 1, if all are to hold together with `CONFIDENCE`.
+
+    Bonferroni's: it needs no independence, and is on the safe side where the estimates are alike.
+    """
+    return 1 - (1 - CONFIDENCE) / intervals
+
+
 def _quantile(freedom: float, probability: float) -> float:
     """The quantile of Student's t."""
     from scipy.special import stdtrit  # takes a fifth of a second to import, and is needed only by reports

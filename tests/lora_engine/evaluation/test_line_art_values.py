@@ -6,7 +6,7 @@ from statistics import fmean, pstdev, pvariance
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from lora_engine.evaluation.line_art import Measures, distances, measure
 
@@ -158,3 +158,19 @@ def test_distances_are_the_areas_between_the_distributions() -> None:
 def test_an_empty_set_is_at_no_distance() -> None:
     with pytest.raises((ValueError, IndexError)):
         distances([], [Measures(0, 0, 0, 0, 0, 0)])
+
+
+def test_of_a_picture_that_is_no_square_the_middle_square_is_measured() -> None:
+    """Wide, high, and larger than what is measured on, beside what would change every measure."""
+    square = ring(200)
+    for size, corner in (((360, 200), (80, 0)), ((200, 260), (0, 30))):
+        whole = Image.new("RGB", size, "red")
+        whole.paste(square, corner)
+        assert measure(whole) == measure(square)
+
+
+def ring(side: int) -> Image.Image:
+    """A black ring on white."""
+    picture = Image.new("RGB", (side, side), "white")
+    ImageDraw.Draw(picture).ellipse((20, 20, side - 20, side - 20), outline="black", width=9)
+    return picture
