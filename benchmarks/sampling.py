@@ -18,10 +18,10 @@ from benchmarks.machine import describe
 from benchmarks.rounds import table, take_turns
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.evaluation import SamplesConfig
-from lora_engine.evaluation.sampler import Sample, Sampler
+from lora_engine.evaluation.sampler import Request, Sample, Sampler
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
+from lora_engine.records import SampleSetting
 from lora_engine.system.device import DTYPES, find_device
 from lora_engine.system.malloc import keep_freed_blocks
 
@@ -42,8 +42,9 @@ def main() -> None:
     if device.type == "cpu":
         keep_freed_blocks()  # as the job does
     print(describe(str(device)))
-    prompts = tuple(f"drawing {number}" for number in range(options.prompts))
-    config = SamplesConfig(prompts=prompts, steps=options.steps, guidance=options.guidance)
+    prompts = [f"drawing {number}" for number in range(options.prompts)]
+    side = options.resolution
+    setting = SampleSetting(side, side, options.steps, options.guidance, negative="", strength=1.0)
     names = [f"variant-{number}" for number in range(options.variants)]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -51,27 +52,29 @@ def main() -> None:
         unet = stable_diffusion.load_unet(LocalModel(folder), DTYPES[options.precision], device)
         lora.inject(unet, [(name, 0) for name in names], LoraConfig(rank=8, alpha=8))
         single, together = (
-            Sampler(LocalModel(folder), unet, config, options.resolution, at_once, device)
-            for at_once in (1, 2 * options.prompts)
+            Sampler(LocalModel(folder), unet, ["", *prompts], at_once, device) for at_once in (1, 2 * options.prompts)
         )
     print(
         f"UNet of width {options.width}, {options.precision}, {options.resolution}x{options.resolution}, "
         f"{options.variants} adapters, {options.prompts} prompts, {options.steps} steps, guidance {options.guidance}"
     )
     ways: dict[str, Callable[[], Sequence[Sample]]] = {
-        "single images": partial(_one_after_the_other, single, names),
-        "adapter after adapter": partial(_one_after_the_other, together, names),
-        "adapters together": partial(_generate, together, names),
+        "single images": partial(_one_after_the_other, single, names, prompts, setting),
+        "adapter after adapter": partial(_one_after_the_other, together, names, prompts, setting),
+        "adapters together": partial(_generate, together, names, prompts, setting),
     }
     print(table(take_turns(ways, options.rounds), options.variants * options.prompts, "single images"))
 
 
-def _one_after_the_other(sampler: Sampler, names: Sequence[str]) -> list[Sample]:
-    return [drawn for name in names for drawn in _generate(sampler, [name])]
+def _one_after_the_other(
+    sampler: Sampler, names: Sequence[str], prompts: Sequence[str], setting: SampleSetting
+) -> list[Sample]:
+    return [drawn for name in names for drawn in _generate(sampler, [name], prompts, setting)]
 
 
-def _generate(sampler: Sampler, names: Sequence[str]) -> list[Sample]:
-    return [one for drawn in sampler.generate(names, lambda: None) for one in drawn]
+def _generate(sampler: Sampler, names: Sequence[str], prompts: Sequence[str], setting: SampleSetting) -> list[Sample]:
+    requests = [Request(dict.fromkeys(names, prompt), 0, setting) for prompt in prompts]
+    return [one for drawn in sampler.generate(requests, lambda: None) for one in drawn]
 
 
 if __name__ == "__main__":

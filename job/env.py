@@ -70,14 +70,28 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: TextI
         )
     if argument is None and ("\n" in place or place.startswith("{")):
         return os.fsencode(place), MANIFEST_VARIABLE
+    return read_text(place, "manifest", environ, stdin)
+
+
+def read_text(place: str, what: str, environ: Mapping[str, str], stdin: TextIO | None) -> tuple[bytes, str]:
+    """A text that a user names, and a name of where it was read for messages.
+
+    Args:
+        place: a path, a URI, or `-`.
+        what: the text is, in a word.
+        stdin: the stream that `-` names; None where it is closed.
+
+    Raises:
+        JobError: 2 when standard input is closed, 40 when there is no text at that place.
+    """
     if place == "-":
         if stdin is None:
-            raise JobError(ExitCode.USAGE, "Standard input is closed.", "Name a file, or pass the manifest to -.")
+            raise JobError(ExitCode.USAGE, "Standard input is closed.", f"Name a file, or pass the {what} to -.")
         return stdin.buffer.read(_LARGEST_READ), "<stdin>"
     if is_remote(place):
         data = open_from_environment(place, environ).read(place)
         if data is None:
-            raise JobError(ExitCode.MANIFEST, f"There is no manifest at {place}.", "Correct the name.")
+            raise JobError(ExitCode.MANIFEST, f"There is no {what} at {place}.", "Correct the name.")
         return data, place
     try:
         with Path(place).open("rb") as file:
@@ -85,7 +99,7 @@ def read_manifest(argument: str | None, environ: Mapping[str, str], stdin: TextI
     except OSError as error:
         raise JobError(
             ExitCode.MANIFEST,
-            f"The manifest {place} cannot be read: {error.strerror}.",
+            f"The {what} {place} cannot be read: {error.strerror}.",
             "Correct the path, or who may read it.",
         ) from error
 

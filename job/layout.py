@@ -12,9 +12,14 @@ SOURCE = "data/source.json"
 COMPARISON = "report/comparison.json"
 CURVES = "report/curves.png"
 GRID = "report/samples.png"
-TRAINING_MEASURES = "data/line_art.jsonl"
+COPIES = "report/copies.png"
+LINE_ART = "data/line_art.jsonl"
+SMALL_IMAGES = "data/small.safetensors"
+HELD_OUT_LIKENESS = "data/likeness.jsonl"
 SUCCESS = "_SUCCESS"
 VARIANTS = "variants"
+SAMPLE_SETS = "samples"
+SET_UNITS = "samples-"
 COMMIT_NAME = "COMMIT.json"
 CACHE = ".cache"
 SAMPLE_INDEX_NAME = "samples.json"
@@ -87,7 +92,11 @@ def thumbnail(image_id: str) -> str:
 
 def member(of: Member) -> str:
     """The folder of one member."""
-    return f"{VARIANTS}/{of.variant}/seed-{of.seed}"
+    return f"{VARIANTS}/{_name_of(of)}"
+
+
+def _name_of(of: Member) -> str:
+    return f"{of.variant}/seed-{of.seed}"
 
 
 def metrics(of: Member) -> str:
@@ -115,24 +124,64 @@ def checkpoint(of: Member, step: int) -> str:
     return f"{all_checkpoints(of)}/{step_name(step)}"
 
 
-def all_samples(of: Member) -> str:
-    """The folder of a member's samples of all steps."""
-    return f"{member(of)}/samples"
+def sample_set(name: str) -> str:
+    """The folder of a set of samples that are not the study's own."""
+    return f"{SAMPLE_SETS}/{name}"
 
 
-def samples(of: Member, step: int) -> str:
+def set_settings(name: str) -> str:
+    """The file that says which samples a set is of; written before all of them."""
+    return f"{sample_set(name)}/set.json"
+
+
+def set_measures(name: str) -> str:
+    """The file with the measures of a set's samples; written after all of them."""
+    return f"{sample_set(name)}/measures.json"
+
+
+def set_grid(name: str) -> str:
+    """The picture that shows a set's samples."""
+    return f"{sample_set(name)}/samples.png"
+
+
+def set_copies(name: str) -> str:
+    """The picture that shows which of a set's samples are copies of training images."""
+    return f"{sample_set(name)}/copies.png"
+
+
+def set_unit(name: str) -> str:
+    """The unit that is held while a set is drawn."""
+    return f"{SET_UNITS}{name}"
+
+
+def all_samples(of: Member, set_name: str = "") -> str:
+    """The folder of a member's samples of all steps: the study's own, or those of a set."""
+    return f"{sample_set(set_name)}/{_name_of(of)}" if set_name else f"{member(of)}/samples"
+
+
+def samples(of: Member, step: int, set_name: str = "") -> str:
     """The folder of a member's samples of one step."""
-    return f"{all_samples(of)}/{step_name(step)}"
+    return f"{all_samples(of, set_name)}/{step_name(step)}"
 
 
-def sample_name(prompt: int, sample_seed: int) -> str:
-    """The name of one sample's file in the folder of its step; `prompt` counts from 0 in the manifest's list."""
-    return f"prompt-{prompt:02d}-seed-{sample_seed}.png"
+def sample_name(prompt: int, sample_seed: int, *, as_trained: bool = False) -> str:
+    """The name of one sample's file in the folder of its step; `prompt` counts from 0 in the list of prompts."""
+    return f"prompt-{prompt:02d}-seed-{sample_seed}{'-as-trained' if as_trained else ''}.png"
 
 
-def sample_index(of: Member, step: int) -> str:
+def sample_index(of: Member, step: int, set_name: str = "") -> str:
     """The file that describes a step's samples; written after all of them."""
-    return f"{samples(of, step)}/{SAMPLE_INDEX_NAME}"
+    return f"{samples(of, step, set_name)}/{SAMPLE_INDEX_NAME}"
+
+
+def sample_embeddings(of: Member, step: int, set_name: str = "") -> str:
+    """The file with the CLIP embeddings of a step's samples, in the order of the index."""
+    return f"{samples(of, step, set_name)}/samples.safetensors"
+
+
+def reference_embeddings(clip_sha256: str) -> str:
+    """The file with a CLIP model's embeddings of the images that are used, and of their mirror images."""
+    return f"data/clip/{clip_sha256[:16]}.safetensors"
 
 
 def best(of: Member) -> str:

@@ -9,14 +9,16 @@ import torch
 from job import layout
 from job.env import Shard
 from job.errors import ExitCode, JobError
-from job.manifest.packs import Pack, set_of_variant
+from job.manifest.packs import Pack, caption_sets, set_of_variant
 from job.process.faults import resource_errors
+from job.report.notes import copies_found
 from job.report.publish import publish_report
 from job.run.checkpoints import FinalPointer
 from job.run.context import Attempt
 from job.run.dataset import Captions, Images, source_fingerprint
 from job.run.decisions import Resolved, is_prepared, read_resolved, resolve
 from job.run.held_out import held_out
+from job.run.samples import SampleSet, make_sample_set, require_room
 from job.run.unit import unit_of
 from job.sharding import distribute_packs
 from job.stages.caption import caption
@@ -24,13 +26,17 @@ from job.stages.encode import encode_all
 from job.stages.fetch import fetch_dataset
 from job.stages.models import Models, fetch_base, fetch_models
 from job.stages.preprocess import images_of
-from job.stages.sample import has_samples, measure_training_images, sample
+from job.stages.references import measure_references
+from job.stages.sample import Measuring, has_samples, sample_pack, sampled_steps
 from job.stages.train.build import Study, TrainablePack, make_trainable
 from job.stages.train.followers import Followers, Read, Start, Train, broadcasts
 from job.stages.train.pack_run import PackRun, is_finished
+from lora_engine.captions.prompts import held_out_prompts
+from lora_engine.config.captions import CaptionsConfig
 from lora_engine.errors import DivergedError
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
+from lora_engine.records import ImageRecord
 from lora_engine.system.device import find_device
 from lora_engine.system.distributed import Processes
 from lora_engine.system.malloc import keep_freed_blocks
@@ -50,7 +56,8 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
     device, packs = _set_up_device(), attempt.packs
     with resource_errors():
         fingerprint = source_fingerprint(attempt)
-        models, resolved, study = _prepare(attempt, fingerprint, device)
+        models, resolved, study, used = _prepare(attempt, fingerprint, device)
+        wanted = _sample_set(attempt, study, resolved, models)
         followers.read(fingerprint)
 
     def train(pack: Pack, wait_minutes: float) -> None:
@@ -58,10 +65,15 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
             if not is_trained(pack):
                 pack_run = PackRun(unit, study, pack, device, resolved.precision(pack), followers)
                 pack_run.run()
-                sample(unit, pack, study.model, pack_run.unet, device, models.clip)
+                if wanted is not None:
+                    steps, at_once = sampled_steps(unit, pack), attempt.manifest.evaluation.batch_size
+                    measuring = Measuring(models.clip, used, device)
+                    sample_pack(unit, steps, wanted, study.model, pack_run.unet, measuring, at_once)
 
     def is_trained(pack: Pack) -> bool:
-        return is_finished(attempt, pack) and has_samples(attempt, pack, models.clip)
+        if not is_finished(attempt, pack):
+            return False
+        return wanted is None or has_samples(attempt, sampled_steps(attempt, pack), wanted)
 
     distribute_packs(attempt, packs, shard, train)
     left = [pack for pack in packs if not is_trained(pack)]
@@ -108,8 +120,10 @@ def _set_up_device() -> torch.device:
     return device
 
 
-def _prepare(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[Models, Resolved, Study]:
-    """Make or read all that training needs: models, images, decisions, captions, latents and text embeddings.
+def _prepare(
+    attempt: Attempt, fingerprint: str, device: torch.device
+) -> tuple[Models, Resolved, Study, tuple[ImageRecord, ...]]:
+    """Make or read all that training needs: models, decisions, captions, latents, text embeddings, the images used.
 
     Args:
         fingerprint: of the dataset's source, see `source_fingerprint`.
@@ -119,12 +133,47 @@ def _prepare(attempt: Attempt, fingerprint: str, device: torch.device) -> tuple[
     wait_minutes = attempt.manifest.limits.lease_wait if len(attempt.packs) == 1 else math.inf
     with _preparing(attempt, fingerprint, wait_minutes) as prepare:
         models = fetch_models(prepare)
+        _require_room(prepare, models.base)
         images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
-        resolved = resolve(prepare, images, models.base, models.captioner, device)
+        resolved = resolve(prepare, images, models.base, models.captioner, models.clip, device)
         captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base), device)
         study = _study(prepare, images, captions, models.base, resolved, device)
-        measure_training_images(prepare, images)
-    return models, resolved, study
+        measure_references(prepare, images, models.clip, device)
+    return models, resolved, study, images.used
+
+
+def _adapters(attempt: Attempt) -> dict[str, tuple[CaptionsConfig, str | None]]:
+    """Each variant's captions, and the template by which its adapters are prompted."""
+    return {variant.name: (variant.captions, variant.prompt_template) for variant in attempt.manifest.variants}
+
+
+def _require_room(attempt: Attempt, base: LocalModel) -> None:
+    """Raise JobError 40 where the texts around captions or prompts are more than the text encoder reads."""
+    tokenizer = stable_diffusion.load_tokenizer(base)
+    try:
+        require_room(_adapters(attempt), lambda text: len(tokenizer(text).input_ids))
+    except ValueError as error:
+        raise JobError(ExitCode.MANIFEST, f"variants: {error}.", "Shorten it.") from error
+
+
+def _sample_set(attempt: Attempt, study: Study, resolved: Resolved, models: Models) -> SampleSet | None:
+    """The samples that the manifest asks for; None where it asks for none."""
+    config = attempt.manifest.evaluation.samples
+    if config is None:
+        return None
+    tokenizer = stable_diffusion.load_tokenizer(models.base)
+    return make_sample_set(
+        resolved.sample_set,
+        config,
+        attempt.manifest.preprocess.resolution,
+        _adapters(attempt),
+        lambda: held_out_prompts(
+            study.captions, caption_sets(attempt.manifest), study.held_out.image_ids, attempt.manifest.seeds[0]
+        ),
+        lambda text: len(tokenizer(text).input_ids),
+        models.clip.sha256 if models.clip else None,
+        attempt.progress.warn,
+    )
 
 
 @contextmanager
@@ -144,7 +193,9 @@ def _read_preparation(attempt: Attempt, fingerprint: str, device: torch.device) 
     Raises:
         JobError: 46 when this process has another manifest, dataset or base model than rank 0.
     """
-    base, resolved = fetch_base(attempt), read_resolved(attempt)
+    manifest = attempt.manifest
+    base = fetch_base(attempt, manifest.base_model, manifest.model_storage())
+    resolved = read_resolved(attempt)
     if resolved is None or not is_prepared(attempt, fingerprint) or resolved.models.base.sha256 != base.sha256:
         raise JobError(
             ExitCode.CONFLICT,
@@ -177,9 +228,11 @@ def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
     with unit_of(attempt, "report", attempt.manifest.limits.lease_wait) as report:
         if report.run.exists(layout.SUCCESS):
             return
-        publish_report(report.run)
+        comparison = publish_report(report.run)
         _require_converged(report, packs)
         report.run.write(layout.SUCCESS, b"")
+        for note in copies_found(comparison.members):
+            report.progress.warn(note)
 
 
 def _require_converged(attempt: Attempt, packs: Sequence[Pack]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from job.manifest.packs import Pack, caption_sets, packs_of
 from job.manifest.schema import Manifest
-from job.prospect import Prospect, foresee, more_seeds_advised
+from job.prospect import Prospect, foresee, foresee_pictures, more_seeds_advised
 from job.storage import is_remote, open_storage
 from job.storage.uris import local_path
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
@@ -46,6 +46,8 @@ class Plan:
     scratch_bytes: int | None  # on this machine's disk, beside downloads; None where images cannot be counted
     memory_bytes: int  # that the largest pack needs, for SD 1.5; in half precision, unless the manifest says fp32
     training_hours: dict[str, float]  # device to hours, for SD 1.5, training alone
+    pictures: int  # samples that are drawn, roughly where held-out captions are the prompts
+    picture_hours: dict[str, float]  # device to hours, for SD 1.5
     comparison: Prospect
     warnings: tuple[str, ...]
 
@@ -66,11 +68,8 @@ def make_plan(manifest: Manifest) -> Plan:
     packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in trained)
     checkpoints = sum(len(pack.members) * pack.checkpoints for pack in packs)
     parameters = sum(len(p.members) * p.checkpoints * p.rank for p in packs) * estimate.PARAMETERS_PER_RANK
-    samples = manifest.evaluation.samples
-    samples_a_step = 0 if samples is None else len(samples.prompts) * len(samples.seeds)
-    other_files = sum(
-        len(p.members) * (2 * p.checkpoints + 6 + samples_a_step * _sampled_steps(manifest, p)) for p in packs
-    )
+    pictures = foresee_pictures(manifest, trained, held_out)
+    other_files = pictures.pictures + sum(len(p.members) * (3 * p.checkpoints + 6) for p in packs)
     warnings = [
         f"{', '.join(p.members)}: {p.epochs:.0f} epochs over the training images invite memorisation"
         for p in packs
@@ -88,16 +87,12 @@ def make_plan(manifest: Manifest) -> Plan:
         checkpoint_bytes=parameters * _CHECKPOINT_BYTES,
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
         memory_bytes=max(_memory(manifest, pack) for pack in trained),
-        training_hours=_hours(manifest, packs),
+        training_hours=_hours(_training_flops(manifest, packs)),
+        pictures=pictures.pictures,
+        picture_hours=_hours(pictures.flops),
         comparison=foresee(manifest, trained, held_out),
         warnings=tuple(warnings),
     )
-
-
-def _sampled_steps(manifest: Manifest, pack: PackPlan) -> int:
-    """The number of steps at which a member generates samples."""
-    samples = manifest.evaluation.samples
-    return 1 if samples is None or samples.when == "end" else pack.checkpoints + 1
 
 
 def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int | None) -> PackPlan:
@@ -144,11 +139,15 @@ def _memory(manifest: Manifest, pack: Pack) -> int:
     return estimate.LIBRARIES_BYTES + training
 
 
-def _hours(manifest: Manifest, packs: tuple[PackPlan, ...]) -> dict[str, float]:
-    """The hours that training all packs takes, by device."""
+def _training_flops(manifest: Manifest, packs: tuple[PackPlan, ...]) -> float:
+    """Floating-point operations of training all packs."""
     images = sum(len(pack.members) * pack.steps * pack.images_per_step for pack in packs)
-    work = images * estimate.image_flops(manifest.preprocess.resolution)
-    return {device: round(work / rate / 3600, 2) for device, rate in _DEVICES.items()}
+    return images * estimate.image_flops(manifest.preprocess.resolution)
+
+
+def _hours(flops: float) -> dict[str, float]:
+    """The hours that so many floating-point operations take, by device."""
+    return {device: round(flops / rate / 3600, 2) for device, rate in _DEVICES.items()}
 
 
 def _scratch(size: int) -> str:
@@ -173,6 +172,16 @@ def _render_comparison(comparison: Prospect) -> list[str]:
     return lines
 
 
+def _render_hours(hours: dict[str, float]) -> str:
+    return ", ".join(f"{device} {taken:g} h" for device, taken in hours.items())
+
+
+def _render_samples(plan: Plan) -> str:
+    if not plan.pictures:
+        return "none"
+    return f"about {plan.pictures} pictures, {_render_hours(plan.picture_hours)} (SD 1.5, estimated)"
+
+
 def render_plan(plan: Plan) -> str:
     """The plan as text for a person."""
     unknown = "unknown until downloaded"
@@ -190,14 +199,14 @@ def render_plan(plan: Plan) -> str:
             f"                  {pack.steps} steps x {pack.images_per_step} images{epochs}, "
             f"{pack.checkpoints} checkpoints each{differs}"
         )
-    hours = ", ".join(f"{device} {hours:g} h" for device, hours in plan.training_hours.items())
     lines += [
         *_render_comparison(plan.comparison),
         f"files             about {plan.files}",
         f"checkpoints       about {plan.checkpoint_bytes / 2**20:.0f} MiB (SD 1.5)",
         f"scratch           {unknown if plan.scratch_bytes is None else _scratch(plan.scratch_bytes)}",
         f"memory            about {plan.memory_bytes / 2**30:.1f} GiB (SD 1.5, estimated)",
-        f"training alone    {hours} (SD 1.5, estimated)",
+        f"training alone    {_render_hours(plan.training_hours)} (SD 1.5, estimated)",
+        f"samples           {_render_samples(plan)}",
         *(f"warning           {warning}" for warning in plan.warnings),
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the comparison of a study will cost and can find: the work of scoring, and the smallest effect."""
+"""What the comparison of a study will cost and can find: scoring, samples, and the smallest effect."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from job.manifest.packs import Pack
 from job.manifest.schema import Manifest
+from job.run.samples import make_sample_set
+from lora_engine.captions.prompts import HELD_OUT_PROMPTS
 from lora_engine.config.captions import ConstantCaptions, plain_parts
 from lora_engine.config.evaluation import compared_pairs, partners_of
 from lora_engine.evaluation.components import NO_PROMPT, Components, Condition
 from lora_engine.evaluation.statistics import CONFIDENCE, FEWEST_GROUPS, FEWEST_SEEDS, Estimate
+from lora_engine.training.estimate import picture_flops
 
 FORWARDS_OF_TRAINING = 3  # an image that is trained on costs as much as so many that are scored
 
@@ -46,6 +49,42 @@ def foresee(manifest: Manifest, packs: Sequence[Pack], held_out: int | None) -> 
         share=None if scored is None else scored / (trained * FORWARDS_OF_TRAINING),
         smallest_effect=None if held_out is None or not pairs else _smallest_effect(manifest, len(pairs), held_out),
     )
+
+
+@dataclass(frozen=True)
+class PictureProspect:
+    """The samples of a study."""
+
+    pictures: int  # that are generated, roughly where held-out captions are the prompts
+    flops: float  # of generating them with SD 1.5
+
+
+def foresee_pictures(manifest: Manifest, packs: Sequence[Pack], held_out: int | None) -> PictureProspect:
+    """How many samples the manifest's study draws, and how much work they are.
+
+    Args:
+        held_out: images; None where they cannot be counted.
+    """
+    config = manifest.evaluation.samples
+    if config is None:
+        return PictureProspect(0, 0.0)
+    prompts = tuple(f"caption {number}" for number in range(min(held_out or HELD_OUT_PROMPTS, HELD_OUT_PROMPTS)))
+    adapters = {variant.name: (variant.captions, variant.prompt_template) for variant in manifest.variants}
+    # No text is cut: where words go is known only to the base model's files, and not to a plan.
+    wanted = make_sample_set("", config, manifest.preprocess.resolution, adapters, lambda: prompts, lambda _: 0, None)
+    pictures, flops = 0, 0.0
+    for pack in packs:
+        last = pack.training.steps
+        steps = [last] if config.when == "end" else [*range(0, last, manifest.evaluation.every), last]
+        for step in steps:
+            for prompt, _ in wanted.wanted(on_the_way=0 < step < last):
+                setting = wanted.settings[prompt]
+                texts = [{wanted.prompts[prompt], wanted.as_trained[member.variant][prompt]} for member in pack.members]
+                count = sum(map(len, texts)) if step else len(set.union(*texts))
+                passes = setting.steps * (2 if setting.guidance > 1 else 1) * (2 if config.sampler == "heun" else 1)
+                pictures += count
+                flops += count * picture_flops(setting.width, setting.height, passes)
+    return PictureProspect(pictures, flops)
 
 
 def more_seeds_advised(manifest: Manifest) -> str | None:

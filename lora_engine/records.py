@@ -1,5 +1,6 @@
 """Frozen records that stages hand to each other and write as JSON lines. They do not import torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +36,11 @@ class ImageRecord:
     def used(self) -> bool:
         """Whether the image is trained on or scored."""
         return self.split is not None
+
+
+def used_images(records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
+    """The images that are trained on or held out, in the order of their ids."""
+    return tuple(sorted((record for record in records if record.used), key=lambda record: record.id))
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,20 @@ class ValidationRecord:
     timesteps: int  # on how many strata each image is scored
     images: int  # how many are held out
     caption_sets: dict[str, float]  # component, see `evaluation.components`, to the mean loss under its captions
+
+
+@dataclass(frozen=True)
+class SampleSetting:
+    """How a sample is generated, whatever it shows."""
+
+    __pydantic_config__ = FINITE
+
+    width: int  # pixels
+    height: int
+    steps: int  # of denoising
+    guidance: float
+    negative: str  # prompt
+    strength: float  # by which the adapter's update is multiplied
 
 
 @dataclass(frozen=True)

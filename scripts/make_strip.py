@@ -1,4 +1,5 @@
-"""Make the README's strip of a run: its prompts by the base model, then by every variant's last checkpoint.
+"""Make the README's strip of a run: its prompts by the base model, then by every variant's last checkpoint, bare and,
+where that is another text, as it was trained.
 
 Usage: make_strip.py RUN OUT.png
 """
@@ -19,8 +20,13 @@ def main() -> None:
     options = parser.parse_args()
     comparison = json.loads((options.run / "report" / "comparison.json").read_text())
     members = comparison["members"]
-    blocks = [("base model", folder_of(options.run, members[0], members[0]["samples"][0]["step"]))]
-    blocks += [(m["variant"], folder_of(options.run, m, m["samples"][-1]["step"])) for m in members]
+    first = folder_of(options.run, members[0], members[0]["samples"][0]["step"])
+    blocks = [("base model", pictures(first, "bare"))]
+    for member in members:
+        last = folder_of(options.run, member, member["samples"][-1]["step"])
+        blocks.append((member["variant"], pictures(last, "bare")))
+        if trained := pictures(last, "as_trained"):
+            blocks.append((f"{member['variant']}, as trained", trained))
     strip(blocks).save(options.out, optimize=True)
 
 
@@ -28,15 +34,22 @@ def folder_of(run: Path, member: dict[str, object], step: int) -> Path:
     return run / "variants" / str(member["variant"]) / f"seed-{member['seed']}" / "samples" / f"step-{step:06d}"
 
 
-def strip(blocks: list[tuple[str, Path]]) -> Image.Image:
+def pictures(folder: Path, prompting: str) -> list[Path]:
+    """The first four samples that were prompted in that way."""
+    index = json.loads((folder / "samples.json").read_text())
+    wanted = (prompting, "both") if prompting == "bare" else (prompting,)
+    return [folder / row["file"] for row in index["images"] if row["prompting"] in wanted and row["file"]][:4]
+
+
+def strip(blocks: list[tuple[str, list[Path]]]) -> Image.Image:
     """Blocks of two by two pictures side by side, each under its name."""
     side = 2 * _TILE
     image = Image.new("RGB", (len(blocks) * (side + _GAP) - _GAP, side + _HEAD), "white")
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
-    for at, (name, folder) in enumerate(blocks):
+    for at, (name, paths) in enumerate(blocks):
         left = at * (side + _GAP)
         canvas.text((left + side / 2, _HEAD / 2), name, fill="black", font=font, anchor="mm")
-        for place, path in enumerate(sorted(folder.glob("*.png"))[:4]):
+        for place, path in enumerate(paths):
             with Image.open(path) as picture:
                 tile = picture.resize((_TILE, _TILE), Image.Resampling.LANCZOS)
             image.paste(tile, (left + place % 2 * _TILE, _HEAD + place // 2 * _TILE))

@@ -132,6 +132,68 @@ def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metava
     typer.echo(collect_run(_folder(run), destination).describe())
 
 
+@app.command()
+def sample(
+    target: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or an adapter's .safetensors file.")],
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Prompts: a line each as kohya's scripts take them, or YAML.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A prompt, with options as in such a line. Repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the set, below samples/ of the run.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The best checkpoints instead of all.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="The base model alone; with --best beside these.")] = False,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Of every prompt. Repeatable; default: as in the manifest, or 0.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="N|WxH", help="Pixels; default: as in the manifest.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; default: as in the manifest.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Default: as in the manifest.")] = None,
+    negative: Annotated[str | None, typer.Option(metavar="TEXT", help="Negative prompt.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Default: as in the manifest, or the base model's own.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Of the adapters.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Where the base model is, if not where the manifest says.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="The CLIP model that scores; default: the manifest's.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="How an adapter's file was trained: '{prompt}, line art'.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="For an adapter's file; default: the folder that it is in.")
+    ] = None,
+    workdir: Annotated[Path | None, typer.Option(help="Scratch folder; kept between starts it saves work.")] = None,
+) -> None:
+    """Draw prompts with a run's checkpoints, or an adapter's file, bare and as trained, as a set of its own."""
+    from job.cli.sample import SampleOptions, sample_command
+
+    stop = StopFlag()
+    stop.install()
+    options = SampleOptions(
+        prompts=prompts,
+        prompt=tuple(prompt or ()),
+        name=name,
+        best=best,
+        base=base,
+        seeds=tuple(seed or ()),
+        size=size,
+        steps=steps,
+        guidance=guidance,
+        negative_prompt=negative,
+        sampler=sampler,
+        strength=strength,
+        base_model=base_model,
+        clip=clip,
+        template=template,
+        output=output,
+        workdir=workdir,
+    )
+    typer.echo(sample_command(target, options, stop))
+
+
 def _import_attempt() -> None:
     import job.attempt  # noqa: F401
 

@@ -1,6 +1,7 @@
 """Says pydantic's errors in plain words, at the line and under the key that the user wrote."""
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -8,8 +9,6 @@ from pydantic_core import ErrorDetails
 
 from job.manifest.problems import Problem, nearest
 from job.manifest.yaml_reader import Document, Path, dotted
-
-_MISSING = object()
 
 
 def collect_problems(
@@ -27,11 +26,12 @@ def collect_problems(
         options: the `--set` options by the path of the key that each has set; their problems have no line.
     """
     problems = []
-    for details in error.errors(include_url=False):
+    for written, members in _of_the_meant_members(error.errors(include_url=False), data):
+        path, details = written, members[0]
         if details["type"] == "too_short" and details["input"]:
             continue  # pydantic counts valid items only, and the invalid ones already have problems of their own
-        path = _written_path(details["loc"], data)
         found, allowed, suggestion = _explain(details, model, path)
+        allowed = " or ".join([allowed, *(_explain(member, model, path)[1] for member in members[1:])])
         if not path and details["type"] == "value_error":
             # The messages of a validator of the whole model begin with the key that they speak of.
             key, _, allowed = allowed.partition(": ")
@@ -43,24 +43,56 @@ def collect_problems(
     return problems
 
 
-def _written_path(loc: tuple[int | str, ...], data: Any) -> Path:
-    """The path of an error as the user wrote it: pydantic's location also names members of unions."""
-    path: list[int | str] = []
-    for at, part in enumerate(loc):
-        if isinstance(data, dict):
-            last = at == len(loc) - 1
-            tag = part in (data.get("strategy"), data.get("name")) and part not in data
-            if tag and not last:
-                continue
-            if tag and last:
-                break
-            data = data.get(part, _MISSING) if isinstance(part, str) else _MISSING
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
+def _of_the_meant_members(errors: Sequence[ErrorDetails], data: Any) -> Iterator[tuple[Path, list[ErrorDetails]]]:
+    """The errors to show, with their paths; those of one value for which several types are allowed are together.
+
+    Pydantic complains for every member of a union. Where the value has the type of one, the others were not meant.
+    """
+    mismatches: dict[Path, list[ErrorDetails]] = {}  # by the union's location
+    shown: list[tuple[Path, list[ErrorDetails]]] = []
+    met: set[Path] = set()  # locations of unions, and of all else, whose value has a type that is allowed there
+    for details in errors:
+        location = details["loc"]
+        path, ends_in_member = _written_path(details, data)
+        if ends_in_member and _is_of_another_type(details):
+            location = location[:-1]
+            if location not in mismatches:
+                shown.append((path, mismatches.setdefault(location, [])))
+            mismatches[location].append(details)
         else:
-            data = _MISSING
-        path.append(part)
-    return tuple(path)
+            shown.append((path, [details]))
+        met.update(location[:length] for length in range(len(location)))
+    for location in met & mismatches.keys():
+        mismatches[location].clear()
+    return ((path, members) for path, members in shown if members)
+
+
+def _is_of_another_type(details: ErrorDetails) -> bool:
+    """Whether the value has not even the type that was asked for."""
+    kind, value = details["type"], details["input"]
+    return kind in _TYPES or (kind == "literal_error" and not isinstance(value, str))
+
+
+def _written_path(details: ErrorDetails, data: Any) -> tuple[Path, bool]:
+    """The path of an error as the user wrote it, and whether pydantic's location ends in the name of a union's member.
+
+    Such names are no part of the path.
+    """
+    path: list[int | str] = []
+    ends_in_member = False
+    loc = details["loc"]
+    for at, part in enumerate(loc):
+        is_missing = details["type"] == "missing" and at == len(loc) - 1
+        if isinstance(data, dict):
+            is_key = part in data or is_missing
+            data = data.get(part) if is_key else data
+        else:
+            is_key = isinstance(data, list) and isinstance(part, int)
+            data = data[part] if is_key and not is_missing else data
+        if is_key:
+            path.append(part)
+        ends_in_member = not is_key
+    return tuple(path), ends_in_member
 
 
 def _show(value: Any) -> str:
@@ -74,7 +106,7 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     match kind:
         case "missing":
-            return "nothing", "this key is required", None
+            return "nothing", f"this {'item' if path and isinstance(path[-1], int) else 'key'} is required", None
         case "extra_forbidden":
             known = _known_keys(model, path[:-1])
             return "an unknown key", ", ".join(known) or "keys of the reference", nearest(str(path[-1]), known)
@@ -92,6 +124,10 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
                 str(context["error"]),
                 getattr(context["error"], "suggestion", None),
             )
+        case "too_long":
+            return f"{len(value)} items", f"at most {context['max_length']}", None
+        case "too_short":
+            return f"{len(value)} items", f"at least {context['min_length']}", None
         case "string_pattern_mismatch":
             return _show(value), f"text like {context['pattern']}", None
     if kind in _TYPES:

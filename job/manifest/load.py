@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from job.manifest.explain import collect_problems
 from job.manifest.overrides import merged_overrides
-from job.manifest.problems import ManifestError, Problem, nearest
+from job.manifest.problems import ManifestError, Problem, first_of_each_key, nearest
 from job.manifest.schema import Manifest
 from job.manifest.yaml_reader import Document, Path, read_scalar, read_yaml
 
@@ -31,16 +31,8 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
     for path, model, data in merged_overrides(document.data):
         _validated(model, data, path, document, option_of, problems)
     if manifest is None or problems:
-        raise ManifestError(_one_for_each_key(problems))
+        raise ManifestError(first_of_each_key(problems))
     return manifest
-
-
-def _one_for_each_key(problems: Sequence[Problem]) -> list[Problem]:
-    """The first problem of each key. Those of the text come first: the schema saw only what was left of such a key."""
-    first: dict[tuple[str, str], Problem] = {}
-    for problem in problems:
-        first.setdefault((problem.path, "" if problem.path else str(problem)), problem)
-    return list(first.values())
 
 
 def _validated(

@@ -1,4 +1,4 @@
-"""The problems of a manifest: all of them at once, each with its place and its remedy."""
+"""The problems of a manifest or of prompts: all of them at once, each with its place and its remedy."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ _LONGEST = 300  # characters of a name or value that a message shows
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing in a manifest that is wrong, and what would be right."""
+    """One thing that is wrong, and what would be right."""
 
     origin: str  # file, or the option that set the key
     line: int | None  # 1 is the first
@@ -33,8 +33,11 @@ class Problem:
         return printable(re.sub(r"://[^/@\s]*@", "://***@", line))  # hide credentials that should not be there
 
 
-class ManifestError(JobError):
-    """A manifest that cannot be used, with all its problems."""
+class ProblemsError(JobError):
+    """Something that a user wrote cannot be used, with all its problems."""
+
+    opening: str
+    remedy_of_all: str
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -42,12 +45,30 @@ class ManifestError(JobError):
         lines = [str(problem) for problem in self.problems[:SHOWN]]
         if count > SHOWN:
             lines.append(f"and {count - SHOWN} more")
-        super().__init__(
-            ExitCode.MANIFEST,
-            f"The manifest has {count} error{'s' if count > 1 else ''}:",
-            "Mend the manifest; docs/manifest.md lists every key.",
-            lines,
-        )
+        errors = f"{count} error{'s' if count > 1 else ''}"
+        super().__init__(ExitCode.MANIFEST, f"{self.opening} {errors}:", self.remedy_of_all, lines)
+
+
+class ManifestError(ProblemsError):
+    """A manifest that cannot be used, with all its problems."""
+
+    opening = "The manifest has"
+    remedy_of_all = "Mend the manifest; docs/manifest.md lists every key."
+
+
+class PromptsError(ProblemsError):
+    """Prompts that cannot be used, with all their problems."""
+
+    opening = "The prompts have"
+    remedy_of_all = "Mend the prompts; docs/operations.md says how they are written."
+
+
+def first_of_each_key(problems: Sequence[Problem]) -> list[Problem]:
+    """The first problem of each key. Those of the text come first: the schema saw only what was left of such a key."""
+    first: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        first.setdefault((problem.path, "" if problem.path else str(problem)), problem)
+    return list(first.values())
 
 
 def nearest(word: str, choices: Sequence[str]) -> str | None:

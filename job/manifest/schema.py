@@ -15,7 +15,7 @@ from job.storage.uris import as_folder, local_path, scheme_of
 from lora_engine.adapters.names import is_taken
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.base import Config
-from lora_engine.config.captions import CaptionsConfig, plain_parts
+from lora_engine.config.captions import CaptionsConfig, PromptTemplate, plain_parts
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.training import TrainingConfig
 
@@ -103,6 +103,11 @@ class VariantConfig(Config):
     captions: CaptionsConfig
     lora: dict[str, Any] = Field(default={}, description="Keys of `lora` that differ.")
     training: dict[str, Any] = Field(default={}, description="Keys of `training` that differ.")
+    prompt_template: PromptTemplate | None = Field(
+        default=None,
+        description="How samples prompt the adapter as it was trained, with {prompt} and {trigger}: "
+        "`{prompt}, clean line tattoo`. Default: trigger, constant text and style hints where they stand in training.",
+    )
     seed_offset: int = Field(
         default=0,
         ge=0,
@@ -157,6 +162,16 @@ class Manifest(Config):
         return self
 
     @model_validator(mode="after")
+    def _check_triggers(self) -> "Manifest":
+        for variant in self.variants:
+            if "{trigger}" in (variant.prompt_template or "") and not variant.captions.trigger:
+                raise ValueError(
+                    f"variants: the prompt_template of {variant.name!r} holds {{trigger}}, but its captions have none; "
+                    "write captions.trigger"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_seed_offsets(self) -> "Manifest":
         offset_of = dict.fromkeys(self.seeds, 0)
         for variant in self.variants:
@@ -195,11 +210,6 @@ class Manifest(Config):
                 )
         if isinstance(compared, tuple) and len({frozenset(pair) for pair in compared}) < len(compared):
             raise ValueError("evaluation: pairs holds a pair twice; each pair once")
-        samples = self.evaluation.samples
-        if samples is not None and len(set(samples.prompts)) < len(samples.prompts):
-            raise ValueError(
-                "evaluation: samples.prompts holds one twice; each prompt once, and more seeds for more images"
-            )
         return self
 
     @model_validator(mode="after")

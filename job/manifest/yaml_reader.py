@@ -17,7 +17,8 @@ _MAX_VALUES = 10_000  # keys count as values; the parser takes a second for so m
 _MAX_INDIRECTIONS = 20  # anchors, aliases and tags that are reported
 
 # Control characters and surrogates. Terminals obey the former, and neither belongs in a file name or a prompt.
-_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # how JSON escapes one character beyond U+FFFF
 
 Path = tuple[str | int, ...]
 
@@ -103,7 +104,7 @@ _Loader.yaml_implicit_resolvers[""] = _Loader.yaml_implicit_resolvers.pop("\0", 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed manifest: plain data, and the lines of its keys."""
+    """A parsed document: plain data, and the lines of its keys."""
 
     data: dict[str, Any]
     lines: dict[Path, int]
@@ -154,9 +155,9 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problem(key_node, path, "a key that is not text", "keys of plain text")
                 continue
-            key = str(key_node.value)
+            key = _joined(str(key_node.value))
             here = (*path, key)
-            if control := _CONTROL.search(key):
+            if control := CONTROL.search(key):
                 self.problem(key_node, here, f"the control character {control[0]!r}", "plain text")
                 continue
             if key in result:
@@ -169,8 +170,8 @@ class _Reader:
         return result
 
     def scalar(self, node: yaml.Node, path: Path) -> Any:
-        text, kind = str(node.value), node.tag.rpartition(":")[2]
-        if control := _CONTROL.search(text):
+        text, kind = _joined(str(node.value)), node.tag.rpartition(":")[2]
+        if control := CONTROL.search(text):
             self.problem(node, path, f"the control character {control[0]!r}", "text, tabs and line breaks")
             return None
         if kind == "null":
@@ -188,8 +189,16 @@ class _Reader:
         return text
 
 
-def read_yaml(text: bytes, origin: str) -> Document:
+def _joined(text: str) -> str:
+    """The text with the two halves of a character, which JSON may escape one by one, as that character."""
+    return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
+
+def read_yaml(text: bytes, origin: str, list_key: str | None = None) -> Document:
     """Parse a manifest. Duplicate keys and numbers that are not finite are noted, so that the rest can be checked too.
+
+    Args:
+        list_key: the key under which a document that is a list is read, as though it were written there.
 
     Raises:
         ManifestError: too large, not UTF-8, not YAML, or with anchors, aliases or tags.
@@ -200,11 +209,17 @@ def read_yaml(text: bytes, origin: str) -> Document:
     if problems:
         raise ManifestError(problems)
     reader = _Reader(origin)
-    if len(nodes) != 1 or not isinstance(nodes[0], yaml.MappingNode):
+    root = nodes[0] if len(nodes) == 1 else None
+    if list_key is not None and isinstance(root, yaml.SequenceNode):
+        data = {list_key: reader.value(root, (list_key,))}
+    elif isinstance(root, yaml.MappingNode):
+        data = reader.value(root, ())
+    else:
         second = nodes[1] if len(nodes) > 1 else None
-        reader.problem(second, (), "no single mapping", "one document of keys and values")
+        found = "no single mapping" if list_key is None else "no single list or mapping"
+        allowed = "one document of keys and values" if list_key is None else f"one document, a list of {list_key}"
+        reader.problem(second, (), found, allowed)
         raise ManifestError(reader.problems)
-    data = reader.value(nodes[0], ())
     return Document(data, reader.lines, origin, tuple(reader.problems))
 
 

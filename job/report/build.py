@@ -9,12 +9,15 @@ import numpy as np
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.layout import Member
 from job.report import words
 from job.report.artefacts import missing, rows, stored
 from job.report.factors import factors_of
 from job.report.members import Trained, read_member
+from job.report.notes import notes
 from job.report.pairs import compare_pairs
-from job.report.samples import training_measures
+from job.report.picture_schema import VariantPictures
+from job.report.pictures import Pictures, study_pictures
 from job.report.schema import (
     Comparison,
     DataCounts,
@@ -29,12 +32,14 @@ from job.run.status import Status
 from job.storage.folder import RunFolder
 from lora_engine.captions.lint import lint
 from lora_engine.evaluation.loss_file import NotScoredError
-from lora_engine.evaluation.statistics import FEWEST_SEEDS, SKEW_GROUPS, STRONG_SKEW
 from lora_engine.records import CaptionRecord, ImageRecord
 
 
-def build_comparison(run: RunFolder) -> Comparison:
+def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Comparison:
     """Compare the adapters of a run that has trained all of them.
+
+    Args:
+        pictures: the study's samples; None to read them.
 
     Raises:
         JobError: 46 when a file is missing or two files contradict each other.
@@ -43,15 +48,15 @@ def build_comparison(run: RunFolder) -> Comparison:
     images = rows(run, layout.IMAGES, ImageRecord)
     captions = {name: _captions(run, name) for name in resolved.caption_sets}
     scored = held_out(run, resolved, images, captions)
-    training = training_measures(run)
+    pictures = pictures or study_pictures(run)
     try:
         trained = [
-            read_member(run, resolved, scored, pack.index, member, training)
+            read_member(run, resolved, scored, pack.index, member, pictures)
             for pack in resolved.packs
             for member in pack.members
         ]
         _require_equal_timesteps(run, trained)
-        pairs = compare_pairs(resolved, scored, trained, factors_of(resolved, scored, captions))
+        pairs = compare_pairs(resolved, scored, trained, factors_of(resolved, scored, captions), pictures)
     except NotScoredError as error:
         raise JobError(
             ExitCode.CONFLICT,
@@ -70,13 +75,24 @@ def build_comparison(run: RunFolder) -> Comparison:
         models=resolved.models.model_dump(mode="json"),
         packs=[_pack(pack) for pack in resolved.packs],
         members=members,
+        variants=_variants(trained, pictures),
         pairs=pairs,
+        clip_sha256=pictures.clip_sha256,
+        likeness=pictures.likeness(),
         fair=fair,
         captions={name: asdict(lint(records)) for name, records in captions.items()},
         timing=_timing(run, len(resolved.packs)),
         environment=_environment(run),
-        notes=_notes(resolved, members, pairs, is_earlier=scored.is_earlier),
+        notes=notes(resolved, members, pairs, is_earlier=scored.is_earlier),
     )
+
+
+def _variants(trained: Sequence[Trained], pictures: Pictures) -> list[VariantPictures]:
+    """The last pictures of each variant whose adapters all have some."""
+    members: dict[str, list[Member]] = {}
+    for each in trained:
+        members.setdefault(each.member.variant, []).append(each.member)
+    return [found for of in members.values() if (found := pictures.variant(of)) is not None]
 
 
 def _require_equal_timesteps(run: RunFolder, trained: Sequence[Trained]) -> None:
@@ -139,47 +155,3 @@ def _timing(run: RunFolder, packs: int) -> dict[str, dict[str, float]]:
     units = ["prepare", *(f"pack-{index}" for index in range(packs))]
     statuses = {unit: run.read_stored(layout.unit_status(unit), Status) for unit in units}
     return {unit: status.stages if status else {} for unit, status in statuses.items()}
-
-
-def _notes(
-    resolved: Resolved, members: Sequence[MemberReport], pairs: Sequence[Pair], *, is_earlier: bool
-) -> list[str]:
-    notes = ["Loss is denoising error on held-out images, not picture quality: a lower loss need not look better."]
-    if is_earlier:
-        notes.append(
-            "An earlier version began this run. Its curve, and with it the choice of the best checkpoints, is the mean "
-            "over all caption sets; whether adapters listen to their prompts was not measured."
-        )
-    if pairs and all(pair.seed is not None for pair in pairs):
-        notes.append(
-            f"With fewer than {FEWEST_SEEDS} seeds, a verdict is that of these adapters, not of the caption strategies."
-        )
-    notes += [
-        f"{m.variant}, seed {m.seed}, has stopped reading its prompt: another image's caption costs it "
-        f"{m.listening.mean:.2g}, and the base model {m.listening.base:.2g}."
-        for m in members
-        if m.listening is not None and m.listening.flagged
-    ]
-    notes += [
-        f"The difference of {p.a} and {p.b}, seed {p.seed}, is strongly skewed over the held-out images (skew "
-        f"{p.skew:.1f}): a few of them decide it, and its interval may be too narrow. More held-out images would tell."
-        for p in pairs
-        if p.seed is not None and p.skew is not None and abs(p.skew) > STRONG_SKEW and p.groups < SKEW_GROUPS
-    ]
-    for pack in resolved.packs:
-        if pack.differs:
-            names = ", ".join(dict.fromkeys(member.variant for member in pack.members))
-            notes.append(f"Not in captions alone: {names} also differ in {', '.join(pack.differs)}.")
-    notes += [
-        f"{m.variant}, seed {m.seed}, diverged and was frozen at step {m.diverged_at}; it is not compared."
-        for m in members
-        if m.diverged_at is not None
-    ]
-    if not resolved.fenced:
-        notes.append("The store ignores conditional writes: nothing kept a second process from writing this run.")
-    notes += [
-        f"{p.a} and {p.b}, seed {p.seed}, did not see the same: {', '.join(p.withheld)}."
-        for p in pairs
-        if p.seed is not None and p.withheld
-    ]
-    return notes

@@ -14,14 +14,14 @@ from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.report.artefacts import missing, rows, stored
 from job.report.losses import recheck, recheck_choices
-from job.report.samples import sample_points
+from job.report.parts import Interval
+from job.report.pictures import Pictures
 from job.report.schema import (
     Checkpoint,
     Choice,
     EvaluationPoint,
     Fairness,
     File,
-    Interval,
     ListeningReport,
     MemberReport,
     SetLoss,
@@ -33,9 +33,7 @@ from job.run.decisions import Resolved
 from job.run.held_out import HeldOut
 from job.run.losses import read_losses
 from job.storage.folder import RunFolder
-from lora_engine.evaluation import statistics
 from lora_engine.evaluation.components import Weights
-from lora_engine.evaluation.line_art import Measures
 from lora_engine.evaluation.listening import listening
 from lora_engine.evaluation.loss_file import EvaluationLosses, NotScoredError
 from lora_engine.evaluation.statistics import CONFIDENCE, estimate
@@ -70,12 +68,12 @@ def read_member(
     held_out: HeldOut,
     pack: int,
     member: Member,
-    training: Sequence[Measures] | None,
+    pictures: Pictures,
 ) -> Trained:
     """Read one member.
 
     Args:
-        training: the measures of the training images; None where no samples were asked for.
+        pictures: the study's samples.
 
     Raises:
         JobError: 46 when a file is missing or two files contradict each other.
@@ -109,7 +107,8 @@ def read_member(
         caption_sets=_caption_sets(held_out, losses[0], last),
         validation=validation,
         train=_train_points(metrics),
-        samples=sample_points(run, member, training),
+        samples=pictures.points(member),
+        memorised=pictures.memorised([member]),
         best=best,
         final=final,
         checkpoints=[_checkpoint(commit) for commit in commits],
@@ -121,11 +120,6 @@ def read_member(
         ),
     )
     return Trained(member, report, metrics, losses[0], last, curve, commits[-1].weights_sha256)
-
-
-def interval(found: statistics.Interval) -> Interval:
-    """The interval as the report shows it."""
-    return Interval(**asdict(found))
 
 
 def _initial_weights(commits: Sequence[Commit]) -> str:
@@ -153,7 +147,7 @@ def _own_losses(
     return fields | {
         "final_loss": float(last_NT.mean()),
         "min_snr_final_loss": _weighted(last_NT, last.min_snr_NT),
-        "gain": interval(gain),
+        "gain": Interval.of(gain),
         "timesteps": bins,
     }
 
@@ -190,7 +184,7 @@ def _caption_sets(held_out: HeldOut, base: EvaluationLosses, last: EvaluationLos
     for name in () if last is None else last.components:
         before, after = (held_out.curve_loss(losses, {name: 1}) for losses in (base, last) if losses is not None)
         levels = (estimate(values[np.newaxis], held_out.groups) for values in (after, after - before))
-        loss, change = (interval(level.interval(CONFIDENCE)) for level in levels)
+        loss, change = (Interval.of(level.interval(CONFIDENCE)) for level in levels)
         result[name] = SetLoss(loss=loss, change=change)
     return result
 

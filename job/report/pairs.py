@@ -12,9 +12,11 @@ import numpy as np
 
 from job.report import words
 from job.report.factors import Factor, hashes_that_differ
-from job.report.members import Trained, Values, interval
+from job.report.members import Trained, Values
 from job.report.obstacles import obstacle
-from job.report.schema import Beats, Cells, Interval, Pair, Verdict
+from job.report.parts import Interval
+from job.report.pictures import Pictures
+from job.report.schema import Beats, Cells, Pair, Verdict
 from job.run.decisions import Resolved
 from job.run.held_out import HeldOut
 from lora_engine.evaluation.comparison import AdapterLosses, Compared, PairLosses, Prompts, compare
@@ -42,12 +44,17 @@ class _Row:
 
 
 def compare_pairs(
-    resolved: Resolved, held_out: HeldOut, members: Sequence[Trained], factors: Mapping[tuple[str, str], Factor]
+    resolved: Resolved,
+    held_out: HeldOut,
+    members: Sequence[Trained],
+    factors: Mapping[tuple[str, str], Factor],
+    pictures: Pictures,
 ) -> list[Pair]:
     """Compare the pairs of variants that the study asks for.
 
     Args:
         factors: pair of variants to what the two differ in.
+        pictures: the study's samples.
 
     Raises:
         NotScoredError: an adapter was not scored under captions that a comparison needs.
@@ -57,8 +64,7 @@ def compare_pairs(
     # intervals over seeds hold together with the stated confidence, and all those of single seeds do.
     count = Counter(row.seed is None for row in rows)
     return [
-        _compared(resolved, held_out, row, factors[row.a, row.b], (1 - CONFIDENCE) / count[row.seed is None])
-        for row in rows
+        _compared(resolved, held_out, row, factors[row.a, row.b], pictures, count[row.seed is None]) for row in rows
     ]
 
 
@@ -75,12 +81,13 @@ def _rows(held_out: HeldOut, members: Sequence[Trained]) -> list[_Row]:
     return rows
 
 
-def _compared(resolved: Resolved, held_out: HeldOut, row: _Row, factor: Factor, level: float) -> Pair:
+def _compared(resolved: Resolved, held_out: HeldOut, row: _Row, factor: Factor, pictures: Pictures, rows: int) -> Pair:
     """One row.
 
     Args:
-        level: of everything that is read off this row by itself: 1 less the confidence of its intervals.
+        rows: how many there are whose intervals are to hold together.
     """
+    level = (1 - CONFIDENCE) / rows  # of everything that is read off this row by itself
     differing = dict.fromkeys(field for pair in row.adapters for field in hashes_that_differ(*pair, factor))
     finished, share = row.finished, resolved.manifest.evaluation.equivalence_margin
     found = None
@@ -99,6 +106,7 @@ def _compared(resolved: Resolved, held_out: HeldOut, row: _Row, factor: Factor, 
         groups=groups,
         best_as_trained=_best_against_best(held_out, finished, 1 - level),
         method=_method(groups, len(finished)),
+        pictures=pictures.pair([a.member for a, _ in finished], [b.member for _, b in finished], rows),
         verdict=None,
         **_statistics(found),
     )
@@ -113,10 +121,10 @@ def _statistics(found: Compared | None) -> dict[str, Any]:
         names = ("cells", "base_as_trained", "beats", "gain", "margin", "minimum_detectable", "skew")
         return dict.fromkeys(names)
     return {
-        "cells": Cells(**{name: interval(cell) for name, cell in found.cells.items()}),
-        "base_as_trained": interval(found.base_as_trained),
-        "beats": Beats(**{name: interval(each) for name, each in found.beats.items()}),
-        "gain": interval(found.gain),
+        "cells": Cells(**{name: Interval.of(cell) for name, cell in found.cells.items()}),
+        "base_as_trained": Interval.of(found.base_as_trained),
+        "beats": Beats(**{name: Interval.of(each) for name, each in found.beats.items()}),
+        "gain": Interval.of(found.gain),
         "margin": found.margin,
         "minimum_detectable": found.minimum_detectable,
         "skew": found.as_trained.skew,
@@ -178,7 +186,7 @@ def _best_against_best(
                 for each in pair
             )
             differences[s, scored_on] = (a - b)[scored_on]
-    return interval(estimate(differences, held_out.groups).interval(confidence))
+    return Interval.of(estimate(differences, held_out.groups).interval(confidence))
 
 
 def _verdict(pair: Pair, row: _Row, found: Compared | None, confidence: float, share: float) -> Verdict:

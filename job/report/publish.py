@@ -5,16 +5,18 @@ from collections.abc import Callable
 from job import layout
 from job.report.build import build_comparison
 from job.report.curves import plot_curves
-from job.report.samples import plot_grid
+from job.report.pictures import Pictures, study_pictures
+from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
 from job.storage.folder import RunFolder, json_bytes
 
-Render = Callable[[RunFolder, Comparison], bytes | None]  # None where the run has nothing to show there
+Render = Callable[[RunFolder, Comparison, Pictures], bytes | None]  # None where the run has nothing to show there
 
 ARTEFACTS: tuple[tuple[str, Render], ...] = (
-    (layout.COMPARISON, lambda _, comparison: json_bytes(comparison.model_dump(mode="json"))),
-    (layout.CURVES, lambda _, comparison: plot_curves(comparison)),
-    (layout.GRID, plot_grid),
+    (layout.COMPARISON, lambda _run, comparison, _pictures: json_bytes(comparison.model_dump(mode="json"))),
+    (layout.CURVES, lambda _run, comparison, _pictures: plot_curves(comparison)),
+    (layout.GRID, lambda run, _comparison, pictures: plot_grid(run, pictures)),
+    (layout.COPIES, lambda run, comparison, _pictures: plot_copies(run, comparison)),
 )
 
 
@@ -31,9 +33,12 @@ def publish_report(run: RunFolder) -> Comparison:
     Raises:
         JobError: 46 when an artifact is missing, unreadable or contradicts another.
     """
-    comparison = build_comparison(run)
+    pictures = study_pictures(run)
+    comparison = build_comparison(run, pictures)
     for key, render in ARTEFACTS:
-        data = render(run, comparison)
+        data = render(run, comparison, pictures)
         if data is not None:
             run.write(key, data)
+        elif run.exists(key):
+            run.delete(key)  # An earlier report had something to show there.
     return comparison

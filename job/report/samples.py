@@ -1,99 +1,59 @@
-"""The samples of a run in its report: their measures at each step, and a grid of pictures."""
+"""The samples of a run as pictures: what each adapter draws, step by step, and which samples are copies."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
-from job.report.figures import plain_labels
-from job.report.schema import Comparison, MemberReport, SamplePoint
-from job.run.samples import SampleIndex
+from job.report.grid import Block, Grid, Picture, Row, Tile, draw_grid, largest_that_fits
+from job.report.picture_schema import Copy, MemorisedReport
+from job.report.pictures import Pictures
+from job.report.schema import Comparison
+from job.run.samples import SampleIndex, SampleRow
 from job.storage.folder import RunFolder
-from lora_engine.evaluation import clip_score
-from lora_engine.evaluation.line_art import Measures, distances
-from lora_engine.text import printable
+from lora_engine.records import SampleSetting
 
-_PROMPTS, _STEPS = 4, 8  # that the grid shows at most
-_TILE = 96  # width and height of a picture in the grid, in pixels
-
-
-def training_measures(run: RunFolder) -> list[Measures] | None:
-    """The measures of every training image; None where the manifest asked for no samples."""
-    return run.read_rows(layout.TRAINING_MEASURES, Measures)
+_STEPS = 8  # that the grid shows at most
+_HEADINGS = {0: "base model"}
+_LARGEST_SIDE = 2048  # pixels, as large as a sample can be
+_PROMPTED = {"bare": "bare", "as_trained": "as trained", "both": "bare, and so as trained"}
 
 
-def sample_points(run: RunFolder, member: Member, training: Sequence[Measures] | None) -> list[SamplePoint]:
-    """A point for every step at which the adapter has samples of the same settings as at its last one, ascending.
+def plot_grid(run: RunFolder, pictures: Pictures, headings: Mapping[int, str] = _HEADINGS) -> bytes | None:
+    """The samples of a set as a PNG: a column a step from the base model on, a block of rows a variant.
 
-    Samples of other prompts or settings cannot be compared to those, and are left out.
+    It shows the members of the first training seed, at most eight steps, among them the first and the last, and as many
+    prompts and seeds as fit. Where a variant has no sample of a step, its place stays white. None where there is none.
 
     Args:
-        training: the measures of the training images; None where there are none.
-
-    Raises:
-        JobError: 46 when there are samples but no measures of the training images.
+        headings: step to what stands above its column instead of its number.
     """
-    folder = layout.all_samples(member)
-    steps = layout.steps_with(layout.SAMPLE_INDEX_NAME, folder, (key for key, _ in run.list(folder)))
-    found = {step: _index(run, member, step) for step in steps}
-    if found and not training:
-        raise JobError(
-            ExitCode.CONFLICT,
-            f"{run.uri(layout.TRAINING_MEASURES)} is missing, so samples cannot be compared.",
-            "Remove _SUCCESS and run the manifest again: it measures them anew.",
-        )
-    return [
-        _point(step, found[step], training or [])
-        for step in steps
-        if found[step].settings == found[max(found)].settings
-    ]
-
-
-def _index(run: RunFolder, member: Member, step: int) -> SampleIndex:
-    index = run.read_stored(layout.sample_index(member, step), SampleIndex)
-    assert index is not None, "it was listed a moment ago"
-    return index
-
-
-def _point(step: int, index: SampleIndex, training: Sequence[Measures]) -> SamplePoint:
-    """The measures of a step's samples together, compared with those of the training images."""
-    images = [image for image in index.images if image.line_art is not None]
-    measures = [image.line_art for image in images if image.line_art is not None]
-    distance_of = distances(measures, training) if measures else {}
-    own_prompts = [image.prompt for image in images]
-    scored = bool(images) and all(image.clip_cosines is not None for image in images)
-    cosines = np.array([image.clip_cosines for image in images]) if scored else None
-    several = len(set(index.settings.prompts)) > 1
-    return SamplePoint(
-        step=step,
-        images=len(images),
-        not_finite=len(index.images) - len(images),
-        clip_score=None if cosines is None else clip_score.score(cosines, own_prompts),
-        clip_retrieval=clip_score.retrieval(cosines, own_prompts) if cosines is not None and several else None,
-        clip_sha256=index.settings.clip_sha256,
-        line_art_distance=sum(distance_of.values()) / len(distance_of) if distance_of else None,
-        line_art=distance_of,
-    )
-
-
-def plot_grid(run: RunFolder, comparison: Comparison) -> bytes | None:
-    """The samples as a PNG: a column a step from the base model on, a block of rows a variant; None where none exist.
-
-    It shows the first seed, at most four prompts, and at most eight steps that include the first and the last. Where a
-    variant has no samples of a step, its place stays white.
-    """
-    members = [m for m in comparison.members if m.seed == comparison.members[0].seed and m.samples]
-    if not members:
+    shown = [member for member, indices in pictures.indices.items() if indices]
+    if not shown:
         return None
-    steps = _spread(sorted({point.step for member in members for point in member.samples}))
-    blocks = [_block(run, member, steps) for member in members]
-    pixels = np.concatenate([block for block, _ in blocks])
-    return _figure(pixels, [m.variant for m in members], steps, [prompts for _, prompts in blocks])
+    first = [member for member in shown if member.seed == shown[0].seed]
+    steps = _spread(sorted({step for member in first for step in pictures.indices[member]}))
+    wanted = {member: _order(pictures.indices[member]) for member in first}
+    most = max(map(len, wanted.values()))
+    keys = {key for member in first for key, _ in run.list(layout.all_samples(member, pictures.set_name))}
+
+    def grid_of(count: int) -> Grid:
+        notes = [f"{count} of {most} prompts and seeds are shown."] if count < most else []
+        if len(first) < len(shown):
+            others = sorted({member.seed for member in shown} - {shown[0].seed})
+            notes.append(f"The adapters are those of seed {shown[0].seed}; there are more of {others}.")
+        blocks = tuple(
+            Block(member.variant, _rows(run, pictures, member, steps, wanted[member][:count], keys)) for member in first
+        )
+        columns = tuple(headings.get(step, f"step {step}") for step in steps)
+        return Grid(columns, blocks, tuple(notes), _LARGEST_SIDE)
+
+    return draw_grid(largest_that_fits(grid_of, most))
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -102,80 +62,126 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return [steps[i] for i in at]
 
 
-def _block(run: RunFolder, member: MemberReport, steps: Sequence[int]) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """The pixels [y, x, RGB] of one member's block, a row a prompt and a column a step, and the prompts."""
-    sampled = [point.step for point in member.samples]
-    where = Member(member.variant, member.seed)
-    indices = {step: _index(run, where, step) for step in {*steps, sampled[-1]} if step in sampled}
-    prompts = indices[sampled[-1]].settings.prompts[:_PROMPTS]
-    columns = []
-    for step in steps:
-        index = indices.get(step)
-        if index is None:
-            columns.append(np.full((_TILE * len(prompts), _TILE, 3), 255, np.uint8))
-            continue
-        files = {image.prompt: image.file for image in reversed(index.images)}  # of each prompt, the first seed's
-        folder = layout.samples(where, step)
-        keys = [f"{folder}/{file}" if (file := files[at]) is not None else None for at in range(len(prompts))]
-        columns.append(np.concatenate([_tile(run, key) for key in keys]))
-    return np.concatenate(columns, axis=1), list(prompts)
+def _order(indices: dict[int, SampleIndex]) -> list[tuple[int, int]]:
+    """The prompt, by its place, and the seed of all samples: those with the first seed of each prompt come first."""
+    drawn = sorted({pair for index in indices.values() for pair in index.drawn})
+    seeds: dict[int, list[int]] = {}
+    for prompt, seed in drawn:
+        seeds.setdefault(prompt, []).append(seed)
+    return sorted(drawn, key=lambda pair: (seeds[pair[0]].index(pair[1]), pair[0]))
 
 
-def _tile(run: RunFolder, key: str | None) -> npt.NDArray[np.uint8]:
-    """The pixels of one sample in a white frame; it is grey where its file is missing.
+def _rows(
+    run: RunFolder,
+    pictures: Pictures,
+    member: Member,
+    steps: Sequence[int],
+    wanted: Sequence[tuple[int, int]],
+    keys: set[str],
+) -> tuple[Row, ...]:
+    """A member's rows: of each prompt and seed one bare, and one as it was trained where that is another text."""
+    indices, set_name = pictures.indices[member], pictures.set_name
+    settings = indices[max(indices)].settings
+    found = {
+        (row.prompt, row.seed, row.prompting, step): row for step, index in indices.items() for row in index.images
+    }
+    result = []
+    for prompt, seed in wanted:
+        for prompting in ("both", "bare", "as_trained"):
+            samples = {step: found.get((prompt, seed, prompting, step)) for step in steps}
+            if not any(samples.values()):
+                continue
+            text = settings.as_trained[prompt] if prompting == "as_trained" else settings.prompts[prompt]
+            size = (settings.settings[prompt].width, settings.settings[prompt].height) if settings.settings else None
+            folders = [layout.samples(member, step, set_name) for step in steps]
+            tiles = [_tile(run, folder, row, keys, size) for folder, row in zip(folders, samples.values(), strict=True)]
+            detail = " · ".join([f"seed {seed}", _PROMPTED[prompting], *_own_settings(settings.settings, prompt)])
+            result.append(Row(text or "(empty prompt)", detail, tuple(tiles)))
+    return tuple(result)
+
+
+def _own_settings(settings: Sequence[SampleSetting], prompt: int) -> list[str]:
+    """The settings of a prompt in which not all prompts are alike, in words."""
+    said = [
+        (
+            f"{each.width}x{each.height}",
+            f"{each.steps} steps",
+            f"guidance {each.guidance:g}",
+            f"strength {each.strength:g}",
+            f"negative: {each.negative or 'none'}",
+        )
+        for each in settings
+    ]
+    return [own[prompt] for own in zip(*said, strict=True) if len(set(own)) > 1]
+
+
+def _tile(run: RunFolder, folder: str, row: SampleRow | None, keys: set[str], size: tuple[int, int] | None) -> Tile:
+    """A sample's picture, or the words in its place; None where none was drawn.
 
     Args:
-        key: of its file; None where its pixels were not finite, as the tile then says.
+        size: of the picture, which is then read only when it is drawn; None where an earlier version did not keep it.
+    """
+    if row is None:
+        return None
+    key = f"{folder}/{row.file}"
+    if row.file is None or key not in keys:
+        return "not finite" if row.file is None else "file is missing"
+    return _picture(run, key, "PNG") if size is None else Picture(size, partial(_opened, run, key, "PNG", size))
+
+
+def _picture(run: RunFolder, key: str, kind: str) -> Tile:
+    """The picture in a file of that kind; words where there is none.
 
     Raises:
-        JobError: 46 when the file is no PNG.
+        JobError: 46 when the file is of another kind.
     """
-    data = None if key is None else run.read(key)
+    if not run.exists(key):
+        return "file is missing"
+    size = _opened(run, key, kind, None).size
+    return Picture(size, partial(_opened, run, key, kind, size))
+
+
+def _opened(run: RunFolder, key: str, kind: str, size: tuple[int, int] | None) -> Image.Image:
+    """The picture in a file. Raises JobError 46 where the file is lost, of another kind or of another size."""
     try:
-        picture = Image.new("RGB", (_TILE, _TILE), "grey")
-        if data is not None:
-            with Image.open(io.BytesIO(data), formats=("PNG",)) as sample:
-                picture = sample.convert("RGB")
+        with Image.open(io.BytesIO(run.read(key) or b""), formats=(kind,)) as opened:
+            if size not in (None, opened.size):
+                raise ValueError(f"a picture of {opened.size} pixels")
+            return opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise JobError(
-            ExitCode.CONFLICT, f"{run.uri(key or '')} is no PNG.", "Remove it and run the manifest again."
+            ExitCode.CONFLICT,
+            f"{run.uri(key)} is not the {kind} of a sample that a run writes there.",
+            "Remove it and run the manifest again.",
         ) from error
-    if key is None:
-        ImageDraw.Draw(picture).text((_TILE / 2, _TILE / 2), "not finite", fill="black", anchor="mm")
-    inner = picture.resize((_TILE - 4, _TILE - 4), Image.Resampling.LANCZOS)
-    framed = Image.new("RGB", (_TILE, _TILE), "white")
-    framed.paste(inner, (2, 2))
-    return np.asarray(framed, dtype=np.uint8)
 
 
-@plain_labels()
-def _figure(
-    pixels: npt.NDArray[np.uint8], variants: Sequence[str], steps: Sequence[int], prompts: Sequence[Sequence[str]]
-) -> bytes:
-    """The PNG of the blocks' pixels, labelled with steps, variants and each variant's prompts."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def plot_copies(run: RunFolder, comparison: Comparison) -> bytes | None:
+    """The last samples that are copies beside the training images that they copy, as a PNG; None without any."""
+    return draw_copies(run, {f"{m.variant}, seed {m.seed}": m.memorised for m in comparison.members})
 
-    rows = sum(map(len, prompts))
-    figure = Figure(figsize=(2.6 + len(steps), 0.7 + rows), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.imshow(pixels, interpolation="none")
-    texts = [printable(prompt) for block in prompts for prompt in block]
-    labels = [text if len(text) <= 32 else f"{text[:31]}…" for text in texts]
-    axes.set_yticks([_TILE * (row + 0.5) for row in range(rows)], labels)
-    axes.set_xticks(
-        [_TILE * (at + 0.5) for at in range(len(steps))], ["base model" if s == 0 else f"step {s}" for s in steps]
-    )
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    top = 0
-    for variant, block in zip(variants, prompts, strict=True):
-        middle = top + _TILE * len(block) / 2
-        axes.text(pixels.shape[1] + 8, middle, variant, rotation=270, va="center", ha="left", weight="bold")
-        top += _TILE * len(block)
-        axes.axhline(top, color="black", linewidth=0.8)
-    data = io.BytesIO()
-    canvas.print_figure(data, format="png", dpi=100, metadata={"Software": None})
-    return data.getvalue()
+
+def draw_copies(run: RunFolder, memorised: Mapping[str, MemorisedReport | None]) -> bytes | None:
+    """As `plot_copies`, of reports by what each block is called."""
+    blocks = []
+    for title, found in memorised.items():
+        copies = [] if found is None else [*found.bare.copies, *(found.as_trained.copies if found.as_trained else [])]
+        different = {copy.file: copy for copy in copies}  # one that was prompted both ways is in both
+        if different:
+            blocks.append(Block(title, tuple(_copy_row(run, copy) for copy in different.values())))
+    if not blocks:
+        return None
+    most = max(len(block.rows) for block in blocks)
+
+    def grid_of(count: int) -> Grid:
+        shown = tuple(Block(block.title, block.rows[:count]) for block in blocks)
+        notes = (f"Of {most} copies of an adapter, {count} are shown.",) if count < most else ()
+        return Grid(("sample", "training image"), shown, notes, _LARGEST_SIDE)
+
+    return draw_grid(largest_that_fits(grid_of, most))
+
+
+def _copy_row(run: RunFolder, copy: Copy) -> Row:
+    how = [copy.source, *(["mirrored"] if copy.mirrored else []), *(["cropped"] if copy.crop else [])]
+    tiles = (_picture(run, copy.file, "PNG"), _picture(run, layout.thumbnail(copy.image), "WEBP"))
+    return Row(copy.prompt or "(empty prompt)", f"seed {copy.seed} · {', '.join(how)}", tiles)

@@ -2,19 +2,17 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from job.report.parts import Interval, Part
+from job.report.picture_schema import LikenessCutoff, MemorisedReport, PairPictures, SamplePoint, VariantPictures
 from lora_engine.evaluation.statistics import SKEW_GROUPS, STRONG_SKEW
 from lora_engine.evaluation.verdicts import Code
 
 SCHEMA_VERSION = 2
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class DataCounts(_Part):
+class DataCounts(Part):
     """How many of the dataset's files were used, and how many were not."""
 
     files: int = Field(description="Files met that should be images.")
@@ -26,16 +24,7 @@ class DataCounts(_Part):
     rejected: dict[str, int] = Field(description="Reason to number of files.")
 
 
-class Interval(_Part):
-    """An estimate and the ends of its interval."""
-
-    mean: float
-    low: float | None = Field(description="Null where the data cannot tell, as with one group of images.")
-    high: float | None
-    confidence: float = Field(description="Of this interval by itself.")
-
-
-class EvaluationPoint(_Part):
+class EvaluationPoint(Part):
     """One evaluation on the held-out images."""
 
     step: int = Field(description="0 is the base model.")
@@ -48,14 +37,14 @@ class EvaluationPoint(_Part):
     )
 
 
-class SetLoss(_Part):
+class SetLoss(Part):
     """The last checkpoint under one set of captions, at the curve's timesteps. Descriptive: everyone wins at home."""
 
     loss: Interval = Field(description="Over the choice of images, at 0.95.")
     change: Interval = Field(description="Loss less the base model's under the same captions, at 0.95.")
 
 
-class TimestepLoss(_Part):
+class TimestepLoss(Part):
     """The loss as trained in one range of timesteps."""
 
     first: int = Field(description="Smallest timestep that was scored; low ones have little noise.")
@@ -64,7 +53,7 @@ class TimestepLoss(_Part):
     final: float
 
 
-class ListeningReport(_Part):
+class ListeningReport(Part):
     """What another image's caption costs: whether the adapter reads its prompt."""
 
     set: str = Field(description="The captions that were shuffled: those to which the base model listens most.")
@@ -79,14 +68,14 @@ class ListeningReport(_Part):
     )
 
 
-class TrainPoint(_Part):
+class TrainPoint(Part):
     """Training loss around one step."""
 
     step: int = Field(description="Last step of the window.")
     loss: float | None = Field(description="Mean over the window's finite losses.")
 
 
-class File(_Part):
+class File(Part):
     """A file and its content."""
 
     path: str
@@ -94,7 +83,7 @@ class File(_Part):
     sha256: str
 
 
-class Checkpoint(_Part):
+class Checkpoint(Part):
     """A committed checkpoint."""
 
     step: int
@@ -102,7 +91,7 @@ class Checkpoint(_Part):
     files: list[File]
 
 
-class Choice(_Part):
+class Choice(Part):
     """A checkpoint that was singled out."""
 
     step: int
@@ -114,7 +103,7 @@ class Choice(_Part):
     reason: str | None = None
 
 
-class Fairness(_Part):
+class Fairness(Part):
     """Hashes that must be equal for a comparison to be fair: SHA-256 over all steps, in order."""
 
     initial_weights_sha256: str
@@ -123,26 +112,7 @@ class Fairness(_Part):
     noise_sha256: str
 
 
-class SamplePoint(_Part):
-    """The measures of the samples that an adapter generated at one step."""
-
-    step: int = Field(description="0 is the base model.")
-    images: int = Field(description="Pictures that are measured.")
-    not_finite: int = Field(description="Samples that came out without finite pixels, and so without a picture.")
-    clip_score: float | None = Field(description="Mean of 100 * max(cosine of image and its own prompt, 0).")
-    clip_retrieval: float | None = Field(
-        description="Share of images that fit their own prompt best of all; null where there is one prompt only."
-    )
-    clip_sha256: str | None = Field(description="Of the CLIP model behind both figures.")
-    line_art_distance: float | None = Field(
-        description="Mean over the measures of their distance to the training images; null where there is no picture."
-    )
-    line_art: dict[str, float] = Field(
-        description="Measure to the Wasserstein-1 distance of its distribution to that over the training images."
-    )
-
-
-class MemberReport(_Part):
+class MemberReport(Part):
     """One adapter: a variant trained with one seed."""
 
     variant: str
@@ -177,13 +147,14 @@ class MemberReport(_Part):
     validation: list[EvaluationPoint]
     train: list[TrainPoint]
     samples: list[SamplePoint]
+    memorised: MemorisedReport | None = Field(description="Null where that cannot be told; `likeness` says why.")
     best: Choice | None = Field(description="Null where no checkpoint could be scored.")
     final: Choice
     checkpoints: list[Checkpoint]
     fairness: Fairness
 
 
-class Cells(_Part):
+class Cells(Part):
     """Loss of `a` less that of `b`. Below 0: `a` has the lower loss."""
 
     as_trained: Interval = Field(description="Each under its own captions, at the final timesteps.")
@@ -195,7 +166,7 @@ class Cells(_Part):
     no_prompt: Interval
 
 
-class Beats(_Part):
+class Beats(Part):
     """Loss of the one that is lower as trained, under its own captions, less that of the other, prompted each way."""
 
     loser_own: Interval = Field(description="Under the other's own captions.")
@@ -203,7 +174,7 @@ class Beats(_Part):
     loser_none: Interval = Field(description="Without a prompt.")
 
 
-class Verdict(_Part):
+class Verdict(Part):
     """What can be said of a pair."""
 
     code: Code
@@ -215,7 +186,7 @@ class Verdict(_Part):
     more_seeds: int | None = Field(description="Further seeds, where no number of images would do alone.")
 
 
-class Pair(_Part):
+class Pair(Part):
     """Two variants, compared on the same images: with one seed, or over all seeds."""
 
     a: str
@@ -249,16 +220,17 @@ class Pair(_Part):
         description=f"Skewness of as_trained over groups of images; null where there is none. Beyond {STRONG_SKEW:g} "
         f"and with fewer than {SKEW_GROUPS} groups, an interval of one seed may be too narrow."
     )
+    pictures: PairPictures | None = Field(description="Null where one of the two has no samples of its last step.")
     verdict: Verdict | None = Field(description="Null for a single seed where there are enough for the row over seeds.")
 
 
-class StudyVerdict(_Part):
+class StudyVerdict(Part):
     """The answer of the study."""
 
     sentence: str
 
 
-class PackReport(_Part):
+class PackReport(Part):
     """Adapters trained in lockstep."""
 
     index: int
@@ -267,7 +239,7 @@ class PackReport(_Part):
     differs: list[str] = Field(description="Fields in which the pack is not like pack 0.")
 
 
-class Comparison(_Part):
+class Comparison(Part):
     """The comparison of a run's adapters."""
 
     schema_version: int = SCHEMA_VERSION
@@ -282,7 +254,10 @@ class Comparison(_Part):
     models: dict[str, Any]
     packs: list[PackReport]
     members: list[MemberReport]
+    variants: list[VariantPictures] = Field(description="Empty where there are no samples.")
     pairs: list[Pair]
+    clip_sha256: str | None = Field(description="Of the CLIP model behind the measures of pictures.")
+    likeness: LikenessCutoff | None = Field(description="Null where there are no samples.")
     fair: dict[str, bool] = Field(description="Per seed: whether all its pairs are like for like.")
     captions: dict[str, dict[str, Any]] = Field(description="Lint of each caption set.")
     timing: dict[str, dict[str, float]] = Field(description="Unit to stage to seconds, of all attempts at it.")

@@ -1,32 +1,39 @@
-"""The attempt: the value that every stage is given."""
+"""The attempt, and the workplace that it is part of: the values that every stage is given."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from job import layout
 from job.manifest.packs import Pack, ResolvedVariant, packs_of, resolve_variants
-from job.manifest.schema import Manifest
+from job.manifest.schema import LimitsConfig, Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.storage import open_storage
 from job.storage.folder import RunFolder
 
 
-@dataclass(frozen=True)
-class Attempt:
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Where one process works: the folder of results, the folder for scratch files, and how it is seen and stopped."""
+
+    run: RunFolder  # the run's folder in storage, or the one that results go to
+    workdir: Path  # the folder for scratch files on this machine; may vanish between attempts
+    progress: Progress
+    stop: StopFlag
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    fenced: bool = True  # whether the store can keep a second writer out
+    epoch: int | None = None  # epoch of the lease that is held on a unit; None where none is held
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Workplace):
     """One try of one process at a run. `new_attempt` makes one, and `unit_of` a copy that may write a unit's files."""
 
     manifest: Manifest
     variants: tuple[ResolvedVariant, ...]
     packs: tuple[Pack, ...]
-    run: RunFolder  # the run's folder in storage
     cache: RunFolder  # the cache's, which may be shared with other runs
-    workdir: Path  # the folder for scratch files on this machine; may vanish between attempts
-    progress: Progress
-    stop: StopFlag
-    fenced: bool = True  # whether the store can keep a second writer out
-    epoch: int | None = None  # epoch of the lease that is held on a unit; None where none is held
 
     def cache_folder(self, kind: str, key: str) -> RunFolder:
         """The folder in storage for values of one kind under one key."""
@@ -55,7 +62,18 @@ def new_attempt(
     """
     variants, packs = resolve_variants(manifest), packs_of(manifest)
     run, cache = open_run(manifest, moved), open_cache(manifest, moved)
-    return Attempt(manifest, variants, packs, run, cache, workdir, progress, stop, fenced)
+    return Attempt(
+        run=run,
+        workdir=workdir,
+        progress=progress,
+        stop=stop,
+        limits=manifest.limits,
+        fenced=fenced,
+        manifest=manifest,
+        variants=variants,
+        packs=packs,
+        cache=cache,
+    )
 
 
 def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:

@@ -12,7 +12,7 @@ from job.run.context import Attempt
 from job.storage import Storage, is_remote, open_storage
 from job.storage.local import LocalStorage
 from job.storage.stored import StoredJson
-from lora_engine.records import CaptionRecord, ImageRecord, SourceFile
+from lora_engine.records import CaptionRecord, ImageRecord, SourceFile, used_images
 
 
 class SourceStamp(StoredJson):
@@ -64,7 +64,7 @@ class Images:
     @property
     def used(self) -> tuple[ImageRecord, ...]:
         """The images that are trained on or held out, in the order of their ids."""
-        return tuple(sorted((r for r in self.records if r.used), key=lambda r: r.id))
+        return used_images(self.records)
 
     def _of(self, split: str) -> tuple[ImageRecord, ...]:
         return tuple(record for record in self.used if record.split == split)

@@ -1,20 +1,24 @@
 """Decides once for a run what its manifest leaves open, in `resolved.json`, which later attempts read."""
 
+import contextlib
+import json
 import time
 from typing import Any
 
 import torch
 import yaml
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
+from job.manifest.models import ScoredSamplesConfig
 from job.manifest.packs import Pack, set_of_variant
 from job.process.versions import environment
 from job.run.context import Attempt
 from job.run.dataset import Images, SourceStamp, source_fingerprint
 from job.run.identity import Identity, has_more_steps, identity, identity_conflicts
+from job.run.samples import samples_key
 from job.run.status import Status
 from job.storage.stored import StoredJson
 from lora_engine.config.evaluation import EvaluationConfig, Pairs
@@ -50,6 +54,13 @@ class ModelDecisions(StoredJson):
 SCORING = 2
 
 
+class SampleDecision(StoredJson):
+    """Which samples are the study's own."""
+
+    set: str  # the name of their folder; empty for the first that the run asked for
+    key: str  # see `samples_key`
+
+
 class SeenEvaluation(StoredJson):
     """The manifest's `evaluation`, of which later attempts and reports ask for these keys and keep the rest."""
 
@@ -63,11 +74,12 @@ class SeenEvaluation(StoredJson):
 
 
 class SeenVariant(StoredJson):
-    """A variant of the manifest, of which later attempts and reports ask for its name and keep the rest."""
+    """A variant of the manifest, of which later attempts and reports ask for these keys and keep the rest."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str
+    prompt_template: str | None = None
 
 
 class SeenManifest(StoredJson):
@@ -97,6 +109,13 @@ class Resolved(StoredJson):
     set_of_variant: dict[str, str]  # variant to caption set
     packs: tuple[PackDecision, ...] = Field(min_length=1)
     models: ModelDecisions
+    samples: SampleDecision | None = None  # None where no attempt asked for samples, or an earlier version did
+    earlier_samples: tuple[SampleDecision, ...] = ()  # that attempts asked for before
+
+    @property
+    def sample_set(self) -> str:
+        """The name of the folder of the study's own samples."""
+        return self.samples.set if self.samples else ""
 
     @model_validator(mode="after")
     def _check_variants(self) -> "Resolved":
@@ -136,12 +155,20 @@ def is_done(attempt: Attempt) -> bool:
     if not attempt.run.exists(layout.SUCCESS) or has_more_steps(stored.identity, current):
         return False
     now, then = SeenManifest.model_validate(attempt.manifest.model_dump(mode="json")), stored.manifest
-    if now.evaluation.samples != then.evaluation.samples:
+    if _asked_samples(now) != _asked_samples(then):
         return False
     # Another source of the dataset or a model can hold the same files, but that is known only once they are fetched.
     source = attempt.run.read_stored(layout.SOURCE, SourceStamp)
     same_data = source is not None and source.fingerprint == source_fingerprint(attempt)
     return same_data and (now.base_model, now.captioner) == (then.base_model, then.captioner)
+
+
+def _asked_samples(manifest: SeenManifest) -> object:
+    """What the manifest says about samples, with today's defaults."""
+    asked: object = manifest.evaluation.samples
+    with contextlib.suppress(ValidationError):  # It asks for none, or a later version wrote it.
+        asked = ScoredSamplesConfig.model_validate_json(json.dumps(asked))
+    return asked, [variant.prompt_template for variant in manifest.variants] if asked is not None else None
 
 
 def is_prepared(attempt: Attempt, fingerprint: str) -> bool:
@@ -155,9 +182,17 @@ def is_prepared(attempt: Attempt, fingerprint: str) -> bool:
 
 
 def resolve(
-    attempt: Attempt, images: Images, base: LocalModel, captioner: LocalModel | None, device: torch.device
+    attempt: Attempt,
+    images: Images,
+    base: LocalModel,
+    captioner: LocalModel | None,
+    clip: LocalModel | None,
+    device: torch.device,
 ) -> Resolved:
     """Decide what the manifest leaves open and no earlier attempt has decided, and write it.
+
+    Args:
+        clip: scores the samples; None where the manifest names none.
 
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
@@ -167,7 +202,8 @@ def resolve(
     stored = read_resolved(attempt)
     if stored is not None:
         _refuse_conflicts(attempt, stored, current)
-    resolved = _decide(attempt, models, current, stored, device)
+    samples = _decided_samples(attempt, stored, None if clip is None else clip.sha256)
+    resolved = _decide(attempt, models, current, samples, stored, device)
     if not has_bf16(device) and any(pack.precision == "bf16" for pack in resolved.packs):
         attempt.progress.warn("training.precision is bf16, which this device emulates: fp32 would be many times faster")
     if resolved != stored:
@@ -179,8 +215,31 @@ def resolve(
     return resolved
 
 
+def _decided_samples(attempt: Attempt, stored: Resolved | None, clip_sha256: str | None) -> tuple[SampleDecision, ...]:
+    """All samples that the run was asked for, those that are the study's own last; none where it was asked for none.
+
+    Other samples than before get a folder of their own, so that none is drawn over; the same ones again are found.
+    """
+    config = attempt.manifest.evaluation.samples
+    before = () if stored is None or stored.samples is None else (*stored.earlier_samples, stored.samples)
+    if config is None:
+        return before
+    templates = {variant.name: variant.prompt_template for variant in attempt.manifest.variants}
+    key = samples_key(config, templates, clip_sha256)
+    known = next((decision for decision in before if decision.key == key), None)
+    if known is None:
+        is_first = not before and (stored is None or stored.manifest.evaluation.samples is None)
+        known = SampleDecision(set="" if is_first else f"study-{key[:12]}", key=key)
+    return (*(decision for decision in before if decision != known), known)
+
+
 def _decide(
-    attempt: Attempt, models: dict[str, str], current: Identity, stored: Resolved | None, device: torch.device
+    attempt: Attempt,
+    models: dict[str, str],
+    current: Identity,
+    samples: tuple[SampleDecision, ...],
+    stored: Resolved | None,
+    device: torch.device,
 ) -> Resolved:
     manifest = attempt.manifest
     base = ModelDecision(source=manifest.base_model.source, sha256=models["base"])
@@ -199,6 +258,8 @@ def _decide(
         set_of_variant=sets,
         packs=tuple(_decided_pack(pack, stored, device) for pack in attempt.packs),
         models=ModelDecisions(base=base, captioner=captioner),
+        samples=samples[-1] if samples else None,
+        earlier_samples=samples[:-1],
     )
 
 

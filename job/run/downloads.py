@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from job.errors import ExitCode, JobError
-from job.run.context import Attempt
+from job.run.context import Workplace
 from job.storage import ObjectInfo, Storage, StorageSettings, name_of, open_storage
 from job.storage.files import DamagedObjectError, MissingObjectError, etag_of
 from job.storage.transfer import download_all
@@ -14,7 +14,7 @@ from job.storage.uris import as_folder
 from lora_engine.records import SourceFile
 
 
-def folder_of(attempt: Attempt, what: str, source: str) -> Path:
+def folder_of(place: Workplace, what: str, source: str) -> Path:
     """A folder for the files of one source alone.
 
     Runs of one name may share the scratch folder, and their sources may have files of equal names.
@@ -22,7 +22,7 @@ def folder_of(attempt: Attempt, what: str, source: str) -> Path:
     Args:
         what: "dataset" or "models", the folder that it lies in.
     """
-    return attempt.workdir / what / hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return place.workdir / what / hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def require_path(path: Path, what: str, code: ExitCode) -> None:
@@ -35,31 +35,31 @@ def require_path(path: Path, what: str, code: ExitCode) -> None:
         )
 
 
-def fetch_object(attempt: Attempt, source: str, settings: StorageSettings, folder: Path) -> Path:
+def fetch_object(place: Workplace, source: str, settings: StorageSettings, folder: Path) -> Path:
     """Download one object into the folder, under its own name, and return its path.
 
     Raises:
         MissingObjectError: 42 when there is no such object.
     """
-    storage = open_storage(source, settings, attempt.progress.moved)
+    storage = open_storage(source, settings, place.progress.moved)
     info = storage.head(source)
     if info is None:
         raise MissingObjectError(source)
     path = folder / name_of(source)
-    _download(attempt, storage, [(info, path)])
+    _download(place, storage, [(info, path)])
     return path
 
 
 def fetch_prefix(
-    attempt: Attempt, source: str, settings: StorageSettings, folder: Path, wanted: Callable[[str], bool]
+    place: Workplace, source: str, settings: StorageSettings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
     """Download every object below `source` whose key is wanted into the folder; give the files in the order of keys."""
-    storage, start = open_storage(source, settings, attempt.progress.moved), len(as_folder(source))
+    storage, start = open_storage(source, settings, place.progress.moved), len(as_folder(source))
     listed = {info.uri[start:]: info for info in storage.list(source)}
     keys = [key for key in listed if key and not key.endswith("/") and wanted(key)]
     folders = {str(parent) for key in keys for parent in PurePosixPath(key).parents}
     found = [(listed[key], SourceFile(key, str(folder / _local_name(key, folders)))) for key in keys]
-    _download(attempt, storage, [(info, Path(file.path)) for info, file in found])
+    _download(place, storage, [(info, Path(file.path)) for info, file in found])
     return sorted((file for _, file in found), key=lambda file: file.key)
 
 
@@ -79,24 +79,24 @@ def _local_name(key: str, folders: Collection[str]) -> str:
     return hashlib.sha256(key.encode()).hexdigest() + path.suffix[:10]
 
 
-def _download(attempt: Attempt, storage: Storage, items: Sequence[tuple[ObjectInfo, Path]]) -> None:
+def _download(place: Workplace, storage: Storage, items: Sequence[tuple[ObjectInfo, Path]]) -> None:
     """Download the objects that no earlier attempt on this machine did, or that have changed since.
 
     The file `fetched.txt` has a line for each download that was completed.
     """
-    log = attempt.workdir / "fetched.txt"
+    log = place.workdir / "fetched.txt"
     fetched = set(log.read_text().splitlines()) if log.exists() else set()
     missing = [(info, path) for info, path in items if not path.is_file() or _entry(info, path) not in fetched]
     place_of = {info.uri: path for info, path in missing}
-    with attempt.progress.stage("fetch", total=len(items), unit="files") as stage, log.open("a") as lines:
+    with place.progress.stage("fetch", total=len(items), unit="files") as stage, log.open("a") as lines:
         stage.advance(len(items) - len(missing))
-        for info, digest in download_all(storage, missing, check=attempt.stop.check):
+        for info, digest in download_all(storage, missing, check=place.stop.check):
             if digest.size != info.size:
                 raise DamagedObjectError(f"{info.uri} was listed with {info.size} bytes but is {digest.size} bytes.")
             lines.write(f"{_entry(info, place_of[info.uri])}\n")
             lines.flush()
             stage.advance(1)
-            attempt.stop.check()
+            place.stop.check()
 
 
 def _entry(info: ObjectInfo, path: Path) -> str:

@@ -68,8 +68,8 @@ def read_status(run: RunFolder) -> list[Status]:
 
 
 def spent_seconds(run: RunFolder) -> float:
-    """The seconds that all attempts at the run have taken so far."""
-    return sum(status.seconds for status in _statuses(run))
+    """The seconds that all attempts at the run have taken so far, but for sets of samples that were drawn besides."""
+    return sum(status.seconds for status in _statuses(run) if not status.unit.startswith(layout.SET_UNITS))
 
 
 def follow_status(run: RunFolder) -> Iterator[list[Status]]:

@@ -5,60 +5,63 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from job import layout
 from job.errors import JobError, code_of
 from job.process.faults import resource_errors
 from job.process.progress import Stage
-from job.run.context import Attempt
+from job.run.context import Workplace
 from job.run.lease import LeaseTimes, held
 from job.run.status import Status
+
+Place = TypeVar("Place", bound=Workplace)
 
 _STATUS_SECONDS = 5.0  # between two writes of the status
 
 
 @contextlib.contextmanager
-def unit_of(attempt: Attempt, unit: str, wait_minutes: float) -> Iterator[Attempt]:
+def unit_of(place: Place, unit: str, wait_minutes: float) -> Iterator[Place]:
     """Hold the unit while the block runs, keep its status up to date, and write at its end how it went.
 
     Args:
         wait_minutes: how long to wait for another process that works on the unit.
 
     Yields:
-        The attempt, with a run folder that can be written only while the unit is held.
+        The workplace, with a run folder that can be written only while the unit is held.
 
     Raises:
         HeldError: 52 when another process still holds the unit after the wait.
         JobError: 44 or 53 when memory, disk or GPU fail within the block.
     """
-    with _held(attempt, unit, wait_minutes) as holding, _shown(holding, unit):
+    with _held(place, unit, wait_minutes) as holding, _shown(holding, unit):
         yield holding
 
 
 @contextlib.contextmanager
-def _held(attempt: Attempt, unit: str, wait_minutes: float) -> Iterator[Attempt]:
-    """Hold the unit's lease while the block runs, if the store can keep leases; yield the attempt with its folder."""
-    if not attempt.fenced:
-        yield attempt
+def _held(place: Place, unit: str, wait_minutes: float) -> Iterator[Place]:
+    """Hold the unit's lease while the block runs, if the store can keep leases; yield the workplace with its folder."""
+    if not place.fenced:
+        yield place
         return
     is_logged = False
 
     def waiting(holder: str) -> None:
         nonlocal is_logged
-        attempt.progress.moved()
+        place.progress.moved()
         if not is_logged:
-            attempt.progress.say("waiting for another process", unit=unit, holder=holder)
+            place.progress.say("waiting for another process", unit=unit, holder=holder)
         is_logged = True
 
-    times = LeaseTimes(attempt.manifest.limits.lease_seconds, wait_minutes * 60)
-    with held(attempt.run, unit, times, attempt.stop, waiting) as (run, epoch):
-        yield replace(attempt, run=run, epoch=epoch)
+    times = LeaseTimes(place.limits.lease_seconds, wait_minutes * 60)
+    with held(place.run, unit, times, place.stop, waiting) as (run, epoch):
+        yield replace(place, run=run, epoch=epoch)
 
 
 @contextlib.contextmanager
-def _shown(attempt: Attempt, unit: str) -> Iterator[None]:
+def _shown(place: Workplace, unit: str) -> Iterator[None]:
     """Keep the unit's status up to date while the block runs, and write how it ended."""
-    writer = _Writer(attempt, unit)
+    writer = _Writer(place, unit)
     try:
         with writer, resource_errors():
             yield
@@ -75,12 +78,12 @@ def _shown(attempt: Attempt, unit: str) -> Iterator[None]:
 class _Writer:
     """Writes a unit's status in a thread of its own, so that a slow store does not hold up the work."""
 
-    def __init__(self, attempt: Attempt, unit: str) -> None:
-        self._attempt, self._unit = attempt, unit
+    def __init__(self, place: Workplace, unit: str) -> None:
+        self._place, self._unit = place, unit
         self._key = layout.unit_status(unit)
         self._started = datetime.now(UTC)
-        self._seconds_before = dict(attempt.progress.seconds)  # of stages, spent on other units in this attempt
-        earlier = attempt.run.read_stored(self._key, Status)
+        self._seconds_before = dict(place.progress.seconds)  # of stages, spent on other units in this attempt
+        earlier = place.run.read_stored(self._key, Status)
         self._earlier_seconds = earlier.seconds if earlier else 0.0
         self._earlier_stages = earlier.stages if earlier else {}
         self._facts: dict[str, object] = {}
@@ -88,7 +91,7 @@ class _Writer:
         self._thread = threading.Thread(target=self._loop, name="status", daemon=True)
 
     def __enter__(self) -> None:
-        self._attempt.progress.observer = self._observe
+        self._place.progress.observer = self._observe
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -103,18 +106,18 @@ class _Writer:
             try:
                 self.write("running")
             except JobError as error:
-                self._attempt.progress.warn(f"status.json could not be written: {error.cause}")
+                self._place.progress.warn(f"status.json could not be written: {error.cause}")
             if self._ended.wait(_STATUS_SECONDS):
                 return
 
     def write(self, state: str, **end: object) -> None:
         """Write the status now; `end` holds the further fields of a unit that has ended."""
         stages = dict(self._earlier_stages)
-        for name, seconds in dict(self._attempt.progress.seconds).items():
+        for name, seconds in dict(self._place.progress.seconds).items():
             if (spent := seconds - self._seconds_before.get(name, 0.0)) > 0:
                 stages[name] = round(stages.get(name, 0.0) + spent, 3)
         now = datetime.now(UTC)
         facts = {"unit": self._unit, "state": state, "started": self._started, "updated": now, "stages": stages}
         facts["seconds"] = self._earlier_seconds + (now - self._started).total_seconds()
         status = Status.model_validate(facts | self._facts | end)
-        self._attempt.run.write_json(self._key, status.model_dump(mode="json", exclude_none=True))
+        self._place.run.write_json(self._key, status.model_dump(mode="json", exclude_none=True))

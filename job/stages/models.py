@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ClipConfig
-from job.run.context import Attempt
+from job.run.context import Attempt, Workplace
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
-from job.storage import is_remote
+from job.storage import StorageSettings, is_remote
 from job.storage.hub import fetch_hub, is_hub, repository_of
 from job.storage.uris import local_path
 from job.threads import wait_for
@@ -38,28 +38,32 @@ def fetch_models(attempt: Attempt) -> Models:
         JobError, ModelError: 43 where a model cannot be used, 42 or 50 where it cannot be fetched.
     """
     manifest = attempt.manifest
-    base = fetch_base(attempt)
+    settings, samples = manifest.model_storage(), manifest.evaluation.samples
+    base = fetch_base(attempt, manifest.base_model, settings)
     hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
     for pack in attempt.packs:
         stable_diffusion.require_trainable(base, pack.lora)
     captioner = None
     if manifest.captioner is not None:
-        captioner = fetch_weights(attempt, "captioner.source", manifest.captioner, CAPTIONER_PATTERNS)
+        captioner = fetch_weights(attempt, "captioner.source", manifest.captioner, CAPTIONER_PATTERNS, settings)
         require_captioner(captioner)
-    return Models(base, captioner, _fetch_clip(attempt))
+    return Models(base, captioner, fetch_clip(attempt, samples.clip if samples else None, settings))
 
 
-def fetch_base(attempt: Attempt) -> LocalModel:
-    """Fetch the base model and give it as a folder in diffusers layout, into which a single-file one is converted."""
-    config = attempt.manifest.base_model
-    model = fetch_weights(attempt, "base_model.source", config, stable_diffusion.FILE_PATTERNS)
+def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSettings) -> LocalModel:
+    """Fetch the base model and give it as a folder in diffusers layout, into which a single-file one is converted.
+
+    Args:
+        settings: of the store that holds it.
+    """
+    model = fetch_weights(place, "base_model.source", config, stable_diffusion.FILE_PATTERNS, settings)
     if model.path.is_dir():
         stable_diffusion.require_weights(model)
         return model
     components = fetch_model(
-        attempt, "base_model.components", config.components, None, stable_diffusion.CONFIG_PATTERNS
+        place, "base_model.components", config.components, None, stable_diffusion.CONFIG_PATTERNS, settings
     )
-    folder = attempt.workdir / "models" / f"{model.path.stem}-{model.sha256[:16]}"
+    folder = place.workdir / "models" / f"{model.path.stem}-{model.sha256[:16]}"
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:
@@ -72,60 +76,70 @@ def fetch_base(attempt: Attempt) -> LocalModel:
     return LocalModel(folder)
 
 
-def _fetch_clip(attempt: Attempt) -> LocalModel | None:
-    samples = attempt.manifest.evaluation.samples
-    if samples is None or samples.clip is None:
+def fetch_clip(place: Workplace, config: ClipConfig | None, settings: StorageSettings) -> LocalModel | None:
+    """Fetch the CLIP model that scores samples; None where none is named. Takes `settings` as `fetch_base` does."""
+    if config is None:
         return None
-    model = fetch_weights(attempt, "evaluation.samples.clip.source", samples.clip, CLIP_PATTERNS)
+    model = fetch_weights(place, "evaluation.samples.clip.source", config, CLIP_PATTERNS, settings)
     require_clip(model)
     return model
 
 
-def fetch_model(attempt: Attempt, what: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def fetch_model(
+    place: Workplace,
+    what: str,
+    source: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    settings: StorageSettings,
+) -> Path:
     """Fetch a model's files, and give the local folder that holds them, or the path of a single `.safetensors` file.
 
     Args:
         what: the manifest's key of the model, for messages.
         revision: the commit or branch of a hub's model; None for its main branch, or where the source is no hub.
         patterns: glob patterns of the files that are needed.
+        settings: of the store that holds it.
 
     Raises:
         JobError: 43 when the model is not there, 42 or 50 when it cannot be reached.
     """
     if is_hub(source):
         repository = repository_of(source)
-        return wait_for(
-            lambda: fetch_hub(what, repository, revision, patterns, attempt.progress.moved), attempt.stop.check
-        )
+        return wait_for(lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved), place.stop.check)
     if not is_remote(source):
         path = local_path(source)
         require_path(path, what, ExitCode.MODEL)
         return path
-    folder = folder_of(attempt, "models", source)
+    folder = folder_of(place, "models", source)
     if source.endswith(".safetensors"):
-        return fetch_object(attempt, source, attempt.manifest.model_storage(), folder)
+        return fetch_object(place, source, settings, folder)
 
     def wanted(key: str) -> bool:
         return any(fnmatch(key, pattern) for pattern in patterns)
 
-    if not fetch_prefix(attempt, source, attempt.manifest.model_storage(), folder, wanted):
+    if not fetch_prefix(place, source, settings, folder, wanted):
         raise JobError(ExitCode.MODEL, f"{what}: there is no model at {source}.", f"Correct {what}.")
     return folder
 
 
 def fetch_weights(
-    attempt: Attempt, what: str, config: BaseModelConfig | CaptionerModelConfig | ClipConfig, patterns: Sequence[str]
+    place: Workplace,
+    what: str,
+    config: BaseModelConfig | CaptionerModelConfig | ClipConfig,
+    patterns: Sequence[str],
+    settings: StorageSettings,
 ) -> LocalModel:
     """Fetch a model with its weights: pickles, too, where the manifest allows them, with a warning if any will be read.
 
-    Takes `what` and `patterns`, and raises, as `fetch_model` does.
+    Takes `what`, `patterns` and `settings`, and raises, as `fetch_model` does.
     """
     wanted = with_pickles(patterns, allow_pickle=config.allow_pickle)
-    path = fetch_model(attempt, what, config.source, config.revision, wanted)
+    path = fetch_model(place, what, config.source, config.revision, wanted, settings)
     folders = (path, *(path / part for part in WITH_WEIGHTS))
     pickles = [file.relative_to(path).as_posix() for folder in folders for file in pickled_weights(folder)]
     if config.allow_pickle and pickles:
-        attempt.progress.warn(
+        place.progress.warn(
             f"{what}: {', '.join(pickles)}: pickles can hold code; since allow_pickle is true, their weights are read"
         )
     return LocalModel(path, config.allow_pickle)

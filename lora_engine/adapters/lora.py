@@ -169,10 +169,13 @@ def packed_layers(model: nn.Module) -> list[PackedLinear]:
     return [module for module in model.modules() if isinstance(module, PackedLinear)]
 
 
-def activate(model: nn.Module, names: Sequence[str]) -> None:
+def activate(model: nn.Module, names: Sequence[str], strength: float = 1.0) -> None:
     """Let the model compute with these adapters, as they are now: the batch's k-th part passes through the k-th.
 
     An adapter may be named more than once. Without names the model computes as the base model.
+
+    Args:
+        strength: by which the adapters' updates are multiplied.
     """
     for layer in packed_layers(model):
         layer.enable_adapters(enabled=bool(names))
@@ -181,7 +184,8 @@ def activate(model: nn.Module, names: Sequence[str]) -> None:
             layer.set_adapter(list(names))
             dtype = layer.get_base_layer().weight.dtype
             layer.down_KRI = torch.stack([layer.lora_A[name].weight.detach() for name in names]).to(dtype)
-            layer.up_KOR = torch.stack([layer.lora_B[name].weight.detach() for name in names]).to(dtype)
+            ups = torch.stack([layer.lora_B[name].weight.detach() for name in names])
+            layer.up_KOR = (ups if strength == 1 else strength * ups).to(dtype)
 
 
 def parameters(model: nn.Module, name: str) -> Adapter:

@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lora_engine.config.captions import CleaningConfig
 
@@ -120,37 +119,33 @@ def _without_stop_words(text: str) -> str:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A caption with its style hints that the text encoder reads to its end."""
+    """A caption, with what stands around it, that the text encoder reads to its end."""
 
     text: str
     tokens: int  # start and end included
     truncated: bool  # words of the caption were cut
 
 
-def fit(caption: str, hints: str, position: Literal["first", "last"], count_tokens: Callable[[str], int]) -> Fitted:
-    """Join caption and style hints; where both exceed 77 tokens, words at the caption's end are cut, never the hints.
+def fit(caption: str, joined: Callable[[str], str], count_tokens: Callable[[str], int]) -> Fitted:
+    """Put a caption between what stands around it; where both exceed 77 tokens, words at the caption's end are cut.
 
     A word that is too long even by itself, as a text without spaces is, is cut within.
 
     Args:
-        position: of the hints.
+        joined: gives the whole text for what is kept of the caption, which may be nothing.
         count_tokens: counts a text's tokens, start and end included.
 
     Raises:
-        ValueError: the hints alone are too long.
+        ValueError: what stands around the caption is too long by itself.
     """
-
-    def joined(kept: str) -> str:
-        parts = (kept, hints) if position == "last" else (hints, kept)
-        return ", ".join(part for part in parts if part)
 
     def fits(kept: str) -> bool:
         return count_tokens(joined(kept)) <= TOKEN_LIMIT
 
     if fits(caption):
         return Fitted(joined(caption), count_tokens(joined(caption)), truncated=False)
-    if count_tokens(hints) > TOKEN_LIMIT:
-        raise ValueError(f"style_hints are {count_tokens(hints)} tokens; the text encoder reads {TOKEN_LIMIT}")
+    if not fits(""):
+        raise ValueError(f"{count_tokens(joined(''))} tokens; the text encoder reads {TOKEN_LIMIT}")
     text = " ".join(caption.split())
 
     def last(ends: Sequence[int]) -> int:

@@ -1,6 +1,7 @@
 """Makes the captions of an image, as a strategy's configuration says."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from lora_engine.captions.rules import Cleaned, clean, fit
 from lora_engine.config.captions import (
@@ -47,19 +48,40 @@ def caption_record(
     texts, raws, tokens, truncated = [], [], [], []
     for _, part in plain_parts(config):
         raw = _raw(part, source, generated, existing)
-        if isinstance(part, ConstantCaptions):
-            cleaned, hints, position = Cleaned(part.text, truncated=False), "", "last"
-        else:
-            cleaned, hints, position = clean(raw or "", part.cleaning), part.style_hints, part.hints_position
+        cleaned = _cleaned(part, raw)
         try:
-            fitted = fit(cleaned.text, hints, "first" if position == "first" else "last", count_tokens)
+            fitted = fit(cleaned.text, partial(with_surroundings, part, config.trigger), count_tokens)
         except ValueError as error:
-            raise DataError(f"{error}.", "Shorten style_hints.") from error
+            around = "trigger and style_hints" if config.trigger else "style_hints"
+            raise DataError(f"{around} are {error}.", f"Shorten {around}.") from error
         texts.append(fitted.text)
         raws.append(raw)
         tokens.append(fitted.tokens)
         truncated.append(cleaned.truncated or fitted.truncated)
     return CaptionRecord(image_id, tuple(texts), tuple(raws), tuple(tokens), tuple(truncated))
+
+
+def with_surroundings(part: PlainCaptions, trigger: str, caption: str) -> str:
+    """The text that is trained on: trigger, style hints and caption where they stand, parted by commas."""
+    texts = [trigger, caption]
+    if not isinstance(part, ConstantCaptions):
+        texts.insert(1 if part.hints_position == "first" else 2, part.style_hints)
+    return ", ".join(text for text in texts if text)
+
+
+def bare(part: PlainCaptions, raw: str | None) -> str:
+    """An image's caption without trigger and style hints, of any length.
+
+    Args:
+        raw: the caption before it is cleaned, see `CaptionRecord`.
+    """
+    return _cleaned(part, raw).text
+
+
+def _cleaned(part: PlainCaptions, raw: str | None) -> Cleaned:
+    if isinstance(part, ConstantCaptions):
+        return Cleaned(part.text, truncated=False)
+    return clean(raw or "", part.cleaning)
 
 
 def _raw(part: PlainCaptions, source: str, generated: str | None, existing: str | None) -> str | None:

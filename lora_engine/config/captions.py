@@ -1,12 +1,23 @@
 """The settings of caption strategies: where the text of an image comes from and how it is cleaned."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lora_engine.config.base import Config
 
 Text = Annotated[str, Field(max_length=2000)]
+
+
+def _template(value: str) -> str:
+    unknown = [name for name in re.findall(r"\{([^{}]*)\}", value) if name not in ("prompt", "trigger")]
+    if unknown or value.count("{prompt}") != 1:
+        raise ValueError("a text that holds {prompt} once, and perhaps {trigger}")
+    return value
+
+
+PromptTemplate = Annotated[Text, AfterValidator(_template)]
 
 
 class CleaningConfig(Config):
@@ -23,6 +34,11 @@ class CleaningConfig(Config):
 class _Captions(Config):
     caption_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Fraction of training samples that see the empty prompt instead."
+    )
+    trigger: Text = Field(
+        default="",
+        description="Stands before every caption; never what is cut at 77 tokens. It becomes the adapter's trigger "
+        "phrase.",
     )
 
 
@@ -67,11 +83,10 @@ class MixPart(Config):
     captions: PlainCaptions
 
     @model_validator(mode="after")
-    def _check_dropout(self) -> "MixPart":
-        if self.captions.caption_dropout:
-            raise ValueError(
-                f"caption_dropout: {self.captions.caption_dropout} of a part does nothing; set the mix's own"
-            )
+    def _check_settings_of_the_whole(self) -> "MixPart":
+        for key in ("caption_dropout", "trigger"):
+            if value := getattr(self.captions, key):
+                raise ValueError(f"{key}: {value!r} of a part does nothing; set the mix's own")
         return self
 
 

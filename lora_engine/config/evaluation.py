@@ -4,22 +4,65 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lora_engine.config.base import Config
 
+Text = Annotated[str, Field(max_length=2000)]
+_Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
+Size = _Side | tuple[_Side, _Side]  # pixels: of a square's side, or width and height
+Guidance = Annotated[float, Field(ge=0, le=50)]
+Strength = Annotated[float, Field(ge=-4, le=4)]
+SamplerName = Literal["ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm++_2m", "dpm++_2m_karras", "unipc"]
+
+MOST_PROMPTS, MOST_SEEDS = 256, 64
+
+
+class PromptConfig(Config):
+    """A prompt with settings of its own; those that are left out are the samples'."""
+
+    prompt: Text
+    negative: Text | None = Field(default=None, description="Negative prompt.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(default=None, description="The only seed of this one.")
+    size: Size | None = Field(default=None, description="Pixels: a square's side, or [width, height].")
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(default=None, description="Denoising steps.")
+    guidance: Guidance | None = None
+    strength: Strength | None = Field(default=None, description="Of the adapter.")
+
 
 class SamplesConfig(Config):
-    """Images generated from fixed prompts and seeds, measured for likeness to the training images."""
+    """Images generated from fixed prompts and seeds, bare and prompted as each adapter was trained, and measured."""
 
-    prompts: tuple[Annotated[str, Field(max_length=2000)], ...] = Field(min_length=1, max_length=64)
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1, max_length=16)
-    steps: int = Field(default=25, ge=1, le=1000)
-    guidance: float = Field(default=7.5, ge=0, le=50)
-    negative_prompt: str = Field(default="", max_length=2000)
+    prompts: tuple[Text | PromptConfig, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MOST_PROMPTS,
+        description="A text, or a mapping with settings of its own. Default: captions of held-out images, at least "
+        "24 pictures a variant at the end and 4 on the way, each prompt with seeds of its own.",
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+        default=(0,), min_length=1, max_length=MOST_SEEDS, description="Of every prompt."
+    )
+    size: Size | None = Field(
+        default=None, description="Pixels: a square's side, or [width, height]. Default: preprocess.resolution."
+    )
+    steps: int = Field(default=25, ge=1, le=1000, description="Denoising steps.")
+    guidance: Guidance = 7.5
+    negative_prompt: Text = ""
+    sampler: SamplerName | None = Field(default=None, description="Default: the base model's own.")
+    strength: Strength = Field(default=1.0, description="Of the adapter: 0 is the base model, 1 as trained.")
     when: Literal["evaluations", "end"] = Field(
         default="evaluations", description="With the base model and every checkpoint, or with the last one alone."
     )
+
+    @model_validator(mode="after")
+    def _check_twice(self) -> "SamplesConfig":
+        prompts = [each if isinstance(each, PromptConfig) else PromptConfig(prompt=each) for each in self.prompts or ()]
+        if len({each.model_dump_json() for each in prompts}) < len(prompts):
+            raise ValueError("prompts holds one twice; each prompt once, and more seeds for more pictures")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds holds one twice; each seed once")
+        return self
 
 
 Pairs = Literal["all", "with_first"] | tuple[tuple[str, str], ...]

@@ -1,11 +1,11 @@
-"""Generates images from fixed prompts and seeds with the base model, or with several adapters at once.
+"""Generates pictures from fixed prompts and seeds with the base model, or with several adapters at once.
 
-Shape legend: P prompts, L tokens of a text and D features of a token.
+Shape legend: L tokens of a text, D features of a token; C, H and W channels, height and width of a picture.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from typing import Any
 
 import torch
@@ -13,19 +13,28 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lora_engine.adapters import lora
-from lora_engine.config.evaluation import SamplesConfig
+from lora_engine.config.evaluation import SamplerName
 from lora_engine.dataset.encode import encode_texts
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
+from lora_engine.records import SampleSetting
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture that each of some adapters is asked for: with the same noise, and each adapter with its own text."""
+
+    texts: Mapping[str | None, str]  # adapter's name to its text; None for the base model, which draws alone
+    seed: int
+    setting: SampleSetting
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, and what it was generated from."""
+    """A picture that was generated, or none."""
 
     adapter: str | None  # its name; None for the base model
-    prompt: int  # its place in the configuration's list
-    seed: int
+    request: int  # the place of its request
     image: Image.Image | None  # None where its pixels are not all finite
 
 
@@ -33,101 +42,135 @@ class Sampler:
     """The base model's pipeline around a UNet that is already loaded; its other parts in the UNet's dtype.
 
     Args:
-        folder: the base model, in diffusers layout.
-        resolution: pixels a side.
+        unet: with the adapters injected; without any it generates as it is.
+        texts: all that will be asked for, negative prompts too: they are encoded now, and the text encoder is freed.
         images_at_once: how many images of each adapter may pass through the UNet at once. With guidance every image
             counts twice; where that is more than may, adapters take turns.
+        name: of the sampler; None for the base model's own.
+        activate: lets the UNet compute with adapters, by name, at a strength; as the base model where none is named.
     """
 
     def __init__(
         self,
         model: LocalModel,
         unet: nn.Module,
-        config: SamplesConfig,
-        resolution: int,
+        texts: Collection[str],
         images_at_once: int,
         device: torch.device,
+        name: SamplerName | None = None,
+        activate: Callable[[nn.Module, Sequence[str], float], None] = lora.activate,
     ) -> None:
         from diffusers import StableDiffusionPipeline
 
-        self._unet, self._config, self._resolution = unet, config, resolution
-        dtype = next(unet.parameters()).dtype
+        self._unet, self._device, self._images_at_once, self._activate = unet, device, images_at_once, activate
         # The pipeline decides in the same way: a distilled UNet takes the guidance as an input.
-        guided = config.guidance > 1 and getattr(unet.config, "time_cond_proj_dim", None) is None
-        self._copies = 2 if guided else 1  # of each image in the UNet's batch: without and with the prompt
-        self._in_turns = images_at_once < self._copies
-        self._images_at_once = max(1, images_at_once // self._copies)
-        self._prompts, self._negative = _embeddings(model, config, dtype, device)
-        vae = stable_diffusion.load_vae(model).to(dtype)
+        self._can_guide = getattr(unet.config, "time_cond_proj_dim", None) is None
+        self._embeddings = _embeddings(model, texts, next(unet.parameters()).dtype, device)
+        vae = stable_diffusion.load_vae(model).to(next(unet.parameters()).dtype)
         vae.enable_slicing()  # decodes image by image: all at once take as long, and far more memory
         self._pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=None,
             tokenizer=None,
             unet=unet,
-            scheduler=stable_diffusion.load_sampler(model),
+            scheduler=stable_diffusion.load_sampler(model, name),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         ).to(device)
         self._pipeline.set_progress_bar_config(disable=True)
 
-    def generate(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Sample]]:
-        """Generate an image by each of these adapters for every prompt and seed; by the base model where none is named.
+    def generate(
+        self,
+        requests: Sequence[Request],
+        check: Callable[[], None],
+        kept: Callable[[str | None, int], Image.Image | None] = lambda _adapter, _request: None,
+    ) -> Iterator[list[Sample]]:
+        """Generate all that is requested. Requests for the same adapters with the same setting pass together.
 
         The starting noise is drawn on the CPU, so it is the same on any device and for every adapter.
 
         Args:
             check: called at every denoising step; what it raises ends the generation.
+            kept: gives an adapter's picture of a request, by its place, that an earlier start generated; None where it
+                did not. Those that pass together are taken as they are only where all of them are kept.
 
         Yields:
-            The images that were generated at once.
+            The pictures that were generated at once.
         """
-        groups = [[name] for name in names] if names and self._in_turns else [names]
-        for group in groups:
-            yield from self._generate(group, check)
+        groups: dict[tuple[tuple[str | None, ...], SampleSetting], list[int]] = {}
+        for at, request in enumerate(requests):
+            names = tuple(request.texts)
+            in_turns = self._images_at_once < self._copies(request.setting)
+            for together in ([name] for name in names) if in_turns else (names,):
+                groups.setdefault((tuple(together), request.setting), []).append(at)
+        for (names, setting), places in groups.items():
+            at_once = max(1, self._images_at_once // self._copies(setting))
+            for start in range(0, len(places), at_once):
+                batch = places[start : start + at_once]
+                earlier = [Sample(name, at, kept(name, at)) for name, at in product(names, batch)]
+                if all(one.image is not None for one in earlier):
+                    yield earlier
+                else:
+                    yield self._generate(names, setting, requests, batch, check)
 
-    def _generate(self, names: Sequence[str], check: Callable[[], None]) -> Iterator[list[Sample]]:
-        """Generate with all of these adapters at once."""
+    def _copies(self, setting: SampleSetting) -> int:
+        """How often an image stands in the UNet's batch: once, or without and with the prompt."""
+        return 2 if setting.guidance > 1 and self._can_guide else 1
+
+    def _generate(
+        self,
+        names: Sequence[str | None],
+        setting: SampleSetting,
+        requests: Sequence[Request],
+        batch: Sequence[int],
+        check: Callable[[], None],
+    ) -> list[Sample]:
+        """Generate a batch of the requests, by their places, with all of these adapters at once."""
 
         def at_step(_pipeline: Any, _step: int, _timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
             check()
             return kept
 
         # The pipeline puts the images without the prompt before those with it, so all adapters come twice.
-        lora.activate(self._unet, [*names] * self._copies)
-        config, adapters = self._config, tuple(names) or (None,)
-        remaining = product(range(len(config.prompts)), config.seeds)
-        while batch := list(islice(remaining, self._images_at_once)):
-            text = self._prompts[[at for at, _ in batch]].repeat(len(adapters), 1, 1)
-            result = self._pipeline(
-                prompt_embeds=text,
-                negative_prompt_embeds=self._negative.expand_as(text) if self._copies == 2 else None,
-                height=self._resolution,
-                width=self._resolution,
-                num_inference_steps=config.steps,
-                guidance_scale=config.guidance,
-                callback_on_step_end=at_step,
-                output_type="pt",
-                generator=[torch.Generator("cpu").manual_seed(seed) for _ in adapters for _, seed in batch],
-            )
-            pairs = zip(product(adapters, batch), result.images, strict=True)
-            yield [Sample(name, at, seed, self._picture(pixels)) for (name, (at, seed)), pixels in pairs]
+        copies = self._copies(setting)
+        self._activate(self._unet, [name for name in names if name is not None] * copies, setting.strength)
+        wanted = list(product(names, batch))
+        text = torch.stack([self._embeddings[requests[at].texts[name]] for name, at in wanted])
+        negative = self._embeddings[setting.negative].expand_as(text) if copies == 2 else None
+        result = self._pipeline(
+            prompt_embeds=text.to(self._device),
+            negative_prompt_embeds=None if negative is None else negative.to(self._device),
+            height=setting.height,
+            width=setting.width,
+            num_inference_steps=setting.steps,
+            guidance_scale=setting.guidance,
+            callback_on_step_end=at_step,
+            output_type="latent",
+            generator=[torch.Generator("cpu").manual_seed(requests[at].seed) for _, at in wanted],
+        )
+        pixels = self._decode(result.images)
+        return [Sample(name, at, self._picture(p)) for (name, at), p in zip(wanted, pixels, strict=True)]
+
+    @torch.no_grad()
+    def _decode(self, latents: Tensor) -> Tensor:
+        """The pictures of latents, as the pipeline decodes them, but not yet cut to [-1, 1]: [pictures, C, H, W]."""
+        vae = self._pipeline.vae
+        decoded: Tensor = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        return decoded
 
     def _picture(self, pixels_CHW: Tensor) -> Image.Image | None:
-        """The picture of these pixels in [0, 1]; None where not all are finite, which 8 bits would show as black."""
+        """The picture of these pixels in [-1, 1]; None where not all are finite, which would show as black or white."""
         if not pixels_CHW.isfinite().all():
             return None
-        processor = self._pipeline.image_processor
-        picture: Image.Image = processor.numpy_to_pil(processor.pt_to_numpy(pixels_CHW[None]))[0]
+        picture: Image.Image = self._pipeline.image_processor.postprocess(pixels_CHW[None], output_type="pil")[0]
         return picture
 
 
 def _embeddings(
-    model: LocalModel, config: SamplesConfig, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The embeddings of the prompts, [P, L, D], and of the negative prompt, [1, L, D], on the device."""
+    model: LocalModel, texts: Collection[str], dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """The embedding of each text, [L, D], on the CPU."""
     tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype)
-    texts = [*config.prompts, config.negative_prompt]
-    hidden = list(encode_texts(tokenizer, encoder, texts, device))
-    return torch.stack(hidden[:-1]).to(device), hidden[-1][None].to(device)
+    different = sorted(set(texts))
+    return dict(zip(different, encode_texts(tokenizer, encoder, different, device), strict=True))

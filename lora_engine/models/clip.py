@@ -1,6 +1,6 @@
 """Scores with a CLIP model how well pictures fit texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lora_engine.models.files import LocalModel, holds_safetensors
 from lora_engine.models.image_text import load_whole, read_config
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
+_AT_ONCE = 32  # pictures or texts in a pass
 
 
 class ClipScorer:
@@ -24,14 +25,33 @@ class ClipScorer:
 
     def cosines(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """The cosine of each picture's and each text's embedding, [pictures, texts]. Texts are cut to CLIP's length."""
-        inputs = self._processor(
-            text=list(texts), images=list(pictures), return_tensors="pt", padding=True, truncation=True
-        ).to(self._device)
-        with torch.inference_mode():
-            result = self._model(**inputs)
-            images = torch.nn.functional.normalize(result.image_embeds, dim=-1)
-            words = torch.nn.functional.normalize(result.text_embeds, dim=-1)
-            return (images @ words.T).double().cpu().numpy()
+        embeddings = self.image_embeddings(pictures).astype(np.float64), self.text_embeddings(texts).astype(np.float64)
+        return embeddings[0] @ embeddings[1].T
+
+    def image_embeddings(self, pictures: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        """The embedding of each picture, of length 1: [pictures, D]. At least one picture."""
+        return self._normalised(
+            self._model.get_image_features(**self._inputs(images=list(some))) for some in _parts(pictures)
+        )
+
+    def text_embeddings(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The embedding of each text, of length 1: [texts, D]. At least one text."""
+        return self._normalised(
+            self._model.get_text_features(**self._inputs(text=list(some), padding=True, truncation=True))
+            for some in _parts(texts)
+        )
+
+    def _inputs(self, **of: Any) -> Any:
+        return self._processor(return_tensors="pt", **of).to(self._device)
+
+    @torch.inference_mode()
+    def _normalised(self, features: Iterable[Any]) -> npt.NDArray[np.float32]:
+        found = torch.cat([each.pooler_output.float().cpu() for each in features])
+        return torch.nn.functional.normalize(found, dim=-1).numpy()
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
 
 
 def require_clip(model: LocalModel) -> bool:

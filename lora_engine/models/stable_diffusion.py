@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.evaluation import SamplerName
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
 from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors
@@ -236,10 +237,27 @@ def load_noise_schedule(model: LocalModel) -> NoiseSchedule:
     return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
 
 
-def load_sampler(model: LocalModel) -> Any:
-    """The scheduler with which the pipeline generates samples: the one that it names, or PNDM."""
+# Samplers by the names that people give them: diffusers' class, and what it is told beside the base model's schedule.
+_SAMPLERS: dict[SamplerName, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),  # of latents, which are no pixels, nothing is cut off
+    "pndm": ("PNDMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm++_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpm++_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+
+
+def load_sampler(model: LocalModel, name: SamplerName | None = None) -> Any:
+    """The scheduler with which the pipeline generates samples: of that name, or the one that it names, or PNDM."""
     import diffusers
 
+    if name is not None:
+        kind, settings = _SAMPLERS[name]
+        return getattr(diffusers, kind).from_config(load_sampler(model).config, **settings)
     entry = _pipeline_index(model.path).get("scheduler")
     named = getattr(diffusers, str(entry[1]), None) if isinstance(entry, list) and len(entry) > 1 else None
     is_scheduler = isinstance(named, type) and issubclass(named, diffusers.SchedulerMixin)
@@ -254,6 +272,15 @@ def _pipeline_index(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is no JSON.", "Fetch the model again.") from error
     return index if isinstance(index, dict) else {}
+
+
+def native_resolution(model: LocalModel) -> int:
+    """The side of the pictures that the base model was made for, in pixels."""
+    with _model_errors(model.path, "unet"):
+        latents = int(json.loads((model.path / "unet" / "config.json").read_bytes())["sample_size"])
+    with _model_errors(model.path, "vae"):
+        levels = len(json.loads((model.path / "vae" / "config.json").read_bytes())["block_out_channels"])
+    return int(latents * 2 ** (levels - 1))
 
 
 def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> None:

@@ -15,6 +15,7 @@ _WORKING_FRACTION = 0.15  # of both, besides, while the backward pass is compute
 LIBRARIES_BYTES = round(0.6 * 2**30)  # of the process, torch and the model libraries imported
 STATE_BYTES = 3 * 4  # of an adapter's parameter: the fp32 weight and two moments
 _GRADIENT_BYTES = 4  # of an adapter's parameter
+_DECODER_FLOPS_512 = 2.5e12  # of the VAE's decoder, for one picture of 512x512, in proportion to the pixels
 _FLOPS_384, _FLOPS_512 = 877e9, 1718e9  # of one image at 384x384 and 512x512, forward and input gradients
 
 
@@ -49,3 +50,9 @@ def image_flops(resolution: int) -> float:
     """
     flops, side = (_FLOPS_512, 512) if resolution >= 512 else (_FLOPS_384, 384)
     return flops * (resolution / side) ** 2
+
+
+def picture_flops(width: int, height: int, passes: int) -> float:
+    """Floating-point operations of generating one picture with so many forward passes of the UNet."""
+    pixels = width * height
+    return passes * image_flops(round(pixels**0.5)) / 2 + _DECODER_FLOPS_512 * pixels / 512**2

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +24,24 @@ ROOT = Path(__file__).resolve().parents[2]
             ],
             ["single images", "captioning"],
         ),
+        (
+            [
+                *("benchmarks.sampling", "--width", "32", "--resolution", "64", "--variants", "2", "--prompts", "2"),
+                *("--steps", "1", "--rounds", "2"),
+            ],
+            ["single images", "adapter after adapter", "adapters together"],
+        ),
     ],
 )
 def test_a_benchmark_prints_machine_and_table(command: list[str], ways: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     machine, _, *table = done.stdout.splitlines()
     assert "cores" in machine
     assert "torch" in machine

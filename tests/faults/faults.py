@@ -94,8 +94,8 @@ _LAYOUT = (
         "two-seeds-share-a-folder",
         "The seeds of a variant overwrite each other's checkpoints.",
         "job/layout.py",
-        "/{of.variant}/seed-{of.seed}",
-        "/{of.variant}/seed",
+        "{of.variant}/seed-{of.seed}",
+        "{of.variant}/seed",
         (f"{LAYOUT}::test_no_two_adapters_share_a_file",),
     ),
 )
@@ -280,8 +280,8 @@ _LEASES = (
         "unit-without-its-fence",
         "Units are leased, and yet two processes write the same files.",
         "job/run/unit.py",
-        "replace(attempt, run=run, epoch=epoch)",
-        "replace(attempt, epoch=epoch)",
+        "replace(place, run=run, epoch=epoch)",
+        "replace(place, epoch=epoch)",
         (f"{UNIT}::test_what_works_on_a_unit_that_another_has_taken_over_may_not_change_it",),
     ),
     Fault(
@@ -525,12 +525,12 @@ _SHARING = (
         "success-before-the-report",
         "A kill, or a report that fails, leaves a run that passes for finished and has no report.",
         "job/pipeline.py",
-        "        publish_report(report.run)\n"
+        "        comparison = publish_report(report.run)\n"
         "        _require_converged(report, packs)\n"
         '        report.run.write(layout.SUCCESS, b"")\n',
         "        _require_converged(report, packs)\n"
         '        report.run.write(layout.SUCCESS, b"")\n'
-        "        publish_report(report.run)\n",
+        "        comparison = publish_report(report.run)\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
     ),
     Fault(

@@ -2,12 +2,18 @@
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
-from tests.job.earlier_run.make import HERE, VARIANTS, machine
+from job.run.dataset import source_fingerprint
+from lora_engine.evaluation.line_art import Measures
+from lora_engine.evaluation.pictures import MEASURES
+from tests.job.earlier_run.make import HERE, SAMPLES, VARIANTS, machine
+from tests.job.small_run import attempt_of
 from tests.lora_job import lora_job
 
 
@@ -77,3 +83,107 @@ def test_a_run_that_an_earlier_version_finished_is_already_done(tmp_path: Path) 
     done = lora_job("run", "manifest.yaml", "--workdir", tmp_path / "work", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert weights(run) == weights(HERE / "finished")
+
+
+def continue_sampled(folder: Path) -> "CompletedProcess[str]":
+    sets = [part for line in SAMPLES for part in ("--set", line)]
+    return lora_job("run", "manifest.yaml", *sets, "--workdir", folder / "work", cwd=folder)
+
+
+def files(run: Path) -> dict[str, bytes]:
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_samples_of_an_earlier_version_are_reported_as_far_as_it_measured_them(tmp_path: Path) -> None:
+    run = placed("sampled", tmp_path)
+    before = {member["variant"]: member["samples"] for member in read(run / "report" / "comparison.json")["members"]}
+
+    done = lora_job("report", "runs/earlier", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    report = read(run / "report" / "comparison.json")
+    not_kept = "the pictures' CLIP embeddings are not kept: an earlier version drew them, or the file is lost"
+    not_measured = "an earlier version did not measure the held-out images"
+    reasons = dict.fromkeys(("diversity", "similarity", "kid", "cmmd"), not_kept)
+    reasons |= dict.fromkeys(("line_art_distance", "line_art_gap"), not_measured)
+    for found in report["members"]:
+        assert [point["step"] for point in found["samples"]] == [0, 4]
+        for point, earlier in zip(found["samples"], before[found["variant"]], strict=True):
+            bare = point["bare"]
+            assert point["as_trained"] is None
+            assert (bare["images"], bare["not_finite"], bare["copies"]) == (2, 0, None)
+            assert bare["unmeasured"] == reasons
+            assert bare["measures"].keys() == set(MEASURES) - reasons.keys()
+            assert bare["change"].keys() == (bare["measures"].keys() if point["step"] else set())
+            for name, then in (
+                ("clip_score", "clip_score"),
+                ("clip_retrieval", "clip_retrieval"),
+                ("line_art_training_distance", "line_art_distance"),
+            ):
+                assert bare["measures"][name]["mean"] == pytest.approx(earlier[then])
+        assert found["memorised"] is None
+    assert [variant["as_trained"] for variant in report["variants"]] == [None, None]
+    (pair,) = report["pairs"]
+    assert pair["pictures"]["bare"].keys() == set(MEASURES) - reasons.keys()
+    assert pair["pictures"]["as_trained"] is None
+    assert report["likeness"]["reason"].startswith("the run keeps nothing that it is told from")
+    assert (run / "report" / "samples.png").exists()
+    assert not (run / "report" / "copies.png").exists()
+
+
+def test_a_run_with_samples_that_an_earlier_version_finished_is_already_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the images are still the files that they were, as copies of them are not."""
+    run = placed("sampled", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    attempt, _ = attempt_of(tmp_path, "dataset.source=images")
+    source = run / "data" / "source.json"
+    source.write_text(json.dumps(read(source) | {"fingerprint": source_fingerprint(attempt)}))
+    before = files(run)
+    done = continue_sampled(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"event": "already done"' in done.stderr
+    assert files(run) == before
+
+
+def test_samples_as_trained_are_drawn_beside_those_of_an_earlier_version(tmp_path: Path) -> None:
+    """Of a run that is not finished; the earlier ones stay as they are."""
+    run = placed("sampled", tmp_path)
+    (run / "_SUCCESS").unlink()
+    before = files(run)
+
+    done = continue_sampled(tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    after = files(run)
+    changed = {key for key, data in before.items() if after.get(key) != data and not key.startswith("units/")}
+    of_the_attempt = {
+        "manifest.yaml",
+        "resolved.json",
+        "environment.json",
+        "data/source.json",
+        "report/comparison.json",
+    }
+    assert changed <= of_the_attempt | {"data/line_art.jsonl"}  # which has the held-out images now, too
+    (name,) = [path.name for path in (run / "samples").iterdir()]
+    assert name.startswith("study-")
+    assert {key.rpartition("/")[2] for key in after.keys() - before.keys() if key.startswith("samples/")} == {
+        *("samples.json", "samples.safetensors", "prompt-00-seed-0.png", "prompt-01-seed-0.png"),
+        *("prompt-00-seed-0-as-trained.png", "prompt-01-seed-0-as-trained.png"),
+    }
+    if machine() == read(HERE / "machine.json"):
+        for variant in VARIANTS:
+            for path in (member(run, variant) / "samples").rglob("*.png"):
+                twin = run / "samples" / name / path.relative_to(run / "variants").as_posix().replace("/samples", "")
+                assert twin.read_bytes() == path.read_bytes()
+    (constant, existing) = read(run / "report" / "comparison.json")["members"]
+    for found in (constant, existing):
+        assert [point["step"] for point in found["samples"]] == [0, 4]
+        last = found["samples"][-1]
+        assert {field.name for field in fields(Measures)} | {"line_art_gap", "similarity"} <= last["bare"][
+            "measures"
+        ].keys()
+    bare, trained = (constant["samples"][-1][prompting]["measures"] for prompting in ("bare", "as_trained"))
+    assert bare["clip_score"] != trained["clip_score"]
+    assert existing["samples"][-1]["bare"]["measures"] == existing["samples"][-1]["as_trained"]["measures"]

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from scipy.stats import wasserstein_distance
 
 from lora_engine import miniature as miniature_data
 from lora_engine.system.device import has_bf16
 from tests.job import small_run
+from tests.job.report.pictures_by_hand import assert_pictures_hold
 from tests.job.small_run import quickstart
 from tests.lora_job import COLD, lora_job
 from tests.s3_server import S3Server
@@ -400,29 +400,18 @@ def test_samples_are_measured_and_drawn_again_where_they_are_lost(
     miniature: Path, tmp_path: Path, finished: Path, copied: Path
 ) -> None:
     run, before = copied, snapshot(copied)
-    report = json.loads((run / "report" / "comparison.json").read_text())
-    training = rows(run / "data" / "line_art.jsonl")
-    assert len(training) == report["data"]["train"]
+    report = assert_pictures_hold(run)
+    assert len(rows(run / "data" / "line_art.jsonl")) == report["data"]["train"] + report["data"]["validation"]
     for member in report["members"]:
         assert [point["step"] for point in member["samples"]] == [0, 3, 6]
         for point in member["samples"]:
-            folder = run / "variants" / member["variant"] / "seed-1337" / "samples" / f"step-{point['step']:06d}"
-            images = json.loads((folder / "samples.json").read_text())["images"]
-            assert {(image["prompt"], image["seed"]) for image in images} == {(0, 0), (0, 3), (1, 0), (1, 3)}
-            for image in images:
-                assert hashlib.sha256((folder / image["file"]).read_bytes()).hexdigest() == image["sha256"]
-            own = [max(image["clip_cosines"][image["prompt"]], 0) for image in images]
-            assert point["clip_score"] == pytest.approx(100 * np.mean(own))
-            best = [int(np.argmax(image["clip_cosines"])) == image["prompt"] for image in images]
-            assert point["clip_retrieval"] == pytest.approx(np.mean(best))
-            for name, distance in point["line_art"].items():
-                ours, theirs = [image["line_art"][name] for image in images], [row[name] for row in training]
-                assert distance == pytest.approx(wasserstein_distance(ours, theirs))
-            assert point["line_art_distance"] == pytest.approx(np.mean(list(point["line_art"].values())))
+            for prompting in ("bare", "as_trained"):
+                assert (point[prompting]["images"], point[prompting]["not_finite"]) == (4, 0)
     with Image.open(run / "report" / "samples.png") as grid:
         assert grid.width > 300
     lost = run / "variants" / "blip" / "seed-1337" / "samples" / "step-000003"
     shutil.rmtree(lost)
+    (run / "variants" / "vanilla" / "seed-1337" / "samples" / "step-000000" / "samples.json").unlink()
     (run / "_SUCCESS").unlink()
     again = lora_job("run", *manifest(miniature, finished, *COPIED), "--workdir", tmp_path / "elsewhere", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -450,11 +439,11 @@ def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(
     assert [path.read_bytes() for path in found] == before
 
 
-def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(
+def test_other_prompts_are_drawn_for_a_finished_run_beside_the_old_ones(
     miniature: Path, tmp_path: Path, finished: Path, copied: Path
 ) -> None:
     arguments, run = manifest(miniature, finished, *COPIED, "evaluation.samples.seeds=[0]"), copied
-    weights = {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key}
+    before = {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key or "/samples/" in key}
     other = [*arguments, "--set", 'evaluation.samples.prompts=["a cup"]', "--workdir", tmp_path / "w"]
     for _ in range(2):  # it fails on its way to the samples, and is as unfinished the second time
         assert (
@@ -463,17 +452,28 @@ def test_other_prompts_are_drawn_for_a_finished_run_and_replace_the_old_ones(
         )
     again = lora_job("run", *other, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    folders = sorted(run.glob("variants/*/seed-*/samples/step-*"))
-    assert folders
-    for folder in folders:
-        assert {path.name for path in folder.iterdir()} == {"samples.json", "prompt-00-seed-0.png"}
-        assert json.loads((folder / "samples.json").read_text())["settings"]["prompts"] == ["a cup"]
-    assert {key: value for key, value in snapshot(run).items() if "/checkpoints/" in key} == weights
+    indices = sorted(run.glob("samples/study-*/*/seed-*/step-*/samples.json"))
+    assert len(indices) == 3 * 3
+    for path in indices:
+        names = {"samples.json", "samples.safetensors", "prompt-00-seed-0.png"}
+        if "/blip/" not in path.as_posix():
+            names.add("prompt-00-seed-0-as-trained.png")
+        assert {each.name for each in path.parent.iterdir()} == names
+        assert json.loads(path.read_text())["settings"]["prompts"] == ["a cup"]
+    assert snapshot(run).items() >= before.items()
     assert (run / "_SUCCESS").exists()
     last = [*arguments, "--set", 'evaluation.samples.prompts=["a moon"]', "--set", "evaluation.samples.when=end"]
     assert lora_job("run", *last, "--workdir", tmp_path / "w", cwd=tmp_path).returncode == 0
-    report = json.loads((run / "report" / "comparison.json").read_text())
+    report = assert_pictures_hold(run)
     assert [[point["step"] for point in member["samples"]] for member in report["members"]] == [[6], [6], [6]]
+    assert len(list(run.glob("samples/study-*"))) == 2
+    first = manifest(miniature, finished, *COPIED)
+    back = lora_job("run", *first, "--workdir", tmp_path / "w", cwd=tmp_path)
+    assert back.returncode == 0, back.stderr
+    assert '"stage": "sample"' not in back.stderr
+    assert [[point["step"] for point in m["samples"]] for m in assert_pictures_hold(run)["members"]] == [[0, 3, 6]] * 3
+    assert len(list(run.glob("samples/study-*"))) == 2
+    assert snapshot(run).items() >= before.items()
 
 
 def test_the_grid_has_a_column_for_every_step_at_which_any_variant_drew(miniature: Path, tmp_path: Path) -> None:
@@ -488,7 +488,7 @@ def test_the_grid_has_a_column_for_every_step_at_which_any_variant_drew(miniatur
     }
     assert steps == {"vanilla": [0, 3, 6], "blip": [0, 3, 4], "blip_plus": [0, 3, 6]}
     with Image.open(report / "samples.png") as grid:
-        assert grid.width == 660  # 260 for the labels, 100 for each of 0, 3, 4 and 6
+        assert grid.width == 684  # 260 for the labels, 96 for each of 0, 3, 4 and 6, 20 on either side
 
 
 def test_a_checkpoint_in_one_file_is_a_base_model(all_layers: Path, tmp_path: Path) -> None:

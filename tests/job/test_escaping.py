@@ -18,8 +18,9 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.process.progress import Progress
 from job.report.curves import plot_curves
+from job.report.pictures import Pictures
 from job.report.samples import plot_grid
-from job.report.schema import Comparison, EvaluationPoint, MemberReport, SamplePoint, TrainPoint
+from job.report.schema import Comparison, EvaluationPoint, MemberReport, TrainPoint
 from job.run.collect import collect
 from job.run.status import Status, as_table, show_status
 from job.storage import StorageSettings, open_storage
@@ -138,11 +139,8 @@ BLANK = asdict(measure(Image.new("RGB", (8, 8))))
 
 def comparison(names: list[str]) -> Comparison:
     point = EvaluationPoint(step=0, loss=1.0, curve_loss=1.0, timesteps=1, caption_sets={})
-    sample = SamplePoint.model_construct(step=1)
     members = [
-        MemberReport.model_construct(
-            variant=name, seed=0, validation=[point], train=[TrainPoint(step=1, loss=1.0)], samples=[sample]
-        )
+        MemberReport.model_construct(variant=name, seed=0, validation=[point], train=[TrainPoint(step=1, loss=1.0)])
         for name in names
     ]
     return Comparison.model_construct(name=names[0], members=members, scoring=2, curve_timesteps=1)
@@ -156,14 +154,18 @@ def test_pictures_of_the_report_show_any_text(tmp_path: Path) -> None:
     prompts = [text for text in NASTY if "\udce9" not in text]
     for start in range(0, len(prompts), 4):
         shown = prompts[start : start + 4]
-        images = [{"prompt": at, "file": f"{at}.png", "line_art": BLANK} for at in range(len(shown))]
+        images = [
+            {"prompt": at, "file": f"{at}.png", "line_art": BLANK, "prompting": prompting}
+            for at in range(len(shown))
+            for prompting in ("bare", "as_trained")
+        ]
+        settings = {"prompts": shown, "as_trained": [f"ink, {text}" for text in shown]}
         for name in names:
-            run.write_json(
-                layout.sample_index(layout.Member(name, 0), 1), {"settings": {"prompts": shown}, "images": images}
-            )
+            run.write_json(layout.sample_index(layout.Member(name, 0), 1), {"settings": settings, "images": images})
             for at in range(len(shown)):
                 run.write(f"{layout.samples(layout.Member(name, 0), 1)}/{at}.png", data.getvalue())
-        assert plot_grid(run, comparison(names)) is not None
+        members = [layout.Member(name, 0) for name in names]
+        assert plot_grid(run, Pictures(run, [], members)) is not None
     assert plot_curves(comparison(["$math_{$ and $x^$", "a_b"]))
 
 
@@ -175,8 +177,8 @@ def test_a_sample_of_another_format_is_not_opened(tmp_path: Path) -> None:
         {"settings": {"prompts": ["a"]}, "images": [{"prompt": 0, "file": "0.png", "line_art": BLANK}]},
     )
     run.write(f"{layout.samples(layout.Member('one', 0), 1)}/0.png", data.getvalue())
-    with pytest.raises(JobError, match="is no PNG") as caught:
-        plot_grid(run, comparison(["one"]))
+    with pytest.raises(JobError, match="is not the PNG") as caught:
+        plot_grid(run, Pictures(run, [], [layout.Member("one", 0)]))
     assert caught.value.code == ExitCode.CONFLICT
 
 

@@ -38,8 +38,36 @@ def test_only_folders_of_steps_themselves_count() -> None:
 def test_no_two_adapters_share_a_file() -> None:
     members = [Member(variant, seed) for variant in ("one", "two") for seed in (0, 10)]
     of_one = (layout.metrics, layout.validation, layout.best, layout.final, layout.all_samples)
-    of_a_step = (layout.validation_losses, layout.checkpoint, layout.samples, layout.sample_index)
+    of_a_step = (layout.validation_losses, layout.checkpoint)
+    of_samples = (layout.samples, layout.sample_index, layout.sample_embeddings)
     keys = [key(member) for member in members for key in of_one]
     keys += [key(member, step) for member in members for key in of_a_step for step in (1, 10)]
+    keys += [
+        key(member, step, name)
+        for member in members
+        for key in of_samples
+        for step in (1, 10)
+        for name in ("", "study-0", "study-1")
+    ]
     assert len(set(keys)) == len(keys)
     assert layout.checkpoint(members[1], 100) == "variants/one/seed-10/checkpoints/step-000100"
+
+
+def test_no_two_sets_of_samples_share_a_file() -> None:
+    of_a_set = (layout.set_settings, layout.set_measures, layout.set_grid, layout.set_copies, layout.set_unit)
+    keys = [key(name) for key in of_a_set for name in ("study-0", "study-1")]
+    assert len(set(keys)) == len(keys)
+    assert layout.sample_index(Member("one", 10), 100, "study-0") == (
+        "samples/study-0/one/seed-10/step-000100/samples.json"
+    )
+
+
+def test_no_two_samples_of_a_step_share_a_file() -> None:
+    names = [
+        layout.sample_name(prompt, seed, as_trained=trained)
+        for prompt in (0, 1, 10, 100)
+        for seed in (0, 1, 10)
+        for trained in (False, True)
+    ]
+    assert len(set(names)) == len(names)
+    assert layout.sample_name(1, 10) == "prompt-01-seed-10.png"

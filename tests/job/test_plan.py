@@ -186,6 +186,80 @@ def test_more_seeds_are_advised_where_three_reach_far(images: str) -> None:
     assert advice(5, 4) == advice(3, 3) == advice(1, 4) == []
 
 
+CONSTANT, PLAIN, HINTS = (
+    "{strategy: constant, text: a tattoo}",
+    "{strategy: blip}",
+    "{strategy: blip, style_hints: a hint}",
+)
+
+
+def pictures(images: str, samples: str, *lines: str, seeds: int = 1) -> dict[str, Any]:
+    """The plan for a constant text, plain captions and hints: 10 checkpoints each, of which 9 are on the way."""
+    return seeds_and_variants(seeds, [CONSTANT, PLAIN, HINTS], images, f"evaluation.samples={samples}", *lines)
+
+
+def test_each_text_is_drawn_once_by_the_base_and_once_by_every_checkpoint(images: str) -> None:
+    """Bare and as trained: two texts of a prompt but for plain captions."""
+    base, checkpoint = 1 + 2, 2 + 1 + 2
+    two_prompts = "{prompts: [a, b], seeds: [0, 1, 2]}"
+    assert pictures(images, two_prompts)["pictures"] == 6 * (base + 10 * checkpoint)
+    assert pictures(images, two_prompts, seeds=3)["pictures"] == 6 * (base + 3 * 10 * checkpoint)
+    # packs of their own draw with the base model for themselves
+    split = pictures(images, two_prompts, "split_packs_by=[variant]")["pictures"]
+    assert split == 6 * (2 + 1 + 2 + 10 * checkpoint)
+    at_end = "{prompts: [a, {prompt: b, seed: 7}], seeds: [0, 1, 2], when: end}"
+    assert pictures(images, at_end)["pictures"] == (3 + 1) * checkpoint
+    equal = "variants.v0.prompt_template='{prompt}'", "variants.v2.prompt_template='{prompt}'"
+    assert pictures(images, two_prompts, *equal)["pictures"] == 6 * (1 + 10 * 3)
+    alike = "variants.v0.prompt_template='{prompt}!'", "variants.v2.prompt_template='{prompt}!'"
+    assert pictures(images, two_prompts, *alike)["pictures"] == 6 * (2 + 10 * checkpoint)
+
+
+def test_of_prompts_that_are_left_out_24_are_drawn_at_the_end_and_4_on_the_way(images: str) -> None:
+    base, checkpoint = 1 + 2, 2 + 1 + 2
+    assert pictures(images, "{}")["pictures"] == 24 * (base + checkpoint) + 4 * 9 * checkpoint
+    assert pictures(images, "{when: end, seeds: [5, 6]}")["pictures"] == 48 * checkpoint
+    few = "dataset.validation_fraction=0.001", "dataset.validation_min=5"  # held-out images, so that it takes 5 seeds
+    assert pictures(images, "{when: end}", *few)["pictures"] == 25 * checkpoint
+
+
+def test_hours_of_pictures_follow_their_steps_guidance_and_size(images: str) -> None:
+    def hours(samples: str) -> float:
+        """Operations of a picture, by how long they and training take on the slowest device."""
+        planned = pictures(images, f"{{seeds: {list(range(30))}, when: end, {samples}}}")
+        device, training = max(planned["training_hours"].items(), key=lambda item: float(item[1]))
+        work = 3 * 1000 * 16 * estimate.image_flops(384)
+        return float(planned["picture_hours"][device] / training * work / planned["pictures"])
+
+    def expected(width: int, height: int, passes: int) -> float:
+        return estimate.picture_flops(width, height, passes)
+
+    assert hours("prompts: [a], steps: 900, guidance: 7") == pytest.approx(expected(384, 384, 1800), rel=0.01)
+    assert hours("prompts: [a], steps: 900, guidance: 1") == pytest.approx(expected(384, 384, 900), rel=0.01)
+    assert hours("prompts: [a], size: [512, 768], steps: 900") == pytest.approx(expected(512, 768, 1800), rel=0.01)
+    mixed = "prompts: [a, {prompt: b, size: 512, steps: 800, guidance: 1}], steps: 900, guidance: 7"
+    mean = (expected(384, 384, 1800) + expected(512, 512, 800)) / 2
+    assert hours(mixed) == pytest.approx(mean, rel=0.01)
+
+
+def test_the_plan_says_in_words_how_many_pictures_and_how_long(miniature: Path, tmp_path: Path) -> None:
+    samples = "evaluation.samples={prompts: [a heart, a sun], steps: 50, size: 512}"
+    said = lora_job("plan", *arguments(miniature, tmp_path, samples)).stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("samples")]
+    planned = plan(miniature, tmp_path, samples)
+    assert f"about {planned['pictures']} pictures" in line
+    for device, hours in planned["picture_hours"].items():
+        assert f"{device} {hours:g} h" in line
+    none = lora_job("plan", *arguments(miniature, tmp_path, "evaluation.samples=null")).stdout
+    assert [line.split() for line in none.splitlines() if line.startswith("samples")] == [["samples", "none"]]
+
+
+def test_hints_of_any_length_are_planned(images: str) -> None:
+    """Texts are counted, and not their tokens, which only the base model's files can tell."""
+    long = f"variants.v2.captions.style_hints='{', '.join(['a clean line tattoo'] * 9)}'"
+    assert pictures(images, "{prompts: [a]}", long)["pictures"] == 3 + 10 * 5
+
+
 def test_what_is_planned_to_be_scored_is_what_a_run_scores(miniature: Path, tmp_path: Path) -> None:
     parts = "[{captions: {strategy: blip}}, {captions: {strategy: constant, text: ink}}]"
     mix = f"{{name: mix, captions: {{strategy: mix, caption_dropout: 0.2, parts: {parts}}}}}"

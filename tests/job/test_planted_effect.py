@@ -52,6 +52,22 @@ def test_adapters_of_the_shuffled_ones_alone_have_stopped_reading_their_prompt(r
     assert flagged == {("shuffled", seed) for seed in SEEDS}
 
 
+def test_the_pictures_of_the_right_captions_fit_their_prompts_better(report: dict[str, Any]) -> None:
+    """Over all seeds and for each alone, whichever of the two says it."""
+    rows = [pair for pair in report["pairs"] if (pair["a"], pair["b"]) == ("blip", "shuffled")]
+    assert {row["seed"] for row in rows} == {None, *SEEDS}
+    for row in rows:
+        drawn = row["pictures"]["as_trained"]
+        print(row["seed"], drawn["clip_score"], drawn["clip_retrieval"])
+        assert drawn["clip_score"]["low"] > 0
+        assert drawn["clip_retrieval"]["low"] > 0
+
+
+def test_no_adapter_draws_copies(report: dict[str, Any]) -> None:
+    for variant in report["variants"]:
+        assert len(variant["memorised"]["as_trained"]["copies"]) == 0, variant["variant"]
+
+
 def test_it_was_a_fair_comparison(report: dict[str, Any]) -> None:
     assert report["fair"] == {str(seed): True for seed in SEEDS}
     assert all(pair["factor"] == ["captions"] for pair in report["pairs"])

@@ -121,6 +121,7 @@ class CheckpointWriter(Background):
 
     def _card(self, member: Member) -> formats.AdapterCard:
         caption_set = self._study.captions[self._study.set_of_variant[member.variant]]
+        trigger = self._study.variants[member.variant].captions.trigger
         train = set(self._study.encoded.train_ids)
         texts = [record.texts[0] for record in caption_set if record.id in train]
         return formats.AdapterCard(
@@ -132,5 +133,5 @@ class CheckpointWriter(Background):
             text_width=self._trainable.data.embeddings.shape[-1],
             started_at=self._study.started_at,
             tag_frequency=formats.tag_frequency(texts),
-            trigger_phrase=printable(texts[0]) if len(set(texts)) == 1 else "",
+            trigger_phrase=printable(trigger or (texts[0] if len(set(texts)) == 1 else "")),
         )

@@ -1,6 +1,7 @@
-"""Make the runs beside this file with the code of a checkout of an earlier version.
+"""Make runs beside this file with the code of a checkout of an earlier version.
 
-Usage: make.py CHECKOUT. The code is used by its command alone, so that any version will do.
+Usage: make.py CHECKOUT NAME..., of finished, interrupted and sampled. The code is used by its command alone, so that
+any version will do.
 """
 
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,13 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("constant", "existing")
-# A picture of 100 KB that is left out, since no test reads it and `lora-job report` can make it.
-LEFT_OUT = ("curves.png",)
+# Of `sampled`, and of those who go on with it.
+SAMPLES = (
+    "evaluation.every=4",
+    "evaluation.samples={prompts: [a heart, a sun], steps: 2, guidance: 3, clip: {source: 'miniature://clip'}}",
+)
+# Pictures of 100 KB that are left out, since no test reads them and `lora-job report` can make them.
+LEFT_OUT = ("curves.png", "samples.png")
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 _CPU = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
 
@@ -39,12 +46,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-def start(checkout: Path, folder: Path) -> "subprocess.Popen[bytes]":
-    """Start the run in a folder with the manifest and the images, so that the run holds no path of this machine."""
+def start(checkout: Path, folder: Path, sets: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """Start the run with these overrides, in a folder with the manifest and the images.
+
+    So the run holds no path of this machine.
+    """
     shutil.copytree(HERE / "images", folder / "images")
     shutil.copy(HERE / "manifest.yaml", folder)
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "job", "run", "manifest.yaml", "--workdir", "work"]
+    for line in sets:
+        command += ["--set", line]
     return subprocess.Popen(command, cwd=folder, env=environment)
 
 
@@ -60,12 +72,12 @@ def is_half_done(run: Path) -> bool:
 
 
 def main() -> None:
-    checkout = Path(sys.argv[1]).resolve()
-    for name in ("finished", "interrupted"):
+    checkout, names = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "runs" / "earlier"
-            process = start(checkout, Path(folder))
-            if name == "finished":
+            process = start(checkout, Path(folder), SAMPLES if name == "sampled" else ())
+            if name != "interrupted":
                 expected = 0
             else:
                 while process.poll() is None and not is_half_done(run):
@@ -76,7 +88,8 @@ def main() -> None:
                 sys.exit(f"The run that was to be {name} ended with {process.returncode}.")
             shutil.rmtree(HERE / name, ignore_errors=True)
             shutil.copytree(run, HERE / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    (HERE / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
+    if "finished" in names:
+        (HERE / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from job.manifest.problems import ManifestError
 from job.manifest.reference import reference_markdown
 from job.manifest.schema import Manifest, manifest_schema
 from job.run.identity import identity, identity_conflicts
-from lora_engine.config.evaluation import compared_pairs
+from lora_engine.config.evaluation import PromptConfig, compared_pairs
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFESTS = sorted([*(ROOT / "manifests").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])
@@ -32,6 +32,7 @@ variants:
 training: {steps: 10}
 output: {destination: runs}
 """
+TEXT_OR_MAPPING = "text or a mapping of keys to values"
 
 
 def load(text: str = SMALL, *sets: str) -> Manifest:
@@ -290,6 +291,8 @@ def test_caption_sets_are_shared_by_equal_texts() -> None:
         ("training.steps=5", ("variants.one.training.steps", "variants.two.training.steps")),
         ("limits.attempt_hours=2", ()),
         ("evaluation.samples={prompts: [x]}", ()),
+        ("variants.one.prompt_template='{prompt}!'", ()),
+        ("variants.two.captions.trigger=xyz", ("variants.two.captions.trigger",)),
         ("output.destination=elsewhere", ()),
         ("dataset.validation_min=3", ("split.validation_min",)),
         ("preprocess.background=black", ("preprocess.background",)),
@@ -349,3 +352,91 @@ def test_the_pairs_of_a_study() -> None:
     assert len(compared_pairs("all", names)) == 36
     assert compared_pairs("with_first", names[:3]) == (("v0", "v1"), ("v0", "v2"))
     assert compared_pairs((("v2", "v0"),), names) == (("v2", "v0"),)
+
+
+@pytest.mark.parametrize(
+    ("sets", "key", "said"),
+    [
+        (("variants.one.prompt_template=ink",), "variants[0].prompt_template", "a text that holds {prompt} once"),
+        (("variants.one.prompt_template='{prompt} {prompt}'",), "variants[0].prompt_template", "holds {prompt} once"),
+        (("variants.one.prompt_template='{prompt}, {style}'",), "variants[0].prompt_template", "perhaps {trigger}"),
+        (("variants.one.prompt_template='{prompt}, {}'",), "variants[0].prompt_template", "perhaps {trigger}"),
+        (("variants.one.prompt_template=7",), "variants[0].prompt_template", "found 7"),
+        (
+            ("variants.two.prompt_template='{trigger} {prompt}'",),
+            "variants",
+            "the prompt_template of 'two' holds {trigger}, but its captions have none; write captions.trigger",
+        ),
+        (("variants.one.captions.trigger=[a]",), "variants[0].captions.trigger", 'found ["a"]'),
+        (
+            ("variants.two.captions={strategy: mix, parts: [{captions: {strategy: existing, trigger: xyz}}, {}]}",),
+            "variants[1].captions.parts[0]",
+            "trigger: 'xyz' of a part does nothing; set the mix's own",
+        ),
+        (("evaluation.samples={prompts: []}",), "evaluation.samples.prompts", "at least 1"),
+        (
+            ("evaluation.samples={prompts: [7]}",),
+            "evaluation.samples.prompts[0]",
+            TEXT_OR_MAPPING,
+        ),
+        (
+            ("evaluation.samples={prompts: [null]}",),
+            "evaluation.samples.prompts[0]",
+            TEXT_OR_MAPPING,
+        ),
+        (
+            ("evaluation.samples={prompts: [{negative: x}]}",),
+            "evaluation.samples.prompts[0].prompt",
+            "this key is required",
+        ),
+        (
+            ("evaluation.samples={prompts: [a, {prompt: b, promt: c}]}",),
+            "evaluation.samples.prompts[1].promt",
+            'Did you mean "prompt"?',
+        ),
+        (("evaluation.samples={prompts: [{prompt: a, seed: -1}]}",), "evaluation.samples.prompts[0].seed", "found -1"),
+        (("evaluation.samples={prompts: [{prompt: a, size: 100}]}",), "evaluation.samples.prompts[0].size", "8"),
+        (("evaluation.samples={size: 56}",), "evaluation.samples.size", "64"),
+        (("evaluation.samples={size: [64, 4096]}",), "evaluation.samples.size[1]", "2048"),
+        (("evaluation.samples={size: [64]}",), "evaluation.samples.size[1]", "required"),
+        (("evaluation.samples={size: [64, 64, 64]}",), "evaluation.samples.size", "2"),
+        (("evaluation.samples={size: large}",), "evaluation.samples.size", "a whole number or a list"),
+        (("evaluation.samples={size: 64.0}",), "evaluation.samples.size", "a whole number or a list"),
+        (("evaluation.samples={strength: 5}",), "evaluation.samples.strength", "4"),
+        (("evaluation.samples={sampler: dim}",), "evaluation.samples.sampler", "ddim"),
+        (("evaluation.samples={prompts: [a, b, a]}",), "evaluation.samples", "prompts holds one twice"),
+        (("evaluation.samples={prompts: [a, {prompt: a}]}",), "evaluation.samples", "prompts holds one twice"),
+        (("evaluation.samples={seeds: [3, 3]}",), "evaluation.samples", "seeds holds one twice; each seed once"),
+    ],
+)
+def test_prompts_that_make_no_sense(sets: tuple[str, ...], key: str, said: str) -> None:
+    found = problems(SMALL, *sets)
+    assert any(f": {key}: " in problem and said in problem for problem in found), found
+
+
+def test_a_prompt_is_a_text_or_a_mapping_with_settings_of_its_own() -> None:
+    samples = load(
+        SMALL,
+        "evaluation.samples={prompts: [a, {prompt: a, seed: 3}, {prompt: b, size: [64, 128], strength: 0}], size: 72}",
+    ).evaluation.samples
+    assert samples is not None
+    assert samples.prompts is not None
+    text, seeded, sized = samples.prompts
+    assert text == "a"
+    assert isinstance(seeded, PromptConfig)
+    assert isinstance(sized, PromptConfig)
+    assert (seeded.prompt, seeded.seed, seeded.size, samples.size) == ("a", 3, None, 72)
+    assert (sized.size, sized.strength, sized.steps) == ((64, 128), 0, None)
+
+
+def test_without_prompts_samples_may_be_asked_for() -> None:
+    samples = load(SMALL, "evaluation.samples={steps: 5}").evaluation.samples
+    assert samples is not None
+    assert (samples.prompts, samples.seeds, samples.size, samples.sampler) == (None, (0,), None, None)
+
+
+def test_a_trigger_makes_a_set_of_captions_of_its_own() -> None:
+    manifest = load(SMALL, "variants.two.captions={strategy: constant, text: a tattoo, trigger: xyz}")
+    assert set_of_variant(manifest) == {"one": "one", "two": "two"}
+    template = load(SMALL, "variants.two.captions.trigger=xyz", "variants.two.prompt_template='{trigger} {prompt}'")
+    assert [variant.prompt_template for variant in template.variants] == [None, "{trigger} {prompt}"]

@@ -52,7 +52,8 @@ captioner:
   allow_pickle: false
 variants:
   - name: one
-    captions: {strategy: constant, text: a, caption_dropout: 0.1}
+    captions: {strategy: constant, text: a, caption_dropout: 0.1, trigger: t}
+    prompt_template: "{trigger}, {prompt}"
     lora: {rank: 2}
     training: {steps: 3}
   - name: two
@@ -93,8 +94,13 @@ evaluation:
   final_timesteps: 2
   batch_size: 1
   samples:
-    prompts: [a]
+    prompts:
+      - a
+      - {prompt: a, negative: b, seed: 1, size: [64, 72], steps: 2, guidance: 1.0, strength: 0.5}
     seeds: [0]
+    size: 64
+    sampler: ddim
+    strength: 1.0
     steps: 1
     guidance: 1.0
     negative_prompt: b
@@ -124,6 +130,10 @@ def resolved(schema: dict[str, Any], value: Any) -> dict[str, Any]:
         tag = schema["discriminator"]["propertyName"]
         mapped = schema["discriminator"]["mapping"][value[tag] if isinstance(value, dict) else value]
         return resolved({"$ref": mapped}, value) | {"tag": tag}
+    for option in schema.get("oneOf", []):  # parted by the type of the value
+        found = resolved(option, value)
+        if {"string": str, "object": dict, "integer": int, "array": list}[found["type"]] is type(value):
+            return found
     for option in schema.get("anyOf", []):
         if option.get("type") != "null":
             return resolved(option, value) | {"nullable": True}
@@ -156,6 +166,8 @@ def wrong(schema: dict[str, Any], value: Any, path: tuple[Step, ...]) -> Iterato
     own, kind = dotted(path), found.get("type", "string")
     if path:
         bad = list(WRONG_TYPES[kind])
+        if kind == "object" and "oneOf" in schema and "discriminator" not in schema:
+            bad.remove("x")  # a text is as right as a mapping
         if not is_nullable(schema):
             bad.append(None)
         if "enum" in found or "const" in found:
@@ -183,7 +195,7 @@ def wrong(schema: dict[str, Any], value: Any, path: tuple[Step, ...]) -> Iterato
                 yield (*path, key), 7, own
     if kind == "array":
         for at, item in enumerate(value):
-            yield from wrong(found["items"], item, (*path, at))
+            yield from wrong(found["prefixItems"][at] if "prefixItems" in found else found["items"], item, (*path, at))
 
 
 def dotted(path: tuple[Step, ...]) -> str:
@@ -221,7 +233,11 @@ def test_each_wrong_value_is_named_with_file_line_key_and_what_is_allowed(
 ) -> None:
     text = dumped(changed(path, value))
     problems = [
-        problem for problem in refusal(text).problems if problem.path == expected or expected.startswith("variants[")
+        problem
+        for problem in refusal(text).problems
+        if problem.path.startswith((f"{expected}.", f"{expected}["))
+        or problem.path == expected
+        or expected.startswith("variants[")
     ]
     assert problems, expected
     problem = problems[0]

@@ -13,6 +13,7 @@ from job.layout import Member
 from job.report.factors import factors_of
 from job.report.members import read_member
 from job.report.pairs import compare_pairs
+from job.report.pictures import study_pictures
 from job.report.schema import Pair
 from lora_engine.dataset.randomness import curve_columns
 from lora_engine.evaluation.verdicts import WINS
@@ -69,8 +70,9 @@ def made_of(folder: Path, variants: Sequence[Mapping[str, Any]], losses: Losses,
 def compared(made: MadeRun) -> tuple[list[Pair], list[Pair]]:
     """The rows with a verdict: of each pair as if the study compared no other, and of the study of all pairs."""
     run, held_out, resolved = made.run, made.held_out, made.resolved
+    pictures = study_pictures(run)
     members = [
-        read_member(run, resolved, held_out, pack.index, member, None)
+        read_member(run, resolved, held_out, pack.index, member, pictures)
         for pack in resolved.packs
         for member in pack.members
     ]
@@ -80,7 +82,7 @@ def compared(made: MadeRun) -> tuple[list[Pair], list[Pair]]:
     factors = factors_of(resolved, held_out, captions)
 
     def rows(pairs: tuple[tuple[str, str], ...]) -> list[Pair]:
-        found = compare_pairs(resolved, replace(held_out, pairs=pairs), members, factors)
+        found = compare_pairs(resolved, replace(held_out, pairs=pairs), members, factors, pictures)
         return [row for row in found if row.verdict is not None]
 
     return [row for pair in held_out.pairs for row in rows((pair,))], rows(held_out.pairs)
@@ -179,7 +181,9 @@ def test_the_means_are_those_that_were_stored(tmp_path: Path) -> None:
     """The way from a stored mean over a row of timesteps and back loses nothing but rounding."""
     losses, names = read("study")
     made = study(tmp_path, lambda at: f"{at.variant}-seed-{at.seed}")
-    member = read_member(made.run, made.resolved, made.held_out, 0, Member("vanilla", 1), None).report
+    member = read_member(
+        made.run, made.resolved, made.held_out, 0, Member("vanilla", 1), study_pictures(made.run)
+    ).report
     adapter, component = names["adapters"].index("vanilla-seed-1"), names["components"].index("vanilla")
     assert member.final_loss == pytest.approx(losses[adapter, component, :, 0].mean(), rel=1e-6)
     assert member.caption_sets["blip"].loss.mean == pytest.approx(losses[adapter, 0, :, 1].mean(), rel=1e-6)

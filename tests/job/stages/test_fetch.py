@@ -210,12 +210,14 @@ from pathlib import Path
 
 from lora_engine.system.quiet import quiet_libraries
 from job.stages.models import fetch_model
+from job.storage import StorageSettings
 from tests.job.small_run import attempt_of
 from tests.job.stages.test_fetch import signs_of_life
 
 quiet_libraries()
 attempt, _ = attempt_of(Path(sys.argv[1]))
-print(*signs_of_life(attempt, lambda: fetch_model(attempt, "base_model.source", "hf://someone/sd", None, ["*"])))
+model = attempt, "base_model.source", "hf://someone/sd", None, ["*"], StorageSettings()
+print(*signs_of_life(attempt, lambda: fetch_model(*model)))
 """
 
 
@@ -254,10 +256,13 @@ def test_pickles_that_will_be_read_are_warned_of(tmp_path: Path) -> None:
     for allow, expected in ((True, 1), (False, 0)):
         attempt, shown = attempt_of(tmp_path)
         config = CaptionerConfig(source=str(tmp_path / "model"), allow_pickle=allow)
-        assert fetch_weights(attempt, "captioner.source", config, ("*.safetensors",)).path == tmp_path / "model"
+        assert (
+            fetch_weights(attempt, "captioner.source", config, ("*.safetensors",), StorageSettings()).path
+            == tmp_path / "model"
+        )
         assert shown.getvalue().count("pytorch_model.bin") == expected
         assert shown.getvalue().count("warning") == expected
     attempt, shown = attempt_of(tmp_path)
     safe = CaptionerConfig(source=str(miniature.folder("blip")), allow_pickle=True)
-    fetch_weights(attempt, "captioner.source", safe, ("*.safetensors",))
+    fetch_weights(attempt, "captioner.source", safe, ("*.safetensors",), StorageSettings())
     assert not shown.getvalue()

@@ -160,6 +160,17 @@ def test_active_adapters_share_the_batch_in_the_order_that_they_are_named() -> N
     torch.testing.assert_close(model(x), of["a"](x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0, -1.0])
+def test_a_strength_multiplies_what_adapters_add(strength: float) -> None:
+    model, trained = injected("ab")
+    x = drawn(4, 7, 5)
+    activate(model, ["b", "a"], strength)
+    of = {name: merged(trained[name], strength * 1.5) for name in "ab"}
+    torch.testing.assert_close(model(x), torch.cat([of["b"](x[:2]), of["a"](x[2:])]), rtol=1e-12, atol=1e-12)
+    activate(model, ["a"])
+    torch.testing.assert_close(model(x), merged(trained["a"], 1.5)(x), rtol=1e-12, atol=1e-12)
+
+
 def test_activation_copies_the_weights_in_the_dtype_of_the_base() -> None:
     model = toy(torch.bfloat16)
     inject(model, [("a", 0)], config())

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, GitConfig, GitForCausalLM, GitProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from lora_engine.captions.lint import lint
-from lora_engine.captions.rules import TOKEN_LIMIT, clean, fit
+from lora_engine.captions.rules import TOKEN_LIMIT, clean
 from lora_engine.captions.strategies import caption_record
 from lora_engine.config.captions import (
     BlipCaptions,
@@ -24,9 +24,11 @@ from lora_engine.errors import DataError, ModelError
 from lora_engine.images.squares import write_square
 from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner
 from lora_engine.models.files import LocalModel
+from tests.lora_engine.captions.test_rules import fit
 
 ALL = CleaningConfig(stop_words=False)
 CPU = torch.device("cpu")
+
 TOKENS = "a cat Cat , with the word x on it arafed of".split()
 LONG = " ".join(f"word{i}" for i in range(90))
 

@@ -1,11 +1,15 @@
 """Cleaning and cutting against captions written down by hand, each rule alone."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import pytest
 
-from lora_engine.captions.rules import Cleaned, Fitted, clean, fit
-from lora_engine.config.captions import CleaningConfig
+from lora_engine.captions import rules
+from lora_engine.captions.rules import Cleaned, Fitted, clean
+from lora_engine.captions.strategies import with_surroundings
+from lora_engine.config.captions import BlipCaptions, CleaningConfig
 
 OFF = CleaningConfig(
     lowercase=False,
@@ -99,6 +103,12 @@ def test_two_thousand_characters_are_read() -> None:
     assert clean("a " * 1500, CleaningConfig()) == Cleaned("a", truncated=True)
 
 
+def fit(caption: str, hints: str, position: Literal["first", "last"], count_tokens: Callable[[str], int]) -> Fitted:
+    """A caption and style hints, as captions are joined with these."""
+    part = BlipCaptions(strategy="blip", style_hints=hints, hints_position=position)
+    return rules.fit(caption, partial(with_surroundings, part, ""), count_tokens)
+
+
 def words(text: str) -> int:
     """A token a word, and start and end."""
     return len(text.replace(",", " ").split()) + 2
@@ -137,9 +147,19 @@ def test_words_at_the_end_of_the_caption_are_cut_until_it_fits(count: int, hints
     assert first == Fitted(", ".join(part for part in (hint, kept) if part), 77, truncated=True)
 
 
+def test_a_caption_is_cut_within_any_text() -> None:
+    def within(around: str) -> Callable[[str], str]:
+        before, after = around.split("|")
+        return lambda kept: before + kept + after
+
+    assert rules.fit(numbered(80, "w"), within("<| a b>"), words) == Fitted(f"<{numbered(73, 'w')} a b>", 77, True)
+    with pytest.raises(ValueError, match=r"^78 tokens; the text encoder reads 77$"):
+        rules.fit("a cat", within(f"<{numbered(76, 'h')}|>"), words)
+
+
 def test_hints_may_leave_the_caption_no_room() -> None:
     assert fitted("a cat", numbered(75, "h")) == Fitted(numbered(75, "h"), 77, truncated=True)
-    with pytest.raises(ValueError, match=r"^style_hints are 78 tokens; the text encoder reads 77$"):
+    with pytest.raises(ValueError, match=r"^78 tokens; the text encoder reads 77$"):
         fitted("a cat", numbered(76, "h"))
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
+from lora_engine.captions.strategies import bare, caption_record, needs_captioner, needs_sidecars
 from lora_engine.config.captions import (
     BlipCaptions,
     CaptionsConfig,
@@ -47,6 +47,40 @@ def test_a_generated_caption_is_cleaned_and_gets_the_hints() -> None:
     first = BLIP.model_copy(update={"hints_position": "first"})
     assert record(first, "A Rose").texts == ("Line Art, a rose",)
     assert record(BLIP, "").texts == ("Line Art",)
+
+
+def test_a_trigger_stands_first_of_all() -> None:
+    for position, expected in (("first", "xyz, Line Art, a rose"), ("last", "xyz, a rose, Line Art")):
+        triggered = BLIP.model_copy(update={"hints_position": position, "trigger": "xyz"})
+        assert record(triggered, "A Rose").texts == (expected,)
+        assert record(triggered, "A Rose").raw == ("A Rose",)
+        assert record(triggered, "").texts == ("xyz, Line Art",)
+    assert record(CONSTANT.model_copy(update={"trigger": "xyz"})).texts == ("xyz, A  Tattoo, a Tattoo",)
+    mixed = mix(CONSTANT, BLIP, EXISTING).model_copy(update={"trigger": "xyz"})
+    assert record(mixed, "A Rose", "a moth").texts == (
+        "xyz, A  Tattoo, a Tattoo",
+        "xyz, a rose, Line Art",
+        "xyz, a moth",
+    )
+
+
+def test_a_trigger_is_never_what_is_cut() -> None:
+    found = record(BLIP.model_copy(update={"trigger": "x y z"}), LONG)
+    kept = ", ".join(["x y z", " ".join(LONG.split()[:70]), "Line Art"])
+    assert (found.texts, found.tokens, found.truncated) == ((kept,), (77,), (True,))
+    with pytest.raises(DataError) as caught:
+        record(BLIP.model_copy(update={"trigger": LONG}), "a cat")
+    assert caught.value.cause == "trigger and style_hints are 94 tokens; the text encoder reads 77."
+    assert caught.value.remedy == "Shorten trigger and style_hints."
+
+
+def test_a_caption_is_bare_without_trigger_and_hints() -> None:
+    part = BLIP.model_copy(update={"trigger": "xyz"})
+    assert bare(part, "arafed A Rose") == "a rose"
+    assert bare(part, LONG) == LONG  # of any length
+    assert bare(EXISTING, "A Rose") == "A Rose"
+    assert bare(CONSTANT, None) == "A  Tattoo, a Tattoo"
+    assert bare(part, None) == ""
 
 
 def test_an_existing_caption_is_kept_as_it_is_unless_cleaning_is_asked_for() -> None:

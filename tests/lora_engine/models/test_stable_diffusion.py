@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from job.errors import ExitCode, JobError
 from job.process.stop import StopFlag
 from job.stages.models import fetch_model
+from job.storage import StorageSettings
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 from lora_engine.models import stable_diffusion
@@ -210,7 +211,9 @@ def test_a_hub_model_is_read_from_the_local_cache(
     snapshot.symlink_to(miniature / "sd")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    folder = fetch_model(ATTEMPT, "base_model.source", "hf://someone/small", revision, stable_diffusion.FILE_PATTERNS)  # type: ignore[arg-type]
+    folder = fetch_model(
+        ATTEMPT, "base_model.source", "hf://someone/small", revision, stable_diffusion.FILE_PATTERNS, StorageSettings()
+    )  # type: ignore[arg-type]
     stable_diffusion.load_tokenizer(LocalModel(folder))
 
 
@@ -227,7 +230,9 @@ def dropping_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
 
 def fetch_small() -> Path:
-    return fetch_model(ATTEMPT, "base_model.source", "hf://someone/small", None, stable_diffusion.FILE_PATTERNS)  # type: ignore[arg-type]
+    return fetch_model(
+        ATTEMPT, "base_model.source", "hf://someone/small", None, stable_diffusion.FILE_PATTERNS, StorageSettings()
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("dropping_hub")
