@@ -186,7 +186,7 @@ def require_room(adapters: Mapping[str, tuple[CaptionsConfig, str | None]], coun
             what = "prompt_template"
             as_trained("", captions, template, count_tokens)
         except ValueError as error:
-            raise ValueError(f"{what} of {variant} are {error}") from error
+            raise ValueError(f"{what} of {variant}: {error}") from error
 
 
 def _seeds_of_given(seeds: tuple[int, ...], prompts: Sequence[PromptConfig]) -> tuple[tuple[int, ...], ...]:

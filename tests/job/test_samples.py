@@ -232,7 +232,8 @@ def test_without_a_clip_model_the_report_says_what_cannot_be_measured(given: Run
     (last,) = [v["as_trained"]["measures"] for v in report["variants"] if v["variant"] == "vanilla"]
     assert last.keys() == set(MEASURES) - set(OF_CLIP)
     assert all(pair["pictures"]["bare"].keys() == last.keys() for pair in report["pairs"])
-    assert report["likeness"]["held_out"] == report["data"]["validation"]
+    assert report["likeness"]["images"] <= report["data"]["validation"]
+    assert report["likeness"]["held_out_embedding"] is None
 
 
 def test_the_second_start_finds_it_done(miniature: Path, copied: Path) -> None:
@@ -330,7 +331,9 @@ def test_prompts_that_were_interrupted_go_on(
     assert there
     assert not (run / "_SUCCESS").exists()
     assert lora_job("report", run).returncode == 0
-    assert_pictures_hold(run)
+    report = json.loads((run / "report" / "comparison.json").read_text())
+    assert report["variants"] == []  # the base model's samples are not the last ones of any adapter
+    assert [pair["pictures"] for pair in report["pairs"]] == [None] * len(report["pairs"])
     again = lora_job(*command, cwd=copied)
     assert again.returncode == 0, again.stderr
     assert added(before, run) == expected
@@ -342,8 +345,7 @@ def test_a_template_that_leaves_a_prompt_no_room_is_refused_before_training(mini
     done = study(miniature, tmp_path, *GIVEN, long)
     assert done.returncode == 40, done.stderr
     said = done.stderr.splitlines()[-1]
-    assert "the texts around the prompts of triggered are 92 tokens; the text encoder reads 77" in said
-    assert "Shorten prompt_template" in said
+    assert "prompt_template of triggered: 92 tokens; the text encoder reads 77. Shorten it." in said
     assert not list((tmp_path / "runs").rglob("checkpoints"))
 
 

@@ -52,7 +52,7 @@ def assert_holds(found: Any, expected: Any, place: str = "", *, rel: float = 1e-
         for at, value in enumerate(expected):
             assert_holds(found[at], value, f"{place}[{at}]", rel=rel)
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=rel, abs=1e-12), place
+        assert found == pytest.approx(expected, rel=rel, abs=1e-11), place
     else:
         assert found == expected, place
 
