@@ -8,17 +8,21 @@ from job.report.parts import Interval, Part
 class PictureMeasures(Part):
     """What pictures measure. An interval covers the choice of prompts, and of seeds where there are several."""
 
+    images: int = Field(description="Pictures that are measured.")
     measures: dict[str, Interval] = Field(description="Measure, see docs/reading-the-report.md, to its mean, at 0.95.")
     change: dict[str, Interval] = Field(
         description="The same less the base model's, with the same texts and noise, at 0.95. Empty at step 0."
     )
     unmeasured: dict[str, str] = Field(description="Measure to the reason why there is none.")
+    line_art: dict[str, dict[str, Interval]] = Field(
+        description="Line-art measure to the distances, at 0.95, of its distribution to that over the `held_out` and "
+        "over the `training` images: those that the line-art distances are the means of."
+    )
 
 
 class PicturePoint(PictureMeasures):
     """The pictures that an adapter generated at one step, prompted in one way."""
 
-    images: int = Field(description="Pictures that are measured.")
     not_finite: int = Field(description="Samples that came out without finite pixels, and so without a picture.")
     copies: int | None = Field(description="Of training images. Null where that cannot be told.")
 

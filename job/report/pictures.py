@@ -31,7 +31,15 @@ from job.run.samples import SampleIndex, SampleRow
 from job.storage.folder import RunFolder
 from lora_engine.evaluation.line_art import Measures
 from lora_engine.evaluation.memorisation import Cutoff, copied_share, cutoff
-from lora_engine.evaluation.pictures import MEASURES, PictureSet, References, differences, estimates, interval_of
+from lora_engine.evaluation.pictures import (
+    MEASURES,
+    PictureSet,
+    References,
+    differences,
+    estimates,
+    interval_of,
+    line_art_distances,
+)
 from lora_engine.evaluation.statistics import CONFIDENCE, Estimate, simultaneous
 from lora_engine.records import ImageRecord, used_images
 
@@ -84,6 +92,13 @@ class Pictures:
         return {step: index for step, index in found.items() if index.settings == found[max(found)].settings}
 
     @cached_property
+    def _image_embeddings(self) -> npt.NDArray[np.float32] | None:
+        """The CLIP embeddings of the images and of their mirror images, [images, 2, D]; None where there are none."""
+        if self.clip_sha256 is None or not self._used:
+            return None
+        return read_embeddings(self._run, self._used, self.clip_sha256)
+
+    @cached_property
     def _references(self) -> References:
         line_art = read_line_art(self._run)
         is_study = self._ends is not None
@@ -98,9 +113,7 @@ class Pictures:
             )
         held_out = [at for at, image in enumerate(self._used) if image.split == "validation"]
         measured = [line_art[self._used[at].id] for at in held_out if self._used[at].id in line_art]
-        embeddings = None
-        if self.clip_sha256 is not None:
-            embeddings = read_embeddings(self._run, self._used, self.clip_sha256)
+        embeddings = self._image_embeddings
         return References(
             held_out=None if held_out and not measured else np.array([astuple(each) for each in measured]),
             training=np.array([astuple(each) for each in training]),
@@ -126,9 +139,7 @@ class Pictures:
 
     def _nearest_held_out(self) -> float | None:
         """The largest cosine of a held-out image's CLIP embedding to a training image's, or its mirror image's."""
-        embeddings = None
-        if self.clip_sha256 is not None and self._used:
-            embeddings = read_embeddings(self._run, self._used, self.clip_sha256)
+        embeddings = self._image_embeddings
         if embeddings is None:
             return None
         train, held_out = (
@@ -155,7 +166,6 @@ class Pictures:
         drawn = [row for row in rows if row.file is not None]
         return PicturePoint(
             **dict(self._measures([(member, step)], prompting)),
-            images=len(drawn),
             not_finite=len(rows) - len(drawn),
             copies=sum(self._is_copy(row) for row in drawn) if self._can_tell(drawn) else None,
         )
@@ -168,7 +178,15 @@ class Pictures:
         if all(step > 0 and 0 in self.indices[member] for member, step in places):
             base = [self._pictures(member, 0, prompting) for member, _ in places]
             change = differences(sets, base, self._references)
+        distances = line_art_distances(sets, self._references)
         return PictureMeasures(
+            images=sum(len(one.prompts) for one in sets),
+            line_art={
+                measure: {
+                    name: Interval.of(interval_of("line_art_distance", each, CONFIDENCE)) for name, each in of.items()
+                }
+                for measure, of in distances.items()
+            },
             measures={
                 k: Interval.of(interval_of(k, v, CONFIDENCE)) for k, v in found.items() if not isinstance(v, str)
             },
@@ -208,12 +226,10 @@ class Pictures:
         Raises:
             JobError: 46 when the file is not the one that was written, or of another model than the images'.
         """
-        key, sha256 = (
-            layout.sample_embeddings(member, step, self.set_name),
-            self.indices[member][step].embeddings_sha256,
-        )
+        sha256 = self.indices[member][step].embeddings_sha256
         if sha256 is None:
             return None
+        key = layout.sample_embeddings(member, step, self.set_name)
         if key not in self._read_embeddings:
             found = read_array(self._run, key, "embeddings", np.float32, (pictures, None), sha256)
             others = self._references.held_out_embeddings
@@ -290,11 +306,10 @@ class Pictures:
             b: those of the other, with the same seeds.
             comparisons: how many the study makes, whose intervals are to hold together.
         """
-        if self._last([*a, *b]) is None:
+        last = self._last([*a, *b])
+        if last is None or last[0][1] == 0:  # Where one has samples of the base model alone, all have.
             return None
-        ours, theirs = self._last(a) or [], self._last(b) or []
-        if not any(step for _, step in ours):  # Both are the base model.
-            return None
+        ours, theirs = last[: len(a)], last[len(a) :]
         confidence = simultaneous(comparisons * len(MEASURES) * (2 if self._differ else 1))
 
         def compared(prompting: str) -> dict[str, PictureDifference]:

@@ -114,6 +114,33 @@ def interval_of(measure: str, found: Estimate, confidence: float) -> Interval:
     return replace(whole, low=max(whole.low, least), high=min(whole.high, most))
 
 
+def line_art_distances(sets: Sequence[PictureSet], references: References) -> dict[str, dict[str, Estimate]]:
+    """What `line_art_distance` and `line_art_training_distance` are the means of: each measure's distance.
+
+    Args:
+        sets: as in `estimates`.
+
+    Returns:
+        Measure to the distances to the `held_out` and the `training` images that can be had. Without pictures, nothing.
+    """
+    aligned = _aligned(sets)
+    found: dict[str, dict[str, Estimate]] = {}
+    if len(aligned[0].prompts) == 0:
+        return found
+    prompts, groups = aligned[0].prompts.astype(np.str_), _groups(aligned[0])
+    images = {"held_out": references.held_out, "training": references.training}
+    for at, field in enumerate(fields(Measures)):
+        found[field.name] = {
+            name: estimate(
+                np.array([wasserstein(one.line_art[:, at], every[:, at], groups).pseudo_values() for one in aligned]),
+                prompts,
+            )
+            for name, every in images.items()
+            if every is not None and len(every) > 0
+        }
+    return found
+
+
 class _NotMeasurableError(Exception):
     """Its text is the reason."""
 

@@ -264,11 +264,31 @@ class PicturesByHand:
         """What the report says of adapters, one of each training seed, each at a step."""
         ours = [self.pictures(*place, prompting) for place in places]
         found = {"unmeasured": unmeasured(ours[0], self.compared), "change": {}}
+        found["line_art"] = self._line_art(ours)
         found["measures"] = {name: within(name, each.interval(0.95)) for name, each in self._spreads(ours, []).items()}
         if all(step > 0 and 0 in self.steps(variant, seed) for variant, seed, step in places):
             base = [self.pictures(variant, seed, 0, prompting) for variant, seed, _ in places]
             found["change"] = {name: each.interval(0.95) for name, each in self._spreads(ours, base).items()}
         return found
+
+    def _line_art(self, ours: Sequence[Pictures]) -> Json:
+        """Each line-art measure's distance to the held-out and to the training images."""
+        common = set.intersection(*({one.noise for one in some} for some in ours))
+        sets = [(sorted((one for one in some if one.noise in common), key=lambda one: one.noise), []) for some in ours]
+        if not common:
+            return {}
+        images = {"held_out": self.compared.held_out, "training": self.compared.training}
+
+        def interval(at: int, every: Any) -> Json:
+            def to(some: Pictures) -> float:
+                return float(stats.wasserstein_distance([one.line_art[at] for one in some], every[:, at]))
+
+            return within("line_art_distance", spread(LINE_ART[at], sets, to).interval(0.95))
+
+        return {
+            name: {which: interval(at, every) for which, every in images.items() if len(every)}
+            for at, name in enumerate(LINE_ART)
+        }
 
     def member(self, variant: str, seed: int) -> list[Json]:
         """The points of an adapter."""
