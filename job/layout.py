@@ -13,6 +13,9 @@ COMPARISON = "report/comparison.json"
 CURVES = "report/curves.png"
 GRID = "report/samples.png"
 COPIES = "report/copies.png"
+PAGE = "report/report.html"
+REPORT_PICTURES = "report/pictures"
+THUMBNAILS = "data/thumbnails"
 LINE_ART = "data/line_art.jsonl"
 SMALL_IMAGES = "data/small.safetensors"
 HELD_OUT_LIKENESS = "data/likeness.jsonl"
@@ -87,7 +90,12 @@ def captions(caption_set: str) -> str:
 
 def thumbnail(image_id: str) -> str:
     """The file of an image's small picture."""
-    return f"data/thumbnails/{image_id}.webp"
+    return f"{THUMBNAILS}/{image_id}.webp"
+
+
+def report_picture(name: str) -> str:
+    """The file of a picture beside the report's page."""
+    return f"{REPORT_PICTURES}/{name}.webp"
 
 
 def member(of: Member) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
-from job.report import words
 from job.report.artefacts import missing, rows, stored
 from job.report.factors import factors_of
+from job.report.headline import study_verdict
 from job.report.members import Trained, read_member
 from job.report.notes import notes
 from job.report.pairs import compare_pairs
@@ -24,7 +24,6 @@ from job.report.schema import (
     MemberReport,
     PackReport,
     Pair,
-    StudyVerdict,
 )
 from job.run.decisions import PackDecision, Resolved
 from job.run.held_out import held_out
@@ -67,7 +66,7 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
     fair = _fair(members, pairs)
     return Comparison(
         name=resolved.manifest.name,
-        verdict=StudyVerdict(sentence=words.study_sentence(pairs, members, len(set(scored.groups)))),
+        verdict=study_verdict(pairs, members, len(set(scored.groups)), resolved.manifest.evaluation.equivalence_margin),
         scoring=resolved.scoring,
         curve_timesteps=resolved.manifest.evaluation.timesteps,
         data=_data(images),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from job import layout
 from job.report.build import build_comparison
 from job.report.curves import plot_curves
+from job.report.page.render import render_page
 from job.report.pictures import Pictures, study_pictures
 from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
@@ -17,6 +18,7 @@ ARTEFACTS: tuple[tuple[str, Render], ...] = (
     (layout.CURVES, lambda _run, comparison, _pictures: plot_curves(comparison)),
     (layout.GRID, lambda run, _comparison, pictures: plot_grid(run, pictures)),
     (layout.COPIES, lambda run, comparison, _pictures: plot_copies(run, comparison)),
+    (layout.PAGE, render_page),
 )
 
 

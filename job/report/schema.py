@@ -227,7 +227,10 @@ class Pair(Part):
 class StudyVerdict(Part):
     """The answer of the study."""
 
-    sentence: str
+    headline: str = Field(description="In one plain sentence.")
+    sentence: str = Field(description="The verdict of the pair that it is about, with its numbers.")
+    rests_on: str = Field(description="How much data, and which difference does not matter.")
+    pictures: str | None = Field(description="Whether pictures agree, prompted as trained. Null where there are none.")
 
 
 class PackReport(Part):

@@ -1,0 +1,108 @@
+"""Renders the page: templates, one a section, filled with the comparison and with what the run holds beside it."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from job import layout
+from job.report.artefacts import stored
+from job.report.page.beside import embedded, publish_beside, relative
+from job.report.page.gallery import read_gallery
+from job.report.page.images import read_images
+from job.report.page.matrix import matrix_of
+from job.report.page.numbers import Numbers
+from job.report.pictures import Pictures
+from job.report.schema import Comparison
+from job.report.table import adapters
+from job.report.words import BEATS, CELLS
+from job.run.decisions import Resolved
+from job.storage.folder import RunFolder
+from lora_engine.text import printable
+
+_ROOM_FOR_SAMPLES = 2_500_000  # characters of the page
+_ROOM_FOR_THUMBNAILS = 1_000_000
+_ROWS_AT_FIRST = 8  # of the table of pictures
+_SECTIONS = (
+    ("answer", "Answer"),
+    ("pictures", "Pictures"),
+    ("differences", "Differences"),
+    ("losses", "Curves"),
+    ("captions", "Captions and images"),
+    ("use", "Use it"),
+    ("making", "How it was made"),
+)
+
+
+def render_page(run: RunFolder, comparison: Comparison, pictures: Pictures) -> bytes:
+    """The page, whose pictures are put beside it first.
+
+    Raises:
+        JobError: 46 when a file of the run is missing or damaged.
+    """
+    resolved = stored(run, layout.RESOLVED, Resolved)
+    gallery, images = read_gallery(run, pictures), read_images(run, resolved, comparison)
+    publish_beside(run, gallery.copies(run) | images.thumbnails(run))
+    held = embedded(run, gallery.first, _ROOM_FOR_SAMPLES)
+    thumbnails = embedded(run, images.names.values(), _ROOM_FOR_THUMBNAILS)
+    data = comparison.model_dump(mode="json")
+    manifest = (run.read(layout.MANIFEST) or b"").decode(errors="replace")
+    return _page(
+        c=comparison,
+        n=Numbers(data),
+        table=adapters(comparison),
+        matrix=matrix_of(comparison),
+        gallery=gallery,
+        gallery_json=_json(gallery.as_json(held)),
+        images=images,
+        picture_of=lambda name: thumbnails.get(name) or held.get(name) or relative(name),
+        name_of_sample={key: name for name, key in gallery.files.items()},
+        manifest=manifest,
+        sections=[section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
+        training_seeds=len({member.seed for member in comparison.members}),
+        judged=[at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None],
+        charts={"forest": "", "curves": "", "timesteps": ""},
+        usages=[],
+    )
+
+
+def _page(**values: Any) -> bytes:
+    """The page with the values that its templates name."""
+    environment = Environment(
+        loader=PackageLoader("job.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = printable
+    assert environment.loader is not None
+    style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = environment.get_template("page.html.j2").render(
+        style=style,
+        script=script,
+        policy=policy,
+        rows_at_first=_ROWS_AT_FIRST,
+        cells=CELLS,
+        beats=BEATS,
+        **values,
+    )
+    return page.encode()
+
+
+def _hash(source: str) -> str:
+    """What the policy of a page calls a script or a style that it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
+
+
+def _json(value: Mapping[str, object]) -> str:
+    """JSON as it can stand in a script element: no text of it ends the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
