@@ -14,6 +14,7 @@ from job.run.samples import SampleIndex, SampleRow
 from job.storage.folder import RunFolder
 
 _QUALITY = 85  # of WebP, from 0 to 100
+_MOST_PLACES = 20_000  # of pictures, that the table of pictures shows
 
 Steps = Mapping[Member, Mapping[int, SampleIndex]]
 
@@ -37,6 +38,7 @@ class Gallery:
     steps: tuple[int, ...] = ()
     rows: tuple[Row, ...] = ()
     names: dict[str, str] = field(default_factory=dict)  # place, see `_Sample`, to the picture's name
+    left_out: int = 0  # rows that there are besides
     lost: tuple[str, ...] = ()  # places whose sample has no finite pixels, or no file
     first: tuple[str, ...] = ()  # pictures that the page should hold itself, those that matter most first
     files: dict[str, str] = field(default_factory=dict)  # a picture's name to the key of its sample
@@ -79,8 +81,9 @@ def read_gallery(run: RunFolder, pictures: Pictures) -> Gallery:
     shown: Steps = {member: steps for member, steps in pictures.indices.items() if steps}
     variants = tuple(dict.fromkeys(member.variant for member in shown))
     drawn = sorted({pair for steps in shown.values() for index in steps.values() for pair in index.drawn})
-    samples = list(_samples(run, shown, pictures.set_name, variants, drawn))
-    steps = tuple(sorted({sample.step for sample in samples}))
+    steps = tuple(sorted({step for of_member in shown.values() for step in of_member}))
+    rows = drawn[: max(1, _MOST_PLACES // max(1, 2 * sum(map(len, shown.values()))))]
+    samples = list(_samples(run, shown, pictures.set_name, variants, rows))
     found = [sample for sample in samples if sample.key is not None]
     ends = sorted(
         (sample for sample in found if sample.step in (steps[0], steps[-1])), key=lambda each: (each.seed, each.row)
@@ -89,7 +92,8 @@ def read_gallery(run: RunFolder, pictures: Pictures) -> Gallery:
         variants=variants,
         seeds=tuple(sorted({member.seed for member in shown})),
         steps=steps,
-        rows=tuple(_row(shown, variants, prompt, seed) for prompt, seed in drawn),
+        rows=tuple(_row(shown, variants, prompt, seed) for prompt, seed in rows),
+        left_out=len(drawn) - len(rows),
         names={sample.place: sample.name for sample in found},
         lost=tuple(sample.place for sample in samples if sample.key is None),
         first=tuple(dict.fromkeys(sample.name for sample in ends)),
@@ -98,17 +102,19 @@ def read_gallery(run: RunFolder, pictures: Pictures) -> Gallery:
 
 
 def _samples(
-    run: RunFolder, shown: Steps, set_name: str, variants: Sequence[str], drawn: Sequence[tuple[int, int]]
+    run: RunFolder, shown: Steps, set_name: str, variants: Sequence[str], rows: Sequence[tuple[int, int]]
 ) -> Iterator[_Sample]:
-    """Every sample, once for each way of prompting in which it is shown."""
-    rows = {pair: at for at, pair in enumerate(drawn)}
+    """Every sample of these prompts and seeds, once for each way of prompting in which it is shown."""
+    places = {pair: at for at, pair in enumerate(rows)}
     for member, steps in shown.items():
         keys = {key for key, _ in run.list(layout.all_samples(member, set_name))}
         for step, index in steps.items():
             for image in index.images:
+                at = places.get((image.prompt, image.seed))
+                if at is None:
+                    continue
                 key = f"{layout.samples(member, step, set_name)}/{image.file}"
                 found = key if image.file is not None and key in keys else None
-                at = rows[image.prompt, image.seed]
                 for way in ("bare", "as_trained") if image.prompting == "both" else (image.prompting,):
                     place = f"{variants.index(member.variant)}/{member.seed}/{step}/{at}/{way}"
                     yield _Sample(step, member.seed, at, place, found, _name_of(run, found, image))

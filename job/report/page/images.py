@@ -13,8 +13,9 @@ from job.storage.folder import RunFolder
 from lora_engine.records import CaptionRecord, ImageRecord, used_images
 from lora_engine.text import shortened
 
-_MOST_ROWS = 400  # images that the page shows with their captions
-_LONGEST_CAPTION = 500  # characters that it shows of one
+_MOST_ROWS = 400  # images that the page shows with their captions, and fewer where there are many caption sets
+_MOST_CAPTIONS = 1600  # that it shows
+_LONGEST_CAPTION = 300  # characters that it shows of one
 _MOST_LISTED = 500  # groups, copies, and files that were not used
 
 
@@ -71,7 +72,9 @@ def read_images(run: RunFolder, resolved: Resolved, comparison: Comparison) -> I
     twins = {image.id for group in groups for image in group}
     copied = {copy.image for _, _, copy in copies}
     remarks = {image.id: _remarks(image, captions, twins, copied) for image in used}
-    shown = sorted(used, key=lambda image: (not remarks[image.id], image.source))[:_MOST_ROWS]
+    shown = sorted(used, key=lambda image: (not remarks[image.id], image.source))[
+        : min(_MOST_ROWS, _MOST_CAPTIONS // len(captions))
+    ]
     there = {key for key, _ in run.list(layout.THUMBNAILS)}
     pictured = dict.fromkeys([*(copy.image for _, _, copy in copies[:_MOST_LISTED]), *(image.id for image in shown)])
     return Images(
@@ -100,7 +103,7 @@ def _groups(used: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
 
 
 def _copies(comparison: Comparison) -> Iterator[tuple[int, tuple[str | int, ...], Copy]]:
-    """Every picture that is a copy, once: its adapter's place among the members, the JSON path of its likeness, and the copy."""
+    """Every picture that is a copy, once: its adapter's place among the members, its likeness's JSON path, the copy."""
     for member, report in enumerate(comparison.members):
         files: set[str] = set()
         for way in ("bare", "as_trained"):

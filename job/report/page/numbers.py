@@ -1,24 +1,24 @@
 """Numbers of the comparison as HTML elements that say which value of `comparison.json` they show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from job.report.table import Cell, Entry
+from job.report.table import Cell, Entry, gain_text, loss_text, percent, rounded
 from lora_engine.text import printable
 
 Part = str | int  # a key or an index of a JSON path
 
 # How numbers are shown. Losses have three digits that count; differences have a sign and two.
-_FORMS = {
-    "loss": "{:.3g}",
-    "difference": "{:+.2g}",
-    "measure": "{:.3g}",
-    "share": "{:.0%}",
-    "count": "{:,.0f}",
-    "step": "{:.0f}",
-    "seconds": "{:,.1f}",
+_FORMS: dict[str, Callable[[float], str]] = {
+    "loss": loss_text,
+    "difference": gain_text,
+    "measure": lambda value: rounded(value, 3),
+    "share": percent,
+    "count": "{:,.0f}".format,
+    "step": "{:.0f}".format,
+    "seconds": "{:,.1f}".format,
 }
 _ELEMENT = Markup('<data value="{value}" data-path="{path}">{text}</data>')
 _TEXT = Markup('<span data-path="{path}">{text}</span>')
@@ -63,7 +63,7 @@ class Numbers:
         value, path = self.value(*parts), path_of(parts)
         if value is None:
             return _ABSENT.format(path=path)
-        return _ELEMENT.format(value=repr(value), path=path, text=_FORMS[form].format(value).replace("-", "\u2212"))
+        return _ELEMENT.format(value=repr(value), path=path, text=_FORMS[form](value).replace("-", "\u2212"))
 
     def interval(self, *parts: Part, form: str) -> Markup:
         """The mean of an interval and its ends; the mean alone where the data give no ends, a dash where it is null."""

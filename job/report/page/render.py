@@ -23,8 +23,8 @@ from job.run.decisions import Resolved
 from job.storage.folder import RunFolder
 from lora_engine.text import printable
 
-_ROOM_FOR_SAMPLES = 2_500_000  # characters of the page
-_ROOM_FOR_THUMBNAILS = 1_000_000
+_LARGEST = 4_500_000  # bytes of the page, as far as that depends on the pictures that it holds itself
+_OF_THUMBNAILS = 0.3  # of the room for pictures, at most
 _ROWS_AT_FIRST = 8  # of the table of pictures
 _SECTIONS = (
     ("answer", "Answer"),
@@ -46,27 +46,34 @@ def render_page(run: RunFolder, comparison: Comparison, pictures: Pictures) -> b
     resolved = stored(run, layout.RESOLVED, Resolved)
     gallery, images = read_gallery(run, pictures), read_images(run, resolved, comparison)
     publish_beside(run, gallery.copies(run) | images.thumbnails(run))
-    held = embedded(run, gallery.first, _ROOM_FOR_SAMPLES)
-    thumbnails = embedded(run, images.names.values(), _ROOM_FOR_THUMBNAILS)
     data = comparison.model_dump(mode="json")
-    manifest = (run.read(layout.MANIFEST) or b"").decode(errors="replace")
-    return _page(
-        c=comparison,
-        n=Numbers(data),
-        table=adapters(comparison),
-        matrix=matrix_of(comparison),
-        gallery=gallery,
-        gallery_json=_json(gallery.as_json(held)),
-        images=images,
-        picture_of=lambda name: thumbnails.get(name) or held.get(name) or relative(name),
-        name_of_sample={key: name for name, key in gallery.files.items()},
-        manifest=manifest,
-        sections=[section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
-        training_seeds=len({member.seed for member in comparison.members}),
-        judged=[at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None],
-        charts={"forest": "", "curves": "", "timesteps": ""},
-        usages=[],
-    )
+    values = {
+        "c": comparison,
+        "n": Numbers(data),
+        "table": adapters(comparison),
+        "matrix": matrix_of(comparison),
+        "gallery": gallery,
+        "images": images,
+        "name_of_sample": {key: name for name, key in gallery.files.items()},
+        "manifest": (run.read(layout.MANIFEST) or b"").decode(errors="replace"),
+        "sections": [section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
+        "training_seeds": len({member.seed for member in comparison.members}),
+        "judged": [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None],
+        "charts": {"forest": "", "curves": "", "timesteps": ""},
+        "usages": [],
+    }
+
+    def page(held: Mapping[str, str], thumbnails: Mapping[str, str]) -> bytes:
+        return _page(
+            gallery_json=_json(gallery.as_json(held)),
+            picture_of=lambda name: thumbnails.get(name) or held.get(name) or relative(name),
+            **values,
+        )
+
+    room = _LARGEST - len(page({}, {}))
+    thumbnails = embedded(run, images.names.values(), int(room * _OF_THUMBNAILS))
+    held = embedded(run, gallery.first, room - sum(map(len, thumbnails.values())))
+    return page(held, thumbnails)
 
 
 def _page(**values: Any) -> bytes:

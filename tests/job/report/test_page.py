@@ -137,6 +137,12 @@ def pictures(opened: Opened) -> list[str]:
     )
 
 
+def widths(opened: Opened) -> list[int]:
+    """How many pixels wide the pictures of the table are, once they are there."""
+    load = "async images => { await Promise.all(images.map(i => i.decode())); return images.map(i => i.naturalWidth); }"
+    return opened.page.locator(".picture img").evaluate_all(load)
+
+
 def test_slider_and_switch_change_every_picture(opened: Opened) -> None:
     page = opened.page
     last = pictures(opened)
@@ -151,8 +157,7 @@ def test_slider_and_switch_change_every_picture(opened: Opened) -> None:
     assert page.locator("#step-name").inner_text() == "step 2"
     middle = pictures(opened)
     assert all("/report/pictures/" in source for source in middle)
-    page.wait_for_function("[...document.querySelectorAll('.picture img')].every(i => i.complete)")
-    assert page.evaluate("[...document.querySelectorAll('.picture img')].every(i => i.naturalWidth === 64)")
+    assert set(widths(opened)) == {64}
     page.locator(".picture").first.focus()
     page.keyboard.press("ArrowRight")
     assert pictures(opened) == last
@@ -224,8 +229,7 @@ def test_the_folder_of_the_report_is_whole(browser: Browser, run: Path, tmp_path
     shutil.copytree(run / "report", tmp_path / "elsewhere")
     opened = open_page(browser, tmp_path / "elsewhere" / "report.html")
     opened.page.locator("#step").fill("1")
-    opened.page.wait_for_function("[...document.querySelectorAll('.picture img')].every(i => i.complete)")
-    assert opened.page.evaluate("[...document.querySelectorAll('.picture img')].every(i => i.naturalWidth === 64)")
+    assert set(widths(opened)) == {64}
     assert opened.complaints == []
     opened.page.context.close()
 
@@ -233,9 +237,9 @@ def test_the_folder_of_the_report_is_whole(browser: Browser, run: Path, tmp_path
 def test_a_page_alone_says_which_pictures_it_lacks(browser: Browser, run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "report" / "report.html", tmp_path / "alone.html")
     opened = open_page(browser, tmp_path / "alone.html")
-    assert opened.page.evaluate("[...document.querySelectorAll('.picture img')].every(i => i.naturalWidth === 64)")
+    assert set(widths(opened)) == {64}
     opened.page.locator("#step").fill("1")
-    opened.page.wait_for_function("document.querySelector('.picture').textContent.includes('not beside this page')")
+    opened.page.get_by_text("not beside this page").first.wait_for()
     opened.page.context.close()
 
 
