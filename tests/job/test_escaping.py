@@ -138,7 +138,7 @@ BLANK = asdict(measure(Image.new("RGB", (8, 8))))
 
 
 def comparison(names: list[str]) -> Comparison:
-    point = EvaluationPoint(step=0, loss=1.0, curve_loss=1.0, timesteps=1, caption_sets={})
+    point = EvaluationPoint(step=0, loss=1.0, curve_loss=1.0, change=None, timesteps=1, caption_sets={})
     members = [
         MemberReport.model_construct(variant=name, seed=0, validation=[point], train=[TrainPoint(step=1, loss=1.0)])
         for name in names
