@@ -15,6 +15,7 @@ _FORMS: dict[str, Callable[[float], str]] = {
     "loss": loss_text,
     "difference": gain_text,
     "measure": lambda value: rounded(value, 3),
+    "plain": "{:g}".format,
     "share": percent,
     "count": "{:,.0f}".format,
     "step": "{:.0f}".format,

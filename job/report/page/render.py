@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from job import layout
 from job.report.artefacts import stored
+from job.report.charts import curves, forest, svg, timestep_losses
 from job.report.page.beside import embedded, publish_beside, relative
 from job.report.page.gallery import read_gallery
 from job.report.page.images import read_images
@@ -59,7 +60,7 @@ def render_page(run: RunFolder, comparison: Comparison, pictures: Pictures) -> b
         "sections": [section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
         "training_seeds": len({member.seed for member in comparison.members}),
         "judged": [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None],
-        "charts": {"forest": "", "curves": "", "timesteps": ""},
+        "charts": _charts(comparison),
         "usages": [],
     }
 
@@ -74,6 +75,31 @@ def render_page(run: RunFolder, comparison: Comparison, pictures: Pictures) -> b
     thumbnails = embedded(run, images.names.values(), int(room * _OF_THUMBNAILS))
     held = embedded(run, gallery.first, room - sum(map(len, thumbnails.values())))
     return page(held, thumbnails)
+
+
+def _charts(comparison: Comparison) -> dict[str, str]:
+    """The charts as elements of the page; empty where there is nothing to show."""
+    found = {
+        "curves": (
+            curves(comparison),
+            "Loss curves",
+            "Held-out loss as trained and training loss of every adapter, by step; the table below has the numbers.",
+            "members",
+        ),
+        "forest": (
+            forest(comparison),
+            "Differences",
+            "The differences of every pair with their intervals, prompted in four ways; the tables have the numbers.",
+            "pairs",
+        ),
+        "timesteps": (
+            timestep_losses(comparison),
+            "Loss by timestep",
+            "Loss less the base model's in ranges of timesteps; the table below has the numbers.",
+            "members",
+        ),
+    }
+    return {name: "" if chart[0] is None else svg(chart[0], *chart[1:]) for name, chart in found.items()}
 
 
 def _page(**values: Any) -> bytes:
