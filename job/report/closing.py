@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -113,16 +112,18 @@ class Closing:
     def shown(self) -> RenderableType:
         """The same for a terminal."""
         lines = {
-            "took": f"{timedelta(seconds=round(self.elapsed_seconds))}, over all attempts",
+            "took": f"{_duration(self.elapsed_seconds)}, over all attempts",
             "look at": self.page or self.pictures or self.report,
             "adapters": self.adapters or f"none; to make them: {self.make_adapters}",
             "fetch": self.collect,
         }
-        return Group(
-            *([Text(printable(self.verdict)), Text()] if self.verdict is not None else []),
-            *([_table(self.members), Text()] if self.members else []),
-            *(_unbroken(f"{what:<9} {line}") for what, line in lines.items() if line is not None),
-        )
+        parts: list[RenderableType] = []
+        if self.verdict is not None:
+            parts += [Text(printable(self.verdict)), Text()]
+        if self.members:
+            parts += [_table(self.members), Text()]
+        parts += [_unbroken(f"{what:<9} {line}") for what, line in lines.items() if line is not None]
+        return Group(*parts)
 
 
 def closing_of(run: RunFolder, settings: StorageSettings) -> Closing:
@@ -211,6 +212,12 @@ def _interval(gain: Mapping[str, float | None] | None) -> str:
         return ""
     ends = ", ".join(_number(gain[end]) for end in ("low", "high") if gain[end] is not None)
     return f"{_number(gain['mean'])} [{ends}]" if ends else _number(gain["mean"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s"
 
 
 def _unbroken(line: str) -> Text:
