@@ -5,7 +5,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from job import env, layout
+from job import env
 from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest
@@ -71,22 +71,20 @@ def _do_run(
     attempt = new_attempt(manifest, scratch, progress, stop, fenced=fenced, moved=progress.moved)
     if decisions.is_done(attempt):
         progress.say("already done", run=attempt.run.root)
-        _say_verdict(attempt)
+        _conclude(attempt)
         return
     if manifest.limits.max_hours is not None:
         stop.limit_run(manifest.limits.max_hours, spent_seconds(attempt.run))
     if pipeline.run(attempt, shard, followers):
-        progress.say("done", run=attempt.run.root, report=attempt.run.uri(layout.COMPARISON))
-        _say_verdict(attempt)
+        _conclude(attempt)
 
 
-def _say_verdict(attempt: Attempt) -> None:
-    """Say the answer of the finished run, as the last line."""
-    from job.report.publish import read_verdict
+def _conclude(attempt: Attempt) -> None:
+    """Show what came out of the finished run, and where it lies, as the last of all."""
+    from job.report.closing import closing_of
 
-    sentence = read_verdict(attempt.run)
-    if sentence is not None:
-        attempt.progress.say(sentence)
+    closing = closing_of(attempt.run, attempt.manifest.output_storage())
+    attempt.progress.conclude(closing.shown(), closing.facts())
 
 
 def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Processes) -> None:

@@ -9,13 +9,17 @@ RESOLVED = "resolved.json"
 ENVIRONMENT = "environment.json"
 IMAGES = "data/images.jsonl"
 SOURCE = "data/source.json"
+REPORT = "report"
 COMPARISON = "report/comparison.json"
+PAGE = "report/report.html"
 CURVES = "report/curves.png"
 GRID = "report/samples.png"
 COPIES = "report/copies.png"
-PAGE = "report/report.html"
 REPORT_PICTURES = "report/pictures"
 THUMBNAILS = "data/thumbnails"
+ADAPTERS = "adapters"
+ADAPTER_INDEX = "adapters/index.json"
+DIFFUSERS_ADAPTERS = "adapters/diffusers"
 LINE_ART = "data/line_art.jsonl"
 SMALL_IMAGES = "data/small.safetensors"
 HELD_OUT_LIKENESS = "data/likeness.jsonl"
@@ -200,3 +204,18 @@ def best(of: Member) -> str:
 def final(of: Member) -> str:
     """The file that names a member's last checkpoint."""
     return f"{member(of)}/final.json"
+
+
+def adapter_name(of: Member, *, several_seeds: bool) -> str:
+    """The name by which a member's adapter is used: with its seed where others of the run have the same variant."""
+    return of.adapter_name if several_seeds else of.variant
+
+
+def adapter(name: str) -> str:
+    """The file to use of an adapter, in kohya's format."""
+    return f"{ADAPTERS}/{name}.safetensors"
+
+
+def diffusers_adapter(name: str) -> str:
+    """The file to use of an adapter, in diffusers' format."""
+    return f"{DIFFUSERS_ADAPTERS}/{name}.safetensors"

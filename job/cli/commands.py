@@ -113,23 +113,30 @@ def status(
 
 @app.command()
 def report(run: RunArgument) -> None:
-    """Rebuild the report from a run's artifacts."""
-    from job.layout import COMPARISON
+    """Rebuild the report and adapters/ from a run's artifacts."""
+    from job.layout import ADAPTER_INDEX, COMPARISON
+    from job.report.adapters import publish_adapters
     from job.report.publish import publish_report
     from lora_engine.text import printable
 
     folder = _folder(run)
     comparison = publish_report(folder)
     typer.echo(folder.uri(COMPARISON))
+    publish_adapters(folder, comparison.members)
+    typer.echo(folder.uri(ADAPTER_INDEX))
     typer.echo(printable(comparison.verdict.sentence), err=True)
 
 
 @app.command()
-def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metavar="DEST", readable=False)]) -> None:
-    """Download a run, checking what its commits list."""
+def collect(
+    run: RunArgument,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", readable=False)],
+    adapters: Annotated[bool, typer.Option("--adapters", help="adapters/ and report/ alone.")] = False,
+) -> None:
+    """Download a run, checking the SHA-256 of all that it lists."""
     from job.run.collect import collect as collect_run
 
-    typer.echo(collect_run(_folder(run), destination).describe())
+    typer.echo(collect_run(_folder(run), destination, adapters_alone=adapters).describe())
 
 
 @app.command()

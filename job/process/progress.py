@@ -6,13 +6,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
@@ -122,6 +122,14 @@ class Progress:
     def warn(self, text: str) -> None:
         """Show something that a person should look at; the attempt goes on."""
         self._show_event("warning", text, {})
+
+    def conclude(self, summary: RenderableType, facts: Mapping[str, Any]) -> None:
+        """Show how the run ended, below all else: the summary on a terminal, its facts in a log."""
+        if self._bars:
+            self._bars.stop()
+            self._console.print(summary, crop=False)
+        else:
+            self._line("info", "done", dict(facts))
 
     def _show_event(self, level: str, event: str, facts: dict[str, Any]) -> None:
         if self._bars:

@@ -22,13 +22,6 @@ ARTEFACTS: tuple[tuple[str, Render], ...] = (
 )
 
 
-def read_verdict(run: RunFolder) -> str | None:
-    """The answer of a finished run in a sentence; None where an earlier version made its report."""
-    verdict = (run.read_json(layout.COMPARISON) or {}).get("verdict")
-    sentence = verdict.get("sentence") if isinstance(verdict, dict) else None
-    return sentence if isinstance(sentence, str) else None
-
-
 def publish_report(run: RunFolder) -> Comparison:
     """Build the comparison from the run's artifacts, write it and the pictures that show it, and return it.
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import zipfile
@@ -176,7 +177,7 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     )
     done = lora_job("run", *arguments, "--workdir", tmp_path / "work")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stderr.splitlines()[-1])["event"]
+    ended = json.loads(done.stderr.splitlines()[-1])
     environ = {"AWS_ENDPOINT_URL_S3": s3_admin.endpoint_url, "AWS_REGION": "us-east-1"}
     collected = lora_job("collect", f"s3://{bucket}/runs/quickstart", tmp_path / "got", env=environ)
     assert collected.returncode == 0, collected.stderr
@@ -184,7 +185,13 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     report = json.loads((tmp_path / "got" / "report" / "comparison.json").read_text())
     assert report["data"]["rejected"] == {"not a JPEG, PNG, WebP, GIF, BMP or TIFF image": 1}
     assert report["data"]["ignored"] == 1
-    assert said == report["verdict"]["sentence"]
+    assert (ended["event"], ended["verdict"]) == ("done", report["verdict"]["sentence"])
+    assert ended["adapters"] == f"s3://{bucket}/runs/quickstart/adapters"
+    *variables, program, command, run, name, option = shlex.split(ended["collect"])
+    assert (program, command, name) == ("lora-job", "collect", "quickstart")
+    said = dict(variable.split("=") for variable in variables)
+    assert lora_job(command, run, tmp_path / name, option, env=said).returncode == 0
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"adapters", "report"}
     before = {o["Key"]: o["LastModified"] for o in client.list_objects_v2(Bucket=bucket, Prefix="runs/")["Contents"]}
     again = lora_job("run", *arguments, "--workdir", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
