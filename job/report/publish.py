@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from job import layout
 from job.report.build import build_comparison
+from job.report.card import render_card
 from job.report.curves import plot_curves
 from job.report.pictures import Pictures, study_pictures
 from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
+from job.report.summary import render_summary
 from job.storage.folder import RunFolder, json_bytes
 
 Render = Callable[[RunFolder, Comparison, Pictures], bytes | None]  # None where the run has nothing to show there
@@ -17,6 +19,8 @@ ARTEFACTS: tuple[tuple[str, Render], ...] = (
     (layout.CURVES, lambda _run, comparison, _pictures: plot_curves(comparison)),
     (layout.GRID, lambda run, _comparison, pictures: plot_grid(run, pictures)),
     (layout.COPIES, lambda run, comparison, _pictures: plot_copies(run, comparison)),
+    (layout.SUMMARY, render_summary),
+    (layout.MODEL_CARD, render_card),
 )
 
 
