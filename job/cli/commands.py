@@ -112,16 +112,29 @@ def status(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
-    """Rebuild the report from a run's artifacts."""
-    from job.layout import COMPARISON
-    from job.report.publish import publish_report
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs: paths or s3://...")],
+    output: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Of several runs; default: ./side-by-side-RUN-RUN.")
+    ] = None,
+) -> None:
+    """Rebuild the report from a run's artifacts; of several runs, put their reports side by side."""
     from lora_engine.text import printable
 
-    folder = _folder(run)
-    comparison = publish_report(folder)
-    typer.echo(folder.uri(COMPARISON))
-    typer.echo(printable(comparison.verdict.sentence), err=True)
+    folders = [_folder(run) for run in runs]
+    if len(folders) > 1:
+        from job.report.side_by_side.publish import publish_side_by_side
+
+        place, sentence = publish_side_by_side(folders, output)
+    elif output is not None:
+        raise typer.BadParameter("it is of several runs: that of one lies in its folder", param_hint="--output")
+    else:
+        from job.layout import COMPARISON
+        from job.report.publish import publish_report
+
+        place, sentence = folders[0].uri(COMPARISON), publish_report(folders[0]).verdict.sentence
+    typer.echo(place)
+    typer.echo(printable(sentence), err=True)
 
 
 @app.command()

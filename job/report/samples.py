@@ -126,7 +126,7 @@ def _tile(run: RunFolder, folder: str, row: SampleRow | None, keys: set[str], si
     key = f"{folder}/{row.file}"
     if row.file is None or key not in keys:
         return "not finite" if row.file is None else "file is missing"
-    return _picture(run, key, "PNG") if size is None else Picture(size, partial(_opened, run, key, "PNG", size))
+    return _picture(run, key, "PNG") if size is None else Picture(size, partial(opened, run, key, "PNG", size))
 
 
 def _picture(run: RunFolder, key: str, kind: str) -> Tile:
@@ -137,11 +137,11 @@ def _picture(run: RunFolder, key: str, kind: str) -> Tile:
     """
     if not run.exists(key):
         return "file is missing"
-    size = _opened(run, key, kind, None).size
-    return Picture(size, partial(_opened, run, key, kind, size))
+    size = opened(run, key, kind, None).size
+    return Picture(size, partial(opened, run, key, kind, size))
 
 
-def _opened(run: RunFolder, key: str, kind: str, size: tuple[int, int] | None) -> Image.Image:
+def opened(run: RunFolder, key: str, kind: str, size: tuple[int, int] | None) -> Image.Image:
     """The picture in a file. Raises JobError 46 where the file is lost, of another kind or of another size."""
     try:
         with Image.open(io.BytesIO(run.read(key) or b""), formats=(kind,)) as opened:

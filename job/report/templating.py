@@ -30,7 +30,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters["md"] = markdown
+    made.filters |= {"md": markdown, "printable": printable}
     return made
 
 
