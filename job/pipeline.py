@@ -11,7 +11,6 @@ from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack, caption_sets, set_of_variant
 from job.process.faults import resource_errors
-from job.report.adapters import publish_adapters
 from job.report.notes import copies_found
 from job.report.publish import publish_report
 from job.run.checkpoints import FinalPointer
@@ -229,8 +228,7 @@ def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
     with unit_of(attempt, "report", attempt.manifest.limits.lease_wait) as report:
         if report.run.exists(layout.SUCCESS):
             return
-        comparison = publish_report(report.run)
-        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)
+        comparison = publish_report(report.run, report.workdir, report.stop.check)
         _require_converged(report, packs)
         report.run.write(layout.SUCCESS, b"")
         for note in copies_found(comparison.members):

@@ -112,19 +112,31 @@ def status(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
-    """Rebuild the report and adapters/ from a run's artifacts."""
-    from job.layout import ADAPTER_INDEX, COMPARISON
-    from job.report.adapters import publish_adapters
-    from job.report.publish import publish_report
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs: paths or s3://...")],
+    output: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Of several runs; default: ./side-by-side-RUN-RUN.")
+    ] = None,
+) -> None:
+    """Rebuild the report and adapters/ from a run's artifacts; of several runs, put their reports side by side."""
     from lora_engine.text import printable
 
-    folder = _folder(run)
-    comparison = publish_report(folder)
-    typer.echo(folder.uri(COMPARISON))
-    publish_adapters(folder, comparison.members)
-    typer.echo(folder.uri(ADAPTER_INDEX))
-    typer.echo(printable(comparison.verdict.sentence), err=True)
+    folders = [_folder(run) for run in runs]
+    if len(folders) > 1:
+        from job.report.side_by_side.publish import publish_side_by_side
+
+        page, sentence = publish_side_by_side(folders, output)
+        typer.echo(page)
+    elif output is not None:
+        raise typer.BadParameter("it is of several runs: that of one lies in its folder", param_hint="--output")
+    else:
+        from job import layout
+        from job.report.publish import publish_report
+
+        sentence = publish_report(folders[0]).verdict.sentence
+        for key in (layout.COMPARISON, layout.ADAPTER_INDEX, layout.PAGE):
+            typer.echo(folders[0].uri(key))
+    typer.echo(printable(sentence), err=True)
 
 
 @app.command()

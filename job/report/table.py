@@ -131,7 +131,8 @@ def _listens(found: ListeningReport | None, path: str) -> Entry:
     if found is None:
         return (UNKNOWN,)
     cost = Cell(f"{path}.mean", found.mean, gain_text(found.mean))
-    word = "no" if found.flagged else "yes" if found.low is not None and found.low > 0 else CANNOT_TELL
+    told = found.flagged or (found.low is not None and found.low > 0)
+    word = CANNOT_TELL if not told else "no" if found.flagged else "yes"
     return (Cell(f"{path}.flagged", found.flagged, word), " (", cost, ")")
 
 

@@ -6,27 +6,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from job import layout
-from job.report.artefacts import stored
 from job.report.charts import curves, forest, svg, timestep_losses
+from job.report.findings import Findings
 from job.report.page.beside import embedded, publish_beside, relative
 from job.report.page.gallery import read_gallery
 from job.report.page.images import read_images
 from job.report.page.matrix import matrix_of
 from job.report.page.numbers import Numbers
-from job.report.pictures import Pictures
 from job.report.schema import Comparison
 from job.report.table import adapters
+from job.report.templating import TEMPLATES, environment
+from job.report.usage import usage_of, use_in_a1111, use_in_comfyui, use_in_diffusers, use_in_forge
 from job.report.words import BEATS, CELLS
-from job.run.decisions import Resolved
-from job.storage.folder import RunFolder
-from lora_engine.text import printable
 
 _LARGEST = 4_500_000  # bytes of the page, as far as that depends on the pictures that it holds itself
 _OF_THUMBNAILS = 0.3  # of the room for pictures, at most
 _ROWS_AT_FIRST = 8  # of the table of pictures
+_WEB_UIS = {"A1111": use_in_a1111, "Forge": use_in_forge, "ComfyUI": use_in_comfyui}
 _SECTIONS = (
     ("answer", "Answer"),
     ("pictures", "Pictures"),
@@ -38,14 +35,14 @@ _SECTIONS = (
 )
 
 
-def render_page(run: RunFolder, comparison: Comparison, pictures: Pictures) -> bytes:
+def render_page(found: Findings) -> bytes:
     """The page, whose pictures are put beside it first.
 
     Raises:
         JobError: 46 when a file of the run is missing or damaged.
     """
-    resolved = stored(run, layout.RESOLVED, Resolved)
-    gallery, images = read_gallery(run, pictures), read_images(run, resolved, comparison)
+    run, comparison = found.run, found.comparison
+    gallery, images = read_gallery(run, found.pictures), read_images(run, found.resolved, comparison)
     publish_beside(run, gallery.copies(run) | images.thumbnails(run))
     data = comparison.model_dump(mode="json")
     values = {
@@ -61,7 +58,11 @@ def render_page(run: RunFolder, comparison: Comparison, pictures: Pictures) -> b
         "training_seeds": len({member.seed for member in comparison.members}),
         "judged": [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None],
         "charts": _charts(comparison),
-        "usages": [],
+        "adapters": [entry.kohya.path for entry in found.adapters.adapters],
+        "to_use": found.recommended,
+        "usage": usage_of(found.resolved, found.recommended),
+        "use_in_diffusers": use_in_diffusers,
+        "web_uis": _WEB_UIS,
     }
 
     def page(held: Mapping[str, str], thumbnails: Mapping[str, str]) -> bytes:
@@ -104,28 +105,23 @@ def _charts(comparison: Comparison) -> dict[str, str]:
 
 def _page(**values: Any) -> bytes:
     """The page with the values that its templates name."""
-    environment = Environment(
-        loader=PackageLoader("job.report.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shown"] = printable
-    assert environment.loader is not None
-    style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    style, script = ((TEMPLATES / "page" / name).read_text() for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src 'self' data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    page = environment.get_template("page.html.j2").render(
-        style=style,
-        script=script,
-        policy=policy,
-        rows_at_first=_ROWS_AT_FIRST,
-        cells=CELLS,
-        beats=BEATS,
-        **values,
+    page = (
+        environment()
+        .get_template("page/page.html.j2")
+        .render(
+            style=style,
+            script=script,
+            policy=policy,
+            rows_at_first=_ROWS_AT_FIRST,
+            cells=CELLS,
+            beats=BEATS,
+            **values,
+        )
     )
     return page.encode()
 
