@@ -5,20 +5,23 @@ Its paths are relative to the run's folder, since a card belongs at the top of w
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from job import layout
 from job.layout import Member
+from job.manifest.models import BaseModelConfig
 from job.report import table
 from job.report.findings import Findings
 from job.report.pictures import Pictures
 from job.report.settings import flat, shown
 from job.report.templating import environment
-from job.report.usage import usage_of, use_in_diffusers
+from job.report.usage import Usage, usage_of, use_in_diffusers
 from job.run.decisions import Resolved
 from job.storage.hub import is_hub, repository_of
+from job.storage.uris import is_shipped
 
 _TAGS = ("text-to-image", "stable-diffusion", "lora", "diffusers")
 _WIDGETS = 12  # pictures that the hub is to show, at most
@@ -54,12 +57,19 @@ def render_card(found: Findings) -> bytes:
         resolution=shown(resolved.identity.preprocess.get("resolution")),
         comparison=comparison,
         adapters=[(entry.variant, entry.kohya.path, entry.prompt) for entry in found.adapters.adapters],
-        code=use_in_diffusers(usage_of(resolved, found.recommended)),
+        code=use_in_diffusers(_published(usage_of(resolved, found.recommended))),
         settings=list(_settings(resolved)),
         columns=figures.columns,
         rows=table.texts(figures),
         has_samples=any(found.pictures.indices.values()),
     ).encode()
+
+
+def _published(usage: Usage) -> Usage:
+    """The usage as anybody may read it: a base model that is in no hub lies where only its owner knows."""
+    if is_hub(usage.base.source) or is_shipped(usage.base.source):
+        return usage
+    return replace(usage, base=BaseModelConfig(source="base-model"))
 
 
 def front_matter(values: Mapping[str, Any]) -> str:

@@ -140,7 +140,8 @@ def finished(tmp_path: Path) -> Path:
 def test_a_report_gives_an_older_run_its_adapters_once(finished: Path) -> None:
     done = report(finished)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{finished}/{key}" for key in (layout.COMPARISON, layout.ADAPTER_INDEX)]
+    shown = (layout.COMPARISON, layout.ADAPTER_INDEX, layout.PAGE)
+    assert done.stdout.splitlines() == [f"{finished}/{key}" for key in shown]
     index = read(finished / layout.ADAPTER_INDEX)
     assert [entry["variant"] for entry in index["adapters"]] == list(VARIANTS)
     assert [entry["prompt"] for entry in index["adapters"]] == ["a drawing, {prompt}", "{prompt}"]

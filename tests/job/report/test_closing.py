@@ -63,7 +63,10 @@ def test_the_log_ends_with_the_facts(tmp_path: Path) -> None:
     assert (said["event"], said["level"]) == ("done", "info")
     assert said["verdict"] == report["verdict"]["sentence"]
     assert said["adapters"] == f"{made.folder}/adapters"
-    assert (said["report"], said["page"]) == (f"{made.folder}/report/comparison.json", None)
+    assert (said["report"], said["page"]) == (
+        f"{made.folder}/report/comparison.json",
+        f"{made.folder}/report/report.html",
+    )
     assert (said["collect"], said["make_adapters"]) == (None, None)
     assert said["elapsed_seconds"] == 0
     for told, member in zip(said["members"], report["members"], strict=True):
@@ -80,7 +83,9 @@ def test_a_terminal_shows_the_answer_and_what_to_open(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines if line.startswith(("a ", "b "))] == ["a", "b"]
     assert not any(" seed " in line for line in lines if line.startswith("variant"))
     assert f"adapters  {made.folder}/adapters" in lines
-    assert f"look at   {made.folder}/report/comparison.json" in lines
+    assert f"look at   {made.folder}/report/report.html" in lines
+    made.run.delete(layout.PAGE)
+    assert f"look at   {made.folder}/report/comparison.json" in on_terminal(closing_of(made.run, LOCAL))
     made.run.write(layout.GRID, b"")
     assert f"look at   {made.folder}/report/samples.png" in on_terminal(closing_of(made.run, LOCAL))
     made.run.write(layout.PAGE, b"")

@@ -16,14 +16,19 @@ from markdown_it import MarkdownIt
 from job import layout
 from job.layout import Member
 from job.report import table
+from job.report.adapters import publish_adapters
+from job.report.artefacts import stored
 from job.report.build import build_comparison
 from job.report.card import front_matter, render_card
+from job.report.findings import Findings
 from job.report.pictures import study_pictures
 from job.report.publish import publish_report
 from job.report.schema import Comparison
-from job.report.summary import basis, render_summary
+from job.report.summary import render_summary
 from job.report.table import CANNOT_TELL, UNKNOWN, Cell, Table
 from job.report.templating import environment, markdown
+from job.run.adapters import AdapterIndex
+from job.run.decisions import Resolved
 from lora_engine.text import printable
 from tests.job.report.cases import CASES, UNTOUCHED, A, B
 from tests.job.report.made_run import BASE, Design, MadeRun, around, make_run
@@ -151,9 +156,11 @@ def test_the_summary_says_what_comparison_json_holds(tmp_path: Path) -> None:
     assert report["verdict"]["sentence"] in Texts(summary).text
     for note in report["notes"]:
         assert note in Texts(summary).text
-    assert "It rests on 12 held-out images, 12 of them independent, and 3 training seeds." in summary
+    assert report["verdict"]["headline"] in Texts(summary).text
     margin = report["pairs"][-1]["margin"]
-    assert f"A difference of loss matters from {margin:.2g} on." in summary
+    assert report["verdict"]["rests_on"] in Texts(summary).text
+    assert report["verdict"]["rests_on"].startswith("12 independent held-out images, 3 training seeds, 4 steps.")
+    assert f"A difference below {margin:.2g}, 10% of what training gained, does not matter." in summary
     assert "](curves.png)" in summary
     assert "](samples.png)" not in summary
     ((head, *rows),) = tables(summary)
@@ -185,21 +192,25 @@ def test_what_the_data_cannot_tell_is_said(tmp_path: Path, images: int) -> None:
     comparison = build_comparison(make_run(tmp_path, Design([A, B], losses, groups=range(images))).run)
     shown = [table.text_of(row[2]) for row in table.adapters(comparison).rows]
     assert all((CANNOT_TELL in text) == (images == 1) for text in shown), shown
-    assert basis(comparison)[0].startswith(
-        f"It rests on {images} held-out image{'' if images == 1 else 's'}, {images} of"
-    )
-    assert "There are no pictures to agree with it." in basis(comparison)
+    assert comparison.verdict.rests_on.startswith(f"{images} independent held-out image{'' if images == 1 else 's'}, ")
+    assert comparison.verdict.pictures is None
 
 
 def test_names_from_a_changed_run_are_shown_and_do_nothing(tmp_path: Path) -> None:
     """Names that no manifest may have: somebody else wrote them into the run."""
     made = make_run(tmp_path, Design([A, B], LOWER.losses))
-    pictures, comparison = study_pictures(made.run), build_comparison(made.run)
+    comparison = build_comparison(made.run)
+    adapters = publish_adapters(made.run, comparison.members)
+    resolved = stored(made.run, layout.RESOLVED, Resolved)
     for text in HOSTILE:
-        values = comparison.model_dump(mode="json") | {"name": text, "notes": [text], "verdict": {"sentence": text}}
+        said = dict.fromkeys(("headline", "sentence", "rests_on", "pictures"), text)
+        values = comparison.model_dump(mode="json") | {"name": text, "notes": [text], "verdict": said}
         values["members"][0]["variant"] = text
+        first = adapters.adapters[0].model_copy(update={"variant": text, "name": text, "prompt": text})
+        index = AdapterIndex(adapters=(first, *adapters.adapters[1:]))
+        found = Findings(made.run, resolved, Comparison(**values), study_pictures(made.run), index)
         for render, links in ((render_summary, 1), (render_card, 0)):
-            shown = render(made.run, Comparison(**values), pictures).decode().rpartition("\n---\n")[2]
+            shown = render(found).decode().rpartition("\n---\n")[2]
             assert tables(shown)[-1][1][0] == printable(text).strip()
             assert Texts(shown).elements.count("a") == links
             assert Texts(shown).elements.count("img") == links
