@@ -192,11 +192,10 @@ def _in_a_web_ui(usage: Usage, folder: str) -> tuple[str, ...]:
 
 
 def _base_step(usage: Usage, where: str) -> str:
+    trained_on = printable(usage.base.source)
     if is_shipped(usage.base.source):
-        return (
-            f"This adapter is for {usage.base.source}, a miniature for trying things out, which fits no such program."
-        )
-    return f"As {where}, choose the base model that it was trained on, {printable(usage.base.source)}, or one made from it."
+        return f"This adapter is for {trained_on}, a miniature for trying out, which no such program loads."
+    return f"As {where}, choose the base model that it was trained on, {trained_on}, or one made from it."
 
 
 def _escaped(prompt: str, special: str) -> str:

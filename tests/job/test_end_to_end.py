@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from job.report.usage import use_in_diffusers
 from lora_engine import miniature as miniature_data
 from lora_engine.system.device import has_bf16
 from tests.job import small_run
 from tests.job.report.pictures_by_hand import assert_pictures_hold
+from tests.job.report.test_usage import pixels, run_in, usages
 from tests.job.small_run import quickstart
 from tests.lora_job import COLD, lora_job
 from tests.s3_server import S3Server
@@ -514,3 +517,8 @@ def test_a_checkpoint_in_one_file_is_a_base_model(all_layers: Path, tmp_path: Pa
     reports = [tmp_path / "runs" / name / "report" / "comparison.json" for name in ("first", "second")]
     first, second = (json.loads(path.read_text())["members"][0]["final_loss"] for path in reports)
     assert first == second
+    run = tmp_path / "runs" / "second"
+    program = use_in_diffusers(replace(usages(run)["one"], steps=1))
+    assert f'from_single_file("{tmp_path}/base.safetensors", config="{all_layers}"' in program
+    run_in(run, program)
+    assert pixels(run / "one.png").std() > 0
