@@ -14,16 +14,18 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from job import layout
 from job.report.publish import publish_report
+from job.report.schema import Comparison
 from job.report.side_by_side.build import build_side_by_side
 from job.report.side_by_side.page import render_markdown, render_page
 from job.report.side_by_side.runs import read_run
 from job.report.side_by_side.schema import SideBySide, side_by_side_schema
 from job.report.side_by_side.tables import loss_tables, picture_table, settings_table
-from job.report.table import Cell, Table, texts
+from job.report.table import Cell, Table, adapters, texts
 from lora_engine.evaluation.pictures import MEASURES
 from lora_engine.text import printable
 from tests.job.report.cases import CASES, A, B
@@ -124,6 +126,25 @@ def edit(path: Path, change: Callable[[Json], object]) -> None:
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))
+
+
+def test_the_texts_of_each_run_show_its_pictures(finished: Path) -> None:
+    """The summary and the card, which are of one run."""
+    root = finished / "long"
+    report = json.loads((root / layout.COMPARISON).read_text())
+    ((_, *rows),) = tables((root / layout.SUMMARY).read_text())
+    for row, member in zip(rows, report["members"], strict=True):
+        measures = member["samples"][-1]["as_trained"]["measures"]
+        assert row[4] == f"{measures['clip_score']['mean']:#.3g}".rstrip(".")
+        assert row[5] == f"{measures['clip_retrieval']['mean']:.0%}"
+        assert row[6] == f"{measures['line_art_distance']['mean']:#.2g}".rstrip(".")
+    for cell in cells_of(adapters(Comparison(**report))):
+        assert at(report, cell.path) == cell.value
+    assert "](samples.png)" in (root / layout.SUMMARY).read_text()
+    card = ModelCard.load(root / layout.MODEL_CARD)
+    assert [each["text"] for each in card.data.widget] == ["a drawing, a heart", "a drawing, a sun", "a heart", "a sun"]
+    assert all((root / each["output"]["url"]).is_file() for each in card.data.widget)
+    assert card.data.instance_prompt == "a drawing"
 
 
 def test_the_command_writes_beside_the_runs_and_nothing_into_them(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -196,6 +196,40 @@ def test_what_the_data_cannot_tell_is_said(tmp_path: Path, images: int) -> None:
     assert comparison.verdict.pictures is None
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (0.5, 2.0, "Pictures agree: those of the lower loss fit their prompts better."),
+        (-2.0, -0.5, "Pictures disagree with the loss: see the notes."),
+        (-1.0, 1.0, "Whether pictures agree, the data cannot tell."),
+        (None, None, "Whether pictures agree, the data cannot tell."),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_summary_says_whether_pictures_agree(
+    tmp_path: Path, low: float | None, high: float | None, says: str, turned: bool
+) -> None:
+    """The winner a is lower than b, whichever of the two comes first."""
+    variants = [B, A] if turned else [A, B]
+    values = build_comparison(make_run(tmp_path, Design(variants, LOWER.losses)).run).model_dump(mode="json")
+    if turned and low is not None and high is not None:
+        low, high = -high, -low
+    score = {
+        "mean": 0.0,
+        "low": low,
+        "high": high,
+        "confidence": 0.95,
+        "simultaneous_low": low,
+        "simultaneous_high": high,
+    }
+    (pair,) = values["pairs"]
+    assert pair["verdict"]["winner"] == "a"
+    pair["pictures"] = {"bare": {}, "as_trained": {"clip_score": score}}
+    assert basis(Comparison(**values))[-1] == says
+    pair["verdict"]["winner"] = None
+    assert basis(Comparison(**values))[-1] == "No loss is the lower one, so that pictures have nothing to agree with."
+
+
 def test_names_from_a_changed_run_are_shown_and_do_nothing(tmp_path: Path) -> None:
     """Names that no manifest may have: somebody else wrote them into the run."""
     made = make_run(tmp_path, Design([A, B], LOWER.losses))
