@@ -1,0 +1,192 @@
+"""Writes the manifest of a study, with what was found and why in comments."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from job.init.choose import Base, Study, mostly_alike
+from job.init.look import Found
+from job.manifest.yaml_reader import write_scalar
+from lora_engine.evaluation.statistics import FEWEST_GROUPS
+from lora_engine.text import printable, shortened
+
+_COLUMN = 36  # where comments stand beside the keys; beside a longer line there is none, it stands above
+_LONGEST = 118  # characters of a line of comment
+
+Row = tuple[str, str]  # a line of YAML and its comment; either may be empty
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for."""
+
+    name: str
+    source: str
+    destination: str
+    base: Base
+    captioner: str
+    storage: Mapping[str, str]  # settings of the store, where one is used
+
+
+def manifest_text(order: Order, found: Found, study: Study) -> str:
+    """The manifest, with a comment wherever something was decided."""
+    rows = [
+        *(("", line) for line in (f"Written by lora-job init. {describe(found)}", *warnings(found, study))),
+        ("apiVersion: lora-job/v1", ""),
+        (f"name: {write_scalar(order.name)}", "the run's folder; the same manifest again resumes it"),
+        ("seeds: [1337]", "three or more let the verdict speak of strategies, not of these adapters alone"),
+        *_places(order, found, study),
+        *_variants(found, study),
+        ("lora: {rank: 8, alpha: 8}", "a higher rank holds more, and memorises sooner; keep alpha equal to it"),
+        *_training(order.base, study),
+        *_evaluation(order, study),
+        (f"output: {{destination: {write_scalar(order.destination)}}}", "results go to <destination>/<name>/"),
+    ]
+    return "".join(f"{line}\n" for row in rows for line in _lines(*row))
+
+
+def describe(found: Found) -> str:
+    """What was found, in a sentence."""
+    sides = [(picture.width or 0, picture.height or 0) for picture in found.pictures]
+    (small, large) = (by(sides, key=lambda size: size[0] * size[1]) for by in (min, max))
+    sizes = "x".join(map(str, small)) + (f" to {'x'.join(map(str, large))}" if small != large else "")
+    captions = f"{len(found.captions) or 'none'} of them with a caption"
+    return f"{found.source}: {len(found.pictures)} pictures, {sizes} pixels, {captions}."
+
+
+def warnings(found: Found, study: Study) -> list[str]:
+    """What the user should look at, a sentence each."""
+    said = []
+    if found.rejected:
+        first = found.rejected[0]
+        said.append(
+            f"{len(found.rejected)} files cannot be used, such as {shortened(first.source, 60)}: {first.rejected}."
+        )
+    if found.regularisation:
+        said.append(
+            f"{found.regularisation} pictures in reg/ would be trained on like the others: lora-job knows no "
+            "regularisation. Move them, or name the other folder."
+        )
+    if len(set(found.repeats.values())) > 1:
+        said.append("Repeats in folders' names (10_cat) do not count here: every picture is seen equally often.")
+    if (alike := mostly_alike(found)) is not None:
+        said.append(f"{alike}: an adapter learns little from such captions about what prompts say.")
+    if study.held_out < FEWEST_GROUPS:
+        said.append(
+            f"{study.held_out} held-out pictures are too few for a verdict, which needs {FEWEST_GROUPS}: "
+            f"have {4 * FEWEST_GROUPS} pictures for one."
+        )
+    return said
+
+
+def _places(order: Order, found: Found, study: Study) -> Iterator[Row]:
+    base = order.base
+    if order.storage:
+        settings = ", ".join(f"{key}: {write_scalar(value)}" for key, value in order.storage.items())
+        yield f"storage: {{{settings}}}", "as AWS_ENDPOINT_URL says; credentials and region come from the AWS chain"
+    yield "base_model:", ""
+    yield f"  source: {write_scalar(base.source)}", ""
+    if base.revision:
+        yield f"  revision: {base.revision}", ""
+    yield "dataset:", ""
+    yield f"  source: {write_scalar(order.source)}", ""
+    held_out = f"{study.held_out} pictures are" if found.split else f"about {study.held_out} pictures are"
+    yield "  validation_min: 16", f"{held_out} held out to score on, and {study.train} trained on; at most a quarter"
+    yield "preprocess:", ""
+    yield f"  resolution: {study.resolution}", _why_resolution(base, found, study)
+    if study.max_rejected is not None:
+        files = len(found.rejected) + len(found.pictures)
+        yield f"  max_rejected_fraction: {study.max_rejected:g}", f"{len(found.rejected)} of {files} files, see above"
+    words = ", max_new_tokens: 16" if base.miniature else ""
+    yield f"captioner: {{source: {write_scalar(order.captioner)}{words}}}", ""
+
+
+def _why_resolution(base: Base, found: Found, study: Study) -> str:
+    smaller = sum(side < study.resolution for side in found.short_sides)
+    enlarged = f"; {smaller} of {len(found.pictures)} pictures are smaller, so enlarged" if smaller else ""
+    if study.resolution < base.resolution:
+        return f"most are smaller than the base's {base.resolution}{enlarged}"
+    return f"the base's own{'' if base.known else ', probably: correct it'}{enlarged}"
+
+
+def _variants(found: Found, study: Study) -> Iterator[Row]:
+    text, hints = write_scalar(study.text), write_scalar(study.hints)
+    yield "variants:", "an adapter for each, trained on the same pictures in the same order"
+    yield "", f"  {_why_text(study)}"
+    yield f"  - {{name: vanilla, captions: {{strategy: constant, text: {text}}}}}", ""
+    if study.own:
+        without = len(found.pictures) - len(found.captions)
+        missing = f", missing: {text}" if without else ""
+        about = f": {without} pictures have none and get the text of `missing`" if without else ""
+        yield "", f"  The captions that came with the pictures{about}."
+        yield f"  - {{name: own, captions: {{strategy: existing{missing}}}}}", ""
+    elif found.captions and study.text_of != "captions":
+        count = len(found.captions)
+        yield (
+            "",
+            f"  Only {count} of {len(found.pictures)} pictures have a caption: too few for a variant of their own.",
+        )
+    yield "", "  The captioner's description of each picture."
+    yield "  - {name: blip, captions: {strategy: blip}}", ""
+    if not study.own:
+        yield "", "  The same with words for the style that all pictures share: write yours, and prompt with them."
+        yield f"  - {{name: blip_plus, captions: {{strategy: blip, style_hints: {hints}}}}}", ""
+
+
+def _why_text(study: Study) -> str:
+    if study.text_of == "captions":
+        return "One text for all: every picture came with this one as its caption."
+    if study.text_of == "kohya":
+        return "One text for all: what the folder's name says. Write what your pictures have in common."
+    return "One text for all. CHANGE IT to what your pictures have in common, such as: a watercolor of a bird"
+
+
+def _training(base: Base, study: Study) -> Iterator[Row]:
+    yield "training:", ""
+    seen = f"updates of {study.batch_size * study.accumulation} pictures"
+    yield f"  steps: {study.steps}", f"{seen}: each is seen {study.epochs:.3g} times; 100 at most, against memorising"
+    yield f"  batch_size: {study.batch_size}", f"pictures at once, of {study.train}; fewer take less memory"
+    yield f"  gradient_accumulation: {study.accumulation}", "batches an update: more for more pictures"
+    yield f"  optimizer: {{name: adamw, learning_rate: {base.learning_rate}}}", ""
+    yield f"  schedule: {{name: cosine, warmup_steps: {study.warmup}}}", ""
+    if base.miniature:
+        yield "  precision: fp32", ""
+
+
+def _evaluation(order: Order, study: Study) -> Iterator[Row]:
+    base = order.base
+    yield "evaluation:", ""
+    yield f"  every: {study.every}", "updates from one score, checkpoint and set of samples to the next"
+    if base.miniature:
+        yield "  timesteps: 2", ""
+        yield "  final_timesteps: 4", ""
+    yield "", "  What is drawn: captions of held-out pictures. For prompts of your own add prompts: [a cat, a dog]"
+    drawn = "steps: 20, guidance: 3, " if base.miniature else ""
+    yield f"  samples: {{{drawn}clip: {{source: {base.clip}}}}}", ""
+
+
+def _lines(line: str, comment: str) -> Iterator[str]:
+    """A row as it stands in the file. A comment stays one line, whatever it quotes: nothing of it is read as YAML."""
+    indent = " " * (len(comment) - len(comment.lstrip()))
+    shown = shortened(printable(comment.strip()), _LONGEST - (_COLUMN if line else len(indent)))
+    if comment and len(line) < _COLUMN - 1:
+        yield f"{line:<{_COLUMN}}# {shown}" if line else f"{indent}# {shown}"
+        return
+    if comment:
+        yield f"{' ' * (len(line) - len(line.lstrip()))}# {shown}"
+    yield line
+
+
+def draft(order: Order) -> dict[str, Any]:
+    """The least that a manifest can be with what the user asked for, to check that and to fetch the dataset."""
+    return {
+        "apiVersion": "lora-job/v1",
+        "name": order.name,
+        "storage": dict(order.storage),
+        "base_model": {"source": order.base.source},
+        "dataset": {"source": order.source},
+        "captioner": {"source": order.captioner},
+        "variants": [{"name": "vanilla", "captions": {"strategy": "constant", "text": ""}}],
+        "training": {"steps": 1},
+        "output": {"destination": order.destination},
+    }
