@@ -115,16 +115,17 @@ def _max_rejected(fraction: float) -> float | None:
 def _text(found: Found, words: str) -> tuple[str, str]:
     """The one text for every picture, and where it comes from."""
     (common, count), *_ = Counter(found.captions.values()).most_common(1) or [("", 0)]
-    if count == len(found.pictures) and len(common) <= _LONGEST_TEXT:
+    if count == len(found.pictures) and len(common) <= _LONGEST_TEXT and common.isprintable():
         return common, "captions"
-    if len(found.repeats) == 1:
-        return next(iter(found.repeats))[:_LONGEST_TEXT], "kohya"
+    shown = tuple(found.repeats)
+    if len(shown) == 1 and len(shown[0]) <= _LONGEST_TEXT and shown[0].isprintable():
+        return shown[0], "kohya"
     return f"{words} style", "name"
 
 
 def mostly_alike(found: Found) -> str | None:
     """What to say of captions most of which are the same; None of others."""
     (common, count), *_ = Counter(found.captions.values()).most_common(1) or [("", 0)]
-    if 1 < count and count > len(found.captions) / 2:
+    if count > 1 and count > len(found.captions) / 2:
         return f'"{shortened(common, 40)}" is the caption of {count} of {len(found.pictures)} pictures'
     return None

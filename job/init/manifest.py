@@ -1,7 +1,9 @@
 """Writes the manifest of a study, with what was found and why in comments."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from job.init.choose import Base, Study, mostly_alike
@@ -48,24 +50,23 @@ def manifest_text(order: Order, found: Found, study: Study) -> str:
 def describe(found: Found) -> str:
     """What was found, in a sentence."""
     sides = [(picture.width or 0, picture.height or 0) for picture in found.pictures]
-    (small, large) = (by(sides, key=lambda size: size[0] * size[1]) for by in (min, max))
+    small, large = (by(sides, key=lambda size: size[0] * size[1]) for by in (min, max))
     sizes = "x".join(map(str, small)) + (f" to {'x'.join(map(str, large))}" if small != large else "")
-    captions = f"{len(found.captions) or 'none'} of them with a caption"
-    return f"{found.source}: {len(found.pictures)} pictures, {sizes} pixels, {captions}."
+    captions = f"{len(found.captions) or 'none'} with a caption of its own"
+    return f"{found.source}: {_count(len(found.pictures), 'picture')}, {sizes} pixels, {captions}."
 
 
 def warnings(found: Found, study: Study) -> list[str]:
     """What the user should look at, a sentence each."""
     said = []
     if found.rejected:
-        first = found.rejected[0]
-        said.append(
-            f"{len(found.rejected)} files cannot be used, such as {shortened(first.source, 60)}: {first.rejected}."
-        )
+        said.append(_rejected(found))
+    if any(file.source.endswith(".caption") for file in found.rejected):
+        said.append("Captions in .caption files are not read: name them .txt.")
     if found.regularisation:
         said.append(
-            f"{found.regularisation} pictures in reg/ would be trained on like the others: lora-job knows no "
-            "regularisation. Move them, or name the other folder."
+            f"{_count(found.regularisation, 'picture')} in reg/ would be trained on like the others: lora-job knows no "
+            "regularisation. Move reg/ elsewhere, or name the folder of the others."
         )
     if len(set(found.repeats.values())) > 1:
         said.append("Repeats in folders' names (10_cat) do not count here: every picture is seen equally often.")
@@ -73,10 +74,24 @@ def warnings(found: Found, study: Study) -> list[str]:
         said.append(f"{alike}: an adapter learns little from such captions about what prompts say.")
     if study.held_out < FEWEST_GROUPS:
         said.append(
-            f"{study.held_out} held-out pictures are too few for a verdict, which needs {FEWEST_GROUPS}: "
-            f"have {4 * FEWEST_GROUPS} pictures for one."
+            f"{_count(study.held_out, 'held-out picture')} can bring no verdict, which needs {FEWEST_GROUPS}: "
+            f"have {4 * FEWEST_GROUPS} pictures in all for one."
         )
     return said
+
+
+def _rejected(found: Found) -> str:
+    """How many files cannot be used, of which kinds, and why the first cannot."""
+    kinds = Counter(PurePosixPath(file.source).suffix.lower() or "no suffix" for file in found.rejected).most_common(3)
+    first, counts = found.rejected[0], ", ".join(f"{count} {kind}" for kind, count in kinds)
+    return (
+        f"{_count(len(found.rejected), 'file')} cannot be used ({counts}), "
+        f"such as {shortened(first.source, 40)}: {first.rejected}."
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _places(order: Order, found: Found, study: Study) -> Iterator[Row]:
@@ -90,8 +105,11 @@ def _places(order: Order, found: Found, study: Study) -> Iterator[Row]:
         yield f"  revision: {base.revision}", ""
     yield "dataset:", ""
     yield f"  source: {write_scalar(order.source)}", ""
-    held_out = f"{study.held_out} pictures are" if found.split else f"about {study.held_out} pictures are"
-    yield "  validation_min: 16", f"{held_out} held out to score on, and {study.train} trained on; at most a quarter"
+    about = "" if found.split else "about "
+    split = (
+        f"{about}{_count(study.held_out, 'picture')} held out to score on (at most a quarter), {study.train} trained on"
+    )
+    yield "  validation_min: 16", split
     yield "preprocess:", ""
     yield f"  resolution: {study.resolution}", _why_resolution(base, found, study)
     if study.max_rejected is not None:
@@ -143,7 +161,7 @@ def _why_text(study: Study) -> str:
 
 def _training(base: Base, study: Study) -> Iterator[Row]:
     yield "training:", ""
-    seen = f"updates of {study.batch_size * study.accumulation} pictures"
+    seen = f"updates of {_count(study.batch_size * study.accumulation, 'picture')}"
     yield f"  steps: {study.steps}", f"{seen}: each is seen {study.epochs:.3g} times; 100 at most, against memorising"
     yield f"  batch_size: {study.batch_size}", f"pictures at once, of {study.train}; fewer take less memory"
     yield f"  gradient_accumulation: {study.accumulation}", "batches an update: more for more pictures"
