@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from textwrap import wrap
 from typing import Any
 
 from job.init.choose import Base, Study, mostly_alike
@@ -68,8 +69,9 @@ def warnings(found: Found, study: Study) -> list[str]:
             f"{_count(found.regularisation, 'picture')} in reg/ would be trained on like the others: lora-job knows no "
             "regularisation. Move reg/ elsewhere, or name the folder of the others."
         )
-    if len(set(found.repeats.values())) > 1:
-        said.append("Repeats in folders' names (10_cat) do not count here: every picture is seen equally often.")
+    if found.repeats:
+        folders = shortened(", ".join(f"{count}_{shown}" for shown, count in found.repeats.items()), 60)
+        said.append(f"Repeats in folders' names ({folders}) do not count: every picture is seen equally often.")
     if (alike := mostly_alike(found)) is not None:
         said.append(f"{alike}: an adapter learns little from such captions about what prompts say.")
     if study.held_out < FEWEST_GROUPS:
@@ -184,15 +186,15 @@ def _evaluation(order: Order, study: Study) -> Iterator[Row]:
 
 
 def _lines(line: str, comment: str) -> Iterator[str]:
-    """A row as it stands in the file. A comment stays one line, whatever it quotes: nothing of it is read as YAML."""
-    indent = " " * (len(comment) - len(comment.lstrip()))
-    shown = shortened(printable(comment.strip()), _LONGEST - (_COLUMN if line else len(indent)))
-    if comment and len(line) < _COLUMN - 1:
-        yield f"{line:<{_COLUMN}}# {shown}" if line else f"{indent}# {shown}"
+    """A row as it stands in the file. What a comment quotes stays in comments: nothing of it is read as YAML."""
+    shown = printable(comment.strip())
+    if line and comment and len(line) < _COLUMN - 1:
+        yield f"{line:<{_COLUMN}}# {shortened(shown, _LONGEST - _COLUMN)}"
         return
-    if comment:
-        yield f"{' ' * (len(line) - len(line.lstrip()))}# {shown}"
-    yield line
+    indent = " " * (len(comment) - len(comment.lstrip()) or len(line) - len(line.lstrip()))
+    yield from (f"{indent}# {part}" for part in wrap(shown, _LONGEST - len(indent)))
+    if line:
+        yield line
 
 
 def draft(order: Order) -> dict[str, Any]:
