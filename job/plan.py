@@ -63,7 +63,7 @@ def make_plan(manifest: Manifest) -> Plan:
         JobError: the dataset's storage cannot be listed.
     """
     images = _count_images(manifest)
-    held_out = None if images is None else _held_out(manifest, images)
+    held_out = None if images is None else manifest.dataset.expected_held_out(images)
     trained = packs_of(manifest)
     packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in trained)
     checkpoints = sum(len(pack.members) * pack.checkpoints for pack in packs)
@@ -107,12 +107,6 @@ def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int
         checkpoints=math.ceil(training.steps / manifest.evaluation.every),
         differs=pack.differs,
     )
-
-
-def _held_out(manifest: Manifest, images: int) -> int:
-    """The number of images that are held out for validation, roughly, since hashes of the images decide."""
-    config = manifest.dataset
-    return max(round(images * config.validation_fraction), min(config.validation_min, images // 4))
 
 
 def _count_images(manifest: Manifest) -> int | None:

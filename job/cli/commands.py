@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from job.cli.init import init
 from job.cli.render import app as render
 from job.manifest.load import load_manifest
 from job.manifest.schema import Manifest, manifest_schema
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(render, name="render")
+app.command()(init)
 
 
 @app.callback()

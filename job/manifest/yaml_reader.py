@@ -19,6 +19,7 @@ _MAX_INDIRECTIONS = 20  # anchors, aliases and tags that are reported
 # Control characters and surrogates. Terminals obey the former, and neither belongs in a file name or a prompt.
 CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # how JSON escapes one character beyond U+FFFF
+_PLAIN = re.compile(r"[A-Za-z0-9/.][A-Za-z0-9_/.-]*(://[A-Za-z0-9_/.-]+)?")  # text that can stand without quotes
 
 Path = tuple[str | int, ...]
 
@@ -258,6 +259,17 @@ def read_scalar(text: str, origin: str) -> Any:
     if document.problems:
         raise ManifestError(document.problems)
     return document.data["value"]
+
+
+def write_scalar(text: str) -> str:
+    """A text as YAML that fits on one line, also within a flow collection: plain where it is a simple name or place.
+
+    Where it has a character that does not print, such as one that turns the direction of writing, all beyond ASCII is
+    escaped. `read_scalar` reads it back as it was, but for control characters, which it refuses.
+    """
+    if _PLAIN.fullmatch(text) and read_scalar(text, "") == text:
+        return text
+    return str(yaml.dump(text, default_style='"', allow_unicode=text.isprintable(), width=MAX_BYTES)).rstrip("\n")
 
 
 def write_yaml(*documents: Any) -> str:

@@ -57,3 +57,7 @@ class SplitConfig(Config):
         ge=1,
         description="Images to hold out at least; small sets fill up by the smallest hashes, to a quarter at most.",
     )
+
+    def expected_held_out(self, images: int) -> int:
+        """How many of so many images are held out, roughly, since hashes of the images decide."""
+        return max(round(images * self.validation_fraction), min(self.validation_min, images // 4))

@@ -119,9 +119,7 @@ def _result(file: SourceFile, future: Future[PreparedImage]) -> PreparedImage:
     except OSError as error:
         if error.filename != file.path:
             raise  # a fault of the disk that is written to, not of the file
-        raise DataError(
-            f"{file.key} cannot be read ({error.strerror}).", "Make it readable to this user, or remove it."
-        ) from error
+        raise _unread(file, error) from error
 
 
 def _cores() -> int:
@@ -168,6 +166,33 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
     return PreparedImage(
         identity, file.key, size, width, height, square_path, _thumbnail(small), perceptual_hash(small)
     )
+
+
+def look_at(file: SourceFile, config: PreprocessConfig) -> PreparedImage:
+    """What `prepare` would find of a file, as far as its header tells: no id, no square, nothing of damage behind it.
+
+    Raises:
+        DataError: the disk fails, or the file is gone.
+    """
+    path = Path(file.path)
+    if is_leftover(file.key):
+        return PreparedImage("", file.key, 0, ignored=True)
+    try:
+        with path.open("rb") as opened:
+            size = opened.seek(0, os.SEEK_END)
+        width, height = upright_size(path, config)
+    except RejectedImageError as error:
+        return PreparedImage("", file.key, size, rejected=str(error))
+    except OSError as error:
+        reason = _why_unread(path, error)
+        if reason is None:
+            raise _unread(file, error) from error
+        return PreparedImage("", file.key, 0, rejected=reason)
+    return PreparedImage("", file.key, size, width, height)
+
+
+def _unread(file: SourceFile, error: OSError) -> DataError:
+    return DataError(f"{file.key} cannot be read ({error.strerror}).", "Make it readable to this user, or remove it.")
 
 
 def _why_unread(path: Path, error: OSError) -> str | None:

@@ -24,7 +24,7 @@ from job.report.usage import Usage, usage_of, use_in_a1111, use_in_comfyui, use_
 from job.run.adapters import AdapterEntry, AdapterIndex
 from job.run.decisions import Resolved
 from lora_engine import miniature
-from tests.code_blocks import blocks
+from tests.code_blocks import code_blocks
 from tests.job.small_run import drawings, folder_of, quickstart
 from tests.job.test_escaping import NASTY
 from tests.lora_job import ROOT, lora_job
@@ -65,6 +65,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def of_language(language: str) -> list[str]:
+    """The texts of the document's blocks of that language."""
+    return [block.text for block in code_blocks(DOCUMENT) if block.language == language]
+
+
 def usages(run: Path) -> dict[str, Usage]:
     """The usage of each adapter of a run, by name."""
     folder = folder_of(str(run))
@@ -91,13 +96,13 @@ def pixels(path: Path) -> npt.NDArray[np.int64]:
 
 def test_what_the_document_shows_runs_and_draws_with_the_adapter(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "runs", tmp_path / "runs")
-    for block in blocks(DOCUMENT, "sh"):
+    for block in of_language("sh"):
         for line in block.splitlines():
             program, *arguments = shlex.split(line)
             assert program == "lora-job"
             done = lora_job(*arguments, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
-    [program] = blocks(DOCUMENT, "python")
+    [program] = of_language("python")
     run_in(tmp_path / "mine", program)
     drawn = pixels(tmp_path / "mine" / "blip_plus.png")
     step = study / "runs/quickstart" / layout.samples(layout.Member("blip_plus", 1337), 4)
@@ -118,7 +123,7 @@ def test_what_the_document_shows_runs_and_draws_with_the_adapter(study: Path, tm
 def test_the_document_shows_what_a_run_says_of_itself(study: Path) -> None:
     found = usages(study / "runs" / "quickstart")
     assert list(found) == ["vanilla", "blip", "blip_plus"]
-    assert blocks(DOCUMENT, "python") == [use_in_diffusers(found["blip_plus"])]
+    assert of_language("python") == [use_in_diffusers(found["blip_plus"])]
     text = " ".join(DOCUMENT.read_text().split())
     assert all(usage.prompt in text for usage in (found["vanilla"], found["blip_plus"]))
     of_another = replace(found["blip_plus"], base=BaseModelConfig(source="hf://owner/name"))

@@ -1,0 +1,125 @@
+"""Looks at a dataset as a run does, but cheaply: its pictures, their sizes, and the captions beside them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from job.errors import ExitCode, JobError
+from job.run.context import Attempt
+from job.stages.fetch import fetch_dataset
+from lora_engine.config.data import PreprocessConfig, SplitConfig
+from lora_engine.images.prepare import PreparedImage, look_at, preprocess_images
+from lora_engine.images.sidecars import read_sidecars, split_sidecars
+from lora_engine.records import SourceFile
+
+_FEW = 32  # files that are decoded, so that what a run will train on is known to the picture; of more, headers are read
+_REPEATS = re.compile(r"([0-9]{1,3})_(.+)")  # how kohya's scripts name a folder: how often it is shown, and what it is
+_REGULARISATION = ("reg", "regularisation", "regularization")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in a dataset."""
+
+    source: str  # as the user wrote it
+    files: tuple[SourceFile, ...]  # that should be images
+    pictures: tuple[PreparedImage, ...]  # that can be used, with their sizes
+    rejected: tuple[PreparedImage, ...]  # files that cannot, and why
+    captions: dict[str, str]  # by the keys of those pictures that came with one
+    split: tuple[int, int] | None = None  # images that are trained on and held out; None where that was not tried
+
+    @property
+    def rejected_fraction(self) -> float:
+        """The share of the files that cannot be used, as a run counts them."""
+        return len(self.rejected) / (len(self.rejected) + len(self.pictures))
+
+    @cached_property
+    def short_sides(self) -> tuple[int, ...]:
+        """The shorter side of each picture, in pixels, smallest first."""
+        return tuple(sorted(min(picture.width or 0, picture.height or 0) for picture in self.pictures))
+
+    @cached_property
+    def repeats(self) -> dict[str, int]:
+        """By what they show, how often kohya's scripts would show the pictures of each folder named like `10_cat`."""
+        found = {}
+        for picture in self.pictures:
+            match = _REPEATS.fullmatch(PurePosixPath(picture.source).parent.name)
+            if match and not _regularises(picture):
+                found[match[2]] = int(match[1])
+        return found
+
+    @cached_property
+    def regularisation(self) -> int:
+        """How many pictures lie in a folder `reg`, where kohya's scripts look for those that should not be learned."""
+        return sum(map(_regularises, self.pictures))
+
+
+def _regularises(picture: PreparedImage) -> bool:
+    return any(part.lower() in _REGULARISATION for part in PurePosixPath(picture.source).parts[:-1])
+
+
+def plain_name(name: str) -> str:
+    """The name of a folder of pictures without what kohya's scripts write before it: `cat` for `10_cat`."""
+    match = _REPEATS.fullmatch(name)
+    return match[2] if match else name
+
+
+def look(attempt: Attempt) -> Found:
+    """Fetch the dataset, and read every file's header and every caption.
+
+    Raises:
+        JobError, DataError, UnsafeError: as `fetch_dataset` says; 41 also for fewer than two pictures that can be used,
+            and for captions that cannot be read.
+    """
+    files = fetch_dataset(attempt)
+    candidates, _ = split_sidecars(files)
+    seen = []
+    with attempt.progress.stage("look", total=len(candidates), unit="files") as stage:
+        for file in candidates:
+            seen.append(look_at(file, attempt.manifest.preprocess))
+            stage.advance(1)
+    return _found(attempt, candidates, seen, read_sidecars(files))
+
+
+def split_few(attempt: Attempt, found: Found, preprocess: PreprocessConfig, split: SplitConfig) -> Found:
+    """Of few pictures, prepare and split all as a run will, which finds damage and copies, too; of many, nothing.
+
+    The run finds the prepared images in its scratch folder.
+
+    Raises:
+        DataError: too few remain to train and to validate on.
+    """
+    from lora_engine.images.split import assign  # it imports scipy, which takes a while
+
+    if len(found.files) > _FEW:
+        return found
+    images = list(preprocess_images(found.files, preprocess, attempt.workdir / "prepared"))
+    again = _found(attempt, found.files, images, found.captions)
+    records = assign(images, preprocess.model_copy(update={"max_rejected_fraction": 1.0}), split)
+    train, held_out = (sum(record.split == part for record in records) for part in ("train", "validation"))
+    return Found(again.source, again.files, again.pictures, again.rejected, again.captions, (train, held_out))
+
+
+def _found(
+    attempt: Attempt, files: Sequence[SourceFile], images: Sequence[PreparedImage], captions: dict[str, str]
+) -> Found:
+    """Sort what was found of the files.
+
+    Raises:
+        JobError: 41, fewer than two of them can be used.
+    """
+    source, counted = attempt.manifest.dataset.source, [image for image in images if not image.ignored]
+    pictures = tuple(image for image in counted if image.rejected is None)
+    rejected = tuple(image for image in counted if image.rejected is not None)
+    if len(pictures) < 2:
+        examples = "; ".join(f"{image.source}: {image.rejected}" for image in rejected[:3])
+        number = "none" if not pictures else "only one"
+        raise JobError(
+            ExitCode.DATA,
+            f"{source} holds {len(counted)} files, of which {number} can be used{': ' * bool(examples)}{examples}.",
+            "Name a folder or archive of pictures, two at least: one to train on, another to hold out.",
+        )
+    with_captions = {image.source: captions[image.source] for image in pictures if image.source in captions}
+    return Found(source, tuple(files), pictures, rejected, with_captions)
