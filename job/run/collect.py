@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job import layout
-from job.errors import ExitCode, JobError
+from job.errors import ExitCode, JobError, no_run
 from job.run.checkpoints import Commit
 from job.storage import Digest, ObjectInfo, is_remote
 from job.storage.files import digest_of, local_errors
@@ -41,8 +41,8 @@ def collect(run: RunFolder, destination: Path) -> Collected:
             ExitCode.USAGE, f"{destination} lies in {run.root}, the run itself.", "Name a folder outside of it."
         )
     items = {key: (info, destination / _inside(run, key)) for key, info in run.list()}
-    if not items:
-        raise JobError(ExitCode.STORAGE_ACCESS, f"There is no run at {run.root}.", "Name a run: <destination>/<name>.")
+    if not any(map(layout.is_of_run, items)):
+        raise no_run(run.root)
     expected = _expected(run, items)
     missing = [item for key, item in items.items() if not _is_here(item, expected.get(key))]
     for info, digest in download_all(run.storage, missing):

@@ -104,7 +104,7 @@ def _cached(attempt: Attempt, kind: str, key: str, unit: str, names: Sequence[st
         lambda path: TensorFiles([path]),
     )
     with (
-        attempt.progress.stage(kind, total=len(names), unit=unit) as stage,
+        attempt.progress.stage(kind, f"Encoding {unit}", total=len(names), unit=unit) as stage,
         closing(cache.values(names, compute)) as values,
     ):
         for _ in values:
