@@ -104,7 +104,7 @@ def _run_line(units: list[Status]) -> str:
     running = [unit for unit in units if unit.state == "running" and not unit.is_stale]
     left = [unit.run_eta_seconds for unit in running if unit.run_eta_seconds is not None]
     if left:
-        line += f", {duration(max(left))} of training and scoring left"
+        line += f", {duration(max(left))} left but for samples"
     best = [unit.best_loss for unit in units if unit.best_loss is not None]
     return f"{line}, best loss {min(best):.4f}" if best else line
 

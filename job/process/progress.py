@@ -42,7 +42,9 @@ class Progress:
         self.alive = time.monotonic()  # when there was the last sign of life
 
     @contextmanager
-    def stage(self, name: str, title: str, *, total: int, unit: str, passes: float = 0.0) -> Iterator[Stage]:
+    def stage(
+        self, name: str, title: str, *, total: int, unit: str, passes: float = 0.0, brief: bool = False
+    ) -> Iterator[Stage]:
         """Show a stage while the block runs.
 
         Args:
@@ -51,6 +53,7 @@ class Progress:
             total: the number of its items.
             unit: the word for its items.
             passes: forward passes of one image that an item takes, where `expect` counts it.
+            brief: whether a terminal keeps no line that it was done.
         """
         row = self._add_row(title, total)
 
@@ -82,7 +85,7 @@ class Progress:
         if self._rows is None:
             own = round(elapsed - inner, 3)
             self._line("info", "stage ended", {"stage": name, "step": stage.done, "seconds": own})
-        else:
+        elif not brief:
             self._print(f"{title}: {stage.done} {unit} in {duration(elapsed)}")
 
     @contextmanager
@@ -186,7 +189,7 @@ class Progress:
     def _fill_whole(self) -> None:
         if self._whole_row is not None:
             percent = 100 * self._whole.fraction
-            eta = self._whole.eta_seconds
+            eta = self._whole.eta_seconds if percent < 100 else None
             self._fill(self._whole_row, percent, f"{percent:.0f}%", self._besides, eta)
 
     def _remove(self, row: TaskID | None) -> None:

@@ -65,6 +65,11 @@ class PackEvaluation:
         weights = held_out.components.summed(member.variant)
         self.curve_losses[member][losses.step] = held_out.curve_loss(losses, weights)
 
+    def curve_losses_at(self, step: int) -> dict[Member, float]:
+        """The loss of each adapter that was scored at that step, as trained and on the curve's timesteps."""
+        rows = ((member, row) for member, rows in self.records.items() for row in rows)
+        return {member: row.curve_loss for member, row in rows if row.step == step}
+
     @property
     def best_loss(self) -> float | None:
         """The lowest loss of an adapter so far, as trained and on the curve's timesteps; None before the first."""
@@ -155,7 +160,8 @@ class PackEvaluation:
         saved = time.monotonic()
         title = f"Scoring at step {step}" if step else "Scoring the base model"
         passes, total = scoring.losses_count / scoring.pairs, scoring.pairs
-        with self._attempt.progress.stage("evaluate", title, total=total, unit="losses", passes=passes) as stage:
+        progress = self._attempt.progress
+        with progress.stage("evaluate", title, total=total, unit="losses", passes=passes, brief=True) as stage:
             stage.advance(scoring.done)
             for done in scoring:
                 stage.advance(done)

@@ -1,6 +1,6 @@
 """Trains one pack: resume, choose micro-batches, train, commit and evaluate in turn, name the best and the last."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 
@@ -27,7 +27,7 @@ from lora_engine.system.device import DtypeName
 from lora_engine.system.memory import free_bytes
 from lora_engine.training import micro_batches
 
-_NAMED = 3  # variants at most, of which a title names each
+_NAMED = 3  # variants or adapters at most, of which a text for people names each
 _FOLLOWER_STOPPED = JobError(
     ExitCode.PREEMPTED,
     "Another process of this training was told to stop; what was done is saved.",
@@ -187,6 +187,11 @@ class PackRun:
         for member in self._evaluation.score(step, members, whole=step == 0 or self._is_trained()):
             self._trainer.freeze(member.adapter_name)
             self._attempt.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
+        losses = self._evaluation.curve_losses_at(step)
+        if step and losses:
+            text = f"Loss on held-out images at step {step}: {_in_words(losses)}"
+            by_name = {member.adapter_name: loss for member, loss in losses.items()}
+            self._attempt.progress.say("scored", text, pack=self._pack.index, step=step, losses=by_name)
 
     def _train(self, stage: Stage) -> None:
         """Train up to the next evaluation or until asked to stop, and commit what was done."""
@@ -247,6 +252,16 @@ def _is_finished(attempt: Attempt, member: Member, steps: int) -> bool:
     if final is None or (final.step != steps and final.diverged_at is None):
         return False
     return checkpoints.is_there(attempt.run, member, final.step)
+
+
+def _in_words(losses: Mapping[Member, float]) -> str:
+    """Adapters' losses as a person reads them: each of a few, of more the lowest and the highest."""
+    has_seeds = len({member.seed for member in losses}) > 1
+    named = {f"{m.variant}, seed {m.seed}:" if has_seeds else m.variant: loss for m, loss in losses.items()}
+    if len(named) <= _NAMED:
+        return ("; " if has_seeds else ", ").join(f"{name} {loss:.4f}" for name, loss in named.items())
+    best = min(named, key=named.__getitem__)
+    return f"{best} {named[best]:.4f}; of the others up to {max(named.values()):.4f}"
 
 
 def _mean_loss(records: Sequence[StepRecord]) -> float | None:

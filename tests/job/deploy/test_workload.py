@@ -254,3 +254,13 @@ def test_the_hours_of_the_page_are_those_of_the_plan() -> None:
     hours = make_plan(load_manifest(path.read_bytes(), path.name)).training_hours
     rows = re.findall(r"^\| (\w+) \| ([\d.]+) \|", (ROOT / "docs" / "running" / "README.md").read_text(), re.MULTILINE)
     assert rows == [(device, f"{figure:g}") for device, figure in hours.items()]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "code"), [("cuda", 0, 2), ("cpu", 1, 2), ("cpu", 0, 0), ("cuda", 1, 0), ("auto", 0, 0)]
+)
+def test_containers_have_a_gpu_where_the_manifest_has_a_use_for_it(device: str, gpus: int, code: int) -> None:
+    rendered = render("kubernetes", STUDY, *IMAGE, "--set", f"device={device}", "--gpus", str(gpus))
+    assert rendered.code == code, rendered.said
+    assert ("nvidia.com/gpu" in rendered.document) == bool(gpus and not code)
+    assert bool(code) == (f"device is {device}, but --gpus is {gpus}" in rendered.said)
