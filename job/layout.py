@@ -29,9 +29,15 @@ SUCCESS = "_SUCCESS"
 VARIANTS = "variants"
 SAMPLE_SETS = "samples"
 SET_UNITS = "samples-"
+_UNITS = "units"
 COMMIT_NAME = "COMMIT.json"
 CACHE = ".cache"
 SAMPLE_INDEX_NAME = "samples.json"
+
+
+def is_of_run(key: str) -> bool:
+    """Whether a file of that key shows that its folder is a run's."""
+    return key in (MANIFEST, RESOLVED) or key.startswith((f"{_UNITS}/", f"{VARIANTS}/"))
 
 
 @dataclass(frozen=True)
@@ -71,22 +77,22 @@ def steps_with(name: str, folder: str, keys: Iterable[str]) -> tuple[int, ...]:
 
 def unit_status(unit: str) -> str:
     """The file that says how far a unit (`prepare`, `pack-0`, `report`) is."""
-    return f"units/{unit}/status.json"
+    return f"{_UNITS}/{unit}/status.json"
 
 
 def unit_lease(unit: str) -> str:
     """The file that says which process may write a unit's files."""
-    return f"units/{unit}/lease.json"
+    return f"{_UNITS}/{unit}/lease.json"
 
 
 def micro_batches(unit: str) -> str:
     """The file that says into which micro-batches the updates of a pack's unit are cut."""
-    return f"units/{unit}/passes.json"
+    return f"{_UNITS}/{unit}/passes.json"
 
 
 def begun_evaluation(unit: str) -> str:
     """The file that holds the losses of an unfinished evaluation of a pack's unit."""
-    return f"units/{unit}/evaluation.safetensors"
+    return f"{_UNITS}/{unit}/evaluation.safetensors"
 
 
 def captions(caption_set: str) -> str:

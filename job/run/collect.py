@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job import layout
-from job.errors import ExitCode, JobError
+from job.errors import ExitCode, JobError, no_run
 from job.run.adapters import AdapterIndex
 from job.run.checkpoints import Commit
 from job.storage import Digest, ObjectInfo, is_remote
@@ -54,8 +54,8 @@ def collect(run: RunFolder, destination: Path, *, adapters_alone: bool = False) 
         )
     folders = (layout.ADAPTERS, layout.REPORT) if adapters_alone else ("",)
     items = {key: (info, destination / _inside(run, key)) for folder in folders for key, info in run.list(folder)}
-    if not items and not any(run.list()):
-        raise JobError(ExitCode.STORAGE_ACCESS, f"There is no run at {run.root}.", "Name a run: <destination>/<name>.")
+    if not any(map(layout.is_of_run, items)) and not any(layout.is_of_run(key) for key, _ in run.list()):
+        raise no_run(run.root)
     index = run.read_stored(layout.ADAPTER_INDEX, AdapterIndex)
     if adapters_alone and index is None:
         raise _no_adapters(run)

@@ -61,7 +61,7 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
     pictures, _ = split_sidecars(files)
     prepared: list[PreparedImage] = []
     stored = {key for key, _ in attempt.run.list(layout.THUMBNAILS)}
-    with attempt.progress.stage("preprocess", total=len(pictures), unit="images") as stage:
+    with attempt.progress.stage("preprocess", "Preparing images", total=len(pictures), unit="images") as stage:
 
         def thumbnails() -> Iterator[tuple[str, bytes]]:
             for image in preprocess_images(pictures, config, attempt.workdir / "prepared"):

@@ -21,9 +21,10 @@ from job.report.artefacts import stored
 from job.report.build import build_comparison
 from job.report.card import front_matter, render_card
 from job.report.findings import Findings
+from job.report.headline import study_verdict
 from job.report.pictures import study_pictures
 from job.report.publish import publish_report
-from job.report.schema import Comparison
+from job.report.schema import Comparison, Pair
 from job.report.summary import render_summary
 from job.report.table import CANNOT_TELL, UNKNOWN, Cell, Table
 from job.report.templating import environment, markdown
@@ -199,19 +200,19 @@ def test_what_the_data_cannot_tell_is_said(tmp_path: Path, images: int) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "says"),
     [
-        (0.5, 2.0, "Pictures agree: those of the lower loss fit their prompts better."),
-        (-2.0, -0.5, "Pictures disagree with the loss: see the notes."),
-        (-1.0, 1.0, "Whether pictures agree, the data cannot tell."),
-        (None, None, "Whether pictures agree, the data cannot tell."),
+        (0.5, 2.0, "The pictures agree: those of a fit their prompts better (clip_score)."),
+        (-2.0, -0.5, "The pictures disagree: those of b fit their prompts better (clip_score)."),
+        (-1.0, 1.0, "Their pictures cannot be told apart by what was measured of them."),
+        (None, None, "Their pictures cannot be told apart by what was measured of them."),
     ],
 )
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_summary_says_whether_pictures_agree(
+def test_it_is_said_whether_pictures_agree(
     tmp_path: Path, low: float | None, high: float | None, says: str, turned: bool
 ) -> None:
     """The winner a is lower than b, whichever of the two comes first."""
     variants = [B, A] if turned else [A, B]
-    values = build_comparison(make_run(tmp_path, Design(variants, LOWER.losses)).run).model_dump(mode="json")
+    comparison = build_comparison(make_run(tmp_path, Design(variants, LOWER.losses)).run)
     if turned and low is not None and high is not None:
         low, high = -high, -low
     score = {
@@ -222,12 +223,14 @@ def test_the_summary_says_whether_pictures_agree(
         "simultaneous_low": low,
         "simultaneous_high": high,
     }
-    (pair,) = values["pairs"]
-    assert pair["verdict"]["winner"] == "a"
-    pair["pictures"] = {"bare": {}, "as_trained": {"clip_score": score}}
-    assert basis(Comparison(**values))[-1] == says
-    pair["verdict"]["winner"] = None
-    assert basis(Comparison(**values))[-1] == "No loss is the lower one, so that pictures have nothing to agree with."
+    values = comparison.pairs[0].model_dump(mode="json") | {
+        "pictures": {"bare": {}, "as_trained": {"clip_score": score}}
+    }
+    assert values["verdict"]["winner"] == "a"
+    assert study_verdict([Pair(**values)], comparison.members, 12, 0.1).pictures == says
+    values["verdict"]["winner"] = None
+    neutral = re.sub("The pictures (dis)?agree", "Their pictures differ", says)
+    assert study_verdict([Pair(**values)], comparison.members, 12, 0.1).pictures == neutral
 
 
 def test_names_from_a_changed_run_are_shown_and_do_nothing(tmp_path: Path) -> None:
