@@ -13,12 +13,13 @@ from typing import Any
 
 from job.convert.programs import SCRIPTS
 from job.convert.settings import Setting
-from job.convert.texts import MAX_BYTES, refuse
+from job.convert.texts import refuse
 from lora_engine.text import shortened
 
-# A text in quotes, a line that goes on, an escaped character, a comment, the end of a line, and all else.
+_MOST_CHARACTERS = 2**16  # shlex takes the square of a word's length
+# A text in quotes, a line that goes on, an escaped character, a comment, the end of a command, and all else.
 _PIECE = re.compile(
-    r"""'[^']*'|"(?:\\.|[^"\\])*"|\\\n|\\.|(?<!\S)\#[^\n]*|\n|[^'"\\\n\s#]+|[^\S\n]+|.""", re.DOTALL | re.VERBOSE
+    r"""'[^']*'|"(?:\\.|[^"\\])*"|\\\n|\\.|(?<!\S)\#[^\n]*|[\n;&|]|[^'"\\;&|\s#]+|[^\S\n]+|.""", re.DOTALL | re.VERBOSE
 )
 _VARIABLE = r"\\.|\$\{(\w+)\}|\$(\w+)|[$`]"  # or an escaped character, or the beginning of what only a shell can do
 _IN_QUOTES = re.compile(_VARIABLE, re.DOTALL)
@@ -72,35 +73,32 @@ def _commands(text: str, origin: str) -> Iterator[tuple[int, Sequence[str]]]:
     """The words of every command that is more than assignments of variables, and its line."""
     variables: dict[str, str] = {}
     spent = 0
-    for line, joined in _lines(text):
-        expanded = _expand(joined, variables)
+    for line, written in _parts(text):
+        expanded = _expand(written, variables)
         spent += len(expanded)
-        if spent > MAX_BYTES:
-            refuse(origin, line, f"more than {MAX_BYTES} bytes, variables replaced", "files up to 1 MiB")
-        lexer = shlex.shlex(expanded, posix=True, punctuation_chars=";&|")
-        lexer.whitespace_split, lexer.commenters = True, ""
+        if spent > _MOST_CHARACTERS:
+            refuse(origin, line, f"more than {_MOST_CHARACTERS} characters, variables replaced", "shorter files")
         try:
-            words = list(lexer)
+            words = shlex.split(expanded)
         except ValueError as error:
             refuse(origin, line, str(error).lower(), "quotes that close")
-        for command in _split(words):
-            assigned = [_ASSIGNMENT.fullmatch(word) for word in command if word not in ("export", "set")]
-            variables |= {match[1]: match[2] for match in assigned if match}
-            if not all(assigned):
-                yield line, command
+        assigned = [_ASSIGNMENT.fullmatch(word) for word in words if word != "export"]
+        variables |= {match[1]: match[2] for match in assigned if match}
+        if not all(assigned):
+            # What follows says where the output goes.
+            yield line, words[: next((at for at, word in enumerate(words) if re.match(r"\d?[<>]", word)), None)]
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines as a shell takes them, without comments, each with the number of the first of which it is made."""
+def _parts(text: str) -> Iterator[tuple[int, str]]:
+    """The commands as they are written, without comments, each with the line in which it begins."""
     line, first, pieces = 1, 1, list[str]()
-    for piece in (match[0] for match in _PIECE.finditer(text)):
-        if piece == "\n":
+    for piece in (match[0] for match in _PIECE.finditer(f"{text}\n")):
+        line += piece.count("\n")
+        if piece in ("\n", ";", "&", "|"):
             yield first, "".join(pieces)
-            pieces, first = [], line + 1
+            pieces, first = [], line
         elif piece != "\\\n" and not piece.startswith("#"):
             pieces.append(piece)
-        line += piece.count("\n")
-    yield first, "".join(pieces)
 
 
 def _expand(text: str, variables: Mapping[str, str]) -> str:
@@ -122,19 +120,6 @@ def _value(match: re.Match[str], variables: Mapping[str, str], escaped: str) -> 
     if name not in variables:
         return _UNKNOWN + match[0][1:]
     return re.sub(escaped, r"\\\g<0>", variables[name])
-
-
-def _split(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The commands of a line, up to where each one's output is sent elsewhere."""
-    command: list[str] = []
-    for word in [*words, ";"]:
-        if not word.strip(";&|"):
-            end = next((at for at, each in enumerate(command) if re.match(r"\d?[<>]", each)), len(command))
-            if command[:end]:
-                yield command[:end]
-            command = []
-        else:
-            command.append(word)
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Converts a configuration: reads it, fills a manifest, and says what of it the manifest does not hold."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -18,7 +19,8 @@ from lora_engine.text import printable, shortened
 _LONGEST_REMARK = 600
 _MOST_REMARKS = 200
 _MOST_NAMES = 100
-_SECRET = ("token", "api_key", "password", "secret")
+_WIDTH = 118
+_SECRET = ("_token", "_key", "password", "secret")  # how names end
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _remarks(reading: Reading) -> Iterator[str]:
 
 def _said(setting: Setting) -> str:
     """The setting with its value, if that is no secret."""
-    if any(part in setting.name.lower() for part in _SECRET):
+    if setting.name.lower().endswith(_SECRET):
         return setting.name
     return f"{setting.name} = {show(setting.value)}"
 
@@ -142,15 +144,21 @@ def _fit(remark: str) -> str:
     return shortened(printable(remark), _LONGEST_REMARK)
 
 
+def _comment(text: str) -> str:
+    """A line of text that prints, as lines of a comment."""
+    lines = textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _written(manifest: dict[str, Any], remarks: Sequence[str], reading: Reading, origin: str) -> str:
     """The manifest with comments: all remarks at its top, and at a key that is to be filled in, that it is."""
     title = _fit(f"Made by lora-job convert of {origin}, a configuration of {reading.program.title}.")
     shown = remarks[:_MOST_REMARKS]
     more = [f"and {len(remarks) - len(shown)} more"] if len(remarks) > len(shown) else []
-    parts = [f"# {title}\n#\n", *(f"# {remark}\n" for remark in [*shown, *more]), "\n"]
+    parts = [_comment(title), "#\n", *(_comment(f"- {remark}") for remark in [*shown, *more]), "\n"]
     for key, value in manifest.items():
         parts += [
-            f"# FILL IN {place}: {_fit(what)}\n"
+            _comment(f"FILL IN {place}: {_fit(what)}")
             for place, what in reading.missing.items()
             if place.partition(".")[0] == key
         ]

@@ -12,7 +12,7 @@ from lora_engine.images.sidecars import METADATA
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 _CAPTIONS = ".txt"
-_MOST_FILES = 2_000_000  # that are looked at
+_MOST_FILES = 500_000  # that are looked at; of a folder with more, images are not counted
 _SECTION = re.compile(r"([0-9]{1,6})(?:_(.*))?", re.DOTALL)  # how sd-scripts name a folder: repeats, and a caption
 
 
@@ -51,11 +51,10 @@ def folders_of(reading: Reading) -> list[Folder]:
 
 
 def _of_subset(subset: Mapping[str, Setting], extension: str) -> Folder:
-    path, repeats = (
-        _value(subset.get("image_dir")),
-        as_number(subset["dataset_repeats"].value) if "dataset_repeats" in subset else 1,
-    )
-    return _look(path or "", int(repeats or 1), _value(subset.get("class_tokens")), extension)
+    written = subset.get("dataset_repeats")
+    repeats = as_number(written.value) if written is not None else None
+    path, tokens = _value(subset.get("image_dir")), _value(subset.get("class_tokens"))
+    return _look(path or "", max(int(repeats or 1), 1), tokens, extension)
 
 
 def _value(setting: Setting | None) -> str | None:
@@ -72,7 +71,8 @@ def _sections(folder: str) -> Iterator[tuple[str, int, str]]:
     for name in names:
         match = _SECTION.fullmatch(name)
         if match and int(match[1]) > 0:
-            yield str(PurePath(folder, name)), int(match[1]), match[2] or ""
+            tokens = (match[2] or "").encode(errors="replace").decode()  # a name need not be text
+            yield str(PurePath(folder, name)), int(match[1]), tokens
 
 
 def _look(path: str, repeats: int, tokens: str | None, extension: str, *, is_whole: bool = False) -> Folder:
@@ -88,7 +88,7 @@ def _look(path: str, repeats: int, tokens: str | None, extension: str, *, is_who
     beside = {name.suffix.lower() for name in names if str(name.with_suffix("")) in stems}
     has_captions = _CAPTIONS in beside or any(name.name == METADATA for name in names)
     has_others = extension.lower() in beside - {_CAPTIONS, *_IMAGES}
-    is_here = bool(path) and _is_folder(path)
+    is_here = bool(path) and _is_folder(path) and len(names) < _MOST_FILES
     return Folder(path, repeats, tokens or None, images if is_here else None, has_captions, has_others)
 
 
@@ -100,7 +100,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _names(path: str, is_whole: bool) -> Iterator[PurePath]:
-    """The files of a folder, relative to it."""
+    """The files of a folder."""
     try:
         for at, folders, names in os.walk(path):
             yield from (PurePath(at, name) for name in names)

@@ -38,6 +38,7 @@ _OF_ALL: dict[str, Any] = {
     "lr_warmup_steps": 0,
     "resolution": 512,
     "dataset_repeats": 1,
+    "sample_steps": 30,
 }
 _OF_DIFFUSERS = _OF_ALL | {
     "rank": 4,
@@ -53,7 +54,7 @@ TEXT_TO_IMAGE = Program(
 )
 DREAMBOOTH = Program(
     "diffusers' train_dreambooth_lora.py",
-    _OF_DIFFUSERS | {"learning_rate": 5e-4, "num_train_epochs": 1, "train_batch_size": 4},
+    _OF_DIFFUSERS | {"learning_rate": 5e-4, "num_train_epochs": 1, "train_batch_size": 4, "sample_steps": 25},
 )
 
 SCRIPTS = {

@@ -20,7 +20,6 @@ _SAMPLERS = {
     "dpmsolver++": "dpm++_2m", "k_euler": "euler", "k_euler_a": "euler_a", "k_lms": "lms",
     **{name: name for name in ("ddim", "pndm", "lms", "euler", "euler_a", "heun")},
 }  # fmt: skip
-_STEPS_OF_SAMPLES = 30  # both of sd-scripts and of diffusers' scripts
 _SIDE_OF_SAMPLES = 512
 _WHEN = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first", "validation_epochs")
 _MOST_SEEDS = 64
@@ -92,7 +91,7 @@ def evaluation(reading: Reading, folders: Sequence[Folder], training: dict[str, 
     elif epochs and seen:
         made["every"] = epochs * math.ceil(seen / (training["batch_size"] * training["gradient_accumulation"]))
     elif epochs:
-        reading.lose("save_every_n_epochs", f"how many updates {epochs} epochs have is not known: no images are here")
+        reading.lose("save_every_n_epochs", f"how many updates {epochs} epochs have cannot be told: no images are here")
     reading.lose("save_n_epoch_ratio", "evaluation.every says it in updates")
     samples = _samples(reading)
     return made | ({"samples": samples} if samples else {})
@@ -101,7 +100,10 @@ def evaluation(reading: Reading, folders: Sequence[Folder], training: dict[str, 
 def _samples(reading: Reading) -> dict[str, Any] | None:
     """The manifest's `evaluation.samples`; None where no prompts are given."""
     key = "evaluation.samples"
-    made: dict[str, Any] = {"prompts": _prompts(reading, f"{key}.prompts"), "steps": _STEPS_OF_SAMPLES}
+    made: dict[str, Any] = {
+        "prompts": _prompts(reading, f"{key}.prompts"),
+        "steps": reading.program.defaults["sample_steps"],
+    }
     if not made["prompts"]:
         for setting in (*_WHEN, "sample_sampler", "num_validation_images"):
             reading.lose(setting, "no prompts are given, and no samples drawn")

@@ -32,9 +32,9 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
     except RecursionError:
         refuse(origin, None, "nesting without end", "settings, and sections of them")
     except ValueError as error:  # also of a number with thousands of digits
-        match = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        found = str(error)[: match.start()] if match else str(error)
-        refuse(origin, int(match[1]) if match else None, found, "TOML, as sd-scripts read it")
+        match = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
+        found, line = (match[1], match[2]) if match else (str(error), None)
+        refuse(origin, int(line) if line else None, found, "TOML, as sd-scripts read it")
 
 
 def is_of_dataset(data: Mapping[str, Any]) -> bool:

@@ -79,8 +79,12 @@ def _steps(reading: Reading, folders: Sequence[Folder], images: int) -> int:
     if reading.setting("max_train_steps") if not reading.program.is_kohya else written is None:
         for each in (name, "dataset_repeats"):
             reading.lose(each, "max_train_steps says how long is trained")
-        return reading.count("max_train_steps", key)
+        steps = reading.count("max_train_steps", key)
+        if reading.setting("max_train_steps") is None:
+            reading.remarks.append(f"Without max_train_steps or max_train_epochs, sd-scripts train {steps} steps.")
+        return steps
     reading.lose("max_train_steps", f"{name} goes before it")
+    reading.taken.add("dataset_repeats")
     epochs, seen = reading.count(name, key), images_of_epoch(reading, folders)
     if seen is None:
         reading.miss(key, f"{epochs} epochs x images x repeats / {images} images of an update; no images are here")
@@ -200,9 +204,9 @@ def _schedule(reading: Reading, steps: int) -> dict[str, Any]:
         reading.lose("lr_warmup_steps", "the schedule constant has no warm-up there, either")
         warmup = 0
     if 0 < warmup < 1:
-        warmup = int(warmup * steps)
         if "training.steps" in reading.missing:
-            reading.miss(f"{key}.warmup_steps", "its share of the steps")
+            reading.miss(f"{key}.warmup_steps", f"{warmup} of the steps")
+        warmup = int(warmup * steps)
     return {"name": name, "warmup_steps": warmup}
 
 
