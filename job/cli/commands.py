@@ -115,6 +115,22 @@ def schema(
         typer.echo(json.dumps(manifest_schema(), indent=2))
 
 
+@app.command(epilog=examples("convert"))
+def convert(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="TOML or JSON of kohya's sd-scripts, or a shell file with a command.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the manifest goes; default: standard output.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
+) -> None:
+    """Make a manifest of another trainer's configuration; standard error says what of that it does not hold."""
+    from job.cli.convert import convert_command
+
+    typer.echo(convert_command(file, output, overwrite=force), nl=False)
+
+
 @app.command(epilog=examples("status"))
 def status(
     run: RunArgument,

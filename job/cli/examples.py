@@ -29,6 +29,10 @@ _EXAMPLES = {
         lora-job schema > lora-job.schema.json
         lora-job schema --report
     """,
+    "convert": """
+        lora-job convert config.toml > study.yaml
+        lora-job convert train.sh --output study.yaml
+    """,
     "status": """
         lora-job status runs/study
         lora-job status s3://bucket/runs/study --follow
