@@ -79,7 +79,9 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
         clip_sha256=pictures.clip_sha256,
         likeness=pictures.likeness(),
         fair=fair,
-        captions={name: asdict(lint(records)) for name, records in captions.items()},
+        captions={
+            name: asdict(lint(records, may_repeat=_is_constant(resolved, name))) for name, records in captions.items()
+        },
         timing=_timing(run, len(resolved.packs)),
         environment=_environment(run),
         notes=notes(resolved, members, pairs, is_earlier=scored.is_earlier),
@@ -119,6 +121,11 @@ def _captions(run: RunFolder, name: str) -> list[CaptionRecord]:
     if not captions:
         raise missing(run, layout.captions(name))
     return captions
+
+
+def _is_constant(resolved: Resolved, caption_set: str) -> bool:
+    """Whether one caption for all images is what the set's variant asks for. A set has the name of its first variant."""
+    return resolved.identity.variants[caption_set].captions.get("strategy") == "constant"
 
 
 def _data(images: Sequence[ImageRecord]) -> DataCounts:
