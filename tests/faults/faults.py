@@ -18,6 +18,7 @@ class Fault:
 CHECKPOINTS, CACHE = "tests/job/run/test_checkpoints.py", "tests/job/run/test_cache.py"
 LEASE, UNIT = "tests/job/run/test_lease.py", "tests/job/run/test_unit.py"
 DECISIONS, IDENTITY = "tests/job/run/test_decisions.py", "tests/job/run/test_identity.py"
+ADAPTERS = "tests/job/test_adapters.py"
 LAYOUT, SHARDING, SHARED = "tests/job/test_layout.py", "tests/job/test_sharding.py", "tests/job/test_shared_run.py"
 RESUME, FINISHED = "tests/job/stages/test_resume.py", "tests/job/stages/test_finished_pack.py"
 CONTINUED, RETRY = "tests/job/test_continued_run.py", "tests/job/deploy/test_retry.py"
@@ -534,6 +535,34 @@ _SHARING = (
         "        comparison = publish_report(report.run)\n"
         "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
+    ),
+    Fault(
+        "success-before-the-adapters",
+        "A kill leaves a run that passes for finished and has no adapters to use.",
+        "job/pipeline.py",
+        "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n"
+        "        _require_converged(report, packs)\n"
+        '        report.run.write(layout.SUCCESS, b"")\n',
+        "        _require_converged(report, packs)\n"
+        '        report.run.write(layout.SUCCESS, b"")\n'
+        "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n",
+        (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
+    ),
+    Fault(
+        "altered-checkpoint-becomes-an-adapter",
+        "A checkpoint's file that was altered is put to use, and no longer told from a whole one.",
+        "job/report/adapters.py",
+        "run.download(source, passing, expected)",
+        "expected = run.download(source, passing)",
+        (f"{ADAPTERS}::test_a_checkpoint_that_is_not_what_was_committed_is_named",),
+    ),
+    Fault(
+        "index-lists-adapters-that-are-not-there",
+        "While adapters are replaced, or where that fails, the index still vouches for the ones before.",
+        "job/report/adapters.py",
+        "                        run.delete(layout.ADAPTER_INDEX)\n",
+        "                        pass\n",
+        (f"{ADAPTERS}::test_a_checkpoint_that_is_not_what_was_committed_is_named",),
     ),
     Fault(
         "diverged-run-is-a-success",
