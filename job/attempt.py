@@ -5,7 +5,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from job import env, layout
+from job import env
 from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest
@@ -47,7 +47,8 @@ def run_attempt(
     with Progress(sys.stderr) as progress:
         if manifest.limits.stall_minutes is not None:
             watch_for_stalls(progress, manifest.limits.stall_minutes)
-        with processes.joined(partial(wait_for, check=stop.check)), followers_of(processes) as followers:
+        joined = processes.joined(manifest.device, partial(wait_for, check=stop.check))
+        with joined, followers_of(processes) as followers:
             _do_run(manifest, scratch, shard, stop, progress, followers)
 
 
@@ -55,15 +56,16 @@ def _do_run(
     manifest: Manifest, scratch: Path, shard: Shard | None, stop: StopFlag, progress: Progress, followers: Followers
 ) -> None:
     """Make the attempt of a process that is alone, or rank 0 of several."""
-    fenced = wait_for(lambda: check_access(manifest), stop.check_after(_PROBE_SECONDS))
+    with progress.doing("Trying the storage, and looking for the dataset and the models"):
+        fenced = wait_for(lambda: check_access(manifest), stop.check_after(_PROBE_SECONDS))
     if shard is not None and not fenced:
         raise JobError(
             ExitCode.STORAGE_ACCESS,
             "Several processes cannot share a run on a store that ignores conditional writes (output.unfenced).",
             "Use another store, or run it as one process.",
         )
-    stop.at_once(_import_libraries)
-    from job import pipeline
+    with progress.doing("Loading torch"):
+        stop.at_once(_import_torch)
     from job.run import decisions
 
     stop.check()
@@ -71,27 +73,47 @@ def _do_run(
     attempt = new_attempt(manifest, scratch, progress, stop, fenced=fenced, moved=progress.moved)
     if decisions.is_done(attempt):
         progress.say("already done", run=attempt.run.root)
-        _say_verdict(attempt)
+        _conclude(attempt)
         return
     if manifest.limits.max_hours is not None:
         stop.limit_run(manifest.limits.max_hours, spent_seconds(attempt.run))
+    _name_device(attempt, followers.processes)
+    with progress.doing("Loading the model libraries"):
+        stop.at_once(_import_libraries)
+    from job import pipeline
+
+    stop.check()
     if pipeline.run(attempt, shard, followers):
-        progress.say("done", run=attempt.run.root, report=attempt.run.uri(layout.COMPARISON))
-        _say_verdict(attempt)
+        _conclude(attempt)
 
 
-def _say_verdict(attempt: Attempt) -> None:
-    """Say the answer of the finished run, as the last line."""
-    from job.report.publish import read_verdict
+def _name_device(attempt: Attempt, processes: Processes) -> None:
+    """Say what is trained on, before anything takes long.
 
-    sentence = read_verdict(attempt.run)
-    if sentence is not None:
-        attempt.progress.say(sentence)
+    Raises:
+        ResourceError: 44, the device is not there, or lacks the precision that the run began with.
+    """
+    from job.run.decisions import precisions
+    from lora_engine.system.device import find_device, in_words
+
+    device = find_device(attempt.manifest.device)
+    words, used = in_words(device), precisions(attempt, device)
+    together = f", with {processes.count} processes" if processes.count > 1 else ""
+    facts = {"device": words, "precisions": used, "processes": processes.count}
+    attempt.progress.say("device", f"Training on {words}, {' and '.join(used)}{together}", **facts)
+
+
+def _conclude(attempt: Attempt) -> None:
+    """Show what came out of the finished run, and where it lies, as the last of all."""
+    from job.report.closing import closing_of
+
+    closing = closing_of(attempt.run, attempt.manifest.output_storage())
+    attempt.progress.conclude(closing.shown(), closing.facts())
 
 
 def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Processes) -> None:
     """Make the attempt of another rank than 0. It watches no limits: it ends when rank 0, which does, says so."""
-    joined = processes.joined(partial(wait_for, check=stop.check))
+    joined = processes.joined(manifest.device, partial(wait_for, check=stop.check))
     with Path(os.devnull).open("w") as nowhere, Progress(nowhere) as progress, joined:
         stop.at_once(_import_libraries)
         from job import pipeline
@@ -100,8 +122,14 @@ def _follow(manifest: Manifest, scratch: Path, stop: StopFlag, processes: Proces
         pipeline.follow(attempt, processes)
 
 
+def _import_torch() -> None:
+    """Import torch, which takes a second or two, and what knows the decisions of a run."""
+    with lasting():
+        import job.run.decisions  # noqa: F401
+
+
 def _import_libraries() -> None:
-    """Import torch and the model libraries, which takes seconds, and let them be lasting."""
+    """Import the model libraries, which takes seconds, and let them be lasting."""
     with lasting():
         import job.pipeline  # noqa: F401
         from lora_engine.system.quiet import quiet_libraries

@@ -62,6 +62,11 @@ class JobError(Exception):
         super().__init__("\n".join(lines) if details else f"{self.cause} {self.remedy}")
 
 
+def no_run(root: str) -> JobError:
+    """The error of every command that is to read a run where there is none."""
+    return JobError(ExitCode.STORAGE_ACCESS, f"There is no run at {root}.", "Name a run: <destination>/<name>.")
+
+
 _ENGINE_CODES: tuple[tuple[type[EngineError], ExitCode], ...] = (
     (DataError, ExitCode.DATA),
     (UnsafeError, ExitCode.UNSAFE),

@@ -9,10 +9,19 @@ RESOLVED = "resolved.json"
 ENVIRONMENT = "environment.json"
 IMAGES = "data/images.jsonl"
 SOURCE = "data/source.json"
+REPORT = "report"
 COMPARISON = "report/comparison.json"
+PAGE = "report/report.html"
 CURVES = "report/curves.png"
 GRID = "report/samples.png"
 COPIES = "report/copies.png"
+REPORT_PICTURES = "report/pictures"
+THUMBNAILS = "data/thumbnails"
+ADAPTERS = "adapters"
+ADAPTER_INDEX = "adapters/index.json"
+DIFFUSERS_ADAPTERS = "adapters/diffusers"
+SUMMARY = "report/summary.md"
+MODEL_CARD = "report/README.md"
 LINE_ART = "data/line_art.jsonl"
 SMALL_IMAGES = "data/small.safetensors"
 HELD_OUT_LIKENESS = "data/likeness.jsonl"
@@ -20,9 +29,15 @@ SUCCESS = "_SUCCESS"
 VARIANTS = "variants"
 SAMPLE_SETS = "samples"
 SET_UNITS = "samples-"
+_UNITS = "units"
 COMMIT_NAME = "COMMIT.json"
 CACHE = ".cache"
 SAMPLE_INDEX_NAME = "samples.json"
+
+
+def is_of_run(key: str) -> bool:
+    """Whether a file of that key shows that its folder is a run's."""
+    return key in (MANIFEST, RESOLVED) or key.startswith((f"{_UNITS}/", f"{VARIANTS}/"))
 
 
 @dataclass(frozen=True)
@@ -62,22 +77,22 @@ def steps_with(name: str, folder: str, keys: Iterable[str]) -> tuple[int, ...]:
 
 def unit_status(unit: str) -> str:
     """The file that says how far a unit (`prepare`, `pack-0`, `report`) is."""
-    return f"units/{unit}/status.json"
+    return f"{_UNITS}/{unit}/status.json"
 
 
 def unit_lease(unit: str) -> str:
     """The file that says which process may write a unit's files."""
-    return f"units/{unit}/lease.json"
+    return f"{_UNITS}/{unit}/lease.json"
 
 
 def micro_batches(unit: str) -> str:
     """The file that says into which micro-batches the updates of a pack's unit are cut."""
-    return f"units/{unit}/passes.json"
+    return f"{_UNITS}/{unit}/passes.json"
 
 
 def begun_evaluation(unit: str) -> str:
     """The file that holds the losses of an unfinished evaluation of a pack's unit."""
-    return f"units/{unit}/evaluation.safetensors"
+    return f"{_UNITS}/{unit}/evaluation.safetensors"
 
 
 def captions(caption_set: str) -> str:
@@ -87,7 +102,12 @@ def captions(caption_set: str) -> str:
 
 def thumbnail(image_id: str) -> str:
     """The file of an image's small picture."""
-    return f"data/thumbnails/{image_id}.webp"
+    return f"{THUMBNAILS}/{image_id}.webp"
+
+
+def report_picture(name: str) -> str:
+    """The file of a picture beside the report's page."""
+    return f"{REPORT_PICTURES}/{name}.webp"
 
 
 def member(of: Member) -> str:
@@ -192,3 +212,18 @@ def best(of: Member) -> str:
 def final(of: Member) -> str:
     """The file that names a member's last checkpoint."""
     return f"{member(of)}/final.json"
+
+
+def adapter_name(of: Member, *, several_seeds: bool) -> str:
+    """The name by which a member's adapter is used: with its seed where others of the run have the same variant."""
+    return of.adapter_name if several_seeds else of.variant
+
+
+def adapter(name: str) -> str:
+    """The file to use of an adapter, in kohya's format."""
+    return f"{ADAPTERS}/{name}.safetensors"
+
+
+def diffusers_adapter(name: str) -> str:
+    """The file to use of an adapter, in diffusers' format."""
+    return f"{DIFFUSERS_ADAPTERS}/{name}.safetensors"

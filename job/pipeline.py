@@ -11,6 +11,7 @@ from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack, caption_sets, set_of_variant
 from job.process.faults import resource_errors
+from job.prospect import forward_passes
 from job.report.notes import copies_found
 from job.report.publish import publish_report
 from job.run.checkpoints import FinalPointer
@@ -53,9 +54,10 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
         DivergedError: adapters diverged; all else is done.
         HeldError: 52 when another process works on what is left, and this one was told of no other.
     """
-    device, packs = _set_up_device(), attempt.packs
+    device, packs = _set_up_device(attempt), attempt.packs
     with resource_errors():
-        fingerprint = source_fingerprint(attempt)
+        with attempt.progress.doing("Looking at the dataset"):
+            fingerprint = source_fingerprint(attempt)
         models, resolved, study, used = _prepare(attempt, fingerprint, device)
         wanted = _sample_set(attempt, study, resolved, models)
         followers.read(fingerprint)
@@ -63,8 +65,10 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
     def train(pack: Pack, wait_minutes: float) -> None:
         with unit_of(attempt, pack.unit, wait_minutes) as unit:
             if not is_trained(pack):
-                pack_run = PackRun(unit, study, pack, device, resolved.precision(pack), followers)
-                pack_run.run()
+                with attempt.progress.part(pack.unit):
+                    with attempt.progress.doing("Loading the base model"):
+                        pack_run = PackRun(unit, study, pack, device, resolved.precision(pack), followers)
+                    pack_run.run()
                 if wanted is not None:
                     steps, at_once = sampled_steps(unit, pack), attempt.manifest.evaluation.batch_size
                     measuring = Measuring(models.clip, used, device)
@@ -75,14 +79,27 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
             return False
         return wanted is None or has_samples(attempt, sampled_steps(attempt, pack), wanted)
 
+    own = [pack for pack in packs if shard is None or shard.owns(pack, packs)]
+    _expect(attempt, [pack for pack in own if not is_trained(pack)], study, is_all=len(own) == len(packs))
     distribute_packs(attempt, packs, shard, train)
     left = [pack for pack in packs if not is_trained(pack)]
     if shard is not None and left:
-        _require_converged(attempt, [pack for pack in packs if shard.owns(pack, packs)])
-        attempt.progress.say("this shard is done; the rest is with other processes", packs=[pack.unit for pack in left])
+        _require_converged(attempt, own)
+        units = [pack.unit for pack in left]
+        text = f"This process has done its share; other processes have {', '.join(units)} to train"
+        attempt.progress.say("this shard is done; the rest is with other processes", text, packs=units)
         return False
     _report(attempt, packs)
     return True
+
+
+def _expect(attempt: Attempt, packs: Sequence[Pack], study: Study, *, is_all: bool) -> None:
+    """Show from now on how far the training and scoring of these packs are, which are all that this process has."""
+    held_out = len(study.held_out.image_ids)
+    work = {pack.unit: forward_passes(attempt.manifest, pack, held_out) for pack in packs}
+    besides = "" if attempt.manifest.evaluation.samples is None else "samples not counted"
+    if work:
+        attempt.progress.expect(work, "Whole run" if is_all else "This process's share", besides)
 
 
 def follow(attempt: Attempt, processes: Processes) -> None:
@@ -92,7 +109,7 @@ def follow(attempt: Attempt, processes: Processes) -> None:
         JobError: the error that rank 0 ended with, or 46 when this process was started with something else.
         LostPeerError: rank 0 is gone.
     """
-    device, packs = _set_up_device(), attempt.packs
+    device, packs = _set_up_device(attempt), attempt.packs
     with resource_errors():
         for message in broadcasts(processes, attempt.stop):
             match message:
@@ -112,9 +129,9 @@ def follow(attempt: Attempt, processes: Processes) -> None:
                         pass
 
 
-def _set_up_device() -> torch.device:
+def _set_up_device(attempt: Attempt) -> torch.device:
     """The device that everything is computed on, with the memory allocator set up for it."""
-    device = find_device()
+    device = find_device(attempt.manifest.device)
     if device.type == "cpu":
         keep_freed_blocks()
     return device
@@ -132,8 +149,9 @@ def _prepare(
     # that without a limit. A single pack is trained by whoever prepares the run, and nothing would be left to do here.
     wait_minutes = attempt.manifest.limits.lease_wait if len(attempt.packs) == 1 else math.inf
     with _preparing(attempt, fingerprint, wait_minutes) as prepare:
-        models = fetch_models(prepare)
-        _require_room(prepare, models.base)
+        with attempt.progress.doing("Looking at the models' files"):
+            models = fetch_models(prepare)
+            _require_room(prepare, models.base)
         images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
         resolved = resolve(prepare, images, models.base, models.captioner, models.clip, device)
         captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base), device)
@@ -224,11 +242,12 @@ def _study(
 
 
 def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
-    """Write the report and then `_SUCCESS`, unless another process has finished the run at the same moment."""
+    """Write the report, the adapters to use and then `_SUCCESS`, unless another process has just finished the run."""
     with unit_of(attempt, "report", attempt.manifest.limits.lease_wait) as report:
         if report.run.exists(layout.SUCCESS):
             return
-        comparison = publish_report(report.run)
+        with attempt.progress.doing("Writing the report"):
+            comparison = publish_report(report.run, report.workdir, report.stop.check)
         _require_converged(report, packs)
         report.run.write(layout.SUCCESS, b"")
         for note in copies_found(comparison.members):

@@ -37,6 +37,7 @@ class Plan:
     """The work that a run would be, and what it would need."""
 
     name: str
+    device: str  # as the manifest names it
     images: int | None  # files that look like images; None where they cannot be counted without a download
     validation_images: int | None  # roughly
     caption_sets: tuple[str, ...]
@@ -44,7 +45,7 @@ class Plan:
     files: int  # that the run would write, roughly
     checkpoint_bytes: int  # of all checkpoints, for SD 1.5
     scratch_bytes: int | None  # on this machine's disk, beside downloads; None where images cannot be counted
-    memory_bytes: int  # that the largest pack needs, for SD 1.5; in half precision, unless the manifest says fp32
+    memory_bytes: int  # that the largest pack needs, for SD 1.5; in fp32 if the manifest says that or a CPU, else half
     training_hours: dict[str, float]  # device to hours, for SD 1.5, training alone
     pictures: int  # samples that are drawn, roughly where held-out captions are the prompts
     picture_hours: dict[str, float]  # device to hours, for SD 1.5
@@ -77,8 +78,11 @@ def make_plan(manifest: Manifest) -> Plan:
     ]
     if (advice := more_seeds_advised(manifest)) is not None:
         warnings.append(advice)
+    if manifest.device == "cpu":
+        warnings.append("device is cpu, which takes many times the hours that are said of GPUs")
     return Plan(
         name=manifest.name,
+        device=manifest.device,
         images=images,
         validation_images=held_out,
         caption_sets=tuple(caption_sets(manifest)),
@@ -126,7 +130,8 @@ def _looks_like_image(file: SourceFile) -> bool:
 
 def _memory(manifest: Manifest, pack: Pack) -> int:
     """The bytes of memory that training the pack needs, the libraries' included."""
-    value_bytes = 4 if pack.training.precision == "fp32" else 2
+    precision = pack.training.precision
+    value_bytes = 4 if precision == "fp32" or (precision == "auto" and manifest.device == "cpu") else 2
     images = len(pack.members) * pack.training.batch_size
     ranks = len(pack.members) * pack.lora.rank
     training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images, ranks)
@@ -181,6 +186,7 @@ def render_plan(plan: Plan) -> str:
     unknown = "unknown until downloaded"
     lines = [
         f"run               {plan.name}",
+        f"device            {plan.device}",
         f"images            {unknown if plan.images is None else plan.images}",
         f"held out          {unknown if plan.validation_images is None else f'about {plan.validation_images}'}",
         f"caption sets      {', '.join(plan.caption_sets)}",

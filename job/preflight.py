@@ -39,18 +39,21 @@ def check_access(manifest: Manifest) -> bool:
 
 
 def check_device(manifest: Manifest, processes: Processes = ALONE) -> None:
-    """Make sure that the device can compute in the precision asked for, and that no process is without images.
+    """Make sure that the device is there, computes in the precision asked for, and leaves no process without images.
 
     Raises:
-        ResourceError: the device cannot, or an update has too few images for all processes.
+        ResourceError: it is not, it does not, or an update has too few images for all processes.
     """
     from job.manifest.packs import resolve_variants
 
     trainings = [variant.training for variant in resolve_variants(manifest)]
-    if any(training.precision == "fp16" for training in trainings):  # the only precision that a device can lack
+    asks_fp16 = any(training.precision == "fp16" for training in trainings)  # the only one that a device can lack
+    if asks_fp16 or manifest.device == "cuda":
         from lora_engine.system.device import find_device, resolve_precision  # importing torch takes seconds
 
-        resolve_precision("fp16", find_device())
+        device = find_device(manifest.device)
+        if asks_fp16:
+            resolve_precision("fp16", device)
     for training in trainings:
         processes.local_slice(training.images_per_step)
 

@@ -51,6 +51,17 @@ def foresee(manifest: Manifest, packs: Sequence[Pack], held_out: int | None) -> 
     )
 
 
+def forward_passes(manifest: Manifest, pack: Pack, held_out: int) -> float:
+    """The work of training and scoring a pack, in forward passes of one image.
+
+    Args:
+        held_out: images.
+    """
+    pairs = compared_pairs(manifest.evaluation.pairs, tuple(variant.name for variant in manifest.variants))
+    trained = len(pack.members) * pack.training.steps * pack.training.images_per_step
+    return held_out * _scored_per_image(manifest, [pack], pairs) + trained * FORWARDS_OF_TRAINING
+
+
 @dataclass(frozen=True)
 class PictureProspect:
     """The samples of a study."""

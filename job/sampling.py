@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from job import layout
-from job.errors import ExitCode, JobError
+from job.errors import ExitCode, JobError, no_run
 from job.layout import Member
 from job.manifest.load import load_manifest
 from job.manifest.models import BaseModelConfig, ClipConfig
@@ -38,12 +38,13 @@ from job.storage.uris import local_path
 from lora_engine.adapters import from_file, lora
 from lora_engine.config.captions import CaptionsConfig, ConstantCaptions
 from lora_engine.config.evaluation import EvaluationConfig, SamplesConfig, compared_pairs
+from lora_engine.config.models import DeviceChoice
 from lora_engine.errors import ResourceError
 from lora_engine.evaluation.sampler import Sampler
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord, used_images
-from lora_engine.system.device import DTYPES, DtypeName, find_device, resolve_precision
+from lora_engine.system.device import DTYPES, DtypeName, find_device, in_words, resolve_precision
 from lora_engine.system.malloc import keep_freed_blocks
 
 _LONGEST_TRIGGER = 200  # characters, of what a file calls its trigger phrase; a prompt has room for some 300
@@ -61,6 +62,7 @@ class Order:
     base: bool  # the base model; with `best` beside these
     base_model: str | None  # instead of the run's
     clip: str | None  # instead of the run's
+    device: DeviceChoice | None  # instead of the run's
     template: str | None  # how an adapter's file is prompted as it was trained
 
 
@@ -90,6 +92,7 @@ def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> s
     study = _read_run(run)
     manifest, settings, samples = study.manifest, study.manifest.model_storage(), study.manifest.evaluation.samples
     with _workplace(run, workdir, stop) as place:
+        device = _set_up_device(place, order.device or manifest.device)
         base = _fetch_base_of(study, place, order)
         clip_config = (samples.clip if samples else None) if order.clip is None else ClipConfig(source=order.clip)
         clip = fetch_clip(place, clip_config, settings)
@@ -107,7 +110,7 @@ def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> s
         members = [member for pack in study.packs for member in pack.members]
 
         def draw(unit: Workplace) -> None:
-            _draw_packs(study, unit, steps, wanted, base, clip)
+            _draw_packs(study, unit, steps, wanted, base, clip, device)
             publish_set(unit.run, study.images, members, pairs, wanted.name, {0: "base model"})
 
         return _draw_set(place, wanted, draw)
@@ -136,13 +139,13 @@ def _draw_packs(
     wanted: SampleSet,
     base: LocalModel,
     clip: LocalModel | None,
+    device: torch.device,
 ) -> None:
     """Draw what is missing of every pack.
 
     Args:
         steps: at which each pack is sampled, by its index.
     """
-    device = _device()
     measuring = Measuring(clip, used_images(study.images), device)
     for pack in study.packs:
         if has_samples(unit, steps[pack.index], wanted):
@@ -164,6 +167,7 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
     if order.base_model is None:
         raise JobError(ExitCode.USAGE, f"{uri} does not say where its base model is.", "Name it: --base-model SOURCE.")
     with _workplace(output, workdir, stop) as place:
+        device = _set_up_device(place, order.device or "auto")
         path = _fetch_file(place, uri)
         from_file.require_unet_alone(path)
         base = fetch_base(place, BaseModelConfig(source=order.base_model), StorageSettings())
@@ -178,7 +182,6 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
         weights = f"{LocalModel(path).sha256} {base.sha256}"
         wanted = _wanted(place, order, order.config, resolution, adapters, base, clip, weights)
         steps = [SampledStep(0, False, (member,)), SampledStep(_FILE_STEP, False, (member,))]
-        device = _device()
 
         def make_sampler() -> Sampler:
             dtype = DTYPES[resolve_precision("auto", device)]
@@ -200,11 +203,7 @@ def _read_run(run: RunFolder) -> _Study:
     resolved = run.read_stored(layout.RESOLVED, Resolved)
     images = run.read_rows(layout.IMAGES, ImageRecord)
     if text is None or resolved is None or images is None:
-        raise JobError(
-            ExitCode.STORAGE_ACCESS,
-            f"There is no run at {run.root}.",
-            "Name a run, <destination>/<name>, or an adapter's .safetensors file.",
-        )
+        raise no_run(run.root)
     manifest = load_manifest(text, run.uri(layout.MANIFEST))
     models = {what: model.sha256 for what, model in resolved.models if model is not None}
     now = identity(manifest, data_sha256=resolved.data_sha256, models=models)
@@ -225,8 +224,11 @@ def _workplace(folder: RunFolder, workdir: Path, stop: StopFlag) -> Iterator[Wor
         yield Workplace(run=folder, workdir=workdir, progress=progress, stop=stop, fenced=fenced)
 
 
-def _device() -> torch.device:
-    device = find_device()
+def _set_up_device(place: Workplace, choice: DeviceChoice) -> torch.device:
+    """The device that samples are drawn on. 44 where `cuda` is asked for and not there."""
+    device = find_device(choice)
+    words = in_words(device)
+    place.progress.say("device", f"Drawing on {words}", device=words)
     if device.type == "cpu":
         keep_freed_blocks()
     return device
@@ -238,7 +240,7 @@ def _precision(place: Workplace, trained_in: DtypeName, device: torch.device) ->
         return resolve_precision(trained_in, device)
     except ResourceError:
         other = resolve_precision("auto", device)
-        place.progress.warn(f"the run was trained in {trained_in}; samples are drawn in {other}, as this device can")
+        place.progress.warn(f"The run was trained in {trained_in}; samples are drawn in {other}, as this device can")
         return other
 
 

@@ -46,6 +46,7 @@ OF_THE_ATTEMPT = ("manifest.yaml", "environment.json", "units/", "data/source.js
 TIMES = {
     "resolved.json": {"manifest", "started_at"},
     "report/comparison.json": {"timing", "environment", "images_per_second", "files"},
+    "adapters/index.json": {"kohya"},  # whose metadata tell when the run began
     "metrics.jsonl": {"images_per_second"},
     "COMMIT.json": {"epoch", "files", "manifest_sha256"},
     ".safetensors": {"ss_training_started_at", "modelspec.date"},

@@ -8,23 +8,37 @@ from typing import Annotated, Any
 
 import typer
 
+from job.cli.examples import examples
 from job.cli.init import init
 from job.cli.render import app as render
 from job.manifest.load import load_manifest
 from job.manifest.schema import Manifest, manifest_schema
 from job.process.stop import StopFlag
+from lora_engine.config.models import DeviceChoice
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(),
 )
 app.add_typer(render, name="render")
-app.command()(init)
+app.command(epilog=examples("init"))(init)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"lora-job {version('lora-job')}")
+        raise typer.Exit
 
 
 @app.callback()
 def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where every error came from.")] = False,
 ) -> None:
     """Train one Stable Diffusion LoRA per caption strategy on the same images, and compare them."""
@@ -41,7 +55,7 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command()
+@app.command(epilog=examples("run"))
 def run(
     manifest: ManifestArgument = None,
     sets: SetOption = None,
@@ -63,7 +77,7 @@ def run(
     run_attempt(loaded, workdir, env.shard(os.environ, shard), stop, processes)
 
 
-@app.command()
+@app.command(epilog=examples("validate"))
 def validate(
     manifest: ManifestArgument = None,
     sets: SetOption = None,
@@ -79,7 +93,7 @@ def validate(
     typer.echo(f"{loaded.name}: valid")
 
 
-@app.command()
+@app.command(epilog=examples("plan"))
 def plan(manifest: ManifestArgument = None, sets: SetOption = None, as_json: JsonOption = False) -> None:
     """Say what a run would do, without doing it."""
     from job.plan import make_plan, render_plan
@@ -88,7 +102,7 @@ def plan(manifest: ManifestArgument = None, sets: SetOption = None, as_json: Jso
     typer.echo(json.dumps(planned.as_dict(), indent=2) if as_json else render_plan(planned))
 
 
-@app.command()
+@app.command(epilog=examples("schema"))
 def schema(
     report: Annotated[bool, typer.Option("--report", help="The schema of report/comparison.json.")] = False,
 ) -> None:
@@ -101,40 +115,78 @@ def schema(
         typer.echo(json.dumps(manifest_schema(), indent=2))
 
 
-@app.command()
+@app.command(epilog=examples("convert"))
+def convert(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="TOML or JSON of kohya's sd-scripts, or a shell file with a command.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the manifest goes; default: standard output.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
+) -> None:
+    """Make a manifest of another trainer's configuration; standard error says what of that it does not hold."""
+    from job.cli.convert import convert_command
+
+    typer.echo(convert_command(file, output, overwrite=force), nl=False)
+
+
+@app.command(epilog=examples("status"))
 def status(
     run: RunArgument,
     follow: Annotated[bool, typer.Option("--follow", help="Until the run ends.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show where a run stands, from its files alone."""
-    from job.run.status import show_status
+    from job.cli.status import show_status
 
     show_status(_folder(run), follow=follow, as_json=as_json)
 
 
-@app.command()
-def report(run: RunArgument) -> None:
-    """Rebuild the report from a run's artifacts."""
-    from job.layout import COMPARISON
-    from job.report.publish import publish_report
+@app.command(epilog=examples("report"))
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs: paths or s3://...")],
+    output: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Of several runs; default: ./side-by-side-RUN-RUN.")
+    ] = None,
+) -> None:
+    """Rebuild the report and adapters/ from a run's artifacts; of several runs, put their reports side by side."""
+    from job.run.status import require_run
     from lora_engine.text import printable
 
-    folder = _folder(run)
-    comparison = publish_report(folder)
-    typer.echo(folder.uri(COMPARISON))
-    typer.echo(printable(comparison.verdict.sentence), err=True)
+    folders = [_folder(run) for run in runs]
+    for folder in folders:
+        require_run(folder)
+    if len(folders) > 1:
+        from job.report.side_by_side.publish import publish_side_by_side
+
+        page, sentence = publish_side_by_side(folders, output)
+        typer.echo(page)
+    elif output is not None:
+        raise typer.BadParameter("it is of several runs: that of one lies in its folder", param_hint="--output")
+    else:
+        from job import layout
+        from job.report.publish import publish_report
+
+        sentence = publish_report(folders[0]).verdict.sentence
+        for key in (layout.COMPARISON, layout.ADAPTER_INDEX, layout.PAGE):
+            typer.echo(folders[0].uri(key))
+    typer.echo(printable(sentence), err=True)
 
 
-@app.command()
-def collect(run: RunArgument, destination: Annotated[Path, typer.Argument(metavar="DEST", readable=False)]) -> None:
-    """Download a run, checking what its commits list."""
+@app.command(epilog=examples("collect"))
+def collect(
+    run: RunArgument,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", readable=False)],
+    adapters: Annotated[bool, typer.Option("--adapters", help="adapters/ and report/ alone.")] = False,
+) -> None:
+    """Download a run, checking the SHA-256 of all that it lists."""
     from job.run.collect import collect as collect_run
 
-    typer.echo(collect_run(_folder(run), destination).describe())
+    typer.echo(collect_run(_folder(run), destination, adapters_alone=adapters).describe())
 
 
-@app.command()
+@app.command(epilog=examples("sample"))
 def sample(
     target: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or an adapter's .safetensors file.")],
     prompts: Annotated[
@@ -161,6 +213,7 @@ def sample(
     clip: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="The CLIP model that scores; default: the manifest's.")
     ] = None,
+    device: Annotated[DeviceChoice | None, typer.Option(help="Default: as in the manifest, or auto.")] = None,
     template: Annotated[
         str | None, typer.Option(metavar="TEXT", help="How an adapter's file was trained: '{prompt}, line art'.")
     ] = None,
@@ -189,6 +242,7 @@ def sample(
         strength=strength,
         base_model=base_model,
         clip=clip,
+        device=device,
         template=template,
         output=output,
         workdir=workdir,

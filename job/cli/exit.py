@@ -16,6 +16,7 @@ from lora_engine.errors import EngineError
 from lora_engine.system.garbage import leave_to_the_system
 from lora_engine.text import printable, shortened
 
+PROGRAM = "lora-job"  # however it was started
 _TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its text as the reason why a container ended.
 _LARGEST_LOG = 1024  # characters of at most 4 bytes each, since Kubernetes takes 4 KB
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that the signal has ended
@@ -40,7 +41,7 @@ def run_to_exit(app: typer.Typer) -> None:
 def _guarded(app: typer.Typer) -> int:
     """Run the command and return its exit code, having shown the error that ended it, if one did."""
     try:
-        result = app(standalone_mode=False)
+        result = app(prog_name=PROGRAM, standalone_mode=False)
     except (JobError, EngineError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
@@ -48,8 +49,10 @@ def _guarded(app: typer.Typer) -> int:
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("lora-job: Stopped.", err=True)
         return 128 + signal.SIGINT
-    except SystemExit:  # The libraries that write raise it when nobody reads standard output any more.
-        _drop_output()
+    except SystemExit as error:
+        if not error.code:  # The CLI library ends so, having said how a shell completes a line.
+            return int(ExitCode.DONE)
+        _drop_output()  # The libraries that write raise it when nobody reads standard output any more.
         return _CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - nobody further up could say what happened
         if isinstance(error, OSError) and error.errno in NO_SPACE:
@@ -58,11 +61,10 @@ def _guarded(app: typer.Typer) -> int:
             return _fail(ExitCode.RESOURCES, _one_line(f"{what} Free disk space, or write elsewhere."))
         if hasattr(error, "format_message"):  # It is the CLI library's own, about an argument that does not fit.
             message = error.format_message()
-            return (
-                _fail(ExitCode.USAGE, _one_line(f"{message} Try `lora-job --help`."))
-                if message
-                else int(ExitCode.USAGE)
-            )
+            command = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
+            if not message:
+                return int(ExitCode.USAGE)
+            return _fail(ExitCode.USAGE, _one_line(f"{_ended(message)} Try `{command} --help`."))
         traceback.print_exc()
         what = shortened(f"{type(error).__name__}: {error}", 1000)
         return _fail(ExitCode.BUG, _one_line(f"{what}. This is a bug in lora-job; please report it."))
@@ -76,6 +78,11 @@ def _drop_output() -> None:
     """
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
+
+
+def _ended(message: str) -> str:
+    """The CLI library's message as a sentence that has an end."""
+    return message if message.endswith((".", "?", "!")) else f"{message}."
 
 
 def _one_line(message: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from job import layout
 from job.errors import ExitCode, JobError
 from job.storage import join
 from job.storage.files import atomic_file
@@ -30,7 +31,6 @@ _OPTION_OF = {
 }
 _NO_NAMES = {"data", "dataset", "images", "img", "imgs", "photos", "pictures", "raw", "train"}  # they tell no style
 _LONGEST_NAME = 40  # characters, so that the text encoder reads it whole
-_PAGE = "report/report.html"  # of a run
 
 
 def init(
@@ -74,7 +74,7 @@ def init(
     else:
         _write(file, text)
         said += [f"Look through {file}, then run", f"  lora-job run {shlex.quote(str(file))}"]
-        said += [f"and open {join(destination, order.name, _PAGE)}"]
+        said += [f"and open {join(destination, order.name, layout.PAGE)}"]
     typer.echo("\n".join(map(printable, said)), err=file is None)
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from job.cli.examples import examples
 from job.deploy.aws_batch import aws_batch_commands, aws_batch_job_definition
 from job.deploy.gcp_batch import gcp_batch_command, gcp_batch_job
 from job.deploy.kubernetes import kubernetes_documents
@@ -27,13 +28,13 @@ from job.deploy.settings import (
     mebibytes,
     quantity,
 )
-from job.deploy.workload import Workload, check_containable
+from job.deploy.workload import Workload, check_containable, check_gpus
 from job.env import read_manifest
 from job.manifest.load import load_manifest
 from job.manifest.yaml_reader import write_yaml
 from job.storage import is_remote
 
-app = typer.Typer(no_args_is_help=True, help="Print a ready document for a platform.")
+app = typer.Typer(no_args_is_help=True, help="Print a ready document for a platform.", epilog=examples("render"))
 
 S = TypeVar("S", bound=Settings)
 
@@ -105,13 +106,15 @@ def _command(settings: type[S], **own: Any) -> Callable[[Callable[[Workload, S],
         def command(**given: Any) -> None:
             of_the_manifest = {name: given.pop(name) for name in _OF_THE_MANIFEST}
             chosen = settings(**{name: _READ.get(name, lambda same: same)(value) for name, value in given.items()})
-            show(_workload(**of_the_manifest), chosen)
+            workload = _workload(**of_the_manifest)
+            check_gpus(workload.manifest, chosen.gpus)
+            show(workload, chosen)
 
         parameters = _parameters(settings, _OPTIONS | own)
         command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # where typer finds the options
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__name__, command.__doc__ = show.__name__, show.__doc__
-        app.command()(command)
+        app.command(epilog=examples("render", show.__name__.replace("_", "-")))(command)
 
     return register
 

@@ -14,11 +14,14 @@ from job.errors import ExitCode, JobError
 from job.manifest.places import ModelSource
 from job.manifest.prompt_file import read_prompts
 from job.manifest.prompt_line import read_prompt
+from job.process.progress import Progress
 from job.process.stop import StopFlag
+from job.run.status import require_run
 from job.storage import open_from_environment
 from job.storage.folder import RunFolder
 from lora_engine.config.captions import PromptTemplate
 from lora_engine.config.evaluation import SamplesConfig
+from lora_engine.config.models import DeviceChoice
 
 _NAME = r"[a-z0-9]([-_.a-z0-9]{0,61}[a-z0-9])?"
 
@@ -41,6 +44,7 @@ class SampleOptions:
     strength: float | None
     base_model: str | None
     clip: str | None
+    device: DeviceChoice | None
     template: str | None
     output: str | None
     workdir: Path | None
@@ -57,7 +61,10 @@ def sample_command(target: str, options: SampleOptions, stop: StopFlag) -> str:
     """
     config, is_file = _config(options), target.lower().endswith(".safetensors")
     _check(options, is_file=is_file)
-    stop.at_once(_import_libraries)
+    if not is_file:
+        require_run(_folder(target))
+    with Progress(sys.stderr) as progress, progress.doing("Loading the model libraries"):
+        stop.at_once(_import_libraries)
     from job.sampling import Order, sample_file, sample_run
 
     order = Order(
@@ -68,6 +75,7 @@ def sample_command(target: str, options: SampleOptions, stop: StopFlag) -> str:
         base=options.base,
         base_model=options.base_model,
         clip=options.clip,
+        device=options.device,
         template=options.template,
     )
     scratch = env.workdir(os.environ, options.workdir, "sample")

@@ -82,6 +82,19 @@ def check_size(what: str, size: int, largest: int) -> None:
         )
 
 
+def check_gpus(manifest: Manifest, gpus: int) -> None:
+    """Make sure that containers have a GPU where the manifest asks for one, and none that it leaves alone.
+
+    Raises:
+        JobError: 2, `--gpus` and the manifest's `device` contradict each other.
+    """
+    if manifest.device == "cuda" and not gpus:
+        raise JobError(ExitCode.USAGE, "device is cuda, but --gpus is 0.", "Give --gpus 1, or --set device=auto.")
+    if manifest.device == "cpu" and gpus:
+        cause = f"device is cpu, but --gpus is {gpus}, which would stand idle."
+        raise JobError(ExitCode.USAGE, cause, "Give --gpus 0, or --set device=auto.")
+
+
 def _written(manifest: Manifest) -> dict[str, object]:
     return manifest.model_dump(mode="json", exclude_unset=True)
 

@@ -76,7 +76,7 @@ def look(attempt: Attempt) -> Found:
     files = fetch_dataset(attempt)
     candidates, _ = split_sidecars(files)
     seen = []
-    with attempt.progress.stage("look", total=len(candidates), unit="files") as stage:
+    with attempt.progress.stage("look", "Looking at the files", total=len(candidates), unit="files") as stage:
         for file in candidates:
             seen.append(look_at(file, attempt.manifest.preprocess))
             stage.advance(1)

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from job.manifest.foreign import fate_of
 from job.manifest.problems import Problem, nearest
 from job.manifest.yaml_reader import Document, Path, dotted
 
@@ -39,8 +41,23 @@ def collect_problems(
         whole = prefix + path
         option = next((o for p, o in options.items() if p[: len(whole)] == whole or whole[: len(p)] == p), None)
         line = None if option else document.line(whole)
-        problems.append(Problem(option or document.origin, line, dotted(whole), found, allowed, suggestion))
+        problem = Problem(option or document.origin, line, dotted(whole), found, allowed, suggestion)
+        problems.append(_as_of_others(problem, whole) if details["type"] == "extra_forbidden" else problem)
     return problems
+
+
+def _as_of_others(problem: Problem, path: Path) -> Problem:
+    """The problem of an unknown key; one that other trainers have, with what it is called here, or why it is not.
+
+    A prompt's keys are its own.
+    """
+    fate = None if "prompts" in path else fate_of(str(path[-1]))
+    if fate is None:
+        return problem
+    if fate.key:
+        return replace(problem, suggestion=fate.key, note=f"{fate.why[:1].upper()}{fate.why[1:]}." if fate.why else "")
+    opening = "There is no such setting" if fate.becomes == "nothing" else "No such setting is needed"
+    return replace(problem, suggestion=None, note=f"{opening}: {fate.why}.")
 
 
 def _of_the_meant_members(errors: Sequence[ErrorDetails], data: Any) -> Iterator[tuple[Path, list[ErrorDetails]]]:

@@ -22,11 +22,13 @@ class Problem:
     found: str
     allowed: str
     suggestion: str | None = None  # what was probably meant
+    note: str = ""  # a sentence on what was found
 
     def __str__(self) -> str:
         origin = shortened(self.origin, _LONGEST)
         place = origin if self.line is None else f"{origin}:{self.line}"
         hint = f' Did you mean "{self.suggestion}"?' if self.suggestion else ""
+        hint += f" {self.note}" if self.note else ""
         subject = f"{shortened(self.path, _LONGEST)}: " if self.path else ""
         found = shortened(self.found, _LONGEST)
         line = f"{place}: {subject}found {found}; allowed: {shortened(self.allowed, 1000)}.{hint}"

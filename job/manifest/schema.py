@@ -17,6 +17,7 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.base import Config
 from lora_engine.config.captions import CaptionsConfig, PromptTemplate, plain_parts
 from lora_engine.config.data import PreprocessConfig, SplitConfig
+from lora_engine.config.models import DeviceChoice
 from lora_engine.config.training import TrainingConfig
 
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # a variable of the environment that holds a manifest's place or its text
@@ -134,6 +135,11 @@ class Manifest(Config):
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
         default=(1337,), min_length=1, max_length=64, description="Every variant is trained once per seed."
+    )
+    device: DeviceChoice = Field(
+        default="auto",
+        description="auto is a GPU where there is one; cuda ends with exit code 44 without one. No part of what the "
+        "run is: it may go on with another, in the precision that it began with.",
     )
     storage: StorageConfig = StorageConfig()
     base_model: BaseModelConfig

@@ -6,154 +6,212 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Rows
 from rich.text import Text
 
 from job.errors import ExitCode
+from job.process.stage import Stage, WholeRun, duration
 from lora_engine.text import printable
 
 _LINE_SECONDS = 2.0  # at least, between two lines about progress
 
 
-@dataclass
-class Stage:
-    """One stage under way. `advance` is cheap and may be called for every item."""
-
-    name: str
-    total: int  # items
-    unit: str  # the word for its items: "images", "steps"
-    show: Callable[["Stage"], None]  # called at every advance
-    done: int = 0  # items, those of earlier attempts included
-    loss: float | None = None  # the last one; None where the stage has none
-    images_per_second: float | None = None
-    began: float = field(default_factory=time.monotonic)
-    _advanced: int = 0  # items that were done in this attempt, from which the time that is left is estimated
-
-    def advance(self, count: int, *, loss: float | None = None, images_per_second: float | None = None) -> None:
-        """Count that many more items as done; 0 is a sign of life."""
-        # The first advance may be of the items that an earlier attempt has done, so without a loss it sets no pace.
-        if self.done or self._advanced or loss is not None:
-            self._advanced += count
-        self.done += count
-        self.loss, self.images_per_second = loss, images_per_second
-        self.show(self)
-
-    @property
-    def eta_seconds(self) -> float | None:
-        """The time that is left at the pace of this attempt; None while that is not known."""
-        elapsed = time.monotonic() - self.began
-        return elapsed / self._advanced * (self.total - self.done) if self._advanced > 0 else None
-
-    def facts(self) -> dict[str, Any]:
-        """The stage as a status or a log line shows it, without values that are not known."""
-        known = {
-            "stage": self.name,
-            "step": self.done,
-            "steps": self.total,
-            "unit_of_steps": self.unit,
-            "loss": self.loss,
-            "images_per_second": self.images_per_second,
-            "eta_seconds": self.eta_seconds,
-        }
-        return {key: round(v, 6) if isinstance(v, float) else v for key, v in known.items() if v is not None}
-
-
 class Progress:
-    """Shows stages and events on a terminal or in a log, and remembers how long each stage took."""
+    """Shows stages and events on a terminal or in a log, and remembers how long each stage took.
+
+    A terminal shows texts for people; a log has a JSON object a line, with the facts beside them.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream)
         self._stream = stream
-        self._bars = self._new_bars() if self._console.is_terminal else None
+        self._rows = self._new_rows() if self._console.is_terminal else None
         self._last_line = 0.0  # when the last line about progress was written
+        self._whole = WholeRun({})
+        self._whole_row: TaskID | None = None
+        self._besides = ""  # what the whole does not count
         self.seconds: dict[str, float] = {}  # that each stage has taken in this attempt
-        self.observer: Callable[[Stage], None] = lambda _: None  # called at every advance of a stage
+        self.observer: Callable[[dict[str, Any]], None] = lambda _: None  # called with the facts at every advance
         self.alive = time.monotonic()  # when there was the last sign of life
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Stage]:
-        """Show a stage of `total` items while the block runs; `unit` is the word for its items."""
-        bar = self._bars.add_task(name, total=total, detail="") if self._bars else None
+    def stage(
+        self, name: str, title: str, *, total: int, unit: str, passes: float = 0.0, brief: bool = False
+    ) -> Iterator[Stage]:
+        """Show a stage while the block runs.
+
+        Args:
+            name: for programs, in logs and statuses.
+            title: what is done, for people.
+            total: the number of its items.
+            unit: the word for its items.
+            passes: forward passes of one image that an item takes, where `expect` counts it.
+            brief: whether a terminal keeps no line that it was done.
+        """
+        row = self._add_row(title, total)
 
         def show(stage: Stage) -> None:
             self.alive = time.monotonic()
-            self.observer(stage)
-            if self._bars and bar is not None:
-                self._bars.update(bar, completed=stage.done, detail=_detail(stage))
-            elif self.alive - self._last_line >= _LINE_SECONDS:
+            facts = stage.facts() | self._whole.facts()
+            self.observer(facts)
+            if self._rows is None and self.alive - self._last_line >= _LINE_SECONDS:
                 self._last_line = self.alive
-                self._line("info", "progress", stage.facts())
+                self._line("info", "progress", facts)
+            self._fill(row, stage.done, f"{stage.done}/{stage.total} {unit}", _detail(stage), stage.eta_seconds)
+            self._fill_whole()
 
-        stage = Stage(name, total, unit, show)
-        if not self._bars:
+        stage = Stage(name, total, unit, show, lambda count: self._whole.advance(count * passes))
+        if self._rows is None:
             self._line("info", "stage started", {"stage": name, "steps": total, "unit_of_steps": unit})
+        if passes:
+            self._whole.start_clock()
         inner_before = sum(self.seconds.values())
         try:
             yield stage
         finally:
             # The seconds of a stage within this one (evaluation within training) are counted as that one's alone.
             inner = sum(self.seconds.values()) - inner_before
-            own = time.monotonic() - stage.began - inner
-            self.seconds[name] = self.seconds.get(name, 0.0) + own
+            elapsed = time.monotonic() - stage.began
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed - inner
             self.alive = time.monotonic()
-            if self._bars and bar is not None:
-                self._bars.stop_task(bar)
-                if name == "evaluate":
-                    self._bars.remove_task(bar)
-        if not self._bars:
-            self._line("info", "stage ended", {"stage": name, "step": stage.done, "seconds": round(own, 3)})
+            self._remove(row)
+        if self._rows is None:
+            own = round(elapsed - inner, 3)
+            self._line("info", "stage ended", {"stage": name, "step": stage.done, "seconds": own})
+        elif not brief:
+            self._print(f"{title}: {stage.done} {unit} in {duration(elapsed)}")
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        """Say what is done while the block runs, which has no items to count."""
+        row = self._add_row(text, None)
+        if self._rows is None:
+            self._line("info", text, {})
+        try:
+            yield
+        finally:
+            self.alive = time.monotonic()
+            self._remove(row)
+
+    def expect(self, parts: Mapping[str, float], title: str, besides: str) -> None:
+        """Show from now on how far all training and scoring are.
+
+        Args:
+            parts: the forward passes of one image that each pack takes, by its unit.
+            title: what these are together, for people.
+            besides: what is not counted, for people.
+        """
+        self._whole = WholeRun(parts)
+        self._whole_row = self._add_row(title, 100)
+        self._besides = besides
+        self._fill_whole()
+
+    @contextmanager
+    def part(self, unit: str) -> Iterator[None]:
+        """Count the stages of the block as that part of what `expect` was told."""
+        self._whole.begin(unit)
+        yield
+        self._whole.end()
+        self._fill_whole()
+
+    def skip(self, fraction: float) -> None:
+        """Count so much of the part under way, in [0, 1], as done by an earlier attempt."""
+        self._whole.skip(fraction)
 
     def moved(self) -> None:
         """Note a sign of life of an item that is not done yet. May be called in any thread."""
         self.alive = time.monotonic()
 
-    def say(self, event: str, **facts: Any) -> None:
-        """Show an event with its facts."""
-        self._show_event("info", event, facts)
+    def say(self, event: str, text: str | None = None, /, **facts: Any) -> None:
+        """Show an event.
+
+        Args:
+            event: its name, for programs.
+            text: what it means, for people; without it they see the name and the facts.
+            facts: for programs.
+        """
+        if self._rows is None:
+            self._line("info", event, facts if text is None else facts | {"text": text})
+        elif text is None:
+            self._print(" ".join([event, *(f"{key}={value}" for key, value in facts.items())]))
+        else:
+            self._print(text)
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Write an event that only programs, and people who look for it, have a use for: a terminal shows none."""
+        if self._rows is None:
+            self._line("info", event, facts)
 
     def warn(self, text: str) -> None:
         """Show something that a person should look at; the attempt goes on."""
-        self._show_event("warning", text, {})
-
-    def _show_event(self, level: str, event: str, facts: dict[str, Any]) -> None:
-        if self._bars:
-            details = " ".join(f"{key}={value}" for key, value in facts.items())
-            style = "yellow" if level == "warning" else ""
-            self._console.print(Text(printable(f"{event} {details}".strip()), style=style))
+        if self._rows is None:
+            self._line("warning", text, {})
         else:
-            self._line(level, event, facts)
+            self._print(text, "yellow")
+
+    def conclude(self, summary: RenderableType, facts: Mapping[str, Any]) -> None:
+        """Show how the run ended, below all else: the summary on a terminal, its facts in a log."""
+        if self._rows is None:
+            self._line("info", "done", dict(facts))
+        else:
+            self._rows.stop()
+            self._console.print(summary, crop=False)
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(Text(printable(text), style=style))
 
     def _line(self, level: str, event: str, facts: dict[str, Any]) -> None:
         row = {"time": _now(), "level": level, "event": event} | facts
         self._stream.write(json.dumps(row, ensure_ascii=True, allow_nan=False, default=str) + "\n")
         self._stream.flush()
 
-    def _new_bars(self) -> Bars:
+    def _new_rows(self) -> Rows:
+        """The rows at the terminal's foot, across its whole width. What is done is printed above them."""
         columns = (
-            TextColumn("{task.description:<12}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[count]}", markup=False),
             TextColumn("{task.fields[detail]}", markup=False),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
         )
-        return Bars(*columns, console=self._console)
+        return Rows(*columns, console=self._console, expand=True, transient=True)
+
+    def _add_row(self, title: str, total: int | None) -> TaskID | None:
+        """A row of the terminal, whose bar only moves where the total is not known; None in a log."""
+        if self._rows is None:
+            return None
+        return self._rows.add_task(printable(title), total=total, count="", detail="", left="")
+
+    def _fill(self, row: TaskID | None, done: float, count: str, detail: str, eta_seconds: float | None) -> None:
+        if self._rows is not None and row is not None:
+            left = "" if eta_seconds is None else f"{duration(eta_seconds)} left"
+            self._rows.update(row, completed=done, count=count, detail=detail, left=left)
+
+    def _fill_whole(self) -> None:
+        if self._whole_row is not None:
+            percent = 100 * self._whole.fraction
+            eta = self._whole.eta_seconds if percent < 100 else None
+            self._fill(self._whole_row, percent, f"{percent:.0f}%", self._besides, eta)
+
+    def _remove(self, row: TaskID | None) -> None:
+        if self._rows is not None and row is not None:
+            self._rows.remove_task(row)
 
     def __enter__(self) -> Self:
-        if self._bars:
-            self._bars.start()
+        if self._rows:
+            self._rows.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bars:
-            self._bars.stop()
+        if self._rows:
+            self._rows.stop()
 
 
 def watch_for_stalls(progress: Progress, minutes: float) -> None:

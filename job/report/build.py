@@ -10,9 +10,9 @@ import numpy as np
 from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
-from job.report import words
 from job.report.artefacts import missing, rows, stored
 from job.report.factors import factors_of
+from job.report.headline import study_verdict
 from job.report.members import Trained, read_member
 from job.report.notes import notes
 from job.report.pairs import compare_pairs
@@ -24,7 +24,6 @@ from job.report.schema import (
     MemberReport,
     PackReport,
     Pair,
-    StudyVerdict,
 )
 from job.run.decisions import PackDecision, Resolved
 from job.run.held_out import held_out
@@ -67,7 +66,7 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
     fair = _fair(members, pairs)
     return Comparison(
         name=resolved.manifest.name,
-        verdict=StudyVerdict(sentence=words.study_sentence(pairs, members, len(set(scored.groups)))),
+        verdict=study_verdict(pairs, members, len(set(scored.groups)), resolved.manifest.evaluation.equivalence_margin),
         scoring=resolved.scoring,
         curve_timesteps=resolved.manifest.evaluation.timesteps,
         data=_data(images),
@@ -80,7 +79,9 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
         clip_sha256=pictures.clip_sha256,
         likeness=pictures.likeness(),
         fair=fair,
-        captions={name: asdict(lint(records)) for name, records in captions.items()},
+        captions={
+            name: asdict(lint(records, may_repeat=_is_constant(resolved, name))) for name, records in captions.items()
+        },
         timing=_timing(run, len(resolved.packs)),
         environment=_environment(run),
         notes=notes(resolved, members, pairs, is_earlier=scored.is_earlier),
@@ -120,6 +121,11 @@ def _captions(run: RunFolder, name: str) -> list[CaptionRecord]:
     if not captions:
         raise missing(run, layout.captions(name))
     return captions
+
+
+def _is_constant(resolved: Resolved, caption_set: str) -> bool:
+    """Whether one caption for all images is what the set's variant asks for. A set has the name of its first variant."""
+    return resolved.identity.variants[caption_set].captions.get("strategy") == "constant"
 
 
 def _data(images: Sequence[ImageRecord]) -> DataCounts:

@@ -14,6 +14,7 @@ from job.run.held_out import HeldOut
 from job.storage.folder import RunFolder
 from lora_engine.evaluation.loss_file import EvaluationLosses, NotScoredError
 from lora_engine.evaluation.summary import summarise
+from lora_engine.records import ValidationRecord
 
 _TOLERANCE = 1e-6  # relative, for a sum that another version or machine rounds otherwise
 
@@ -22,19 +23,20 @@ def recheck(
     run: RunFolder,
     held_out: HeldOut,
     member: Member,
-    point: EvaluationPoint,
+    row: ValidationRecord,
     losses: EvaluationLosses,
     base: EvaluationLosses,
 ) -> None:
     """Compute an evaluation's numbers from its array again.
 
     Args:
+        row: the evaluation's row of `validation.jsonl`.
         base: the losses of step 0, at all timesteps.
 
     Raises:
         JobError: 46 when `validation.jsonl` has other numbers, or the array is of other images or timesteps.
     """
-    key = layout.validation_losses(member, point.step)
+    key = layout.validation_losses(member, row.step)
     if losses.image_ids != held_out.image_ids:
         raise JobError(
             ExitCode.CONFLICT,
@@ -63,14 +65,14 @@ def recheck(
             "an image.",
             "Restore it, or run under another name: --set name=...",
         ) from error
-    pairs = [(found.loss, point.loss), (found.curve_loss, point.curve_loss), (found.timesteps, point.timesteps)]
-    pairs += [(value, point.caption_sets.get(name, math.nan)) for name, value in found.caption_sets.items()]
-    more = point.caption_sets.keys() - found.caption_sets.keys()
+    pairs = [(found.loss, row.loss), (found.curve_loss, row.curve_loss), (found.timesteps, row.timesteps)]
+    pairs += [(value, row.caption_sets.get(name, math.nan)) for name, value in found.caption_sets.items()]
+    more = row.caption_sets.keys() - found.caption_sets.keys()
     if more or not all(math.isclose(*pair, rel_tol=_TOLERANCE) for pair in pairs):
         raise JobError(
             ExitCode.CONFLICT,
-            f"{member.variant}, seed {member.seed}, step {point.step}: validation.jsonl says {point.loss:.8g}, on the "
-            f"curve {point.curve_loss:.8g}, but the losses that it was derived from give {found.loss:.8g} and "
+            f"{member.variant}, seed {member.seed}, step {row.step}: validation.jsonl says {row.loss:.8g}, on the "
+            f"curve {row.curve_loss:.8g}, but the losses that it was derived from give {found.loss:.8g} and "
             f"{found.curve_loss:.8g}.",
             "One of the two files was changed; restore it, or run under another name: --set name=...",
         )

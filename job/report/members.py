@@ -198,18 +198,27 @@ def _validation(
         JobError: 46 when the base model was not scored, or a number is another than the losses give.
     """
     key = layout.validation(member)
-    points = [EvaluationPoint(**_without(asdict(row), "images")) for row in rows(run, key, ValidationRecord)]
-    if not points or points[0].step != 0:
+    records = rows(run, key, ValidationRecord)
+    if not records or records[0].step != 0:
         raise JobError(
             ExitCode.CONFLICT,
             f"{run.uri(key)} has no row of step 0, the base model, to compare with.",
             "Remove _SUCCESS, and final.json beside that file, then run the manifest again to score the base model.",
         )
-    losses = {}
-    for point in points:
-        losses[point.step] = read_losses(run, member, point.step)
-        recheck(run, held_out, member, point, losses[point.step], losses[0])
+    weights = held_out.components.summed(member.variant)
+    points, losses = [], {}
+    for record in records:
+        losses[record.step] = read_losses(run, member, record.step)
+        recheck(run, held_out, member, record, losses[record.step], losses[0])
+        change = _change(held_out, weights, losses[record.step], losses[0]) if record.step else None
+        points.append(EvaluationPoint(**_without(asdict(record), "images"), change=change))
     return points, losses
+
+
+def _change(held_out: HeldOut, weights: Weights, losses: EvaluationLosses, base: EvaluationLosses) -> Interval:
+    """The loss on the curve's timesteps, less the base model's."""
+    change_N = held_out.curve_loss(losses, weights) - held_out.curve_loss(base, weights)
+    return Interval.of(estimate(change_N[np.newaxis], held_out.groups).interval(CONFIDENCE))
 
 
 def _choices(

@@ -73,18 +73,7 @@ def copies_found(members: Sequence[MemberReport]) -> list[str]:
 
 def _disagreement(pair: Pair) -> str | None:
     """Where the pictures of the one with the lower loss fit their prompts worse; None where that cannot be told."""
-    winner = pair.verdict.winner if pair.verdict else None
-    drawn = pair.pictures.as_trained if pair.pictures else None
-    if winner is None or drawn is None:
-        return None
-    sign = 1 if winner == pair.a else -1
-    worse = [
-        name
-        for name in ("clip_score", "clip_retrieval")
-        if (found := drawn.get(name)) is not None
-        and (high := found.simultaneous_high if sign > 0 else found.simultaneous_low) is not None
-        and sign * high < 0
-    ]
+    winner, worse = pair.verdict.winner if pair.verdict else None, fits_of_winner(pair)[1]
     if not worse:
         return None
     loser = pair.b if winner == pair.a else pair.a
@@ -92,3 +81,26 @@ def _disagreement(pair: Pair) -> str | None:
         f"Loss and pictures disagree: {winner} has a lower loss than {loser}, but its pictures fit their prompts worse "
         f"({', '.join(worse)}), each prompted as it was trained."
     )
+
+
+def fits_of_winner(pair: Pair) -> tuple[list[str], list[str]]:
+    """The measures of CLIP by which the pictures of the one with the lower loss fit their prompts better, and worse.
+
+    Each is prompted as it was trained. Both are empty where no difference is told, or the pair has no winner.
+    """
+    winner = pair.verdict.winner if pair.verdict else None
+    drawn = pair.pictures.as_trained if pair.pictures else None
+    better: list[str] = []
+    worse: list[str] = []
+    for name in ("clip_score", "clip_retrieval"):
+        found = None if winner is None or drawn is None else drawn.get(name)
+        if found is None or found.simultaneous_low is None or found.simultaneous_high is None:
+            continue
+        low, high = found.simultaneous_low, found.simultaneous_high
+        if winner != pair.a:
+            low, high = -high, -low
+        if low > 0:
+            better.append(name)
+        elif high < 0:
+            worse.append(name)
+    return better, worse

@@ -95,12 +95,12 @@ def _rows(
             size = (settings.settings[prompt].width, settings.settings[prompt].height) if settings.settings else None
             folders = [layout.samples(member, step, set_name) for step in steps]
             tiles = [_tile(run, folder, row, keys, size) for folder, row in zip(folders, samples.values(), strict=True)]
-            detail = " · ".join([f"seed {seed}", _PROMPTED[prompting], *_own_settings(settings.settings, prompt)])
+            detail = " · ".join([f"seed {seed}", _PROMPTED[prompting], *own_settings(settings.settings, prompt)])
             result.append(Row(text or "(empty prompt)", detail, tuple(tiles)))
     return tuple(result)
 
 
-def _own_settings(settings: Sequence[SampleSetting], prompt: int) -> list[str]:
+def own_settings(settings: Sequence[SampleSetting], prompt: int) -> list[str]:
     """The settings of a prompt in which not all prompts are alike, in words."""
     said = [
         (
@@ -126,7 +126,7 @@ def _tile(run: RunFolder, folder: str, row: SampleRow | None, keys: set[str], si
     key = f"{folder}/{row.file}"
     if row.file is None or key not in keys:
         return "not finite" if row.file is None else "file is missing"
-    return _picture(run, key, "PNG") if size is None else Picture(size, partial(_opened, run, key, "PNG", size))
+    return _picture(run, key, "PNG") if size is None else Picture(size, partial(read_picture, run, key, "PNG", size))
 
 
 def _picture(run: RunFolder, key: str, kind: str) -> Tile:
@@ -137,11 +137,11 @@ def _picture(run: RunFolder, key: str, kind: str) -> Tile:
     """
     if not run.exists(key):
         return "file is missing"
-    size = _opened(run, key, kind, None).size
-    return Picture(size, partial(_opened, run, key, kind, size))
+    size = read_picture(run, key, kind).size
+    return Picture(size, partial(read_picture, run, key, kind, size))
 
 
-def _opened(run: RunFolder, key: str, kind: str, size: tuple[int, int] | None) -> Image.Image:
+def read_picture(run: RunFolder, key: str, kind: str, size: tuple[int, int] | None = None) -> Image.Image:
     """The picture in a file. Raises JobError 46 where the file is lost, of another kind or of another size."""
     try:
         with Image.open(io.BytesIO(run.read(key) or b""), formats=(kind,)) as opened:

@@ -30,6 +30,10 @@ class EvaluationPoint(Part):
     step: int = Field(description="0 is the base model.")
     loss: float = Field(description="As trained: under the adapter's own captions, at this evaluation's timesteps.")
     curve_loss: float = Field(description="The same at the timesteps that every evaluation shares.")
+    change: Interval | None = Field(
+        description="curve_loss less the base model's, over the choice of images (groups of near-duplicates), at 0.95. "
+        "Null at step 0."
+    )
     timesteps: int = Field(description="Per image.")
     caption_sets: dict[str, float] = Field(
         description="Mean loss by whose captions were shown, at the timesteps at which they were; '' is the empty "
@@ -227,7 +231,10 @@ class Pair(Part):
 class StudyVerdict(Part):
     """The answer of the study."""
 
-    sentence: str
+    headline: str = Field(description="In one plain sentence.")
+    sentence: str = Field(description="The verdict of the pair that it is about, with its numbers.")
+    rests_on: str = Field(description="How much data, and which difference does not matter.")
+    pictures: str | None = Field(description="Whether pictures agree, prompted as trained. Null where there are none.")
 
 
 class PackReport(Part):

@@ -9,12 +9,12 @@ from lora_engine.evaluation import statistics
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
 from lora_engine.evaluation.verdicts import Code, Evidence
 
-_BEATS = {
+BEATS = {
     "loser_own": "under its own captions",
     "loser_same": "under {lower}'s captions",
     "loser_none": "without a prompt",
 }
-_CELLS = {
+CELLS = {
     "as_trained": "as each was trained",
     "under_a": "under {a}'s captions",
     "under_b": "under {b}'s captions",
@@ -58,7 +58,7 @@ def _of_code(pair: Pair, code: Code, evidence: Evidence, share: float, wanted: t
     cells = evidence.cells
     lower, other = (a, b) if cells["as_trained"].mean <= 0 else (b, a)
     effect = _effect(pair)
-    outside = [_CELLS[name].format(a=a, b=b) for name in cells if name not in evidence.within]
+    outside = [CELLS[name].format(a=a, b=b) for name in cells if name not in evidence.within]
     match code:
         case "lower":
             return f"{lower} has a lower denoising loss than {other}, however they are prompted: {effect}"
@@ -69,7 +69,7 @@ def _of_code(pair: Pair, code: Code, evidence: Evidence, share: float, wanted: t
             )
         case "lower_by_captions":
             held = [name for name, beat in evidence.beats.items() if beat.sign != -1 or name in evidence.within]
-            ways = dict.fromkeys(_BEATS[name].format(lower=lower) for name in held)
+            ways = dict.fromkeys(BEATS[name].format(lower=lower) for name in held)
             cause = "but by its captions: " if CAPTIONS in pair.factor else "but "
             return (
                 f"{lower} has a lower denoising loss than {other} as each was trained ({effect}), {cause}{other} is "
@@ -95,7 +95,7 @@ def _exceptions(pair: Pair, cells: Mapping[str, statistics.Interval], other: str
     """Where the difference is not as it is as trained."""
     sign = cells["as_trained"].sign
     turned, lost = (
-        [_CELLS[name].format(a=pair.a, b=pair.b) for name, cell in cells.items() if cell.sign == wanted]
+        [CELLS[name].format(a=pair.a, b=pair.b) for name, cell in cells.items() if cell.sign == wanted]
         for wanted in (-sign, 0)
     )
     told = [f"{_listed(turned)} {other} has the lower"] if turned else []
@@ -161,37 +161,7 @@ def _listed(phrases: Sequence[str]) -> str:
     return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
 
 
-def study_sentence(pairs: Sequence[Pair], members: Sequence[MemberReport], groups: int) -> str:
-    """The answer of the study: the first variant against the one that is lowest as trained, or against the next.
-
-    Where no pair has the first variant, it is the one with the lowest adapter.
-
-    Args:
-        groups: independent groups of held-out images.
-    """
-    first = members[0].variant
-    verdicts = [pair for pair in pairs if pair.verdict is not None]
-    of_first = [pair for pair in verdicts if first in (pair.a, pair.b)] or verdicts
-    if not of_first:
-        return _alone(members, groups)
-    losses: dict[str, list[float]] = {}
-    for member in members:
-        losses.setdefault(member.variant, []).append(float("inf") if member.final_loss is None else member.final_loss)
-    mean = {variant: sum(found) / len(found) for variant, found in losses.items()}
-    chosen = min(of_first, key=lambda pair: min(mean[v] for v in (pair.a, pair.b) if v != first))
-    rows = [pair for pair in of_first if (pair.a, pair.b) == (chosen.a, chosen.b)]
-    told = [pair.verdict for pair in rows if pair.verdict is not None]
-    if len({(row.verdict.code, row.verdict.winner, _sign(row)) for row in rows if row.verdict is not None}) > 1:
-        return " ".join(["The seeds disagree.", *(verdict.sentence for verdict in told)])
-    return " ".join(verdict.sentence for verdict in told)
-
-
-def _sign(pair: Pair) -> int:
-    """1 or -1 where the difference as trained is told from 0, else 0."""
-    return 0 if pair.cells is None else statistics.Interval(**pair.cells.as_trained.model_dump()).sign
-
-
-def _alone(members: Sequence[MemberReport], groups: int) -> str:
+def alone(members: Sequence[MemberReport], groups: int) -> str:
     """The answer of a study that compares nothing: what training did to each adapter's loss."""
     return " ".join(_own_gain(member, groups) for member in members)
 

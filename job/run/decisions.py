@@ -197,12 +197,14 @@ def resolve(
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
     """
-    models = {"base": base.sha256} | ({} if captioner is None else {"captioner": captioner.sha256})
+    with attempt.progress.doing("Hashing the models"):
+        models = {"base": base.sha256} | ({} if captioner is None else {"captioner": captioner.sha256})
+        clip_sha256 = None if clip is None else clip.sha256
     current = identity(attempt.manifest, data_sha256=data_sha256(images.records), models=models)
     stored = read_resolved(attempt)
     if stored is not None:
         _refuse_conflicts(attempt, stored, current)
-    samples = _decided_samples(attempt, stored, None if clip is None else clip.sha256)
+    samples = _decided_samples(attempt, stored, clip_sha256)
     resolved = _decide(attempt, models, current, samples, stored, device)
     if not has_bf16(device) and any(pack.precision == "bf16" for pack in resolved.packs):
         attempt.progress.warn("training.precision is bf16, which this device emulates: fp32 would be many times faster")
@@ -268,6 +270,16 @@ def _decided_pack(pack: Pack, stored: Resolved | None, device: torch.device) -> 
     if stored is not None:
         precision = resolve_precision(stored.precision(pack), device)
     return PackDecision(index=pack.index, members=pack.members, differs=pack.differs, precision=precision)
+
+
+def precisions(attempt: Attempt, device: torch.device) -> tuple[DtypeName, ...]:
+    """The precisions that the packs compute in: those that the run began with, or else those that it would begin with.
+
+    Raises:
+        ResourceError: the device does not compute in one of them.
+    """
+    stored = read_resolved(attempt)
+    return tuple(dict.fromkeys(_decided_pack(pack, stored, device).precision for pack in attempt.packs))
 
 
 def _refuse_conflicts(attempt: Attempt, stored: Resolved, current: Identity) -> None:

@@ -88,7 +88,7 @@ def _download(place: Workplace, storage: Storage, items: Sequence[tuple[ObjectIn
     fetched = set(log.read_text().splitlines()) if log.exists() else set()
     missing = [(info, path) for info, path in items if not path.is_file() or _entry(info, path) not in fetched]
     place_of = {info.uri: path for info, path in missing}
-    with place.progress.stage("fetch", total=len(items), unit="files") as stage, log.open("a") as lines:
+    with place.progress.stage("fetch", "Downloading", total=len(items), unit="files") as stage, log.open("a") as lines:
         stage.advance(len(items) - len(missing))
         for info, digest in download_all(storage, missing, check=place.stop.check):
             if digest.size != info.size:

@@ -10,7 +10,6 @@ from typing import TypeVar
 from job import layout
 from job.errors import JobError, code_of
 from job.process.faults import resource_errors
-from job.process.progress import Stage
 from job.run.context import Workplace
 from job.run.lease import LeaseTimes, held
 from job.run.status import Status
@@ -50,7 +49,8 @@ def _held(place: Place, unit: str, wait_minutes: float) -> Iterator[Place]:
         nonlocal is_logged
         place.progress.moved()
         if not is_logged:
-            place.progress.say("waiting for another process", unit=unit, holder=holder)
+            text = f"Waiting for another process, {holder}, which works on {unit}"
+            place.progress.say("waiting for another process", text, unit=unit, holder=holder)
         is_logged = True
 
     times = LeaseTimes(place.limits.lease_seconds, wait_minutes * 60)
@@ -86,7 +86,8 @@ class _Writer:
         earlier = place.run.read_stored(self._key, Status)
         self._earlier_seconds = earlier.seconds if earlier else 0.0
         self._earlier_stages = earlier.stages if earlier else {}
-        self._facts: dict[str, object] = {}
+        best = earlier.best_loss if earlier else None
+        self._facts: dict[str, object] = {} if best is None else {"best_loss": best}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="status", daemon=True)
 
@@ -98,8 +99,9 @@ class _Writer:
         self._ended.set()
         self._thread.join()
 
-    def _observe(self, stage: Stage) -> None:
-        self._facts = stage.facts()
+    def _observe(self, facts: dict[str, object]) -> None:
+        # Stages that know no best loss, such as an evaluation within training, leave that of the one that does.
+        self._facts = {key: value for key, value in self._facts.items() if key == "best_loss"} | facts
 
     def _loop(self) -> None:
         while True:

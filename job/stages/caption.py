@@ -14,7 +14,7 @@ from job.run.context import Attempt
 from job.run.dataset import Captions, Images
 from lora_engine.captions.lint import lint
 from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
-from lora_engine.config.captions import CaptionsConfig, plain_parts
+from lora_engine.config.captions import CaptionsConfig, ConstantCaptions, plain_parts
 from lora_engine.images.prepare import pixels_key
 from lora_engine.images.sidecars import read_sidecars
 from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner
@@ -60,8 +60,8 @@ def caption(
             for record in images.used
         )
         attempt.run.write_jsonl(layout.captions(name), (asdict(record) for record in result[name]))
-        for warning in lint(result[name]).warnings:
-            attempt.progress.warn(f"captions {name}: {warning}")
+        for warning in lint(result[name], may_repeat=isinstance(config, ConstantCaptions)).warnings:
+            attempt.progress.warn(f"Captions of {name}: {warning}")
     return {name: result[name] for name in stored}
 
 
@@ -93,7 +93,7 @@ def _generate(attempt: Attempt, images: Images, model: LocalModel, device: torch
         attempt.cache_folder("captions", key), attempt.cache_scratch("captions", key), attempt.progress.warn
     )
     with (
-        attempt.progress.stage("caption", total=len(ids), unit="images") as stage,
+        attempt.progress.stage("caption", "Captioning images", total=len(ids), unit="images") as stage,
         closing(cache.values(ids, compute)) as found,
     ):
         for image_id, text in found:

@@ -20,6 +20,7 @@ from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord
 from lora_engine.system.device import DTYPES, DtypeName
 
+_TITLES = {"latents": "Encoding images", "embeddings": "Encoding captions"}  # of the stages, for people
 _Compute = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
 
@@ -104,7 +105,7 @@ def _cached(attempt: Attempt, kind: str, key: str, unit: str, names: Sequence[st
         lambda path: TensorFiles([path]),
     )
     with (
-        attempt.progress.stage(kind, total=len(names), unit=unit) as stage,
+        attempt.progress.stage(kind, _TITLES[kind], total=len(names), unit=unit) as stage,
         closing(cache.values(names, compute)) as values,
     ):
         for _ in values:

@@ -36,8 +36,9 @@ def fetch_dataset(attempt: Attempt) -> list[SourceFile]:
 def _extract(attempt: Attempt, archive: Path, folder: Path) -> list[SourceFile]:
     """Extract the archive's members into the folder, unless asked to stop."""
     files = []
-    for file in extract_archive(archive, folder):
-        files.append(file)
-        attempt.progress.moved()
-        attempt.stop.check()
+    with attempt.progress.doing(f"Unpacking {archive.name}"):
+        for file in extract_archive(archive, folder):
+            files.append(file)
+            attempt.progress.moved()
+            attempt.stop.check()
     return sorted(files, key=lambda file: file.key)

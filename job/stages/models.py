@@ -67,7 +67,8 @@ def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSetti
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:
-            stable_diffusion.convert_single_file(model.path, components, Path(scratch) / folder.name)
+            with place.progress.doing(f"Converting {model.path.name}"):
+                stable_diffusion.convert_single_file(model.path, components, Path(scratch) / folder.name)
             try:
                 (Path(scratch) / folder.name).rename(folder)
             except OSError:
@@ -106,7 +107,10 @@ def fetch_model(
     """
     if is_hub(source):
         repository = repository_of(source)
-        return wait_for(lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved), place.stop.check)
+        with place.progress.doing(f"Fetching {source} from the hub, or from its cache"):
+            return wait_for(
+                lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved), place.stop.check
+            )
     if not is_remote(source):
         path = local_path(source)
         require_path(path, what, ExitCode.MODEL)

@@ -60,8 +60,8 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
     config, begun = attempt.manifest.preprocess, read_resolved(attempt)
     pictures, _ = split_sidecars(files)
     prepared: list[PreparedImage] = []
-    stored = {key for key, _ in attempt.run.list("data/thumbnails")}
-    with attempt.progress.stage("preprocess", total=len(pictures), unit="images") as stage:
+    stored = {key for key, _ in attempt.run.list(layout.THUMBNAILS)}
+    with attempt.progress.stage("preprocess", "Preparing images", total=len(pictures), unit="images") as stage:
 
         def thumbnails() -> Iterator[tuple[str, bytes]]:
             for image in preprocess_images(pictures, config, attempt.workdir / "prepared"):

@@ -49,7 +49,7 @@ def measure_references(attempt: Attempt, images: Images, clip_model: LocalModel 
 def _measure(attempt: Attempt, images: Images) -> None:
     """Measure all images as line art, and keep them small and in grey."""
     rows, small = [], []
-    with attempt.progress.stage("measure", total=len(images.used), unit="images") as stage:
+    with attempt.progress.stage("measure", "Measuring images", total=len(images.used), unit="images") as stage:
         for image in images.used:
             square = read_square(images.prepared.paths[image.id])
             rows.append({"id": image.id, **asdict(measure(square))})
@@ -64,7 +64,7 @@ def _embeddings(attempt: Attempt, images: Images, model: LocalModel, device: tor
     """The CLIP embeddings of all images and of their mirror images, [images, 2, D]."""
     clip, found = load_clip(model, device), []
     used = images.used
-    with attempt.progress.stage("embed", total=len(used), unit="images") as stage:
+    with attempt.progress.stage("embed", "Measuring images with CLIP", total=len(used), unit="images") as stage:
         for start in range(0, len(used), _EMBEDDED_AT_ONCE):
             squares = [read_square(images.prepared.paths[i.id]) for i in used[start : start + _EMBEDDED_AT_ONCE]]
             mirrored = [ImageOps.mirror(square) for square in squares]

@@ -122,7 +122,10 @@ def sample(
     library = read_library(place.run, measuring.used, wanted.clip_sha256) if measuring.used else None
     asked = [(step, members, _ask(step, wanted)) for step, members in missing]
     total = sum(len(group) for _, _, groups in asked for group in groups)
-    with place.progress.stage("sample", total=total, unit="images") as stage, Background("samples") as publishing:
+    with (
+        place.progress.stage("sample", "Drawing samples", total=total, unit="pictures") as stage,
+        Background("samples") as publishing,
+    ):
         for step, members, groups in asked:
             for member in step.members if step.step else ():
                 load(member, step.step)

@@ -28,8 +28,11 @@ class CaptionLint:
     warnings: tuple[str, ...]
 
 
-def lint(records: Sequence[CaptionRecord]) -> CaptionLint:
+def lint(records: Sequence[CaptionRecord], *, may_repeat: bool = False) -> CaptionLint:
     """Count and judge a caption set.
+
+    Args:
+        may_repeat: whether one caption for all images is meant, and nothing to warn of.
 
     Raises:
         ZeroDivisionError: the set is empty.
@@ -49,13 +52,13 @@ def lint(records: Sequence[CaptionRecord]) -> CaptionLint:
         truncated=truncated,
         empty=empty,
         most_common=tuple(counts.most_common(5)),
-        warnings=tuple(_warnings(texts, counts, truncated, empty)),
+        warnings=tuple(_warnings(texts, counts, truncated, empty, may_repeat)),
     )
 
 
-def _warnings(texts: Sequence[str], counts: Counter[str], truncated: int, empty: int) -> list[str]:
+def _warnings(texts: Sequence[str], counts: Counter[str], truncated: int, empty: int, may_repeat: bool) -> list[str]:
     warnings = []
-    if len(counts) == 1 and len(texts) > 1:
+    if len(counts) == 1 and len(texts) > 1 and not may_repeat:
         warnings.append(f'every caption is "{texts[0]}"')
     if truncated:
         warnings.append(f"{truncated} of {len(texts)} captions were cut to 77 tokens or 2000 characters")

@@ -32,6 +32,11 @@ def as_trained(prompt: str, config: CaptionsConfig, template: str | None, count_
     return fit(prompt, lambda kept: f"{before}{kept}{after}", count_tokens)
 
 
+def template_as_trained(config: CaptionsConfig, template: str | None) -> str:
+    """A text with {prompt} in the place of the prompt that `as_trained` takes, as a short prompt would become."""
+    return as_trained("{prompt}", config, template, lambda _text: 0).text
+
+
 def _surrounds(config: CaptionsConfig, template: str | None) -> bool:
     """Whether anything stands around a prompt, which else is the adapter's as it is, however long."""
     if template is not None:

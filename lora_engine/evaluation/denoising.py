@@ -113,6 +113,11 @@ class Scoring:
         return sum(each.pairs for each in self._passes)
 
     @property
+    def losses_count(self) -> int:
+        """The number of losses of all adapters, each of which is a forward pass of one image."""
+        return sum(losses.numel() for losses in self._losses_KP)
+
+    @property
     def facts(self) -> str:
         """A hash of all that decides the losses of these adapters to the bit, but for the step of their training."""
         passes = [[each.members, each.components, each.columns_NX.tolist()] for each in self._passes]

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from lora_engine.config.models import Precision
+from lora_engine.config.models import DeviceChoice, Precision
 from lora_engine.errors import ResourceError
 
 DtypeName = Literal["bf16", "fp16", "fp32"]
@@ -13,9 +13,25 @@ DtypeName = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[DtypeName, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def find_device() -> torch.device:
-    """The process's GPU, which is the first unless it chose another, or the CPU where there is none."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+def find_device(choice: DeviceChoice = "auto") -> torch.device:
+    """The process's GPU, which is the first unless it chose another, or the CPU.
+
+    Args:
+        choice: `auto` is the GPU where there is one.
+
+    Raises:
+        ResourceError: `cuda` where torch finds no GPU.
+    """
+    if choice != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if choice == "cuda":
+        is_without = torch.version.cuda is None
+        raise ResourceError(
+            "device is cuda, but "
+            + ("the torch that is installed is a build without CUDA." if is_without else "torch finds no GPU here."),
+            ("Install torch with CUDA" if is_without else "Make nvidia-smi show a GPU here") + ", or set device: auto.",
+        )
+    return torch.device("cpu")
 
 
 def resolve_precision(requested: Precision, device: torch.device) -> DtypeName:
@@ -28,7 +44,8 @@ def resolve_precision(requested: Precision, device: torch.device) -> DtypeName:
     """
     if requested == "fp16" and device.type == "cpu":
         raise ResourceError(
-            "training.precision is fp16, but there is no GPU here.", "Use precision: auto, bf16 or fp32."
+            "training.precision is fp16, which needs a GPU, and the device is the CPU.",
+            "Use a GPU, or precision: auto, bf16 or fp32.",
         )
     if requested != "auto":
         return requested
@@ -50,6 +67,15 @@ def use_deterministic_kernels(*, enabled: bool) -> None:
         # Without this setting torch refuses any matrix product on a GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(enabled)
+
+
+def in_words(device: torch.device) -> str:
+    """The device as a person would name it: "NVIDIA H200 (139 GiB)", "the CPU, 2 threads"."""
+    if device.type == "cuda":
+        size = torch.cuda.get_device_properties(device).total_memory / 2**30
+        return f"{torch.cuda.get_device_name(device)} ({size:.0f} GiB)"
+    threads = torch.get_num_threads()
+    return f"the CPU, {threads} thread{'s' * (threads != 1)}"
 
 
 def describe(device: torch.device) -> str:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lora_engine.config.models import DeviceChoice
 from lora_engine.errors import LostPeerError, ResourceError
 
 if TYPE_CHECKING:
@@ -30,10 +31,13 @@ class Processes:
     local_rank: int = 0  # among the processes of this machine
 
     @contextmanager
-    def joined(self, wait: Callable[[Callable[[], None]], None] = lambda work: work()) -> Iterator[None]:
+    def joined(
+        self, device: DeviceChoice = "auto", wait: Callable[[Callable[[], None]], None] = lambda work: work()
+    ) -> Iterator[None]:
         """Be in touch with the other processes while the block runs, on a GPU of its own where there are any.
 
         Args:
+            device: what is computed on; `cpu` leaves GPUs alone.
             wait: calls the function that it is given, which waits for the others. It may do so in another thread and
                 raise before the function returns, since torch lets no signal through while it waits.
 
@@ -48,7 +52,7 @@ class Processes:
         from torch import distributed
 
         backend = "gloo"
-        if torch.cuda.is_available():
+        if device != "cpu" and torch.cuda.is_available():
             backend = "cpu:gloo,cuda:nccl"
             _take_gpu(self.local_rank, torch.cuda.device_count())
         init = partial(distributed.init_process_group, backend, rank=self.rank, world_size=self.count, timeout=_TIMEOUT)

@@ -526,11 +526,13 @@ _SHARING = (
         "A kill, or a report that fails, leaves a run that passes for finished and has no report.",
         "job/pipeline.py",
         "        comparison = publish_report(report.run)\n"
+        "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n"
         "        _require_converged(report, packs)\n"
         '        report.run.write(layout.SUCCESS, b"")\n',
         "        _require_converged(report, packs)\n"
         '        report.run.write(layout.SUCCESS, b"")\n'
-        "        comparison = publish_report(report.run)\n",
+        "        comparison = publish_report(report.run)\n"
+        "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
     ),
     Fault(

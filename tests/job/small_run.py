@@ -110,6 +110,12 @@ def outcome(run: RunFolder) -> dict[str, Any]:
             found[key] = {name: values.tobytes() for name, values in load(run.read(key) or b"").items()}
         elif name in ("samples.json", "validation.jsonl"):
             found[key] = run.read(key)
+        elif name == "index.json":
+            index = run.read_json(key) or {}
+            for entry in (entry for adapter in index["adapters"] for entry in (adapter["kohya"], adapter["diffusers"])):
+                data = run.read(entry["path"]) or b""
+                assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"]), entry
+            found[key] = [(adapter["name"], adapter["step"], adapter["reason"]) for adapter in index["adapters"]]
         elif name == "best.json":
             found[key] = (run.read_json(key) or {}) | {"sha256": None}
     found["success"] = run.exists("_SUCCESS")

@@ -83,6 +83,8 @@ def test_a_run_that_an_earlier_version_finished_is_already_done(tmp_path: Path) 
     done = lora_job("run", "manifest.yaml", "--workdir", tmp_path / "work", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert weights(run) == weights(HERE / "finished")
+    ended = json.loads(done.stderr.splitlines()[-1])
+    assert (ended["event"], ended["adapters"]) == ("done", "runs/earlier/adapters")
 
 
 def continue_sampled(folder: Path) -> "CompletedProcess[str]":
@@ -145,6 +147,9 @@ def test_a_run_with_samples_that_an_earlier_version_finished_is_already_done(
     assert done.returncode == 0, done.stderr
     assert '"event": "already done"' in done.stderr
     assert files(run) == before
+    ended = json.loads(done.stderr.splitlines()[-1])
+    assert (ended["event"], ended["adapters"]) == ("done", None)
+    assert ended["make_adapters"] == "lora-job report runs/earlier"
 
 
 def test_samples_as_trained_are_drawn_beside_those_of_an_earlier_version(tmp_path: Path) -> None:

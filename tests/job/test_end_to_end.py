@@ -3,9 +3,11 @@
 import hashlib
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from job.report.usage import use_in_diffusers
 from lora_engine import miniature as miniature_data
 from lora_engine.system.device import has_bf16
 from tests.job import small_run
 from tests.job.report.pictures_by_hand import assert_pictures_hold
+from tests.job.report.test_usage import pixels, run_in, usages
 from tests.job.small_run import quickstart
 from tests.lora_job import COLD, lora_job
 from tests.s3_server import S3Server
@@ -176,7 +180,7 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     )
     done = lora_job("run", *arguments, "--workdir", tmp_path / "work")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stderr.splitlines()[-1])["event"]
+    ended = json.loads(done.stderr.splitlines()[-1])
     environ = {"AWS_ENDPOINT_URL_S3": s3_admin.endpoint_url, "AWS_REGION": "us-east-1"}
     collected = lora_job("collect", f"s3://{bucket}/runs/quickstart", tmp_path / "got", env=environ)
     assert collected.returncode == 0, collected.stderr
@@ -184,7 +188,13 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     report = json.loads((tmp_path / "got" / "report" / "comparison.json").read_text())
     assert report["data"]["rejected"] == {"not a JPEG, PNG, WebP, GIF, BMP or TIFF image": 1}
     assert report["data"]["ignored"] == 1
-    assert said == report["verdict"]["sentence"]
+    assert (ended["event"], ended["verdict"]) == ("done", report["verdict"]["sentence"])
+    assert ended["adapters"] == f"s3://{bucket}/runs/quickstart/adapters"
+    *variables, program, command, run, name, option = shlex.split(ended["collect"])
+    assert (program, command, name) == ("lora-job", "collect", "quickstart")
+    said = dict(variable.split("=") for variable in variables)
+    assert lora_job(command, run, tmp_path / name, option, env=said).returncode == 0
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"adapters", "report"}
     before = {o["Key"]: o["LastModified"] for o in client.list_objects_v2(Bucket=bucket, Prefix="runs/")["Contents"]}
     again = lora_job("run", *arguments, "--workdir", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
@@ -507,3 +517,8 @@ def test_a_checkpoint_in_one_file_is_a_base_model(all_layers: Path, tmp_path: Pa
     reports = [tmp_path / "runs" / name / "report" / "comparison.json" for name in ("first", "second")]
     first, second = (json.loads(path.read_text())["members"][0]["final_loss"] for path in reports)
     assert first == second
+    run = tmp_path / "runs" / "second"
+    program = use_in_diffusers(replace(usages(run)["one"], steps=1))
+    assert f'from_single_file("{tmp_path}/base.safetensors", config="{all_layers}"' in program
+    run_in(run, program)
+    assert pixels(run / "one.png").std() > 0

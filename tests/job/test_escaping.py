@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from rich.console import Console
+from rich.console import Console, Group
 
 from job import layout
+from job.cli.status import as_text, show_status
 from job.errors import ExitCode, JobError
 from job.process.progress import Progress
 from job.report.curves import plot_curves
@@ -22,7 +23,7 @@ from job.report.pictures import Pictures
 from job.report.samples import plot_grid
 from job.report.schema import Comparison, EvaluationPoint, MemberReport, TrainPoint
 from job.run.collect import collect
-from job.run.status import Status, as_table, show_status
+from job.run.status import Status
 from job.storage import StorageSettings, open_storage
 from job.storage.base import ObjectInfo
 from job.storage.folder import RunFolder
@@ -113,11 +114,13 @@ def test_a_table_of_status_shows_text_and_obeys_none(text: str) -> None:
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     status = Status(unit=text, state=text, stage=text, cause=text, step=1, steps=2, started=moment, updated=moment)
     stream = io.StringIO()
-    Console(file=stream, width=400).print(as_table([status]))
+    Console(file=stream, width=400).print(Group(*as_text([status], text)))
     lines = stream.getvalue().split("\n")
     assert all(line.isprintable() for line in lines)
-    assert len(lines) == 6
-    assert lines[3].count(printable(text)) == 4
+    assert len(lines) == 9
+    assert lines[3].count(printable(text)) == 3
+    assert printable(text) in lines[6]
+    assert lines[7].count(printable(text)) == 2
 
 
 def test_the_status_of_a_run_that_someone_else_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +141,7 @@ BLANK = asdict(measure(Image.new("RGB", (8, 8))))
 
 
 def comparison(names: list[str]) -> Comparison:
-    point = EvaluationPoint(step=0, loss=1.0, curve_loss=1.0, timesteps=1, caption_sets={})
+    point = EvaluationPoint(step=0, loss=1.0, curve_loss=1.0, change=None, timesteps=1, caption_sets={})
     members = [
         MemberReport.model_construct(variant=name, seed=0, validation=[point], train=[TrainPoint(step=1, loss=1.0)])
         for name in names

@@ -23,7 +23,8 @@ BOUNDARIES = (
     *("variants/.*/validation.jsonl", "variants/.*/metrics.jsonl", "variants/blip/.*/step-000002/blip.safetensors"),
     *("variants/vanilla/.*/step-000002/COMMIT.json", "variants/blip/.*/step-000002/COMMIT.json"),
     *("variants/blip/.*/step-000004/COMMIT.json", "variants/.*/best.json", "variants/blip/.*/final.json"),
-    *("variants/blip/.*/samples/step-000004/samples.json", "report/comparison.json", "_SUCCESS"),
+    *("variants/blip/.*/samples/step-000004/samples.json", "report/comparison.json"),
+    *("adapters/diffusers/.*", "adapters/index.json", "_SUCCESS"),
 )
 
 

@@ -12,7 +12,7 @@ from lora_engine.config.lr_schedule import CosineLrSchedule
 from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.encoded import TrainingData
-from lora_engine.system.device import use_deterministic_kernels
+from lora_engine.system.device import find_device, in_words, use_deterministic_kernels
 from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_noise_schedule, tiny_unet
@@ -101,3 +101,8 @@ def test_compiled_blocks_in_a_graph_train_as_eager_ones() -> None:
     eager = trainer(torch.float32, steps=4000, cuda_graph="off")
     both = trainer(torch.float32, steps=4000, compile="regional")
     np.testing.assert_allclose(np.array(losses(both, 24)), np.array(losses(eager, 24)), rtol=2e-3)
+
+
+def test_a_cpu_that_is_asked_for_is_used_where_there_is_a_gpu() -> None:
+    assert [find_device(choice).type for choice in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+    assert in_words(find_device("cuda")).endswith(" GiB)")

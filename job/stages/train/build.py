@@ -63,7 +63,8 @@ def make_trainable(
     flips = pack.training.random_flip
     resident = study.encoded.fits(free_bytes(device, processes.count), dtype, flips=flips)
     if not resident:
-        attempt.progress.say("latents and embeddings are read as they are needed", pack=pack.index)
+        text = "The encoded images do not fit into memory beside the training: they are read as they are needed"
+        attempt.progress.say("latents and embeddings are read as they are needed", text, pack=pack.index)
     data = study.encoded.training_data(device, dtype, flips=flips, resident=resident)
     trainer = PackTrainer(
         unet,

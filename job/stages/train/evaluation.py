@@ -65,6 +65,17 @@ class PackEvaluation:
         weights = held_out.components.summed(member.variant)
         self.curve_losses[member][losses.step] = held_out.curve_loss(losses, weights)
 
+    def curve_losses_at(self, step: int) -> dict[Member, float]:
+        """The loss of each adapter that was scored at that step, as trained and on the curve's timesteps."""
+        rows = ((member, row) for member, rows in self.records.items() for row in rows)
+        return {member: row.curve_loss for member, row in rows if row.step == step}
+
+    @property
+    def best_loss(self) -> float | None:
+        """The lowest loss of an adapter so far, as trained and on the curve's timesteps; None before the first."""
+        losses = [row.curve_loss for rows in self.records.values() for row in rows if row.step]
+        return min(losses, default=None)
+
     def is_scored(self, step: int, members: Sequence[Member]) -> bool:
         """Whether all of the members have been scored at that step."""
         return all(any(record.step == step for record in self.records[m]) for m in members)
@@ -147,7 +158,10 @@ class PackEvaluation:
         if stored is not None and (begun := _read_begun(stored)) is not None and begun.facts == facts:
             scoring.resume(begun.losses_L, begun.done)
         saved = time.monotonic()
-        with self._attempt.progress.stage("evaluate", total=scoring.pairs, unit="images") as stage:
+        title = f"Scoring at step {step}" if step else "Scoring the base model"
+        passes, total = scoring.losses_count / scoring.pairs, scoring.pairs
+        progress = self._attempt.progress
+        with progress.stage("evaluate", title, total=total, unit="losses", passes=passes, brief=True) as stage:
             stage.advance(scoring.done)
             for done in scoring:
                 stage.advance(done)

@@ -52,7 +52,7 @@ class PackMemory:
                     f"{self._pack.unit}: {what} takes {numbers['measured_mib']} MiB; lora-job plan says "
                     f"{numbers['planned_mib']}"
                 )
-        self._attempt.progress.say(f"memory of {what}", pack=self._pack.index, **numbers)
+        self._attempt.progress.note(f"memory of {what}", pack=self._pack.index, **numbers)
 
 
 def _planned_value_bytes(unet: nn.Module) -> int | None:

@@ -1,6 +1,7 @@
 """Trains one pack: resume, choose micro-batches, train, commit and evaluate in turn, name the best and the last."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 import torch
@@ -9,7 +10,8 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.manifest.packs import Pack
-from job.process.progress import Stage
+from job.process.stage import Stage
+from job.prospect import FORWARDS_OF_TRAINING
 from job.run import checkpoints
 from job.run.checkpoints import BestPointer, Commit, FinalPointer
 from job.run.context import Attempt
@@ -25,6 +27,7 @@ from lora_engine.system.device import DtypeName
 from lora_engine.system.memory import free_bytes
 from lora_engine.training import micro_batches
 
+_NAMED = 3  # variants or adapters at most, of which a text for people names each
 _FOLLOWER_STOPPED = JobError(
     ExitCode.PREEMPTED,
     "Another process of this training was told to stop; what was done is saved.",
@@ -65,17 +68,35 @@ class PackRun:
         with self._writer:
             self._resume()
             if not self._is_trained():
-                self._choose_micro_batches()
+                with self._attempt.progress.doing("Finding out how much fits into memory"):
+                    self._choose_micro_batches()
                 self._followers.start(self._pack, self._trainer)
-            with self._attempt.progress.stage("train", total=self._pack.training.steps, unit="steps") as stage:
+            with self._shown() as stage:
+                stage.best_loss = self._evaluation.best_loss
                 stage.advance(self._trainer.step)
                 while (due := self._due_evaluation()) is not None or not self._is_trained():
                     if due is not None:
                         self._evaluate(due)
+                        stage.best_loss = self._evaluation.best_loss
+                        stage.advance(0, loss=stage.loss, images_per_second=stage.images_per_second)
                     else:
                         self._train(stage)
                     self._attempt.stop.check()
         self._write_pointers()
+
+    def _shown(self) -> AbstractContextManager[Stage]:
+        """The stage in which all of the training goes on."""
+        pack = self._pack
+        names = list(dict.fromkeys(member.variant for member in pack.members))
+        seeds = {member.seed for member in pack.members}
+        what = ", ".join(names) if len(names) <= _NAMED and len(seeds) == 1 else f"{len(pack.members)} adapters"
+        return self._attempt.progress.stage(
+            "train",
+            f"Training {what}",
+            total=pack.training.steps,
+            unit="steps",
+            passes=FORWARDS_OF_TRAINING * len(pack.members) * pack.training.images_per_step,
+        )
 
     def _resume(self) -> None:
         """Go on from the newest step at which all members have a whole checkpoint.
@@ -97,7 +118,10 @@ class PackRun:
         self._evaluation.read(step)
         if states:
             self._restore(step, states)
-            self._attempt.progress.say("resumed", pack=self._pack.index, step=step)
+            steps = self._pack.training.steps
+            text = f"Going on from step {step} of {steps}"
+            self._attempt.progress.skip(step / steps)
+            self._attempt.progress.say("resumed", text, pack=self._pack.index, step=step)
             self._warn_of_other_rounding(checkpoints.read_commit(run, members[0], step))
 
     def _restore(self, step: int, states: States) -> None:
@@ -163,6 +187,11 @@ class PackRun:
         for member in self._evaluation.score(step, members, whole=step == 0 or self._is_trained()):
             self._trainer.freeze(member.adapter_name)
             self._attempt.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
+        losses = self._evaluation.curve_losses_at(step)
+        if step and losses:
+            text = f"Loss on held-out images at step {step}: {_in_words(losses)}"
+            by_name = {member.adapter_name: loss for member, loss in losses.items()}
+            self._attempt.progress.say("scored", text, pack=self._pack.index, step=step, losses=by_name)
 
     def _train(self, stage: Stage) -> None:
         """Train up to the next evaluation or until asked to stop, and commit what was done."""
@@ -223,6 +252,16 @@ def _is_finished(attempt: Attempt, member: Member, steps: int) -> bool:
     if final is None or (final.step != steps and final.diverged_at is None):
         return False
     return checkpoints.is_there(attempt.run, member, final.step)
+
+
+def _in_words(losses: Mapping[Member, float]) -> str:
+    """Adapters' losses as a person reads them: each of a few, of more the lowest and the highest."""
+    has_seeds = len({member.seed for member in losses}) > 1
+    named = {f"{m.variant}, seed {m.seed}:" if has_seeds else m.variant: loss for m, loss in losses.items()}
+    if len(named) <= _NAMED:
+        return ("; " if has_seeds else ", ").join(f"{name} {loss:.4f}" for name, loss in named.items())
+    best = min(named, key=named.__getitem__)
+    return f"{best} {named[best]:.4f}; of the others up to {max(named.values()):.4f}"
 
 
 def _mean_loss(records: Sequence[StepRecord]) -> float | None:

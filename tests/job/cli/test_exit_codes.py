@@ -19,10 +19,15 @@ from tests.s3_server import S3Server
 
 
 def test_a_wrong_command_is_2() -> None:
-    for command in (["frobnicate"], ["run", "--nonsense"], ["status"]):
+    for command, told in (
+        (["frobnicate"], "lora-job --help"),
+        (["run", "--nonsense"], "lora-job run --help"),
+        (["status"], "lora-job status --help"),
+        (["render", "kubernetes", "--gpus", "x"], "lora-job render kubernetes --help"),
+    ):
         done = lora_job(*command)
         assert done.returncode == 2
-        assert "lora-job --help" in done.stderr.splitlines()[-1]
+        assert f"Try `{told}`." in done.stderr.splitlines()[-1]
     nothing = lora_job("run", env={"LORA_JOB_MANIFEST": ""})
     assert nothing.returncode == 2
     assert "LORA_JOB_MANIFEST" in nothing.stderr

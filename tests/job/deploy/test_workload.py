@@ -131,9 +131,9 @@ BAD_OPTIONS = [
     ("kubernetes", ("--memory", "16"), "such as 12Gi"),
     ("kubernetes", ("--memory", "0Gi"), "at least 2Gi"),
     ("kubernetes", ("--scratch", "1Mi"), "at least 1Gi"),
-    ("kubernetes", ("--gpus", "-1"), "lora-job --help"),
-    ("kubernetes", ("--cpus", "0"), "lora-job --help"),
-    ("kubernetes", ("--cpus", "many"), "lora-job --help"),
+    ("kubernetes", ("--gpus", "-1"), "lora-job render kubernetes --help"),
+    ("kubernetes", ("--cpus", "0"), "lora-job render kubernetes --help"),
+    ("kubernetes", ("--cpus", "many"), "lora-job render kubernetes --help"),
     ("kubernetes", ("--image", ""), "Write an image"),
     ("kubernetes", ("--image", "a b"), "Write an image"),
     ("kubernetes", ("--image", "Team/lora-job"), "Write an image"),
@@ -145,7 +145,7 @@ BAD_OPTIONS = [
     ("aws-batch", ("--secret", "hub", "--execution-role", f"{ROLE}/e"), "VARIABLE=ARN"),
     ("aws-batch", ("--secret", "T=arn:aws:ssm:r:1:parameter/x"), "--execution-role"),
     ("aws-batch", ("--service-account", "trainer"), "ARN of a role"),
-    ("aws-batch", ("--scratch", "1Gi"), "lora-job --help"),
+    ("aws-batch", ("--scratch", "1Gi"), "lora-job render aws-batch --help"),
     ("gcp-batch", ("--gpus", "1"), "--accelerator"),
     ("gcp-batch", ("--location", ""), "a region"),
     ("gcp-batch", ("--machine-type", "G2"), "a machine type"),
@@ -254,3 +254,13 @@ def test_the_hours_of_the_page_are_those_of_the_plan() -> None:
     hours = make_plan(load_manifest(path.read_bytes(), path.name)).training_hours
     rows = re.findall(r"^\| (\w+) \| ([\d.]+) \|", (ROOT / "docs" / "running" / "README.md").read_text(), re.MULTILINE)
     assert rows == [(device, f"{figure:g}") for device, figure in hours.items()]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "code"), [("cuda", 0, 2), ("cpu", 1, 2), ("cpu", 0, 0), ("cuda", 1, 0), ("auto", 0, 0)]
+)
+def test_containers_have_a_gpu_where_the_manifest_has_a_use_for_it(device: str, gpus: int, code: int) -> None:
+    rendered = render("kubernetes", STUDY, *IMAGE, "--set", f"device={device}", "--gpus", str(gpus))
+    assert rendered.code == code, rendered.said
+    assert ("nvidia.com/gpu" in rendered.document) == bool(gpus and not code)
+    assert bool(code) == (f"device is {device}, but --gpus is {gpus}" in rendered.said)

@@ -266,12 +266,18 @@ class ByHand:
             "step": step,
             "loss": mean(self.loss(variant, seed, step, own, curve=False)),
             "curve_loss": mean(self.loss(variant, seed, step, own, curve=True)),
+            "change": self.change(variant, seed, step, own) if step else None,
             "timesteps": len(file.timesteps[0]),
             "caption_sets": {
                 name: mean([loss for row in rows for loss in row if not isnan(loss)])
                 for name, rows in file.losses.items()
             },
         }
+
+    def change(self, variant: str, seed: int, step: int, weights: Mapping[str, float]) -> Json:
+        """The loss on the curve less the base model's."""
+        before, after = (self.loss(variant, seed, each, weights, curve=True) for each in (0, step))
+        return interval([[a - b for a, b in zip(after, before, strict=True)]], self.groups, 0.95)
 
     def min_snr(self, losses: list[Row], timesteps: list[list[int]]) -> float:
         """The mean by weight min(SNR, 5) / SNR, with Stable Diffusion's noise schedule."""

@@ -29,7 +29,7 @@ from job.run.losses import read_losses
 from job.run.status import Status
 from job.storage.folder import RunFolder
 from lora_engine import diffusion
-from lora_engine.adapters.names import kohya_name
+from lora_engine.adapters.names import DIFFUSERS_NAME, kohya_name
 from lora_engine.captions.strategies import caption_record
 from lora_engine.config.evaluation import partners_of
 from lora_engine.dataset.draws import Draws
@@ -271,17 +271,18 @@ def _training_seed(made: MadeRun, member: Member) -> int:
 
 
 def _commit(made: MadeRun, pack: Pack, member: Member, step: int) -> None:
-    """Write a checkpoint whose files hold no more than the name of the weights."""
+    """Write a checkpoint whose files, one in each format, hold no more than the name of the weights."""
     initial = f"{pack.lora.rank} {pack.lora.target_modules} {_training_seed(made, member)}"
     weights = made.design.weights(member, step) or initial
-    name, key = kohya_name(member.variant), layout.checkpoint(member, step)
-    made.run.write(f"{key}/{name}", weights.encode())
+    names, key = (kohya_name(member.variant), DIFFUSERS_NAME), layout.checkpoint(member, step)
+    for name in names:
+        made.run.write(f"{key}/{name}", weights.encode())
     earlier = checkpoints.committed_steps(made.run, member)
     commit = Commit(
         variant=member.variant,
         seed=member.seed,
         step=step,
-        files=(FileEntry(name, len(weights.encode()), _sha256(weights)),),
+        files=tuple(FileEntry(name, len(weights.encode()), _sha256(weights)) for name in names),
         parent=earlier[-1] if earlier else None,
         weights_sha256=_sha256(weights),
         initial_weights_sha256=_sha256(initial),

@@ -35,6 +35,8 @@ def test_the_curve_is_the_mean_over_all_caption_sets_and_the_loss_as_trained_is_
             for key, curve in (("loss", False), ("curve_loss", True)):
                 expected = mean(by_hand.loss(variant, 1, point["step"], all_sets, curve=curve))
                 assert point[key] == pytest.approx(expected, rel=1e-6)
+            change = by_hand.change(variant, 1, point["step"], all_sets) if point["step"] else None
+            assert_holds(point["change"], change)
             assert set(point["caption_sets"]) - {""} == {"a", "mixed", "b"}
         for key, step in (("base_loss", 0), ("final_loss", 8)):
             assert member[key] == pytest.approx(

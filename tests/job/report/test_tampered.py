@@ -74,7 +74,7 @@ def test_the_report_is_rebuilt_byte_for_byte(made: MadeRun, folder: Path) -> Non
     done = lora_job("report", elsewhere)
     assert done.returncode == 0, done.stderr
     assert (elsewhere / layout.COMPARISON).read_bytes() == first
-    assert done.stdout.strip() == str(elsewhere / layout.COMPARISON)
+    assert done.stdout.splitlines() == [str(elsewhere / key) for key in (layout.COMPARISON, layout.ADAPTER_INDEX)]
     assert done.stderr.strip() == json.loads(first)["verdict"]["sentence"]
 
 

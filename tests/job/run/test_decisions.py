@@ -11,7 +11,8 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
 from job.run.dataset import Images, Prepared, SourceStamp, source_fingerprint
-from job.run.decisions import Resolved, is_done, is_prepared, resolve
+from job.run.decisions import Resolved, is_done, is_prepared, precisions, resolve
+from lora_engine.errors import ResourceError
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord
 from tests.job.small_run import attempt_of
@@ -67,6 +68,24 @@ def test_a_second_attempt_decides_the_same_and_writes_nothing(tmp_path: Path) ->
     assert abs(first.started_at - time.time()) < 60
     assert decide(attempt_at(tmp_path), tmp_path) == first
     assert {key: attempt.run.read(key) for key, _ in attempt.run.list()} == before
+
+
+def test_a_finished_run_is_done_on_any_device(tmp_path: Path) -> None:
+    finish(attempt_at(tmp_path), tmp_path)
+    assert is_done(attempt_at(tmp_path, "device=cpu"))
+    assert is_done(attempt_at(tmp_path, "device=cuda"))
+
+
+def test_a_run_goes_on_in_its_precision_or_not_at_all(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path, "device=cpu")
+    decide(attempt, tmp_path)
+    stored = attempt.run.read_json(layout.RESOLVED)
+    assert stored is not None
+    assert precisions(attempt, CPU) == (stored["packs"][0]["precision"],)
+    stored["packs"][0]["precision"] = "fp16"
+    attempt.run.write_json(layout.RESOLVED, stored)
+    with pytest.raises(ResourceError, match="fp16, which needs a GPU"):
+        precisions(attempt, CPU)
 
 
 def test_a_precision_that_was_decided_on_another_machine_stays(tmp_path: Path) -> None:

@@ -90,3 +90,7 @@ def test_a_value_that_only_a_later_version_knows_makes_another_run() -> None:
     assert identity_conflicts(Identity.model_validate(stored), identity_of()) == ()
     later = Identity.model_validate(stored | {"colour_space": "linear"})
     assert identity_conflicts(later, identity_of()) == ("colour_space",)
+
+
+def test_the_device_is_no_part_of_it() -> None:
+    assert identity_of(*BLIP, "device=cpu") == identity_of(*BLIP, "device=cuda") == identity_of(*BLIP)

@@ -56,6 +56,11 @@ def test_one_caption_for_all_images_is_worth_a_warning() -> None:
     assert warnings(*["a tattoo"] * 20) == ('every caption is "a tattoo"',)
 
 
+def test_one_caption_that_is_meant_for_all_images_is_worth_none() -> None:
+    assert lint([record("a tattoo"), record("a tattoo")], may_repeat=True).warnings == ()
+    assert lint([record(""), record("")], may_repeat=True).warnings == ("2 of 2 captions are empty",)
+
+
 def test_words_that_most_captions_share_are_worth_a_warning() -> None:
     eight = [f"Stencil of a line-drawn thing{at}, the stencil" for at in range(8)]
     assert warnings(*eight, "a rose", "a sun") == ("more than 80% of the captions say drawn, line, stencil",)

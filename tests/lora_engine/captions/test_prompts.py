@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from lora_engine import miniature
-from lora_engine.captions.prompts import HELD_OUT_PROMPTS, as_trained, held_out_prompts
+from lora_engine.captions.prompts import HELD_OUT_PROMPTS, as_trained, held_out_prompts, template_as_trained
 from lora_engine.captions.rules import TOKEN_LIMIT, Fitted
 from lora_engine.captions.strategies import caption_record
 from lora_engine.config.captions import CaptionsConfig
@@ -70,6 +70,7 @@ def text(config: CaptionsConfig, template: str | None = None, prompt: str = "a m
 )
 def test_by_default_a_prompt_stands_where_captions_stood(config: CaptionsConfig, expected: str) -> None:
     assert text(config) == expected
+    assert template_as_trained(config, None) == expected.replace("a moth", "{prompt}")
 
 
 @pytest.mark.parametrize("config", [blip(style_hints="ink"), blip(style_hints="ink", trigger="xyz"), blip()])
@@ -119,6 +120,7 @@ def test_of_a_mix_it_is_the_part_with_the_greatest_weight() -> None:
 )
 def test_a_template_says_all_that_stands_around_a_prompt(config: CaptionsConfig, template: str, expected: str) -> None:
     assert text(config, template) == expected
+    assert template_as_trained(config, template) == expected.replace("a moth", "{prompt}")
 
 
 def test_what_stands_in_a_prompt_or_trigger_is_no_placeholder() -> None:

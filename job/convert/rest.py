@@ -1,0 +1,191 @@
+"""What of a configuration says which model is trained on, and when what is written."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from job.convert.folders import Folder
+from job.convert.programs import TEXT_TO_IMAGE
+from job.convert.settings import Reading
+from job.convert.texts import decoded, read_beside
+from job.convert.training import images_of_epoch
+from job.errors import JobError
+from job.manifest.prompt_file import read_prompts
+
+_SD_15 = "hf://stable-diffusion-v1-5/stable-diffusion-v1-5"
+_GONE = "runwayml/stable-diffusion-v1-5"  # a hub's name of the same model, which is there no more
+_SAMPLERS = {
+    "dpmsolver++": "dpm++_2m", "k_euler": "euler", "k_euler_a": "euler_a", "k_lms": "lms",
+    **{name: name for name in ("ddim", "pndm", "lms", "euler", "euler_a", "heun")},
+}  # fmt: skip
+_SIDE_OF_SAMPLES = 512
+_WHEN = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first", "validation_epochs")
+_MOST_SEEDS = 64
+_FEWEST_CHECKPOINTS = 2
+_LONGEST_NAME = 63
+
+
+def name(reading: Reading, stem: str) -> str:
+    """The run's name.
+
+    Args:
+        stem: of the configuration's file, for one without a name.
+    """
+    for text in (reading.text("output_name", "name"), stem):
+        plain = re.sub(r"[^a-z0-9]+", "-", (text or "").lower()).strip("-")[:_LONGEST_NAME].strip("-")
+        if plain:
+            return plain
+    return "converted"
+
+
+def base_model(reading: Reading) -> dict[str, Any]:
+    """The manifest's `base_model`: a path, or a hub's name of a model."""
+    key = "base_model.source"
+    text = reading.text("pretrained_model_name_or_path", key)
+    revision = reading.text("revision", "base_model.revision")
+    unusable = _why_unusable(reading, text)
+    if text is None or unusable:
+        reading.lose("pretrained_model_name_or_path", unusable)
+        reading.lose("revision", "it is another model's")
+        reading.miss(key, f"your model, an SD 1.x or 2.x one; {_SD_15} stands there")
+        return {"source": _SD_15}
+    if text.endswith(".safetensors") and reading.has("v2"):
+        reading.miss("base_model.components", "where the configuration and tokenizer of SD 2.x are, for a single file")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) or text.endswith(".safetensors") or Path(text).exists():
+        reading.lose("revision", "a local model has none")
+        return {"source": text}
+    if text == _GONE:
+        reading.remarks.append(f"{_GONE} is no longer on its hub; {_SD_15} is the same model.")
+        return {"source": _SD_15}
+    return {"source": f"hf://{text}"} | ({} if revision is None else {"revision": revision})
+
+
+def _why_unusable(reading: Reading, text: str | None) -> str:
+    """Why the model cannot be read here; "" where it can."""
+    if reading.has("sdxl"):
+        return "only SD 1.x and 2.x are trained here"
+    if text is None:
+        return ""
+    if text.endswith((".ckpt", ".pt", ".bin")):
+        return "pickles are not read; convert it to .safetensors"
+    if re.match(r"https?://", text):
+        return "models are not downloaded from the web; save it and name the file"
+    if re.match(r"[A-Za-z]:[\\/]", text):
+        return "it is a path of Windows"
+    return ""
+
+
+def evaluation(reading: Reading, folders: Sequence[Folder], training: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's `evaluation`: checkpoints and samples come with evaluations."""
+    key = "evaluation.every"
+    made: dict[str, Any] = {}
+    steps = reading.whole("save_every_n_steps", key) or reading.whole("checkpointing_steps", key)
+    epochs = reading.whole("save_every_n_epochs", key)
+    seen = images_of_epoch(reading, folders)
+    if steps:
+        made["every"] = steps
+        if epochs:
+            reading.lose("save_every_n_epochs", "save_every_n_steps says it")
+    elif epochs and seen:
+        made["every"] = epochs * math.ceil(seen / (training["batch_size"] * training["gradient_accumulation"]))
+    elif epochs:
+        reading.lose("save_every_n_epochs", f"how many updates {epochs} epochs have cannot be told: no images are here")
+    reading.lose("save_n_epoch_ratio", "evaluation.every says it in updates")
+    samples = _samples(reading)
+    return made | ({"samples": samples} if samples else {})
+
+
+def _samples(reading: Reading) -> dict[str, Any] | None:
+    """The manifest's `evaluation.samples`; None where no prompts are given."""
+    key = "evaluation.samples"
+    made: dict[str, Any] = {
+        "prompts": _prompts(reading, f"{key}.prompts"),
+        "steps": reading.program.defaults["sample_steps"],
+    }
+    if not made["prompts"]:
+        for setting in (*_WHEN, "sample_sampler", "num_validation_images"):
+            reading.lose(setting, "no prompts are given, and no samples drawn")
+        return None
+    if reading.program.is_kohya:
+        made["size"] = _SIDE_OF_SAMPLES
+        written = reading.text("sample_sampler", f"{key}.sampler") or ""
+        if written in _SAMPLERS:
+            made["sampler"] = _SAMPLERS[written]
+        else:
+            reading.lose("sample_sampler", "the base model's own is used")
+        is_asked = any(map(reading.has, _WHEN))
+        made["when"] = "evaluations" if is_asked else "end"
+    else:
+        made["seeds"] = list(range(min(reading.count("num_validation_images", f"{key}.seeds"), _MOST_SEEDS)))
+    for setting in _WHEN:
+        reading.lose(setting, "samples are drawn with the base model and with every evaluation")
+    return made
+
+
+def _prompts(reading: Reading, key: str) -> list[Any]:
+    """The prompts of samples: those of the file that is named, or, as the GUI saves them, the text itself."""
+    prompt = reading.text("validation_prompt", key)
+    if prompt is not None:
+        return [prompt]
+    named = reading.setting("sample_prompts")
+    text = reading.text("sample_prompts", key)
+    if named is None or text is None:
+        return []
+    found = read_beside(text, named.origin)
+    try:
+        if found is not None:
+            prompts = read_prompts(decoded(*found).encode(), found[1])
+        elif "\n" in text or not re.search(r"\.(txt|toml|json)\s*$", text):
+            prompts = read_prompts(text.encode(), f"{named.name}.txt")
+        else:
+            return _without_prompts(reading, "no such file is here")
+    except JobError as error:
+        return _without_prompts(reading, " ".join(str(error).split()))
+    return [each.model_dump(exclude_none=True, mode="json") for each in prompts]
+
+
+def _without_prompts(reading: Reading, why: str) -> list[Any]:
+    reading.lose("sample_prompts", f"no samples are drawn: {why}")
+    return []
+
+
+def output(reading: Reading) -> dict[str, Any]:
+    """The manifest's `output`."""
+    destination = reading.text("output_dir", "output.destination")
+    if destination is not None and re.match(r"[A-Za-z]:[\\/]", destination):
+        reading.lose("output_dir", "it is a path of Windows; results go to runs")
+        destination = None
+    made: dict[str, Any] = {"destination": destination or "runs"}
+    for setting in ("save_last_n_epochs", "checkpoints_total_limit"):
+        kept = reading.whole(setting, "output.keep_checkpoints")
+        if kept is not None and kept >= _FEWEST_CHECKPOINTS:
+            made["keep_checkpoints"] = kept
+        elif kept is not None:
+            reading.lose(setting, f"{_FEWEST_CHECKPOINTS} checkpoints are kept at least; all are")
+    return made
+
+
+def seeds(reading: Reading) -> list[int] | None:
+    """The manifest's `seeds`; None where none is set."""
+    seed = reading.whole("seed", "seeds[0]")
+    if seed is None:
+        reading.remarks.append("Without a seed, that of the program is used: 1337.")
+        return None
+    return [seed]
+
+
+def say_what_is_lost_silently(reading: Reading) -> None:
+    """Remark on what a trainer does without being told to."""
+    if reading.program.is_kohya and not reading.has("network_train_unet_only"):
+        rate = reading.setting("text_encoder_lr")
+        if rate is None or reading.has("text_encoder_lr"):
+            reading.remarks.append(
+                "sd-scripts train the text encoder, too, unless network_train_unet_only is set. Here it is not "
+                "trained: words that the base model does not know are learnt less well."
+            )
+    if reading.program is TEXT_TO_IMAGE:
+        reading.remarks.append("The script clips no gradients, whatever max_grad_norm is: its list of them is used up.")
+    if not reading.program.is_kohya and not reading.has("center_crop"):
+        reading.remarks.append("Without center_crop the script crops at random; the middle of an image is used here.")

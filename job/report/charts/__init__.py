@@ -1,0 +1,8 @@
+"""The charts of a report: figures of a comparison, and SVG of them to stand in a page."""
+
+from job.report.charts.bins import timestep_losses
+from job.report.charts.differences import forest
+from job.report.charts.inline import svg
+from job.report.charts.training import curves
+
+__all__ = ["curves", "forest", "svg", "timestep_losses"]

@@ -1,0 +1,1 @@
+"""`report/report.html`: one page that holds its script, style, charts and most pictures, and asks no network."""

@@ -1,0 +1,46 @@
+"""The pictures of the page: files beside it, of which it holds as many itself as it has room for."""
+
+import base64
+from collections.abc import Callable, Iterable, Mapping
+
+from job import layout
+from job.storage.folder import RunFolder
+from job.threads import as_finished
+
+_WORKERS = 8  # pictures that are made at a time
+
+
+def publish_beside(run: RunFolder, wanted: Mapping[str, Callable[[], bytes]]) -> None:
+    """Have these pictures beside the page and no others.
+
+    Args:
+        wanted: name to what gives the WebP. A name says what the picture shows, so one that is there is left.
+    """
+    there = {key for key, _ in run.list(layout.REPORT_PICTURES)}
+    missing = [name for name in wanted if layout.report_picture(name) not in there]
+
+    def make(name: str) -> None:
+        run.write(layout.report_picture(name), wanted[name]())
+
+    for _ in as_finished(make, missing, _WORKERS, lambda: None):
+        pass
+    for key in there - {layout.report_picture(name) for name in wanted}:
+        run.delete(key)  # It shows what an earlier report showed.
+
+
+def embedded(run: RunFolder, names: Iterable[str], room: int) -> dict[str, str]:
+    """The first of the pictures as URIs that hold them, of `room` characters together."""
+    found: dict[str, str] = {}
+    for name in names:
+        data = run.read(layout.report_picture(name)) or b""
+        uri = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+        room -= len(uri)
+        if room < 0:
+            break
+        found[name] = uri
+    return found
+
+
+def relative(name: str) -> str:
+    """Where the page finds a picture that it does not hold."""
+    return layout.report_picture(name).removeprefix("report/")

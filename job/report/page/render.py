@@ -1,0 +1,137 @@
+"""Renders the page: templates, one a section, filled with the comparison and with what the run holds beside it."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from job import layout
+from job.report.charts import curves, forest, svg, timestep_losses
+from job.report.findings import Findings
+from job.report.page.beside import embedded, publish_beside, relative
+from job.report.page.gallery import read_gallery
+from job.report.page.images import read_images
+from job.report.page.matrix import matrix_of
+from job.report.page.numbers import Numbers
+from job.report.schema import Comparison
+from job.report.table import adapters
+from job.report.templating import TEMPLATES, environment
+from job.report.usage import usage_of, use_in_a1111, use_in_comfyui, use_in_diffusers, use_in_forge
+from job.report.words import BEATS, CELLS
+
+_LARGEST = 4_500_000  # bytes of the page, as far as that depends on the pictures that it holds itself
+_OF_THUMBNAILS = 0.3  # of the room for pictures, at most
+_ROWS_AT_FIRST = 8  # of the table of pictures
+_WEB_UIS = {"A1111": use_in_a1111, "Forge": use_in_forge, "ComfyUI": use_in_comfyui}
+_SECTIONS = (
+    ("answer", "Answer"),
+    ("pictures", "Pictures"),
+    ("differences", "Differences"),
+    ("losses", "Curves"),
+    ("captions", "Captions and images"),
+    ("use", "Use it"),
+    ("making", "How it was made"),
+)
+
+
+def render_page(found: Findings) -> bytes:
+    """The page, whose pictures are put beside it first.
+
+    Raises:
+        JobError: 46 when a file of the run is missing or damaged.
+    """
+    run, comparison = found.run, found.comparison
+    gallery, images = read_gallery(run, found.pictures), read_images(run, found.resolved, comparison)
+    publish_beside(run, gallery.copies(run) | images.thumbnails(run))
+    data = comparison.model_dump(mode="json")
+    values = {
+        "c": comparison,
+        "n": Numbers(data),
+        "table": adapters(comparison),
+        "matrix": matrix_of(comparison),
+        "gallery": gallery,
+        "images": images,
+        "name_of_sample": {key: name for name, key in gallery.files.items()},
+        "manifest": (run.read(layout.MANIFEST) or b"").decode(errors="replace"),
+        "sections": [section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
+        "training_seeds": len({member.seed for member in comparison.members}),
+        "judged": [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None],
+        "charts": _charts(comparison),
+        "adapters": [entry.kohya.path for entry in found.adapters.adapters],
+        "to_use": found.recommended,
+        "usage": usage_of(found.resolved, found.recommended),
+        "use_in_diffusers": use_in_diffusers,
+        "web_uis": _WEB_UIS,
+    }
+
+    def page(held: Mapping[str, str], thumbnails: Mapping[str, str]) -> bytes:
+        return _page(
+            gallery_json=_json(gallery.as_json(held)),
+            picture_of=lambda name: thumbnails.get(name) or held.get(name) or relative(name),
+            **values,
+        )
+
+    room = _LARGEST - len(page({}, {}))
+    thumbnails = embedded(run, images.names.values(), int(room * _OF_THUMBNAILS))
+    held = embedded(run, gallery.first, room - sum(map(len, thumbnails.values())))
+    return page(held, thumbnails)
+
+
+def _charts(comparison: Comparison) -> dict[str, str]:
+    """The charts as elements of the page; empty where there is nothing to show."""
+    found = {
+        "curves": (
+            curves(comparison),
+            "Loss curves",
+            "Held-out loss as trained and training loss of every adapter, by step; the table below has the numbers.",
+            "members",
+        ),
+        "forest": (
+            forest(comparison),
+            "Differences",
+            "The differences of every pair with their intervals, prompted in four ways; the tables have the numbers.",
+            "pairs",
+        ),
+        "timesteps": (
+            timestep_losses(comparison),
+            "Loss by timestep",
+            "Loss less the base model's in ranges of timesteps; the table below has the numbers.",
+            "members",
+        ),
+    }
+    return {name: "" if chart[0] is None else svg(chart[0], *chart[1:]) for name, chart in found.items()}
+
+
+def _page(**values: Any) -> bytes:
+    """The page with the values that its templates name."""
+    style, script = ((TEMPLATES / "page" / name).read_text() for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = (
+        environment()
+        .get_template("page/page.html.j2")
+        .render(
+            style=style,
+            script=script,
+            policy=policy,
+            rows_at_first=_ROWS_AT_FIRST,
+            cells=CELLS,
+            beats=BEATS,
+            **values,
+        )
+    )
+    return page.encode()
+
+
+def _hash(source: str) -> str:
+    """What the policy of a page calls a script or a style that it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
+
+
+def _json(value: Mapping[str, object]) -> str:
+    """JSON as it can stand in a script element: no text of it ends the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

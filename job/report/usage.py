@@ -1,0 +1,211 @@
+"""How to use an adapter of a run: texts for people, and a program that runs as it stands. Pure."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from job import layout
+from job.errors import ExitCode, JobError
+from job.manifest.models import BaseModelConfig, ScoredSamplesConfig
+from job.manifest.schema import StorageConfig
+from job.run.adapters import AdapterEntry
+from job.run.decisions import Resolved
+from job.storage import is_remote, name_of
+from job.storage.hub import is_hub, repository_of
+from job.storage.uris import is_shipped, local_path
+from lora_engine.config.base import Config
+from lora_engine.config.data import PreprocessConfig
+from lora_engine.config.evaluation import PromptConfig
+from lora_engine.text import printable
+
+_SUBJECT = "a rose"  # what is drawn where the run has no prompts of its own
+_SAFETENSORS = ".safetensors"
+
+Settings = TypeVar("Settings", bound=Config)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """An adapter, the base model that it was trained on, and a picture to begin with. Paths are below the run."""
+
+    name: str  # of the adapter's files, without their suffix
+    kohya: str
+    diffusers: str
+    prompt: str  # as the adapter was trained: a text with {prompt}
+    strength: float
+    subject: str  # a prompt to begin with, bare
+    width: int  # pixels, as height
+    height: int
+    steps: int  # of denoising
+    guidance: float
+    negative_prompt: str
+    base: BaseModelConfig
+    endpoint_url: str | None  # of the store that holds an s3:// base model; None for AWS
+
+    @property
+    def whole_prompt(self) -> str:
+        """The prompt to begin with, as the adapter was trained."""
+        return self.prompt.replace("{prompt}", self.subject)
+
+
+def usage_of(resolved: Resolved, adapter: AdapterEntry) -> Usage:
+    """What there is to say of an adapter of a run. Its first picture is drawn as the run's samples were.
+
+    Raises:
+        JobError: 46 where another version wrote the run's manifest in a way that this one does not know.
+    """
+    manifest = resolved.manifest
+    storage = _read(StorageConfig, (manifest.model_extra or {}).get("storage"))
+    samples = _read(ScoredSamplesConfig, manifest.evaluation.samples)
+    first = (samples.prompts or (_SUBJECT,))[0]
+    size = samples.size or _read(PreprocessConfig, resolved.identity.preprocess).resolution
+    width, height = size if isinstance(size, tuple) else (size, size)
+    return Usage(
+        name=adapter.name,
+        kohya=adapter.kohya.path,
+        diffusers=adapter.diffusers.path,
+        prompt=adapter.prompt,
+        strength=adapter.strength,
+        subject=first.prompt if isinstance(first, PromptConfig) else first,
+        width=width,
+        height=height,
+        steps=samples.steps,
+        guidance=samples.guidance,
+        negative_prompt=samples.negative_prompt,
+        base=_read(BaseModelConfig, manifest.base_model),
+        endpoint_url=storage.endpoint_url,
+    )
+
+
+def _read(kind: type[Settings], value: dict[str, Any] | None) -> Settings:
+    """A part of a manifest that an attempt kept; its defaults where there is none."""
+    try:
+        return kind.model_validate_json(json.dumps(value or {}))
+    except ValidationError as error:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{layout.RESOLVED} holds a {kind.__name__} that this version does not know.",
+            "Use the version that made the run, or a later one.",
+        ) from error
+
+
+def use_in_diffusers(usage: Usage) -> str:
+    """A program that draws one picture with the adapter. It is run in the run's folder, or in a collected one."""
+    folder, _, file = usage.diffusers.rpartition("/")
+    name = _literal(usage.name)
+    imports, notes, pipeline = _pipeline(usage)
+    negative = [f"    negative_prompt={_literal(usage.negative_prompt)},"] if usage.negative_prompt else []
+    lines = [
+        *(f"# {note}" for note in notes),
+        "import torch",
+        "from diffusers import StableDiffusionPipeline",
+        *imports,
+        "",
+        'device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)',
+        f"pipeline = StableDiffusionPipeline.{pipeline}",
+        "pipeline.to(device)",
+        f"pipeline.load_lora_weights({_literal(folder)}, weight_name={_literal(file)}, adapter_name={name})",
+        f"pipeline.set_adapters({name}, {usage.strength:g})  # 0 is the base model, 1 as trained",
+        "",
+        f"# It was trained on prompts like {_literal(usage.prompt)}.",
+        "image = pipeline(",
+        f"    {_literal(usage.whole_prompt)},",
+        *negative,
+        f"    width={usage.width},",
+        f"    height={usage.height},",
+        f"    num_inference_steps={usage.steps},",
+        f"    guidance_scale={usage.guidance:g},",
+        '    generator=torch.Generator("cpu").manual_seed(0),',
+        ").images[0]",
+        f"image.save({_literal(f'{usage.name}.png')})",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _pipeline(usage: Usage) -> tuple[list[str], list[str], str]:
+    """Imports and notes that loading the base model needs, and the call of a pipeline's class that loads it."""
+    base = usage.base
+    imports, notes, source = _place(base.source, "base_model", usage.endpoint_url)
+    if not base.source.endswith(_SAFETENSORS):
+        revision = f", revision={_literal(base.revision)}" if base.revision and is_hub(base.source) else ""
+        return imports, notes, f"from_pretrained({source}{revision}, dtype=dtype)"
+    more_imports, more_notes, components = _place(base.components, "components", usage.endpoint_url)
+    imports, notes = list(dict.fromkeys([*imports, *more_imports])), list(dict.fromkeys([*notes, *more_notes]))
+    return imports, notes, f"from_single_file({source}, config={components}, dtype=dtype)"
+
+
+def _place(source: str, to: str, endpoint_url: str | None) -> tuple[list[str], list[str], str]:
+    """Imports and notes that a place of a model needs, and the Python expression of where the model is.
+
+    Args:
+        to: the local name of what has to be downloaded first.
+    """
+    if is_hub(source):
+        return [], [], _literal(repository_of(source))
+    if is_shipped(source):
+        name = _literal(source.partition("://")[2])
+        return ["from lora_engine import miniature  # comes with lora-job"], [], f"str(miniature.folder({name}))"
+    if is_remote(source):
+        local = name_of(source) if source.endswith(_SAFETENSORS) else to
+        options = [] if source.endswith(_SAFETENSORS) else ["--recursive"]
+        options += ["--endpoint-url", endpoint_url] if endpoint_url else []
+        command = shlex.join(["aws", "s3", "cp", *options, source, local])
+        return [], [f"First: {printable(command)}"], _literal(local)
+    path = local_path(source)
+    notes = [] if path.is_absolute() else ["Paths of the base model are relative to where lora-job was started."]
+    return [], notes, _literal(str(path))
+
+
+def use_in_a1111(usage: Usage) -> tuple[str, ...]:
+    """Steps for AUTOMATIC1111's web UI, a sentence or two each."""
+    return _in_a_web_ui(usage, "stable-diffusion-webui/models/Lora")
+
+
+def use_in_forge(usage: Usage) -> tuple[str, ...]:
+    """Steps for Forge's web UI, a sentence or two each."""
+    return _in_a_web_ui(usage, "stable-diffusion-webui-forge/models/Lora (of the one-click package: webui/models/Lora)")
+
+
+def use_in_comfyui(usage: Usage) -> tuple[str, ...]:
+    """Steps for ComfyUI, a sentence or two each."""
+    prompt = _escaped(usage.whole_prompt, "()")
+    return (
+        f"Copy {printable(usage.kohya)} to ComfyUI/models/loras and reload the page.",
+        _base_step(usage, "Load Checkpoint"),
+        f"Put a Load LoRA node behind it, choose {printable(usage.name)}.safetensors, and set strength_model to "
+        f"{usage.strength:g}; strength_clip changes nothing, for only the UNet was trained.",
+        f"Prompt it as it was trained: {prompt}",
+    )
+
+
+def _in_a_web_ui(usage: Usage, folder: str) -> tuple[str, ...]:
+    call = f"<lora:{printable(usage.name)}:{usage.strength:g}>"
+    prompt = _escaped(usage.whole_prompt, "()[]")
+    return (
+        f"Copy {printable(usage.kohya)} to {folder} and press Refresh in the Lora tab.",
+        _base_step(usage, "the Stable Diffusion checkpoint"),
+        f"Prompt it as it was trained, and call it by its name; the number is its strength: {prompt} {call}",
+    )
+
+
+def _base_step(usage: Usage, where: str) -> str:
+    trained_on = printable(usage.base.source)
+    if is_shipped(usage.base.source):
+        return f"This adapter is for {trained_on}, a miniature for trying out, which no such program loads."
+    return f"As {where}, choose the base model that it was trained on, {trained_on}, or one made from it."
+
+
+def _escaped(prompt: str, special: str) -> str:
+    """The prompt for a program in which brackets weigh words, so that they mean themselves."""
+    escaped = prompt.replace("\\", "\\\\") if "[" in special else prompt
+    for bracket in special:
+        escaped = escaped.replace(bracket, f"\\{bracket}")
+    return printable(escaped)
+
+
+def _literal(text: str) -> str:
+    """The text as a Python literal on one line, in double quotes where it holds none."""
+    return repr(text) if '"' in text else '"' + repr("'" + text)[2:]
