@@ -64,6 +64,7 @@ def test_commands_of_your_own_images_end_well(laid_out: Path) -> None:
         done = run_bash(block, laid_out, {"LORA_JOB_WORKDIR": str(laid_out / "work")})
         assert done.returncode == 0, f"line {block.line}: {done.stderr}"
     assert (laid_out / "runs" / "rehearsal" / "_SUCCESS").exists()
+    assert (laid_out / "runs" / "rehearsal" / "report" / "report.html").exists()
     manifest = yaml.safe_load((laid_out / "pictures.yaml").read_text())
     assert manifest["base_model"]["source"] == "hf://stable-diffusion-v1-5/stable-diffusion-v1-5"
     for block in blocks_of("yaml"):

@@ -24,7 +24,7 @@ from job.manifest.yaml_reader import CONTROL, read_scalar, write_scalar
 from lora_engine import miniature
 from lora_engine.images.prepare import PreparedImage
 from tests.job.test_escaping import NASTY
-from tests.lora_job import ROOT, lora_job
+from tests.lora_job import ROOT, lora_job, start
 from tests.s3_server import S3Server
 
 MINIATURE = ("--base-model", "miniature://stable-diffusion")
@@ -178,8 +178,8 @@ def test_what_is_written_for_each_kind_of_folder_is_valid(
 def test_each_kind_of_folder_runs(tmp_path: Path, source_of: Callable[[str], str], kind: str) -> None:
     assert init(tmp_path, source_of(kind), *MINIATURE).returncode == 0
     short = [option for each in SHORT for option in ("--set", each)]
-    done = lora_job("run", "pics.yaml", *short, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    started = start("run", "pics.yaml", *short, cwd=tmp_path)
+    assert started.wait(timeout=1800) == 0, started.stderr
     assert (tmp_path / "runs" / "pics" / "_SUCCESS").exists()
     if kind == "many":
         return
