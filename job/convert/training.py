@@ -138,17 +138,17 @@ def _optimizer(reading: Reading, images: int) -> dict[str, Any]:
 def _optimizer_name(reading: Reading) -> str:
     """The trainer's optimizer, in small letters: adamw also for those of other precision."""
     named = reading.text("optimizer_type", f"{_OPTIMIZER}.name")
+    setting = "optimizer_type"
     for flag, meant in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
-        named = meant if reading.flag(flag, f"{_OPTIMIZER}.name") else named
+        if reading.flag(flag, f"{_OPTIMIZER}.name"):
+            setting, named = flag, meant
     name = (named or "adamw").lower()
     is_adamw = name in ("adamw", "adamw8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit")
     if is_adamw and name != "adamw":
-        reading.remarks.append(f"The optimizer {named} becomes adamw in single precision, which rounds nothing.")
+        reading.remarks.append(f"{setting}: {named} becomes adamw in single precision, which rounds nothing.")
     if not is_adamw:
-        for setting in ("optimizer_type", "use_lion_optimizer"):
-            reading.lose(
-                setting, "adamw is used instead" + " at a rate that may not suit it" * (not _is_adaptive(name))
-            )
+        suits = "" if _is_adaptive(name) else ", at a rate that may not suit it"
+        reading.lose(setting, f"adamw is used instead{suits}")
     return "adamw" if is_adamw else name
 
 
