@@ -26,6 +26,7 @@ _OPTIMIZER = "training.optimizer"
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 _FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
 _PROJECTIONS = ["proj_in", "proj_out"]  # linear in SD 2.x
+_LARGEST_RANK = 512
 _OPTIMIZER_ARGUMENTS = {"weight_decay": "weight_decay", "eps": "epsilon"}
 
 
@@ -42,7 +43,17 @@ def lora(reading: Reading) -> dict[str, Any]:
             "sd-scripts also train the 1x1 convolutions proj_in and proj_out, 32 of an SD 1.x model's 192 layers."
         )
     rank, alpha = reading.whole("network_dim", "lora.rank"), reading.number("network_alpha", "lora.alpha")
+    if rank is not None and rank > _LARGEST_RANK and _is_of_another_kind(reading):
+        for name in ("network_dim", "network_alpha"):
+            reading.lose(name, "it is another kind of network's, for which it may mean full rank")
+        return {"target_modules": targets}
     return {"rank": rank, "alpha": alpha, "target_modules": targets}
+
+
+def _is_of_another_kind(reading: Reading) -> bool:
+    """Whether the network is none of LoRA's two matrices a layer."""
+    kinds = {"network_module": "networks.lora", "LoRA_type": "Standard"}
+    return any((found := reading.setting(name)) is not None and found.value != plain for name, plain in kinds.items())
 
 
 def training(reading: Reading, folders: Sequence[Folder]) -> dict[str, Any]:
