@@ -16,7 +16,7 @@ from job.manifest.problems import ManifestError, Problem
 from job.manifest.yaml_reader import write_yaml
 from lora_engine.text import printable, shortened
 
-_LONGEST_REMARK = 600
+_LONGEST_REMARK = 3000
 _MOST_REMARKS = 200
 _MOST_NAMES = 100
 _WIDTH = 118

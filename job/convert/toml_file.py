@@ -24,8 +24,8 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
     Raises:
         ConversionError: it is none, has a key twice, or nests too deep.
     """
-    for at, line in enumerate(text.split("\n"), 1):
-        if line.count(".") > _MOST_DOTS:
+    for at, written in enumerate(text.split("\n"), 1):
+        if written.count(".") > _MOST_DOTS:
             refuse(origin, at, f"a line with more than {_MOST_DOTS} dots", "names of few parts")
     try:
         return tomllib.loads(text)
@@ -33,8 +33,8 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
         refuse(origin, None, "nesting without end", "settings, and sections of them")
     except ValueError as error:  # also of a number with thousands of digits
         match = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
-        found, line = (match[1], match[2]) if match else (str(error), None)
-        refuse(origin, int(line) if line else None, found, "TOML, as sd-scripts read it")
+        line = int(match[2]) if match and match[2] else None
+        refuse(origin, line, match[1] if match else str(error), "TOML, as sd-scripts read it")
 
 
 def is_of_dataset(data: Mapping[str, Any]) -> bool:

@@ -26,6 +26,7 @@ _OPTIMIZER = "training.optimizer"
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 _FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
 _PROJECTIONS = ["proj_in", "proj_out"]  # linear in SD 2.x
+_LARGEST_RANK = 512
 _OPTIMIZER_ARGUMENTS = {"weight_decay": "weight_decay", "eps": "epsilon"}
 
 
@@ -42,7 +43,17 @@ def lora(reading: Reading) -> dict[str, Any]:
             "sd-scripts also train the 1x1 convolutions proj_in and proj_out, 32 of an SD 1.x model's 192 layers."
         )
     rank, alpha = reading.whole("network_dim", "lora.rank"), reading.number("network_alpha", "lora.alpha")
+    if rank is not None and rank > _LARGEST_RANK and _is_of_another_kind(reading):
+        for name in ("network_dim", "network_alpha"):
+            reading.lose(name, "it is another kind of network's, for which it may mean full rank")
+        return {"target_modules": targets}
     return {"rank": rank, "alpha": alpha, "target_modules": targets}
+
+
+def _is_of_another_kind(reading: Reading) -> bool:
+    """Whether the network is none of LoRA's two matrices a layer."""
+    kinds = {"network_module": "networks.lora", "LoRA_type": "Standard"}
+    return any((found := reading.setting(name)) is not None and found.value != plain for name, plain in kinds.items())
 
 
 def training(reading: Reading, folders: Sequence[Folder]) -> dict[str, Any]:
@@ -138,17 +149,17 @@ def _optimizer(reading: Reading, images: int) -> dict[str, Any]:
 def _optimizer_name(reading: Reading) -> str:
     """The trainer's optimizer, in small letters: adamw also for those of other precision."""
     named = reading.text("optimizer_type", f"{_OPTIMIZER}.name")
+    setting = "optimizer_type"
     for flag, meant in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
-        named = meant if reading.flag(flag, f"{_OPTIMIZER}.name") else named
+        if reading.flag(flag, f"{_OPTIMIZER}.name"):
+            setting, named = flag, meant
     name = (named or "adamw").lower()
     is_adamw = name in ("adamw", "adamw8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit")
     if is_adamw and name != "adamw":
-        reading.remarks.append(f"The optimizer {named} becomes adamw in single precision, which rounds nothing.")
+        reading.remarks.append(f"{setting}: {named} becomes adamw in single precision, which rounds nothing.")
     if not is_adamw:
-        for setting in ("optimizer_type", "use_lion_optimizer"):
-            reading.lose(
-                setting, "adamw is used instead" + " at a rate that may not suit it" * (not _is_adaptive(name))
-            )
+        suits = "" if _is_adaptive(name) else ", at a rate that may not suit it"
+        reading.lose(setting, f"adamw is used instead{suits}")
     return "adamw" if is_adamw else name
 
 

@@ -86,10 +86,11 @@ _NOTHING = {
     ),
     "timesteps are drawn from all of the schedule": "min_timestep max_timestep",
     "an SD 2.x model is known by its files; one in a single file needs base_model.components of its kind": "v2",
-    "only SD 1.x and 2.x are trained here": "sdxl sdxl_cache_text_encoder_outputs sdxl_no_half_vae",
+    "only SD 1.x and 2.x are trained here": "sdxl",
     "texts are encoded by the text encoder's last layer": "clip_skip",
     "the text encoder is not trained": (
         "text_encoder_lr text_encoder_lr1 text_encoder_lr2 network_train_text_encoder_only stop_text_encoder_training "
+        "stop_text_encoder_training_pct "
         "train_text_encoder learning_rate_te learning_rate_te1 learning_rate_te2"
     ),
     "an adapter is a plain LoRA of linear layers": (
@@ -174,7 +175,7 @@ _NEEDLESS = {
     "memory is planned for by training.memory": (
         "gradient_checkpointing cpu_offload_checkpointing lowram lowvram highvram mem_eff_attn xformers sdpa "
         "enable_xformers_memory_efficient_attention vae_batch_size fused_backward_pass no_half_vae blocks_to_swap "
-        "optimizer_offload"
+        "optimizer_offload fused_optimizer_groups blockwise_fused_optimizers"
     ),
     "latents and embeddings are always cached": (
         "cache_latents cache_latents_to_disk skip_cache_check cache_info cache_text_encoder_outputs "
@@ -201,12 +202,14 @@ _NEEDLESS = {
     "its file is read with this one": "config_file dataset_config",
     "the UNet alone is trained in any case": "network_train_unet_only",
     "it is for models of other kinds": (
+        "sdxl_cache_text_encoder_outputs sdxl_no_half_vae disable_mmap_load_safetensors "
         "ae apply_t5_attn_mask discrete_flow_shift enable_all_linear guidance_scale in_dims logit_mean logit_std "
         "mem_eff_save mode_scale model_prediction_type model_type pos_emb_random_crop_rate save_clip save_t5xxl "
         "show_timesteps_resolution split_mode split_qkv timestep_sampling train_blocks train_double_block_indices "
         "train_single_block_indices train_t5xxl weighting_scheme sigmoid_scale"
     ),
     "the model is named by another setting": "model_list",
+    "it is the GUI's own": "save_as_bool",
 }
 
 # Values with which settings do nothing, beside those that are empty.

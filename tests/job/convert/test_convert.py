@@ -156,6 +156,8 @@ def test_shell_files_are_read_as_a_shell_would_and_not_run() -> None:
         ("save_last_n_epochs = 1", "output.keep_checkpoints", None),
         ("output_dir = 'out'", "output.destination", "out"),
         ("v2 = true", "lora.target_modules.6", "proj_in"),
+        ("network_module = 'lycoris.kohya'\nnetwork_dim = 100000", "lora.rank", None),
+        ("network_module = 'lycoris.kohya'\nnetwork_dim = 32", "lora.rank", 32),
     ],
 )
 def test_values_of_sd_scripts(lines: str, key: str, expected: Any) -> None:

@@ -1,0 +1,62 @@
+"""Keys that other trainers have are refused with what they are called here, or why there is none."""
+
+import subprocess
+import sys
+
+import pytest
+
+from job.manifest.load import load_manifest
+from job.manifest.problems import ManifestError, Problem
+from tests.job.small_run import PLAIN
+
+
+def only_problem(text: str = PLAIN, *sets: str) -> Problem:
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(text, "m.yaml", sets)
+    assert len(caught.value.problems) == 1, str(caught.value)
+    return caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("learning_rate", "training.optimizer.learning_rate"),
+        ("training.unet_lr", "training.optimizer.learning_rate"),
+        ("network_dim", "lora.rank"),
+        ("lora.network_alpha", "lora.alpha"),
+        ("train_batch_size", "training.batch_size"),
+        ("training.max_train_steps", "training.steps"),  # not max_skipped_steps, which looks more like it
+        ("resolution", "preprocess.resolution"),
+        ("trigger_word", "variants.NAME.captions.trigger"),
+        ("lora.rnak", "rank"),  # a slip is no other trainer's
+    ],
+)
+def test_a_key_of_another_trainer_is_named_as_here(key: str, meant: str) -> None:
+    problem = only_problem(PLAIN, f"{key}=3")
+    assert problem.found == "an unknown key"
+    assert problem.suggestion == meant
+    assert f'Did you mean "{meant}"?' in str(problem)
+
+
+def test_epochs_say_how_steps_are_computed() -> None:
+    assert str(only_problem(PLAIN, "epochs=3")).endswith(
+        'Did you mean "training.steps"? Steps are epochs x images x repeats / images of an update.'
+    )
+
+
+def test_a_key_of_nothing_here_says_what_there_is_instead() -> None:
+    problem = only_problem(f"{PLAIN}min_snr_gamma: 5\n")
+    assert (problem.line, problem.suggestion) == (8, None)
+    assert str(problem).endswith("There is no such setting: every timestep's loss counts the same.")
+    assert "No such setting is needed: " in str(only_problem(PLAIN, "gradient_checkpointing=true"))
+
+
+def test_a_prompts_keys_are_its_own() -> None:
+    problem = only_problem(PLAIN, "evaluation.samples={prompts: [{prompt: a, resolution: 512}]}")
+    assert problem.suggestion is None
+    assert not problem.note
+
+
+def test_neither_the_table_nor_converting_needs_torch() -> None:
+    code = "import sys, job.convert.convert; sys.exit(any(name in sys.modules for name in ('torch', 'boto3')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
