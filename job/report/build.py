@@ -124,7 +124,7 @@ def _captions(run: RunFolder, name: str) -> list[CaptionRecord]:
 
 
 def _is_constant(resolved: Resolved, caption_set: str) -> bool:
-    """Whether one caption for all images is what the set's variant asks for. A set has the name of its first variant."""
+    """Whether one caption for all images is what the variant asks for by which the set is named."""
     return resolved.identity.variants[caption_set].captions.get("strategy") == "constant"
 
 
