@@ -381,6 +381,12 @@ def test_options_that_do_not_fit_are_2(run: Path, options: tuple[str, ...], says
     assert says in done.stderr.splitlines()[-1]
 
 
+def test_a_device_that_is_not_there_is_44(run: Path) -> None:
+    done = lora_job("sample", run, "--prompt", "a heart", "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 44, done.stderr
+    assert "device is cuda" in done.stderr.splitlines()[-1]
+
+
 def test_what_is_not_there_is_42(tmp_path: Path) -> None:
     of_file = ("--base-model", "miniature://stable-diffusion")
     for target, options in ((tmp_path / "nothing", ()), (tmp_path / "nothing.safetensors", of_file)):

@@ -38,7 +38,6 @@ def test_every_help_ends_with_examples_of_its_command(words: tuple[str, ...]) ->
         (("vaildate",), "Did you mean 'validate'? Try `lora-job --help`."),
         (("render", "kubernets"), "Did you mean 'kubernetes'? Try `lora-job render --help`."),
         (("status", "runs/m", "--folow"), "--follow). Try `lora-job status --help`."),
-        (("plan", "--set"), "Option '--set' requires an argument. Try `lora-job plan --help`."),
     ],
 )
 def test_what_is_misspelt_is_guessed_at(command: tuple[str, ...], says: str) -> None:

@@ -73,4 +73,3 @@ def test_ctrl_c_ends_waiting_for_a_run(tmp_path: Path) -> None:
     status.process.send_signal(signal.SIGINT)
     assert status.end() == 130
     assert "Traceback" not in status.written
-    assert [line for line in screens(status.written)[-1] if line][-1] == "lora-job: Stopped."
