@@ -11,7 +11,7 @@ from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack, caption_sets, set_of_variant
 from job.process.faults import resource_errors
-from job.prospect import forward_passes
+from job.prospect import forward_passes, passes_of_a_picture
 from job.report.notes import copies_found
 from job.report.publish import publish_report
 from job.run.checkpoints import FinalPointer
@@ -69,10 +69,11 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
                     with attempt.progress.doing("Loading the base model"):
                         pack_run = PackRun(unit, study, pack, device, resolved.precision(pack), followers)
                     pack_run.run()
-                if wanted is not None:
-                    steps, at_once = sampled_steps(unit, pack), attempt.manifest.evaluation.batch_size
-                    measuring = Measuring(models.clip, used, device)
-                    sample_pack(unit, steps, wanted, study.model, pack_run.unet, measuring, at_once)
+                    if wanted is not None:
+                        steps, at_once = sampled_steps(unit, pack), attempt.manifest.evaluation.batch_size
+                        passes = passes_of_a_picture(attempt.manifest, pack, len(study.held_out.image_ids))
+                        measuring = Measuring(models.clip, used, device)
+                        sample_pack(unit, steps, wanted, study.model, pack_run.unet, measuring, at_once, passes)
 
     def is_trained(pack: Pack) -> bool:
         if not is_finished(attempt, pack):
@@ -94,12 +95,11 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
 
 
 def _expect(attempt: Attempt, packs: Sequence[Pack], study: Study, *, is_all: bool) -> None:
-    """Show from now on how far the training and scoring of these packs are, which are all that this process has."""
+    """Show from now on how far these packs, which are all that this process has, are trained, scored and sampled."""
     held_out = len(study.held_out.image_ids)
     work = {pack.unit: forward_passes(attempt.manifest, pack, held_out) for pack in packs}
-    besides = "" if attempt.manifest.evaluation.samples is None else "samples not counted"
     if work:
-        attempt.progress.expect(work, "Whole run" if is_all else "This process's share", besides)
+        attempt.progress.expect(work, "Whole run" if is_all else "This process's share")
 
 
 def follow(attempt: Attempt, processes: Processes) -> None:

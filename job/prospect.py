@@ -12,7 +12,7 @@ from lora_engine.config.captions import ConstantCaptions, plain_parts
 from lora_engine.config.evaluation import compared_pairs, partners_of
 from lora_engine.evaluation.components import NO_PROMPT, Components, Condition
 from lora_engine.evaluation.statistics import CONFIDENCE, FEWEST_GROUPS, FEWEST_SEEDS, Estimate
-from lora_engine.training.estimate import picture_flops
+from lora_engine.training.estimate import forward_flops, picture_flops
 
 FORWARDS_OF_TRAINING = 3  # an image that is trained on costs as much as so many that are scored
 
@@ -52,14 +52,26 @@ def foresee(manifest: Manifest, packs: Sequence[Pack], held_out: int | None) -> 
 
 
 def forward_passes(manifest: Manifest, pack: Pack, held_out: int) -> float:
-    """The work of training and scoring a pack, in forward passes of one image.
+    """The work of training and scoring a pack and of drawing its samples, in forward passes of one image.
 
     Args:
         held_out: images.
     """
     pairs = compared_pairs(manifest.evaluation.pairs, tuple(variant.name for variant in manifest.variants))
     trained = len(pack.members) * pack.training.steps * pack.training.images_per_step
-    return held_out * _scored_per_image(manifest, [pack], pairs) + trained * FORWARDS_OF_TRAINING
+    scored = held_out * _scored_per_image(manifest, [pack], pairs)
+    drawn = foresee_pictures(manifest, [pack], held_out)
+    return scored + trained * FORWARDS_OF_TRAINING + drawn.pictures * passes_of_a_picture(manifest, pack, held_out)
+
+
+def passes_of_a_picture(manifest: Manifest, pack: Pack, held_out: int) -> float:
+    """The work of drawing a sample, on the average over the pack's, in forward passes of one image of the dataset.
+
+    Args:
+        held_out: images.
+    """
+    drawn = foresee_pictures(manifest, [pack], held_out)
+    return drawn.flops / drawn.pictures / forward_flops(manifest.preprocess.resolution) if drawn.pictures else 0.0
 
 
 @dataclass(frozen=True)

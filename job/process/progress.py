@@ -36,7 +36,6 @@ class Progress:
         self._last_line = 0.0  # when the last line about progress was written
         self._whole = WholeRun({})
         self._whole_row: TaskID | None = None
-        self._besides = ""  # what the whole does not count
         self.seconds: dict[str, float] = {}  # that each stage has taken in this attempt
         self.observer: Callable[[dict[str, Any]], None] = lambda _: None  # called with the facts at every advance
         self.alive = time.monotonic()  # when there was the last sign of life
@@ -100,17 +99,15 @@ class Progress:
             self.alive = time.monotonic()
             self._remove(row)
 
-    def expect(self, parts: Mapping[str, float], title: str, besides: str) -> None:
-        """Show from now on how far all training and scoring are.
+    def expect(self, parts: Mapping[str, float], title: str) -> None:
+        """Show from now on how far the whole of these parts is.
 
         Args:
             parts: the forward passes of one image that each pack takes, by its unit.
             title: what these are together, for people.
-            besides: what is not counted, for people.
         """
         self._whole = WholeRun(parts)
         self._whole_row = self._add_row(title, 100)
-        self._besides = besides
         self._fill_whole()
 
     @contextmanager
@@ -198,7 +195,7 @@ class Progress:
         if self._whole_row is not None:
             percent = 100 * self._whole.fraction
             eta = self._whole.eta_seconds if percent < 100 else None
-            self._fill(self._whole_row, percent, f"{percent:.0f}%", self._besides, eta)
+            self._fill(self._whole_row, percent, f"{percent:.0f}%", "", eta)
 
     def _remove(self, row: TaskID | None) -> None:
         if self._rows is not None and row is not None:

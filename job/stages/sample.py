@@ -79,6 +79,7 @@ def sample_pack(
     unet: torch.nn.Module,
     measuring: Measuring,
     images_at_once: int,
+    passes: float = 0.0,
 ) -> None:
     """Generate, measure and write the samples of a pack's checkpoints that are missing.
 
@@ -87,6 +88,7 @@ def sample_pack(
         unet: its UNet with the pack's adapters injected, into which the weights of each checkpoint are loaded.
         measuring: what the samples are measured with, and the device.
         images_at_once: how many images of each adapter may pass through the UNet at once.
+        passes: forward passes of one image that a picture takes, for the progress of the whole run.
     """
     sample(
         place,
@@ -95,6 +97,7 @@ def sample_pack(
         lambda: Sampler(model, unet, wanted.texts, images_at_once, measuring.device, wanted.sampler),
         partial(_load_adapter, place, unet),
         measuring,
+        passes,
     )
 
 
@@ -105,6 +108,7 @@ def sample(
     make_sampler: Callable[[], Sampler],
     load: Callable[[Member, int], None],
     measuring: Measuring,
+    passes: float = 0.0,
 ) -> None:
     """Generate, measure and write the samples of these steps that are missing.
 
@@ -113,6 +117,7 @@ def sample(
     Args:
         make_sampler: called where samples are missing.
         load: lets the sampler's UNet have the weights of a member's checkpoint.
+        passes: as in `sample_pack`.
     """
     missing = [(step, members) for step in steps if (members := _missing(place, step, wanted))]
     if not missing:
@@ -123,7 +128,7 @@ def sample(
     asked = [(step, members, _ask(step, wanted)) for step, members in missing]
     total = sum(len(group) for _, _, groups in asked for group in groups)
     with (
-        place.progress.stage("sample", "Drawing samples", total=total, unit="pictures") as stage,
+        place.progress.stage("sample", "Drawing samples", total=total, unit="pictures", passes=passes) as stage,
         Background("samples") as publishing,
     ):
         for step, members, groups in asked:

@@ -52,7 +52,12 @@ def image_flops(resolution: int) -> float:
     return flops * (resolution / side) ** 2
 
 
+def forward_flops(resolution: int) -> float:
+    """Floating-point operations of one forward pass of one image."""
+    return image_flops(resolution) / 2
+
+
 def picture_flops(width: int, height: int, passes: int) -> float:
     """Floating-point operations of generating one picture with so many forward passes of the UNet."""
     pixels = width * height
-    return passes * image_flops(round(pixels**0.5)) / 2 + _DECODER_FLOPS_512 * pixels / 512**2
+    return passes * forward_flops(round(pixels**0.5)) + _DECODER_FLOPS_512 * pixels / 512**2

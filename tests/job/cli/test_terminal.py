@@ -33,7 +33,7 @@ def test_a_run_says_what_it_does_and_how_far_it_is(miniature: Path, tmp_path: Pa
         ("Loading the model libraries", "Preparing images"),
     ):
         assert -1 < run.written.find(first) < run.written.find(then), (first, then)
-    assert re.search(r"Whole run +━.* [1-9][0-9]% +samples not counted +[0-9]+ s left", "\n".join(rows))
+    assert re.search(r"Whole run +━.* [1-9][0-9]% +[0-9]+ s left", "\n".join(rows))
     assert re.search(r"Training vanilla, blip +━.* [1-4]/4 steps", "\n".join(rows))
     last = "\n".join(shown[-1])
     assert "━" not in last, "no bar stays behind the answer"
