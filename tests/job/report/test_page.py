@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser
 
 from lora_engine import miniature as miniature_data
@@ -252,3 +254,27 @@ def test_a_report_is_rebuilt_to_the_byte_and_leaves_no_pictures_behind(run: Path
     assert lora_job("report", copy).returncode == 0
     assert (copy / "report" / "report.html").read_bytes() == before
     assert not stale.exists()
+
+
+def test_a_page_of_large_pictures_is_below_five_megabytes(browser: Browser, run: Path, tmp_path: Path) -> None:
+    copy, random = tmp_path / "run", np.random.default_rng(0)
+    shutil.copytree(run, copy)
+    for index in (copy / "variants").glob("*/seed-1/samples/*/samples.json"):
+        found = json.loads(index.read_text())
+        for image in found["images"]:
+            pixels = random.integers(0, 256, (512, 512, 3), np.uint8)
+            Image.fromarray(pixels).save(index.parent / image["file"], compress_level=0)
+            image["sha256"] = ""  # as an earlier version left it
+        for setting in found["settings"]["settings"]:
+            setting |= {"width": 512, "height": 512}
+        index.write_text(json.dumps(found))
+    assert lora_job("report", copy).returncode == 0
+    page = copy / "report" / "report.html"
+    assert 4_000_000 < page.stat().st_size < 5_000_000
+    opened = open_page(browser, page)
+    sources = pictures(opened)
+    assert sources[0].startswith("data:image/webp")
+    assert sources[-1].startswith((copy / "report" / "pictures").as_uri())
+    assert set(widths(opened)) == {512}
+    assert opened.complaints == []
+    opened.page.context.close()
