@@ -246,8 +246,13 @@ def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
     with unit_of(attempt, "report", attempt.manifest.limits.lease_wait) as report:
         if report.run.exists(layout.SUCCESS):
             return
+
+        def alive() -> None:
+            report.stop.check()
+            report.progress.moved()
+
         with attempt.progress.doing("Writing the report"):
-            comparison = publish_report(report.run, report.workdir, report.stop.check)
+            comparison = publish_report(report.run, report.workdir, alive)
         _require_converged(report, packs)
         report.run.write(layout.SUCCESS, b"")
         for note in copies_found(comparison.members):

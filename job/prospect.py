@@ -60,8 +60,8 @@ def forward_passes(manifest: Manifest, pack: Pack, held_out: int) -> float:
     pairs = compared_pairs(manifest.evaluation.pairs, tuple(variant.name for variant in manifest.variants))
     trained = len(pack.members) * pack.training.steps * pack.training.images_per_step
     scored = held_out * _scored_per_image(manifest, [pack], pairs)
-    drawn = foresee_pictures(manifest, [pack], held_out)
-    return scored + trained * FORWARDS_OF_TRAINING + drawn.pictures * passes_of_a_picture(manifest, pack, held_out)
+    drawn = foresee_pictures(manifest, [pack], held_out).flops / forward_flops(manifest.preprocess.resolution)
+    return scored + trained * FORWARDS_OF_TRAINING + drawn
 
 
 def passes_of_a_picture(manifest: Manifest, pack: Pack, held_out: int) -> float:

@@ -66,7 +66,8 @@ def _state_of(units: list[Status]) -> object:
 
 
 def _report_uri(run: RunFolder) -> str | None:
-    return run.uri(layout.COMPARISON) if run.exists(layout.COMPARISON) else None
+    """The page of the report, or the report of an earlier version; None where there is none yet."""
+    return next((run.uri(key) for key in (layout.PAGE, layout.COMPARISON) if run.exists(key)), None)
 
 
 def as_text(units: list[Status], report: str | None) -> list[RenderableType]:
@@ -100,11 +101,11 @@ def _table(units: list[Status]) -> Table:
 
 def _run_line(units: list[Status]) -> str:
     """How long all attempts have worked, how long those under way have left, and the lowest loss."""
-    line = f"run: {duration(sum(unit.seconds for unit in units))} of work"
+    line = f"run: {duration(sum(unit.seconds for unit in units if unit.is_of_study))} of work"
     running = [unit for unit in units if unit.state == "running" and not unit.is_stale]
     left = [unit.run_eta_seconds for unit in running if unit.run_eta_seconds is not None]
     if left:
-        line += f", {duration(max(left))} left but for samples"
+        line += f", {duration(max(left))} left"
     best = [unit.best_loss for unit in units if unit.best_loss is not None]
     return f"{line}, best loss {min(best):.4f}" if best else line
 

@@ -12,6 +12,9 @@ from job.manifest.foreign import fate_of
 from job.manifest.problems import Problem, nearest
 from job.manifest.yaml_reader import Document, Path, dotted
 
+# Sections in which another trainer's name for a setting is understood.
+_OF_TRAINING = ("training", "lora", "preprocess", "dataset", "base_model")
+
 
 def collect_problems(
     error: ValidationError,
@@ -49,10 +52,12 @@ def collect_problems(
 def _as_of_others(problem: Problem, path: Path) -> Problem:
     """The problem of an unknown key; one that other trainers have, with what it is called here, or why it is not.
 
-    A prompt's keys are its own.
+    Only where settings of training are meant: elsewhere such a name means something else, and a key that is there and
+    spelled nearly so is the better guess.
     """
-    fate = None if "prompts" in path else fate_of(str(path[-1]))
-    if fate is None:
+    meant = len(path) == 1 or path[0] in _OF_TRAINING or (path[0] == "variants" and len(path) > 2)
+    fate = fate_of(str(path[-1])) if meant else None
+    if fate is None or (problem.suggestion is not None and not fate.key):
         return problem
     if fate.key:
         return replace(problem, suggestion=fate.key, note=f"{fate.why[:1].upper()}{fate.why[1:]}." if fate.why else "")

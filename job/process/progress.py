@@ -88,11 +88,16 @@ class Progress:
             self._print(f"{title}: {stage.done} {unit} in {duration(elapsed)}")
 
     @contextmanager
-    def doing(self, text: str) -> Iterator[None]:
-        """Say what is done while the block runs, which has no items to count."""
-        row = self._add_row(text, None)
+    def doing(self, event: str, text: str | None = None) -> Iterator[None]:
+        """Say what is done while the block runs, which has no items to count.
+
+        Args:
+            event: what that is, in the same words every time.
+            text: the same with what varies, such as a name; None where nothing does.
+        """
+        row = self._add_row(text or event, None)
         if self._rows is None:
-            self._line("info", text, {})
+            self._line("info", event, {} if text is None else {"text": text})
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""How far one stage of an attempt is, and how far the whole run's training and scoring are. Shows nothing."""
+"""How far one stage of an attempt is, and how far the whole run is. Shows nothing."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,10 +22,15 @@ class Stage:
     began: float = field(default_factory=time.monotonic)
     _advanced: int = 0  # items that were done in this attempt, from which the time that is left is estimated
 
-    def advance(self, count: int, *, loss: float | None = None, images_per_second: float | None = None) -> None:
-        """Count that many more items as done; 0 is a sign of life."""
-        # The first advance may be of the items that an earlier attempt has done, so without a loss it sets no pace.
-        if self.done or self._advanced or loss is not None:
+    def advance(
+        self, count: int, *, loss: float | None = None, images_per_second: float | None = None, earlier: bool = False
+    ) -> None:
+        """Count that many more items as done; 0 is a sign of life.
+
+        Args:
+            earlier: whether an earlier attempt has done them, so that they set no pace.
+        """
+        if not earlier:
             self._advanced += count
             self.passed(count)
         self.done += count
@@ -54,7 +59,7 @@ class Stage:
 
 
 class WholeRun:
-    """How far the training and scoring of all packs are. Samples and the report come besides: nobody knows their pace.
+    """How far training, scoring and samples of all packs are. The report comes besides: nobody knows its pace.
 
     Work is counted in forward passes of one image.
 

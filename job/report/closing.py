@@ -11,6 +11,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from job import layout
+from job.process.stage import duration
+from job.report.table import gain_text, loss_text
 from job.run.adapters import AdapterIndex
 from job.run.status import spent_seconds
 from job.storage import StorageSettings, is_remote, name_of
@@ -85,7 +87,7 @@ class ClosingMember:
     base_loss: float | None  # the same of the base model
     gain: dict[str, float | None] | None  # mean, low and high of base_loss less loss
     best_step: int | None
-    copies: int | None  # of training images among its last pictures
+    copies: int | None  # of training images among its last pictures as trained
     pictures: int | None  # its last pictures
     diverged_at: int | None
 
@@ -112,7 +114,7 @@ class Closing:
     def shown(self) -> RenderableType:
         """The same for a terminal."""
         lines = {
-            "took": f"{_duration(self.elapsed_seconds)}, over all attempts",
+            "took": f"{duration(self.elapsed_seconds)}, over all attempts",
             "look at": self.page or self.pictures or self.report,
             "adapters": self.adapters or f"none; to make them: {self.make_adapters}",
             "fetch": self.collect,
@@ -156,7 +158,7 @@ def closing_of(run: RunFolder, settings: StorageSettings) -> Closing:
 
 def _closing_member(member: _Member) -> ClosingMember:
     drawn = member.memorised
-    sets = [each for each in (drawn.bare, drawn.as_trained) if each is not None] if drawn else []
+    pictures = (drawn.as_trained or drawn.bare) if drawn else None
     return ClosingMember(
         variant=member.variant,
         seed=member.seed,
@@ -164,8 +166,8 @@ def _closing_member(member: _Member) -> ClosingMember:
         base_loss=member.base_loss,
         gain=member.gain.model_dump() if member.gain else None,
         best_step=member.best.step if member.best else None,
-        copies=sum(len(each.copies) for each in sets) if sets else None,
-        pictures=sum(each.pictures for each in sets) if sets else None,
+        copies=len(pictures.copies) if pictures else None,
+        pictures=pictures.pictures if pictures else None,
         diverged_at=member.diverged_at,
     )
 
@@ -204,20 +206,14 @@ def _table(members: Sequence[ClosingMember]) -> Table:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else loss_text(value)
 
 
 def _interval(gain: Mapping[str, float | None] | None) -> str:
-    if gain is None:
+    if gain is None or gain["mean"] is None:
         return ""
-    ends = ", ".join(_number(gain[end]) for end in ("low", "high") if gain[end] is not None)
-    return f"{_number(gain['mean'])} [{ends}]" if ends else _number(gain["mean"])
-
-
-def _duration(seconds: float) -> str:
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s"
+    ends = [gain_text(end) for name in ("low", "high") if (end := gain[name]) is not None]
+    return f"{gain_text(gain['mean'])} [{', '.join(ends)}]" if len(ends) == 2 else gain_text(gain["mean"])
 
 
 def _unbroken(line: str) -> Text:

@@ -135,9 +135,16 @@ def _own_losses(
     base_NT = base.at_timesteps(own)
     fields = {"base_loss": float(base_NT.mean()), "min_snr_base_loss": _weighted(base_NT, base.min_snr_NT)}
     if last is None:
-        return fields | {"final_loss": None, "min_snr_final_loss": None, "gain": None, "timesteps": []}
+        return (
+            fields
+            | dict.fromkeys(("final_loss", "final_loss_interval", "min_snr_final_loss", "gain"))
+            | {"timesteps": []}
+        )
     last_NT = last.at_timesteps(own)
-    gain = estimate((base_NT - last_NT).mean(axis=1)[np.newaxis], held_out.groups).interval(CONFIDENCE)
+    final, gain = (
+        estimate(of_NT.mean(axis=1)[np.newaxis], held_out.groups).interval(CONFIDENCE)
+        for of_NT in (last_NT, base_NT - last_NT)
+    )
     bins = [
         TimestepLoss(
             first=int(scored.min()), last=int(scored.max()), base=float(before.mean()), final=float(after.mean())
@@ -146,6 +153,7 @@ def _own_losses(
     ]
     return fields | {
         "final_loss": float(last_NT.mean()),
+        "final_loss_interval": Interval.of(final),
         "min_snr_final_loss": _weighted(last_NT, last.min_snr_NT),
         "gain": Interval.of(gain),
         "timesteps": bins,

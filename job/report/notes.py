@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from job.report.agreement import disagreement
 from job.report.schema import MemberReport, Pair
 from job.run.decisions import Resolved
 from lora_engine.evaluation.statistics import FEWEST_SEEDS, SKEW_GROUPS, STRONG_SKEW
@@ -45,7 +46,7 @@ def notes(resolved: Resolved, members: Sequence[MemberReport], pairs: Sequence[P
         if m.diverged_at is not None
     ]
     result += copies_found(members)
-    result += [note for pair in pairs if (note := _disagreement(pair)) is not None]
+    result += [note for pair in pairs if (note := disagreement(pair)) is not None]
     if not resolved.fenced:
         result.append("The store ignores conditional writes: nothing kept a second process from writing this run.")
     result += [
@@ -69,38 +70,3 @@ def copies_found(members: Sequence[MemberReport]) -> list[str]:
             if pictures is not None and pictures.copies
         ]
     return result
-
-
-def _disagreement(pair: Pair) -> str | None:
-    """Where the pictures of the one with the lower loss fit their prompts worse; None where that cannot be told."""
-    winner, worse = pair.verdict.winner if pair.verdict else None, fits_of_winner(pair)[1]
-    if not worse:
-        return None
-    loser = pair.b if winner == pair.a else pair.a
-    return (
-        f"Loss and pictures disagree: {winner} has a lower loss than {loser}, but its pictures fit their prompts worse "
-        f"({', '.join(worse)}), each prompted as it was trained."
-    )
-
-
-def fits_of_winner(pair: Pair) -> tuple[list[str], list[str]]:
-    """The measures of CLIP by which the pictures of the one with the lower loss fit their prompts better, and worse.
-
-    Each is prompted as it was trained. Both are empty where no difference is told, or the pair has no winner.
-    """
-    winner = pair.verdict.winner if pair.verdict else None
-    drawn = pair.pictures.as_trained if pair.pictures else None
-    better: list[str] = []
-    worse: list[str] = []
-    for name in ("clip_score", "clip_retrieval"):
-        found = None if winner is None or drawn is None else drawn.get(name)
-        if found is None or found.simultaneous_low is None or found.simultaneous_high is None:
-            continue
-        low, high = found.simultaneous_low, found.simultaneous_high
-        if winner != pair.a:
-            low, high = -high, -low
-        if low > 0:
-            better.append(name)
-        elif high < 0:
-            worse.append(name)
-    return better, worse

@@ -44,7 +44,7 @@ def publish_report(run: RunFolder, scratch: Path | None = None, check: Callable[
     pictures = study_pictures(run)
     comparison = build_comparison(run, pictures)
     adapters = publish_adapters(run, comparison.members, scratch, check)
-    found = Findings(run, stored(run, layout.RESOLVED, Resolved), comparison, pictures, adapters)
+    found = Findings(run, stored(run, layout.RESOLVED, Resolved), comparison, pictures, adapters, check)
     for key, render in ARTEFACTS:
         check()
         data = render(found)

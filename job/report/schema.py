@@ -138,6 +138,7 @@ class MemberReport(Part):
     final_loss: float | None = Field(
         description="As trained, of the last checkpoint, at the final timesteps. Null where it diverged."
     )
+    final_loss_interval: Interval | None = Field(description="final_loss over the choice of images, at 0.95.")
     gain: Interval | None = Field(description="base_loss less final_loss, over the choice of images, at 0.95.")
     min_snr_base_loss: float | None = Field(
         description="base_loss with timesteps weighted by min-SNR (gamma 5). Null where an earlier version scored it."
@@ -228,6 +229,13 @@ class Pair(Part):
     verdict: Verdict | None = Field(description="Null for a single seed where there are enough for the row over seeds.")
 
 
+class Recommended(Part):
+    """The adapter to begin with."""
+
+    variant: str
+    seed: int
+
+
 class StudyVerdict(Part):
     """The answer of the study."""
 
@@ -235,6 +243,9 @@ class StudyVerdict(Part):
     sentence: str = Field(description="The verdict of the pair that it is about, with its numbers.")
     rests_on: str = Field(description="How much data, and which difference does not matter.")
     pictures: str | None = Field(description="Whether pictures agree, prompted as trained. Null where there are none.")
+    recommended: Recommended = Field(
+        description="The one with the lowest loss as trained: of the winner's adapters where there is one, else of all."
+    )
 
 
 class PackReport(Part):

@@ -70,7 +70,8 @@ def adapters(comparison: Comparison) -> Table:
     columns = (
         "variant",
         "seed",
-        "loss as trained (gain)",
+        "loss as trained",
+        "gain",
         "listens",
         "CLIP score",
         "retrieval",
@@ -89,6 +90,7 @@ def _row(member: MemberReport, path: str) -> tuple[Entry, ...]:
         (Cell(f"{path}.variant", member.variant, member.variant),),
         (Cell(f"{path}.seed", member.seed, str(member.seed)),),
         _loss(member, path),
+        _gain(member, path),
         _listens(member.listening, f"{path}.listening"),
         *(_measure(drawn, name, pictures) for name in ("clip_score", "clip_retrieval", "line_art_distance")),
         _copies(member, f"{path}.memorised.as_trained", has_pictures=drawn is not None),
@@ -113,10 +115,17 @@ def _loss(member: MemberReport, path: str) -> Entry:
     if member.final_loss is None:
         return (UNKNOWN,)
     loss = Cell(f"{path}.final_loss", member.final_loss, loss_text(member.final_loss))
-    if member.gain is None:
+    found = member.final_loss_interval
+    if found is None:
         return (loss,)
+    return (loss, *ends(found.low, found.high, f"{path}.final_loss_interval", loss_text))
+
+
+def _gain(member: MemberReport, path: str) -> Entry:
+    if member.gain is None:
+        return (UNKNOWN,)
     mean = Cell(f"{path}.gain.mean", member.gain.mean, gain_text(member.gain.mean))
-    return (loss, " (", mean, *ends(member.gain.low, member.gain.high, f"{path}.gain", gain_text), ")")
+    return (mean, *ends(member.gain.low, member.gain.high, f"{path}.gain", gain_text))
 
 
 def ends(low: float | None, high: float | None, path: str, shown: Callable[[float], str]) -> Entry:

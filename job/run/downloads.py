@@ -89,7 +89,7 @@ def _download(place: Workplace, storage: Storage, items: Sequence[tuple[ObjectIn
     missing = [(info, path) for info, path in items if not path.is_file() or _entry(info, path) not in fetched]
     place_of = {info.uri: path for info, path in missing}
     with place.progress.stage("fetch", "Downloading", total=len(items), unit="files") as stage, log.open("a") as lines:
-        stage.advance(len(items) - len(missing))
+        stage.advance(len(items) - len(missing), earlier=True)
         for info, digest in download_all(storage, missing, check=place.stop.check):
             if digest.size != info.size:
                 raise DamagedObjectError(f"{info.uri} was listed with {info.size} bytes but is {digest.size} bytes.")

@@ -32,7 +32,7 @@ class Status(StoredJson):
     images_per_second: float | None = None
     eta_seconds: float | None = None  # until that stage ends
     best_loss: float | None = None  # the lowest of an adapter of the unit on held-out images so far
-    run_done: float | None = None  # of the training and scoring that the process has to do on all its units, in [0, 1]
+    run_done: float | None = None  # of all training, scoring and samples of the process, in [0, 1]
     run_eta_seconds: float | None = None  # until that is done
     exit_code: int | None = None  # None while a process works on the unit
     cause: str | None = None
@@ -41,6 +41,11 @@ class Status(StoredJson):
     @field_serializer("started", "updated")
     def _in_milliseconds(self, moment: datetime) -> str:
         return moment.isoformat(timespec="milliseconds")
+
+    @property
+    def is_of_study(self) -> bool:
+        """Whether the unit is the run's own, and no set of samples that is drawn besides."""
+        return not self.unit.startswith(layout.SET_UNITS)
 
     @property
     def failed_for_good(self) -> bool:
@@ -92,7 +97,7 @@ def require_run(run: RunFolder) -> None:
 
 def spent_seconds(run: RunFolder) -> float:
     """The seconds that all attempts at the run have taken so far, but for sets of samples that were drawn besides."""
-    return sum(status.seconds for status in _statuses(run) if not status.unit.startswith(layout.SET_UNITS))
+    return sum(status.seconds for status in _statuses(run) if status.is_of_study)
 
 
 def follow_status(run: RunFolder, waiting: Callable[[], None]) -> Iterator[list[Status]]:

@@ -36,7 +36,7 @@ def fetch_dataset(attempt: Attempt) -> list[SourceFile]:
 def _extract(attempt: Attempt, archive: Path, folder: Path) -> list[SourceFile]:
     """Extract the archive's members into the folder, unless asked to stop."""
     files = []
-    with attempt.progress.doing(f"Unpacking {archive.name}"):
+    with attempt.progress.doing("Unpacking the dataset", f"Unpacking {archive.name}"):
         for file in extract_archive(archive, folder):
             files.append(file)
             attempt.progress.moved()

@@ -67,7 +67,7 @@ def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSetti
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:
-            with place.progress.doing(f"Converting {model.path.name}"):
+            with place.progress.doing("Converting a model", f"Converting {model.path.name}"):
                 stable_diffusion.convert_single_file(model.path, components, Path(scratch) / folder.name)
             try:
                 (Path(scratch) / folder.name).rename(folder)
@@ -107,7 +107,7 @@ def fetch_model(
     """
     if is_hub(source):
         repository = repository_of(source)
-        with place.progress.doing(f"Fetching {source} from the hub, or from its cache"):
+        with place.progress.doing("Fetching a model from the hub", f"Fetching {source}, if its cache lacks it"):
             return wait_for(
                 lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved), place.stop.check
             )

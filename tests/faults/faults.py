@@ -526,26 +526,21 @@ _SHARING = (
         "success-before-the-report",
         "A kill, or a report that fails, leaves a run that passes for finished and has no report.",
         "job/pipeline.py",
-        "        comparison = publish_report(report.run)\n"
-        "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n"
+        "            comparison = publish_report(report.run, report.workdir, alive)\n"
         "        _require_converged(report, packs)\n"
         '        report.run.write(layout.SUCCESS, b"")\n',
-        "        _require_converged(report, packs)\n"
-        '        report.run.write(layout.SUCCESS, b"")\n'
-        "        comparison = publish_report(report.run)\n"
-        "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n",
+        "            _require_converged(report, packs)\n"
+        '            report.run.write(layout.SUCCESS, b"")\n'
+        "            comparison = publish_report(report.run, report.workdir, alive)\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
     ),
     Fault(
-        "success-before-the-adapters",
-        "A kill leaves a run that passes for finished and has no adapters to use.",
-        "job/pipeline.py",
-        "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n"
-        "        _require_converged(report, packs)\n"
-        '        report.run.write(layout.SUCCESS, b"")\n',
-        "        _require_converged(report, packs)\n"
-        '        report.run.write(layout.SUCCESS, b"")\n'
-        "        publish_adapters(report.run, comparison.members, report.workdir, report.stop.check)\n",
+        "index-before-its-adapters",
+        "A kill leaves an index of adapters that are not there.",
+        "job/report/adapters.py",
+        "    several_seeds = len({member.variant for member in members}) < len(members)\n",
+        '    run.write(layout.ADAPTER_INDEX, b"{}")\n'
+        "    several_seeds = len({member.variant for member in members}) < len(members)\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
     ),
     Fault(

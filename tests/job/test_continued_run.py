@@ -73,7 +73,7 @@ def test_updates_are_cut_up_as_the_first_attempt_decided(continued: tuple[Path, 
 def test_what_says_that_something_is_there_is_written_after_it(
     continued: tuple[Path, "CompletedProcess[str]"],
 ) -> None:
-    """Rows of steps before their checkpoint, then what is called final, the report, the adapters, and success."""
+    """Rows of steps before their checkpoint, then what is called final, the adapters, the report, and success."""
     run, done = continued
     assert done.returncode == 0, done.stderr
 
@@ -84,9 +84,10 @@ def test_what_says_that_something_is_there_is_written_after_it(
         "variants/*/*/metrics.jsonl",
         "variants/*/*/checkpoints/step-000004/COMMIT.json",
         "variants/*/*/final.json",
-        "report/comparison.json",
         "adapters/**/*.safetensors",
         "adapters/index.json",
+        "report/comparison.json",
+        "report/report.html",
         "_SUCCESS",
     )
     for before, after in pairwise(order):

@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 
 from job import layout
 from job.storage.folder import RunFolder
-from job.threads import as_finished
+from job.threads import Check, as_finished
 
 _WORKERS = 8  # pictures that are made at a time
 
 
-def publish_beside(run: RunFolder, wanted: Mapping[str, Callable[[], bytes]]) -> None:
+def publish_beside(run: RunFolder, wanted: Mapping[str, Callable[[], bytes]], check: Check) -> None:
     """Have these pictures beside the page and no others.
 
     Args:
         wanted: name to what gives the WebP. A name says what the picture shows, so one that is there is left.
+        check: called now and then; it may raise.
     """
     there = {key for key, _ in run.list(layout.REPORT_PICTURES)}
     missing = [name for name in wanted if layout.report_picture(name) not in there]
@@ -22,7 +23,7 @@ def publish_beside(run: RunFolder, wanted: Mapping[str, Callable[[], bytes]]) ->
     def make(name: str) -> None:
         run.write(layout.report_picture(name), wanted[name]())
 
-    for _ in as_finished(make, missing, _WORKERS, lambda: None):
+    for _ in as_finished(make, missing, _WORKERS, check):
         pass
     for key in there - {layout.report_picture(name) for name in wanted}:
         run.delete(key)  # It shows what an earlier report showed.

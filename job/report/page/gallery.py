@@ -55,7 +55,7 @@ class Gallery:
         """
         return {
             "variants": self.variants,
-            "seeds": self.seeds,
+            "seeds": [str(seed) for seed in self.seeds],  # JavaScript would round a large number
             "steps": self.steps,
             "rows": [{"bare": row.prompt, "as_trained": row.as_trained, "seed": row.seed} for row in self.rows],
             "names": self.names,

@@ -1,8 +1,12 @@
 """The images of the page: their thumbnails with every caption, the odd ones first, and what became of the others."""
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
+
+from markupsafe import escape
 
 from job import layout
 from job.report.artefacts import rows
@@ -11,10 +15,10 @@ from job.report.schema import Comparison
 from job.run.decisions import Resolved
 from job.storage.folder import RunFolder
 from lora_engine.records import CaptionRecord, ImageRecord, used_images
-from lora_engine.text import shortened
+from lora_engine.text import printable, shortened
 
-_MOST_ROWS = 400  # images that the page shows with their captions, and fewer where there are many caption sets
-_MOST_CAPTIONS = 1600  # that it shows
+_MOST_CHARACTERS = 1_300_000  # that the page has for images with their captions
+_OF_A_ROW = 300  # of them, besides the texts
 _LONGEST_CAPTION = 300  # characters that it shows of one
 _MOST_LISTED = 500  # groups, copies, and files that were not used
 
@@ -48,6 +52,7 @@ class Images:
     copies: tuple[tuple[int, tuple[str | int, ...], Copy], ...]  # place among the members, path of the likeness, copy
     groups: tuple[tuple[str, ...], ...]  # file names of near-duplicates
     unused: tuple[Unused, ...]
+    cut: int | None  # entries at which one of the lists ends that has more; None where all are whole
     names: dict[str, str]  # id of an image to the name of its picture beside the page, where there is one
 
     def thumbnails(self, run: RunFolder) -> dict[str, Callable[[], bytes]]:
@@ -72,22 +77,32 @@ def read_images(run: RunFolder, resolved: Resolved, comparison: Comparison) -> I
     twins = {image.id for group in groups for image in group}
     copied = {copy.image for _, _, copy in copies}
     remarks = {image.id: _remarks(image, captions, twins, copied) for image in used}
-    shown = sorted(used, key=lambda image: (not remarks[image.id], image.source))[
-        : min(_MOST_ROWS, _MOST_CAPTIONS // len(captions))
-    ]
+    ordered = sorted(used, key=lambda image: (not remarks[image.id], image.source))
+    rows_of = [_row(image, remarks[image.id], captions) for image in ordered]
+    shown = rows_of[: _that_fit(rows_of)]
+    unused = [Unused(each.source, why) for each in records if (why := _why_unused(each))]
     there = {key for key, _ in run.list(layout.THUMBNAILS)}
-    pictured = dict.fromkeys([*(copy.image for _, _, copy in copies[:_MOST_LISTED]), *(image.id for image in shown)])
+    pictured = dict.fromkeys([*(copy.image for _, _, copy in copies[:_MOST_LISTED]), *(row.id for row in shown)])
     return Images(
         sets=tuple(captions),
-        rows=tuple(
-            ImageRow(i.id, i.source, i.split == "validation", remarks[i.id], _texts(i, captions)) for i in shown
-        ),
+        rows=tuple(shown),
         left_out=len(used) - len(shown),
         copies=tuple(copies[:_MOST_LISTED]),
         groups=tuple(tuple(image.source for image in group) for group in groups[:_MOST_LISTED]),
-        unused=tuple(Unused(each.source, why) for each in records if (why := _why_unused(each)))[:_MOST_LISTED],
+        unused=tuple(unused[:_MOST_LISTED]),
+        cut=_MOST_LISTED if max(len(copies), len(groups), len(unused)) > _MOST_LISTED else None,
         names={image: _name_of(image) for image in pictured if layout.thumbnail(image) in there},
     )
+
+
+def _row(image: ImageRecord, remarks: tuple[str, ...], captions: Mapping[str, Mapping[str, CaptionRecord]]) -> ImageRow:
+    return ImageRow(image.id, image.source, image.split == "validation", remarks, _texts(image, captions))
+
+
+def _that_fit(rows_of: Sequence[ImageRow]) -> int:
+    """How many of the rows, from the first, the page has room for."""
+    sizes = [_OF_A_ROW + sum(len(escape(printable(text))) + 50 for text in (row.source, *row.texts)) for row in rows_of]
+    return bisect(list(accumulate(sizes)), _MOST_CHARACTERS)
 
 
 def _name_of(image_id: str) -> str:

@@ -43,8 +43,9 @@ def render_page(found: Findings) -> bytes:
     """
     run, comparison = found.run, found.comparison
     gallery, images = read_gallery(run, found.pictures), read_images(run, found.resolved, comparison)
-    publish_beside(run, gallery.copies(run) | images.thumbnails(run))
-    data = comparison.model_dump(mode="json")
+    publish_beside(run, gallery.copies(run) | images.thumbnails(run), found.check)
+    data, chosen = comparison.model_dump(mode="json"), comparison.verdict.recommended
+    used = next(i for i, m in enumerate(comparison.members) if (m.variant, m.seed) == (chosen.variant, chosen.seed))
     values = {
         "c": comparison,
         "n": Numbers(data),
@@ -52,6 +53,7 @@ def render_page(found: Findings) -> bytes:
         "matrix": matrix_of(comparison),
         "gallery": gallery,
         "images": images,
+        "beside": relative,
         "name_of_sample": {key: name for name, key in gallery.files.items()},
         "manifest": (run.read(layout.MANIFEST) or b"").decode(errors="replace"),
         "sections": [section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
@@ -60,6 +62,8 @@ def render_page(found: Findings) -> bytes:
         "charts": _charts(comparison),
         "adapters": [entry.kohya.path for entry in found.adapters.adapters],
         "to_use": found.recommended,
+        "used_member": used,
+        "used_choice": "final" if comparison.members[used].best is None else "best",
         "usage": usage_of(found.resolved, found.recommended),
         "use_in_diffusers": use_in_diffusers,
         "web_uis": _WEB_UIS,

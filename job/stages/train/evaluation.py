@@ -162,7 +162,7 @@ class PackEvaluation:
         passes, total = scoring.losses_count / scoring.pairs, scoring.pairs
         progress = self._attempt.progress
         with progress.stage("evaluate", title, total=total, unit="losses", passes=passes, brief=True) as stage:
-            stage.advance(scoring.done)
+            stage.advance(scoring.done, earlier=True)
             for done in scoring:
                 stage.advance(done)
                 if self._attempt.stop() or time.monotonic() - saved > _SAVE_SECONDS:

@@ -73,7 +73,7 @@ class PackRun:
                 self._followers.start(self._pack, self._trainer)
             with self._shown() as stage:
                 stage.best_loss = self._evaluation.best_loss
-                stage.advance(self._trainer.step)
+                stage.advance(self._trainer.step, earlier=True)
                 while (due := self._due_evaluation()) is not None or not self._is_trained():
                     if due is not None:
                         self._evaluate(due)

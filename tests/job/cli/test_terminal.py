@@ -33,7 +33,7 @@ def test_a_run_says_what_it_does_and_how_far_it_is(miniature: Path, tmp_path: Pa
         ("Loading the model libraries", "Preparing images"),
     ):
         assert -1 < run.written.find(first) < run.written.find(then), (first, then)
-    assert re.search(r"Whole run +━.* [1-9][0-9]% +[0-9]+ s left", "\n".join(rows))
+    assert re.search(r"Whole run +━.* [0-9]+% +[0-9 mins]+ left", "\n".join(rows))
     assert re.search(r"Training vanilla, blip +━.* [1-4]/4 steps", "\n".join(rows))
     last = "\n".join(shown[-1])
     assert "━" not in last, "no bar stays behind the answer"
@@ -55,7 +55,7 @@ def test_a_run_that_appears_later_is_followed_in_its_place(tmp_path: Path, colum
     run = folder_of(str(tmp_path / "runs" / "m"))
     cause = "The disk is full while a checkpoint is written, and nothing that was there before is touched by that."
     run.write_json(layout.unit_status("pack-0"), row("pack-0", "running", 0, seconds=61, run_eta_seconds=3720))
-    status.read_until("run: 1 min 01 s of work, 1 h 02 min left but for samples")
+    status.read_until("run: 1 min 01 s of work, 1 h 02 min left")
     failed = row("pack-0", "failed", 0, seconds=62, best_loss=0.25, cause=cause, remedy="Free some.")
     run.write_json(layout.unit_status("pack-0"), failed)
     assert status.end() == 0

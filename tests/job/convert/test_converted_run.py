@@ -1,6 +1,9 @@
 """A manifest that was made of a configuration trains an adapter."""
 
+import json
 from pathlib import Path
+
+from safetensors import safe_open
 
 from tests.job.small_run import drawings
 from tests.lora_job import lora_job
@@ -36,5 +39,8 @@ seed = 3
     assert converted.returncode == 0, converted.stderr
     done = lora_job("run", "m.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    adapters = list((tmp_path / "out/mini/variants/existing").rglob("existing.safetensors"))
-    assert adapters
+    index = json.loads((tmp_path / "out/mini/adapters/index.json").read_text())
+    assert [entry["step"] for entry in index["adapters"]] == [3]
+    with safe_open(tmp_path / "out/mini/adapters/existing.safetensors", "np") as adapter:
+        facts = adapter.metadata()
+    assert (facts["ss_network_dim"], float(facts["ss_network_alpha"])) == ("4", 2)

@@ -60,3 +60,20 @@ def test_a_prompts_keys_are_its_own() -> None:
 def test_neither_the_table_nor_converting_needs_torch() -> None:
     code = "import sys, job.convert.convert; sys.exit(any(name in sys.modules for name in ('torch', 'boto3')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("variant", '"variants"'),
+        ("evaluation.samples.guidance_scale", '"guidance"'),
+        ("evaluation.samples.num_steps", '"steps"'),
+        ("output.cache_dir", '"cache"'),
+        ("captioner.max_token_length", '"max_new_tokens"'),
+    ],
+)
+def test_where_a_name_means_something_else_the_nearest_key_is_the_hint(key: str, hint: str) -> None:
+    sets = ("captioner.source=miniature://blip", "evaluation.samples={prompts: [a]}", f"{key}=1")
+    with pytest.raises(ManifestError) as refused:
+        load_manifest(PLAIN, "m.yaml", sets)
+    assert f"Did you mean {hint}" in str(refused.value)

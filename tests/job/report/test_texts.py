@@ -165,15 +165,15 @@ def test_the_summary_says_what_comparison_json_holds(tmp_path: Path) -> None:
     assert "](curves.png)" in summary
     assert "](samples.png)" not in summary
     ((head, *rows),) = tables(summary)
-    assert head[:4] == ["variant", "seed", "loss as trained (gain)", "listens"]
+    assert head[:5] == ["variant", "seed", "loss as trained", "gain", "listens"]
     assert [(row[0], row[1]) for row in rows] == [(m["variant"], str(m["seed"])) for m in report["members"]]
     for row, member in zip(rows, report["members"], strict=True):
         gain = member["gain"]
-        assert (
-            row[2] == f"{member['final_loss']:#.3g} ({gain['mean']:+#.2g} [{gain['low']:+#.2g}, {gain['high']:+#.2g}])"
-        )
-        assert row[4:8] == [UNKNOWN] * 4
-        assert row[8] == f"{member['best']['step']} of 4"
+        final = member["final_loss_interval"]
+        assert row[2] == f"{member['final_loss']:#.3g} [{final['low']:#.3g}, {final['high']:#.3g}]"
+        assert row[3] == f"{gain['mean']:+#.2g} [{gain['low']:+#.2g}, {gain['high']:+#.2g}]"
+        assert row[5:9] == [UNKNOWN] * 4
+        assert row[9] == f"{member['best']['step']} of 4"
 
 
 def test_every_cell_names_the_place_of_its_value(tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def test_what_the_data_cannot_tell_is_said(tmp_path: Path, images: int) -> None:
     [
         (0.5, 2.0, "The pictures agree: those of a fit their prompts better (clip_score)."),
         (-2.0, -0.5, "The pictures disagree: those of b fit their prompts better (clip_score)."),
-        (-1.0, 1.0, "Their pictures cannot be told apart by what was measured of them."),
-        (None, None, "Their pictures cannot be told apart by what was measured of them."),
+        (-1.0, 1.0, "By CLIP, their pictures cannot be told apart."),
+        (None, None, "By CLIP, their pictures cannot be told apart."),
     ],
 )
 @pytest.mark.parametrize("turned", [False, True])
@@ -241,6 +241,7 @@ def test_names_from_a_changed_run_are_shown_and_do_nothing(tmp_path: Path) -> No
     resolved = stored(made.run, layout.RESOLVED, Resolved)
     for text in HOSTILE:
         said = dict.fromkeys(("headline", "sentence", "rests_on", "pictures"), text)
+        said["recommended"] = {"variant": text, "seed": 1}
         values = comparison.model_dump(mode="json") | {"name": text, "notes": [text], "verdict": said}
         values["members"][0]["variant"] = text
         first = adapters.adapters[0].model_copy(update={"variant": text, "name": text, "prompt": text})

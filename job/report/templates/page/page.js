@@ -49,7 +49,7 @@
     document.querySelectorAll("input[name=prompting]").forEach((input) => input.addEventListener("change", update));
     byId("pictures").addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (by === undefined || event.target.matches("input, select")) return;
+      if (by === undefined || event.target.matches("input, select, .scroll")) return;
       event.preventDefault();
       slider.value = Number(slider.value) + by;
       update();
