@@ -227,6 +227,7 @@ class ByHand:
             "curve_base_loss": mean(self.loss(variant, seed, 0, own, curve=True)),
             "best_loss": mean(self.loss(variant, seed, best, own, curve=True)),
             "final_loss": mean(final),
+            "final_loss_interval": interval([final], self.groups, 0.95),
             "gain": interval([[b - f for b, f in zip(base, final, strict=True)]], self.groups, 0.95),
             "min_snr_base_loss": self.min_snr(at_base, timesteps),
             "min_snr_final_loss": self.min_snr(at_final, timesteps),
