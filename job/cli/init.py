@@ -73,7 +73,8 @@ def init(
         typer.echo(text, nl=False)
     else:
         _write(file, text)
-        said += [f"Look through {file}, then run", f"  lora-job run {shlex.quote(str(file))}"]
+        said += [f'Look through {file}, where "{words} style" stands for what only you can name, then run']
+        said += [f"  lora-job run {shlex.quote(str(file))}"]
         said += [f"and open {join(destination, order.name, layout.PAGE)}"]
     typer.echo("\n".join(map(printable, said)), err=file is None)
 

@@ -50,15 +50,29 @@ def _agreement(pair: Pair) -> str | None:
     found = [f"those of {variant} {' and '.join(how)}" for variant, how in better.items() if how]
     winner = pair.verdict.winner if pair.verdict else None
     if not found:
-        assert pair.pictures is not None
-        assert pair.pictures.as_trained is not None
-        kinds = dict.fromkeys(kind for name, kind in _KINDS.items() if name in pair.pictures.as_trained)
-        return f"By {' and '.join(kinds)}, their pictures cannot be told apart."
+        return _not_told(pair)
     if winner is None:
         return f"Their pictures differ: {', but '.join(found)}."
     if len(found) > 1:
         return f"The pictures agree in part: {', but '.join(found)}."
     return f"The pictures {'agree' if better[winner] else 'disagree'}: {found[0]}."
+
+
+def _not_told(pair: Pair) -> str:
+    """What is said where nothing is told even among all that was looked at: maybe single measures would tell."""
+    assert pair.pictures is not None
+    assert pair.pictures.as_trained is not None
+    drawn = pair.pictures.as_trained
+    alone: dict[str, list[str]] = {pair.a: [], pair.b: []}
+    for name, (sign, how) in _BETTER.items():
+        found = drawn.get(name)
+        if found is not None and found.low is not None and found.high is not None and found.low * found.high > 0:
+            alone[pair.a if found.mean * sign > 0 else pair.b].append(f"{how} ({name})")
+    seen = [f"those of {variant} {' and '.join(how)}" for variant, how in alone.items() if how]
+    if seen:
+        return f"Their pictures look different: {', but '.join(seen)}. There are too few prompts to be sure of that."
+    kinds = dict.fromkeys(kind for name, kind in _KINDS.items() if name in drawn)
+    return f"By {' and '.join(kinds)}, their pictures cannot be told apart; few prompts tell little."
 
 
 def disagreement(pair: Pair) -> str | None:

@@ -113,11 +113,10 @@ def _widget(pictures: Pictures) -> list[dict[str, Any]]:
         rows = {
             row.prompt: row
             for row in reversed(pictures.indices[member][step].images)
-            if row.file is not None and row.prompting in (prompting, "both") and row.prompt < len(texts)
+            if row.file is not None and row.sha256 and row.prompting in (prompting, "both") and row.prompt < len(texts)
         }
-        folder = layout.samples(member, step, pictures.set_name)
         result += [
-            {"text": texts[prompt], "output": {"url": f"{folder}/{rows[prompt].file}"}}
+            {"text": texts[prompt], "output": {"url": layout.report_picture(rows[prompt].sha256[:16])}}
             for prompt in sorted(rows)[: _WIDGETS // len(first)]
         ]
     return result

@@ -68,6 +68,8 @@ class _Member(StoredJson):
 
 class _Verdict(StoredJson):
     sentence: str
+    headline: Known[str] = None
+    pictures: Known[str] = None
 
 
 class _Report(StoredJson):
@@ -98,6 +100,8 @@ class Closing:
 
     run: str
     verdict: str | None
+    headline: str | None  # the same in a plain sentence
+    agreement: str | None  # whether pictures agree
     report: str
     page: str | None  # the report to be opened in a browser
     pictures: str | None
@@ -120,8 +124,9 @@ class Closing:
             "fetch": self.collect,
         }
         parts: list[RenderableType] = []
-        if self.verdict is not None:
-            parts += [Text(printable(self.verdict)), Text()]
+        told = [(self.headline, "bold"), (self.agreement, ""), (self.verdict, "dim")]
+        parts += [Text(printable(text), style=style) for text, style in told if text is not None]
+        parts += [Text()] if parts else []
         if self.members:
             parts += [_table(self.members), Text()]
         parts += [_unbroken(f"{what:<9} {line}") for what, line in lines.items() if line is not None]
@@ -143,6 +148,8 @@ def closing_of(run: RunFolder, settings: StorageSettings) -> Closing:
     return Closing(
         run=run.root,
         verdict=found.verdict.sentence if found.verdict else None,
+        headline=found.verdict.headline if found.verdict else None,
+        agreement=found.verdict.pictures if found.verdict else None,
         report=run.uri(layout.COMPARISON),
         page=page,
         pictures=pictures,

@@ -26,6 +26,7 @@ def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups
             sentence=words.alone(members, groups),
             rests_on=_data(members, groups),
             pictures=None,
+            others=[],
             recommended=_recommended(members, None),
         )
     told = [pair.verdict.sentence for pair in rows if pair.verdict is not None]
@@ -36,6 +37,7 @@ def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups
         sentence=" ".join((["The seeds disagree."] if disagree else []) + told),
         rests_on=_rests_on(rows, members, groups, share),
         pictures=agreement(rows),
+        others=[_headline([pair]) for pair in pairs if pair.verdict is not None and pair not in rows],
         recommended=_recommended(members, winner),
     )
 

@@ -38,6 +38,10 @@ def lint(records: Sequence[CaptionRecord], *, may_repeat: bool = False) -> Capti
         ZeroDivisionError: the set is empty.
     """
     texts = [text for record in records for text in record.texts]
+    # Style hints are meant to stand in every caption, so that only what stood there without them is told.
+    plain = [
+        text if raw is None else raw for record in records for text, raw in zip(record.texts, record.raw, strict=True)
+    ]
     words = [len(text.split()) for text in texts]
     counts = Counter(texts)
     truncated = sum(flag for record in records for flag in record.truncated)
@@ -52,11 +56,13 @@ def lint(records: Sequence[CaptionRecord], *, may_repeat: bool = False) -> Capti
         truncated=truncated,
         empty=empty,
         most_common=tuple(counts.most_common(5)),
-        warnings=tuple(_warnings(texts, counts, truncated, empty, may_repeat)),
+        warnings=tuple(_warnings(texts, plain, counts, truncated, empty, may_repeat)),
     )
 
 
-def _warnings(texts: Sequence[str], counts: Counter[str], truncated: int, empty: int, may_repeat: bool) -> list[str]:
+def _warnings(
+    texts: Sequence[str], plain: Sequence[str], counts: Counter[str], truncated: int, empty: int, may_repeat: bool
+) -> list[str]:
     warnings = []
     if len(counts) == 1 and len(texts) > 1 and not may_repeat:
         warnings.append(f'every caption is "{texts[0]}"')
@@ -65,7 +71,7 @@ def _warnings(texts: Sequence[str], counts: Counter[str], truncated: int, empty:
     if empty:
         warnings.append(f"{empty} of {len(texts)} captions are empty")
     if len(counts) > 1 and len(texts) >= _ENOUGH:
-        frequency = Counter(word for text in texts for word in set(re.findall(r"\w+", text.lower())) if len(word) > 3)
+        frequency = Counter(word for text in plain for word in set(re.findall(r"\w+", text.lower())) if len(word) > 3)
         common = sorted(word for word, count in frequency.items() if count >= _COMMON_FRACTION * len(texts))
         if common:
             warnings.append(f"more than {_COMMON_FRACTION:.0%} of the captions say {', '.join(common)}")

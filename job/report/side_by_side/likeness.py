@@ -16,6 +16,8 @@ _OF_IMAGES = {"line_art_distance", "line_art_training_distance", "line_art_gap",
 # Keys of `preprocess` that decide which images there are, and not what becomes of one.
 _CHOOSING = {"deduplicate", "near_duplicate_distance", "max_pixels", "max_rejected_fraction", "resolution"}
 
+_OF_PROMPTS = {"sizes", "seeds", "settings"}  # facts that are a list, with an entry a prompt
+
 
 def _always(reason: str) -> Callable[[Any, Any], str]:
     return lambda _a, _b: reason
@@ -118,13 +120,16 @@ def _alike(facts: Mapping[int, Facts], words: Words) -> Alike:
     unlike = [
         Unlike(
             runs=[a[0], b[0]],
-            reasons=[
-                say(facts[a[0]][name], facts[b[0]][name])
-                for name, say in words.items()
-                if name in facts[a[0]] and facts[a[0]][name] != facts[b[0]][name]
-            ],
+            reasons=_reasons(facts[a[0]], facts[b[0]], words),
         )
         for place, a in enumerate(groups)
         for b in groups[place + 1 :]
     ]
     return Alike(groups=groups, unlike=unlike)
+
+
+def _reasons(a: Facts, b: Facts, words: Words) -> list[str]:
+    """Why two runs cannot be compared. What each prompt was drawn with says nothing where the prompts are others."""
+    differ = [name for name in words if name in a and a[name] != b[name]]
+    told = [name for name in differ if name not in _OF_PROMPTS] if "prompts" in differ else differ
+    return [words[name](a[name], b[name]) for name in told]

@@ -189,7 +189,7 @@ class PackRun:
             self._attempt.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
         losses = self._evaluation.curve_losses_at(step)
         if step and losses:
-            text = f"Loss on held-out images at step {step}: {_in_words(losses)}"
+            text = f"Held-out loss at step {step}, on the curve's timesteps: {_in_words(losses)}"
             by_name = {member.adapter_name: loss for member, loss in losses.items()}
             self._attempt.progress.say("scored", text, pack=self._pack.index, step=step, losses=by_name)
 

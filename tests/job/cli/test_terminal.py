@@ -38,7 +38,7 @@ def test_a_run_says_what_it_does_and_how_far_it_is(miniature: Path, tmp_path: Pa
     last = "\n".join(shown[-1])
     assert "━" not in last, "no bar stays behind the answer"
     assert "Preparing images: 12 images in " in last
-    assert "Loss on held-out images at step 4: vanilla " in last
+    assert "Held-out loss at step 4, on the curve's timesteps: vanilla " in last
     for developers_word in ("pack=", "memory of", "micro-batch", "mib", "every caption"):
         assert developers_word not in run.written
 

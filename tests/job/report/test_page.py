@@ -178,10 +178,11 @@ def test_a_picture_is_enlarged_beside_another(opened: Opened) -> None:
     assert page.locator("#zoom-title").inner_text() == HOSTILE[0]
     sources = page.locator(".frame img").evaluate_all("images => images.map(i => i.src)")
     assert len(set(sources)) == 2
-    assert [page.locator(f"#{side} select.step").input_value() for side in ("left", "right")] == ["2", "0"]
-    page.locator("#right select.variant").select_option("1")
-    page.locator("#right select.step").select_option("2")
+    assert [page.locator(f"#{side} select.step").input_value() for side in ("left", "right")] == ["2", "2"]
+    assert [page.locator(f"#{side} select.variant").input_value() for side in ("left", "right")] == ["0", "1"]
     assert page.locator(".frame img").evaluate_all("images => images.map(i => i.src)") == pictures(opened)[2:4]
+    page.locator("#right select.step").select_option("0")
+    assert page.locator(".frame img").evaluate_all("images => images.map(i => i.src)")[1] != pictures(opened)[3]
     page.keyboard.press("Escape")
     page.locator(".picture").first.press("Enter")
     page.keyboard.press("ArrowRight")

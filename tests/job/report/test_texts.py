@@ -202,8 +202,8 @@ def test_what_the_data_cannot_tell_is_said(tmp_path: Path, images: int) -> None:
     [
         (0.5, 2.0, "The pictures agree: those of a fit their prompts better (clip_score)."),
         (-2.0, -0.5, "The pictures disagree: those of b fit their prompts better (clip_score)."),
-        (-1.0, 1.0, "By CLIP, their pictures cannot be told apart."),
-        (None, None, "By CLIP, their pictures cannot be told apart."),
+        (-1.0, 1.0, "By CLIP, their pictures cannot be told apart; few prompts tell little."),
+        (None, None, "By CLIP, their pictures cannot be told apart; few prompts tell little."),
     ],
 )
 @pytest.mark.parametrize("turned", [False, True])
@@ -241,7 +241,7 @@ def test_names_from_a_changed_run_are_shown_and_do_nothing(tmp_path: Path) -> No
     resolved = stored(made.run, layout.RESOLVED, Resolved)
     for text in HOSTILE:
         said = dict.fromkeys(("headline", "sentence", "rests_on", "pictures"), text)
-        said["recommended"] = {"variant": text, "seed": 1}
+        said |= {"recommended": {"variant": text, "seed": 1}, "others": []}
         values = comparison.model_dump(mode="json") | {"name": text, "notes": [text], "verdict": said}
         values["members"][0]["variant"] = text
         first = adapters.adapters[0].model_copy(update={"variant": text, "name": text, "prompt": text})

@@ -42,6 +42,7 @@
     function update() {
       byId("step-name").textContent = nameOfStep(slider.value);
       slider.setAttribute("aria-valuetext", nameOfStep(slider.value));
+      byId("shown").textContent = `${nameOfStep(slider.value)}, prompted ${prompting() === "bare" ? "bare" : "as trained"}`;
       for (const cell of cells) cell.disabled = !show(cell, at(cell));
     }
     slider.addEventListener("input", update);
@@ -101,9 +102,9 @@
       left.variant.value = at.variant;
       left.step.value = at.step;
       left.prompting.value = right.prompting.value = at.prompting;
-      // Beside a checkpoint stands the base model, and beside the base model the last checkpoint.
-      right.variant.value = at.variant;
-      right.step.value = at.step === 0 ? last : 0;
+      // Beside a variant stands the next one; a variant that is alone stands beside the base model, or its last checkpoint.
+      right.variant.value = (at.variant + 1) % gallery.variants.length;
+      right.step.value = gallery.variants.length > 1 ? at.step : at.step === 0 ? last : 0;
       update();
       dialog.showModal();
     };
@@ -120,6 +121,9 @@
     });
   }
 
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("img[loading=lazy]").forEach((image) => (image.loading = "eager"));
+  });
   if (gallery.rows.length > 0) pictures();
   if (byId("search")) search();
 })();
