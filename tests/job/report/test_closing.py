@@ -48,7 +48,7 @@ def on_terminal(closing: Closing) -> list[str]:
         with progress.stage("train", "Training", total=1, unit="steps") as stage:
             stage.advance(1, loss=0.5)
         progress.conclude(closing.shown(), closing.facts())
-    for style in ("\x1b[1m", "\x1b[0m"):
+    for style in ("\x1b[1m", "\x1b[2m", "\x1b[0m"):
         stream = io.StringIO(stream.getvalue().replace(style, ""))
     return [line.rstrip() for line in stream.getvalue().rpartition("\x1b[?25h")[2].splitlines()]
 
@@ -80,7 +80,9 @@ def test_the_log_ends_with_the_facts(tmp_path: Path) -> None:
 def test_a_terminal_shows_the_answer_and_what_to_open(tmp_path: Path) -> None:
     made = reported(tmp_path)
     lines = on_terminal(closing_of(made.run, LOCAL))
-    assert "".join(lines).startswith((made.run.read_json(layout.COMPARISON) or {})["verdict"]["sentence"][:100])
+    verdict = (made.run.read_json(layout.COMPARISON) or {})["verdict"]
+    assert next(line for line in lines if line) == verdict["headline"]
+    assert verdict["sentence"] in "".join(lines)
     assert [line.split()[0] for line in lines if line.startswith(("a ", "b "))] == ["a", "b"]
     assert not any(" seed " in line for line in lines if line.startswith("variant"))
     assert f"adapters  {made.folder}/adapters" in lines
