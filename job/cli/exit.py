@@ -55,6 +55,8 @@ def _guarded(app: typer.Typer) -> int:
         _drop_output()  # The libraries that write raise it when nobody reads standard output any more.
         return _CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - nobody further up could say what happened
+        if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+            return _fail(ExitCode.RESOURCES, "No folder takes scratch files. Set TMPDIR to one that is writable.")
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             _drop_output()
             what = f"{error.filename or 'Standard output'} cannot be written: {error.strerror}."

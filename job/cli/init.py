@@ -65,6 +65,12 @@ def init(
     )
     least = _checked(order)
     file = None if output == "-" else Path(output if output is not None else f"{order.name}.yaml")
+    if file is not None and Path(folder).is_dir() and file.resolve().is_relative_to(Path(folder).resolve()):
+        raise JobError(
+            ExitCode.USAGE,
+            f"{file} would lie among the pictures.",
+            "Name another place with --output.",
+        )
     if file is not None and not force:
         _require_free(file)
     words = "my" if slug in _NO_NAMES or not slug else slug.replace("-", " ")

@@ -102,7 +102,7 @@ class Closing:
     verdict: str | None
     headline: str | None  # the same in a plain sentence
     agreement: str | None  # whether pictures agree
-    report: str
+    report: str | None
     page: str | None  # the report to be opened in a browser
     pictures: str | None
     adapters: str | None  # a folder
@@ -144,13 +144,18 @@ def closing_of(run: RunFolder, settings: StorageSettings) -> Closing:
     """
     found = _Report.model_validate(run.read_json(layout.COMPARISON) or {})
     index = run.read_stored(layout.ADAPTER_INDEX, AdapterIndex)
-    page, pictures = (run.uri(key) if run.exists(key) else None for key in (layout.PAGE, layout.GRID))
+    there = {key for key, _ in run.list(layout.ADAPTERS)}
+    if index is not None and any(file.path not in there for file in index.files()):
+        index = None  # Some were removed, and the report makes them anew.
+    report, page, pictures = (
+        run.uri(key) if run.exists(key) else None for key in (layout.COMPARISON, layout.PAGE, layout.GRID)
+    )
     return Closing(
         run=run.root,
         verdict=found.verdict.sentence if found.verdict else None,
         headline=found.verdict.headline if found.verdict else None,
         agreement=found.verdict.pictures if found.verdict else None,
-        report=run.uri(layout.COMPARISON),
+        report=report,
         page=page,
         pictures=pictures,
         adapters=run.uri(layout.ADAPTERS) if index else None,

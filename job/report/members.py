@@ -261,7 +261,8 @@ def _train_points(metrics: Sequence[StepRecord]) -> list[TrainPoint]:
     for start in range(0, len(metrics), window_steps):
         window = metrics[start : start + window_steps]
         losses = [row.loss for row in window if row.loss is not None]
-        points.append(TrainPoint(step=window[-1].step, loss=sum(losses) / len(losses) if losses else None))
+        loss = math.fsum(loss / len(losses) for loss in losses)  # so that no sum is too large for a number
+        points.append(TrainPoint(step=window[-1].step, loss=loss if losses else None))
     return points
 
 

@@ -1,4 +1,4 @@
-"""Writes the report of a run, which is one list: the key of each file and the function that renders it."""
+"""Writes the report of a run: a list of files, each with the function that renders it, and then the page."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from job.report.build import build_comparison
 from job.report.card import render_card
 from job.report.curves import plot_curves
 from job.report.findings import Findings
-from job.report.page.render import render_page
+from job.report.page.render import publish_page
 from job.report.pictures import study_pictures
 from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
@@ -27,7 +27,6 @@ ARTEFACTS: tuple[tuple[str, Render], ...] = (
     (layout.COPIES, lambda found: plot_copies(found.run, found.comparison)),
     (layout.SUMMARY, render_summary),
     (layout.MODEL_CARD, render_card),
-    (layout.PAGE, render_page),
 )
 
 
@@ -52,4 +51,5 @@ def publish_report(run: RunFolder, scratch: Path | None = None, check: Callable[
             run.write(key, data)
         elif run.exists(key):
             run.delete(key)  # An earlier report had something to show there.
+    publish_page(found)
     return comparison

@@ -21,6 +21,7 @@ from job.run.identity import Identity, has_more_steps, identity, identity_confli
 from job.run.samples import samples_key
 from job.run.status import Status
 from job.storage.stored import StoredJson
+from lora_engine.config.captions import PromptTemplate
 from lora_engine.config.evaluation import EvaluationConfig, Pairs
 from lora_engine.images.split import data_sha256
 from lora_engine.models.files import LocalModel
@@ -79,7 +80,7 @@ class SeenVariant(StoredJson):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    prompt_template: str | None = None
+    prompt_template: PromptTemplate | None = None
 
 
 class SeenManifest(StoredJson):

@@ -47,7 +47,7 @@ class SampleRow(StoredJson):
     """One sample."""
 
     file: str | None  # the name of its image within the folder of the step; None where its pixels were not finite
-    sha256: str = ""
+    sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
     prompt: int = Field(ge=0)  # the place of its prompt among the prompts
     seed: int = 0
     prompting: Prompting = "bare"  # both: where the adapter was trained on bare prompts
@@ -66,6 +66,8 @@ class SampleIndex(StoredJson):
     @model_validator(mode="after")
     def _check_prompts(self) -> "SampleIndex":
         prompts = len(self.settings.prompts)
+        if any(len(each) not in (0, prompts) for each in (self.settings.as_trained, self.settings.settings)):
+            raise ValueError("other prompts than there are")
         if any(image.prompt >= prompts for image in self.images):
             raise ValueError("an image without a prompt")
         if any(image.clip_cosines is not None and len(image.clip_cosines) != prompts for image in self.images):

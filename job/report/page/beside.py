@@ -1,17 +1,19 @@
 """The pictures of the page: files beside it, of which it holds as many itself as it has room for."""
 
 import base64
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from job import layout
 from job.storage.folder import RunFolder
 from job.threads import Check, as_finished
 
+_OURS = re.compile(re.escape(layout.REPORT_PICTURES) + r"/(image-)?[0-9a-f]{16}\.webp")  # keys that a report writes
 _WORKERS = 8  # pictures that are made at a time
 
 
 def publish_beside(run: RunFolder, wanted: Mapping[str, Callable[[], bytes]], check: Check) -> None:
-    """Have these pictures beside the page and no others.
+    """Have these pictures beside the page.
 
     Args:
         wanted: name to what gives the WebP. A name says what the picture shows, so one that is there is left.
@@ -25,8 +27,14 @@ def publish_beside(run: RunFolder, wanted: Mapping[str, Callable[[], bytes]], ch
 
     for _ in as_finished(make, missing, _WORKERS, check):
         pass
-    for key in there - {layout.report_picture(name) for name in wanted}:
-        run.delete(key)  # It shows what an earlier report showed.
+
+
+def remove_others(run: RunFolder, wanted: Collection[str]) -> None:
+    """Remove pictures that an earlier page showed; what somebody else has put into the folder stays."""
+    kept = {layout.report_picture(name) for name in wanted}
+    for key in [key for key, _ in run.list(layout.REPORT_PICTURES)]:
+        if key not in kept and _OURS.fullmatch(key):
+            run.delete(key)
 
 
 def embedded(run: RunFolder, names: Iterable[str], room: int) -> dict[str, str]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from job import layout
+from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.report.pictures import Pictures
 from job.report.samples import own_settings, read_picture
 from job.run.samples import SampleIndex, SampleRow
 from job.storage.folder import RunFolder
 
+_LARGEST_WEBP = 16383  # pixels of a side that the format holds
 _QUALITY = 85  # of WebP, from 0 to 100
 _MOST_PLACES = 20_000  # of pictures, that the table of pictures shows
 
@@ -45,7 +47,7 @@ class Gallery:
 
     def copies(self, run: RunFolder) -> dict[str, Callable[[], bytes]]:
         """A picture's name to what makes it: raises JobError 46 where the sample is damaged."""
-        return {name: partial(_copy, run, key) for name, key in self.files.items()}
+        return {name: partial(_copy, run, key, name) for name, key in self.files.items()}
 
     def as_json(self, embedded: Mapping[str, str]) -> dict[str, object]:
         """What the page's script is given.
@@ -126,10 +128,16 @@ def _name_of(run: RunFolder, key: str | None, image: SampleRow) -> str:
     return sha256[:16]
 
 
-def _copy(run: RunFolder, key: str) -> bytes:
-    """A sample as WebP. Raises JobError 46 where it is damaged."""
-    data = io.BytesIO()
-    read_picture(run, key, "PNG").save(data, "WEBP", quality=_QUALITY)
+def _copy(run: RunFolder, key: str, name: str) -> bytes:
+    """A sample as WebP. Raises JobError 46 where it is damaged, or not the one that its index tells of."""
+    picture, data = read_picture(run, key, "PNG"), io.BytesIO()
+    if not hashlib.sha256(run.read(key) or b"").hexdigest().startswith(name) or max(picture.size) > _LARGEST_WEBP:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{run.uri(key)} is not the picture that {layout.SAMPLE_INDEX_NAME} beside it lists.",
+            f"Remove that step's {layout.SAMPLE_INDEX_NAME} and _SUCCESS, and run the manifest again.",
+        )
+    picture.save(data, "WEBP", quality=_QUALITY)
     return data.getvalue()
 
 

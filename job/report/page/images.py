@@ -20,6 +20,8 @@ from lora_engine.text import printable, shortened
 _MOST_CHARACTERS = 1_300_000  # that the page has for images with their captions
 _OF_A_ROW = 300  # of them, besides the texts
 _LONGEST_CAPTION = 300  # characters that it shows of one
+_LONGEST_NAME = 200  # of a file
+_MOST_OF_GROUP = 20  # near-duplicates of one group that are named
 _MOST_LISTED = 500  # groups, copies, and files that were not used
 
 
@@ -80,7 +82,11 @@ def read_images(run: RunFolder, resolved: Resolved, comparison: Comparison) -> I
     ordered = sorted(used, key=lambda image: (not remarks[image.id], image.source))
     rows_of = [_row(image, remarks[image.id], captions) for image in ordered]
     shown = rows_of[: _that_fit(rows_of)]
-    unused = [Unused(each.source, why) for each in records if (why := _why_unused(each))]
+    unused = [
+        Unused(shortened(each.source, _LONGEST_NAME), shortened(why, _LONGEST_CAPTION))
+        for each in records
+        if (why := _why_unused(each))
+    ]
     there = {key for key, _ in run.list(layout.THUMBNAILS)}
     pictured = dict.fromkeys([*(copy.image for _, _, copy in copies[:_MOST_LISTED]), *(row.id for row in shown)])
     return Images(
@@ -88,7 +94,9 @@ def read_images(run: RunFolder, resolved: Resolved, comparison: Comparison) -> I
         rows=tuple(shown),
         left_out=len(used) - len(shown),
         copies=tuple(copies[:_MOST_LISTED]),
-        groups=tuple(tuple(image.source for image in group) for group in groups[:_MOST_LISTED]),
+        groups=tuple(
+            tuple(shortened(i.source, _LONGEST_NAME) for i in group[:_MOST_OF_GROUP]) for group in groups[:_MOST_LISTED]
+        ),
         unused=tuple(unused[:_MOST_LISTED]),
         cut=_MOST_LISTED if max(len(copies), len(groups), len(unused)) > _MOST_LISTED else None,
         names={image: _name_of(image) for image in pictured if layout.thumbnail(image) in there},
@@ -96,7 +104,9 @@ def read_images(run: RunFolder, resolved: Resolved, comparison: Comparison) -> I
 
 
 def _row(image: ImageRecord, remarks: tuple[str, ...], captions: Mapping[str, Mapping[str, CaptionRecord]]) -> ImageRow:
-    return ImageRow(image.id, image.source, image.split == "validation", remarks, _texts(image, captions))
+    return ImageRow(
+        image.id, shortened(image.source, _LONGEST_NAME), image.split == "validation", remarks, _texts(image, captions)
+    )
 
 
 def _that_fit(rows_of: Sequence[ImageRow]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from job import layout
 from job.report.charts import curves, forest, svg, timestep_losses
 from job.report.findings import Findings
-from job.report.page.beside import embedded, publish_beside, relative
+from job.report.page.beside import embedded, publish_beside, relative, remove_others
 from job.report.page.gallery import read_gallery
 from job.report.page.images import read_images
 from job.report.page.matrix import matrix_of
@@ -19,8 +19,12 @@ from job.report.table import adapters
 from job.report.templating import TEMPLATES, environment
 from job.report.usage import usage_of, use_in_a1111, use_in_comfyui, use_in_diffusers, use_in_forge
 from job.report.words import BEATS, CELLS
+from lora_engine.text import shortened
 
 _LARGEST = 4_500_000  # bytes of the page, as far as that depends on the pictures that it holds itself
+_LONGEST_MANIFEST = 60_000  # characters of it that are shown
+_MOST_PAIRS = 100  # of which all numbers are shown
+_MOST_POINTS = 1000  # of held-out curves, likewise
 _OF_THUMBNAILS = 0.3  # of the room for pictures, at most
 _ROWS_AT_FIRST = 8  # of the table of pictures
 _WEB_UIS = {"A1111": use_in_a1111, "Forge": use_in_forge, "ComfyUI": use_in_comfyui}
@@ -35,17 +39,19 @@ _SECTIONS = (
 )
 
 
-def render_page(found: Findings) -> bytes:
-    """The page, whose pictures are put beside it first.
+def publish_page(found: Findings) -> None:
+    """Write the page, its pictures first; then remove those that an earlier page showed.
 
     Raises:
         JobError: 46 when a file of the run is missing or damaged.
     """
     run, comparison = found.run, found.comparison
     gallery, images = read_gallery(run, found.pictures), read_images(run, found.resolved, comparison)
-    publish_beside(run, gallery.copies(run) | images.thumbnails(run), found.check)
+    pictures = gallery.copies(run) | images.thumbnails(run)
+    publish_beside(run, pictures, found.check)
     data, chosen = comparison.model_dump(mode="json"), comparison.verdict.recommended
     used = next(i for i, m in enumerate(comparison.members) if (m.variant, m.seed) == (chosen.variant, chosen.seed))
+    judged = [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None]
     values = {
         "c": comparison,
         "n": Numbers(data),
@@ -55,10 +61,12 @@ def render_page(found: Findings) -> bytes:
         "images": images,
         "beside": relative,
         "name_of_sample": {key: name for name, key in gallery.files.items()},
-        "manifest": (run.read(layout.MANIFEST) or b"").decode(errors="replace"),
+        "manifest": shortened((run.read(layout.MANIFEST) or b"").decode(errors="replace"), _LONGEST_MANIFEST),
         "sections": [section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
         "training_seeds": len({member.seed for member in comparison.members}),
-        "judged": [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None],
+        "judged": judged[:_MOST_PAIRS],
+        "more_pairs": len(judged) > _MOST_PAIRS,
+        "all_points": sum(len(member.validation) for member in comparison.members) <= _MOST_POINTS,
         "charts": _charts(comparison),
         "adapters": [entry.kohya.path for entry in found.adapters.adapters],
         "to_use": found.recommended,
@@ -79,7 +87,8 @@ def render_page(found: Findings) -> bytes:
     room = _LARGEST - len(page({}, {}))
     thumbnails = embedded(run, images.names.values(), int(room * _OF_THUMBNAILS))
     held = embedded(run, gallery.first, room - sum(map(len, thumbnails.values())))
-    return page(held, thumbnails)
+    run.write(layout.PAGE, page(held, thumbnails))
+    remove_others(run, pictures)
 
 
 def _charts(comparison: Comparison) -> dict[str, str]:

@@ -279,3 +279,37 @@ def test_a_page_of_large_pictures_is_below_five_megabytes(browser: Browser, run:
     assert set(widths(opened)) == {512}
     assert opened.complaints == []
     opened.page.context.close()
+
+
+def test_what_somebody_else_put_beside_the_page_stays(run: Path, tmp_path: Path) -> None:
+    copy, others = tmp_path / "run", tmp_path / "others"
+    shutil.copytree(run, copy)
+    others.mkdir()
+    (others / "mine.txt").write_text("mine")
+    shutil.rmtree(copy / "report" / "pictures")
+    (copy / "report" / "pictures").symlink_to(others)
+    (others / "below").mkdir()
+    (others / "below" / "0123456789abcdef.webp").write_bytes(b"mine, too")
+    assert lora_job("report", copy).returncode == 0
+    assert (others / "mine.txt").read_text() == "mine"
+    assert (others / "below" / "0123456789abcdef.webp").exists()
+
+
+def test_a_sample_that_is_not_the_one_in_its_index_is_named(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    first, second = sorted((copy / "variants").glob("own/seed-1/samples/step-000004/prompt-0[01]-*.png"))
+    shutil.copy(second, first)
+    shutil.rmtree(copy / "report")
+    done = lora_job("report", copy)
+    assert (done.returncode, str(first) in done.stderr) == (46, True), done.stderr
+
+
+def test_a_large_seed_of_training_has_its_pictures(browser: Browser, run: Path, tmp_path: Path) -> None:
+    page = (run / "report" / "report.html").read_text()
+    large = page.replace('"seeds":["1","2"]', '"seeds":["9007199254740993"]').replace("/1/", "/9007199254740993/")
+    (tmp_path / "report.html").write_text(large)
+    opened = open_page(browser, tmp_path / "report.html")
+    assert large != page
+    assert pictures(opened)[0].startswith("data:image/webp")
+    opened.page.context.close()
