@@ -181,7 +181,7 @@ def test_of_a_remote_run_there_is_the_command_that_fetches_it(
     made = reported(tmp_path)
     root = f"s3://{s3_bucket}/{tmp_path.name}/the run"
     run = folder_of(root, s3_admin.endpoint_url)
-    for key in (layout.COMPARISON, layout.ADAPTER_INDEX):
+    for key in (layout.COMPARISON, *(key for key, _ in made.run.list(layout.ADAPTERS))):
         run.write(key, made.run.read(key) or b"")
     settings = StorageSettings(endpoint_url=s3_admin.endpoint_url, region="us-east-1", addressing_style="path")
     closing = closing_of(run, settings)
