@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
+from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from lora_engine.config.data import PreprocessConfig
+from lora_engine.images.colours import profile_of
+from lora_engine.images.unread import RejectedImageError, check_decoder, what_it_is
 from lora_engine.text import printable
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_ARCHIVE_STARTS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))
 _SMALLEST_SIDE = 8  # pixels; nothing can be learned from a smaller image
 # The side to which the decoder may reduce a JPEG, relative to the target. Reducing within the decoder softens strokes:
 # down to 1.5 times the target it changes a line drawing's square about as much as another resampling filter would, by
@@ -26,17 +29,22 @@ _SMALLEST_SIDE = 8  # pixels; nothing can be learned from a smaller image
 _REDUCED_SIDE = 1.5
 _JPEGS = ("JPEG", "MPO")  # a phone's MPO is a JPEG with more pictures behind it, such as a depth or brightness map
 _JPEG_COLOURS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's mode to the decoder's name for the same colours
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_TURNS = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]  # these swap width and height
 _PROFILE_FITS = {"RGB": ("RGB", "P", "L", "1"), "GRAY": ("L", "1"), "CMYK": ("CMYK",)}  # modes that a profile may have
 _PROFILE_MODE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # the mode that a profile of a colour space converts from
 _PNG_SCALE = {"L;2": 85, "L;4": 17}  # factor that makes 8 bits of a sample, by Pillow's name for how samples lie
 _WHITE_IS_ZERO = 0  # a TIFF's value for grey values that count from white
 # 16 bits to 8, rounded.
 _SIXTEEN_TO_EIGHT = ((np.arange(2**16) + 128) // 257).astype(np.uint8)
-
-
-class RejectedImageError(Exception):
-    """The file cannot be used; the message is the reason, for a person."""
 
 
 def decode_image(path: Path, config: PreprocessConfig) -> Image.Image:
@@ -57,18 +65,19 @@ def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image,
         RejectedImageError: the file cannot be used.
     """
     with _opened(path, config) as image:
+        turn, profile = _turn(image), profile_of(image, path)
+        size = _upright_size(image, turn)
         _scale_transparency(image)
-        size = _upright_size(image)
-        decoded = _reduced(image, path, math.ceil(_REDUCED_SIDE * config.resolution)) or image
-        decoded.load()
-        ImageOps.exif_transpose(decoded, in_place=True)
-        return _to_rgb(decoded, config), size
+        decoded = _reduced(image, path, math.ceil(_REDUCED_SIDE * config.resolution), turn) or _whole(image)
+        rgb = _to_rgb(decoded, profile, config)
+        rgb.info.clear()  # the file's metadata would otherwise go into whatever is saved of it, its orientation, too
+        return rgb if turn is None else rgb.transpose(turn), size
 
 
 def _scale_transparency(image: Image.Image) -> None:
     """Bring the grey that a PNG declares transparent to 8 bits, as Pillow brings its pixels.
 
-    This comes before anything asks for the image's EXIF: after that Pillow no longer tells how many bits there were.
+    This comes before the image is loaded: after that Pillow no longer tells how many bits there were.
     """
     if not isinstance(image, PngImageFile) or "transparency" not in image.info or not image.tile:
         return
@@ -78,20 +87,35 @@ def _scale_transparency(image: Image.Image) -> None:
     image.info["transparency"] *= _PNG_SCALE.get(samples, 1)
 
 
-def _reduced(image: Image.Image, path: Path, side: int) -> Image.Image | None:
+def _reduced(image: Image.Image, path: Path, side: int, turn: Image.Transpose | None) -> Image.Image | None:
     """Decode a JPEG at as few eighths of its size as leave `side` pixels; None where Pillow is to decode all of it."""
     if image.format not in _JPEGS or image.mode not in _JPEG_COLOURS or min(image.size) <= side:
         return None
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 and any(pixels % 8 for pixels in image.size):
+    if turn is not None and any(pixels % 8 for pixels in image.size):
         return None  # its last pixel would be a part of one, and after turning its first, which `to_square` cannot know
     colours, data = _JPEG_COLOURS[image.mode], path.read_bytes()
     try:
         pixels = simplejpeg.decode_jpeg(data, colours, min_width=side, min_height=side, min_factor=1)
     except ValueError:  # the decoder refuses files that Pillow only warns of, and Pillow decides what can be used
         return None
-    reduced = Image.fromarray(pixels.squeeze(2) if colours == "GRAY" else pixels)
-    reduced.info = image.info
-    return reduced
+    return Image.fromarray(pixels.squeeze(2) if colours == "GRAY" else pixels)
+
+
+def _whole(image: Image.Image) -> Image.Image:
+    """Decode all of a file's first frame, and what is outside of it or nowhere visible as browsers do."""
+    if image.info.get("default_image"):
+        image.seek(1)  # what comes first is for programs that show no animations
+    box = image.tile[0].extents if isinstance(image, GifImageFile) else None
+    image.load()
+    if box not in (None, (0, 0, *image.size)) and "transparency" not in image.info:
+        framed = image.convert("RGBA")  # Pillow fills the rest of the canvas with the first colour of the palette
+        visible = Image.new("L", image.size)
+        visible.paste(255, box)
+        framed.putalpha(visible)
+        return framed
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # the byte was left empty, by a program that knows no alpha
+    return image
 
 
 def upright_size(path: Path, config: PreprocessConfig) -> tuple[int, int]:
@@ -101,13 +125,24 @@ def upright_size(path: Path, config: PreprocessConfig) -> tuple[int, int]:
         RejectedImageError: its header alone shows that the file cannot be used.
     """
     with _opened(path, config) as image:
-        return _upright_size(image)
+        profile_of(image, path)
+        return _upright_size(image, _turn(image))
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    # Pillow turns a TIFF itself and gives the size that it will have after that.
-    sideways = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    return (image.height, image.width) if sideways else image.size
+def _upright_size(image: Image.Image, turn: Image.Transpose | None) -> tuple[int, int]:
+    return (image.height, image.width) if turn in _SIDEWAYS else image.size
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How EXIF says that an image is to be turned; None for upright ones, and TIFFs, which Pillow turns by itself."""
+    if image.format == "TIFF" or "exif" not in image.info:
+        return None
+    exif = Image.Exif()
+    try:
+        exif.load(image.info["exif"])
+        return _TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, LookupError, TypeError, ValueError, struct.error):  # broken EXIF says nothing
+        return None
 
 
 @contextmanager
@@ -115,16 +150,19 @@ def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
     """Open a file within Pillow's limits. Whatever goes wrong in the block is a fault of the file, so a rejection."""
     if path.stat().st_size == 0:
         raise RejectedImageError("the file is empty")
-    pillow_limit = Image.MAX_IMAGE_PIXELS
+    pillow_limit, pillow_reads = Image.MAX_IMAGE_PIXELS, TiffImagePlugin.READ_LIBTIFF
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of sizes that are checked below
         try:
             Image.MAX_IMAGE_PIXELS = config.max_pixels
+            TiffImagePlugin.READ_LIBTIFF = True  # Pillow's own reader gets 16 bits in planes wrong, and parts of pixels
             with Image.open(path, formats=_FORMATS) as image:
                 _check_size(image, config)
+                check_decoder(image, path)
+                image.info.pop("xmp", None)  # Pillow would turn a TIFF as it says; browsers and libvips do not
                 yield image
         except UnidentifiedImageError as error:
-            raise RejectedImageError(_what_it_is(path)) from error
+            raise RejectedImageError(what_it_is(path)) from error
         except Image.DecompressionBombError as error:
             raise RejectedImageError(f"more than {config.max_pixels} pixels") from error
         except RejectedImageError:
@@ -133,16 +171,7 @@ def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
             reason = printable(" ".join(str(error).split()))[:120] or type(error).__name__
             raise RejectedImageError(f"cannot be decoded: {reason}") from error
         finally:
-            Image.MAX_IMAGE_PIXELS = pillow_limit
-
-
-def _what_it_is(path: Path) -> str:
-    """Why a file that is no image is none, for a person."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_ARCHIVE_STARTS):
-        return "an archive; archives within the dataset are not opened"
-    return "not a JPEG, PNG, WebP, GIF, BMP or TIFF image"
+            Image.MAX_IMAGE_PIXELS, TiffImagePlugin.READ_LIBTIFF = pillow_limit, pillow_reads
 
 
 def _check_size(image: Image.Image, config: PreprocessConfig) -> None:
@@ -153,8 +182,7 @@ def _check_size(image: Image.Image, config: PreprocessConfig) -> None:
         raise RejectedImageError(f"{width}x{height} is smaller than {_SMALLEST_SIDE} pixels a side")
 
 
-def _to_rgb(image: Image.Image, config: PreprocessConfig) -> Image.Image:
-    profile = image.info.get("icc_profile")
+def _to_rgb(image: Image.Image, profile: bytes | None, config: PreprocessConfig) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bit_grey(image)
     if not image.has_transparency_data:

@@ -18,14 +18,15 @@ from PIL import Image
 
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.errors import DataError
-from lora_engine.images.decode import RejectedImageError, decode_with_size, to_square, upright_size
+from lora_engine.images.decode import decode_with_size, to_square, upright_size
 from lora_engine.images.perceptual_hash import perceptual_hash
 from lora_engine.images.sources import is_leftover
 from lora_engine.images.squares import SUFFIX, read_square, write_square
+from lora_engine.images.unread import RejectedImageError
 from lora_engine.records import SourceFile
 from lora_engine.system.malloc import keep_freed_blocks
 
-_DECODER_VERSION = 6  # raised whenever the same file and settings come to give other pixels
+_DECODER_VERSION = 7  # raised whenever the same file and settings come to give other pixels
 _THUMBNAIL_SIDE = 128  # pixels at least, where the square has as many
 _WINDOW = 16  # files under way for each worker
 _KEPT_BLOCK = 32 * 2**20  # bytes of the largest block that a worker keeps for reuse; a huge image's go back at once
@@ -155,7 +156,6 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
         if stored is None:
             image, (width, height) = decode_with_size(path, config)
             square = to_square(image, config.resolution, (width, height))
-            square.info.clear()  # the file's metadata would otherwise go into the thumbnail
         else:
             square, (width, height) = stored, upright_size(path, config)
     except RejectedImageError as error:

@@ -186,7 +186,7 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     assert collected.returncode == 0, collected.stderr
     check_artifacts(tmp_path / "got")
     report = json.loads((tmp_path / "got" / "report" / "comparison.json").read_text())
-    assert report["data"]["rejected"] == {"not a JPEG, PNG, WebP, GIF, BMP or TIFF image": 1}
+    assert report["data"]["rejected"] == {"not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image": 1}
     assert report["data"]["ignored"] == 1
     assert (ended["event"], ended["verdict"]) == ("done", report["verdict"]["sentence"])
     assert ended["adapters"] == f"s3://{bucket}/runs/quickstart/adapters"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import archive_reader
 import checkpoint_reader
+import image_reader
 from lora_engine.adapters.formats import read_state
 from lora_engine.captions.rules import clean
 from lora_engine.config.captions import CleaningConfig
@@ -18,6 +19,7 @@ from mutate import mutated
 
 ARCHIVES = archive_reader.zips() + archive_reader.tars()
 CHECKPOINTS = checkpoint_reader.seeds()
+IMAGES = image_reader.seeds()
 ATOMS = [
     "a",
     "x-",
@@ -62,6 +64,14 @@ def test_damaged_checkpoints_are_read_or_a_value_error(tmp_path: Path, seed: int
     dice = random.Random(seed)
     for data in [*CHECKPOINTS, *(mutated(dice, CHECKPOINTS) for _ in range(500))]:
         checkpoint_reader.read(data, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_images_are_decoded_or_rejected(tmp_path: Path, seed: int) -> None:
+    print("seed", seed)
+    dice = random.Random(seed)
+    for _ in range(300):
+        image_reader.read(mutated(dice, IMAGES), tmp_path / "file")
 
 
 @settings(max_examples=100, deadline=None)

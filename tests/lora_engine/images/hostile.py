@@ -170,6 +170,19 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">2H", height, width) + data[at + 4 :]
 
 
+def lying_avif(side: int) -> bytes:
+    """It says 64x64, and is coded in `side` pixels a side."""
+    data = saved(picture(side), "AVIF", quality=90, speed=10)
+    at = data.index(b"ispe") + 8
+    return data[:at] + struct.pack(">2I", 64, 64) + data[at + 8 :]
+
+
+def avif_of_size(width: int, height: int) -> bytes:
+    data = saved(picture(), "AVIF")
+    at = data.index(b"ispe") + 8
+    return data[:at] + struct.pack(">2I", width, height) + data[at + 8 :]
+
+
 def zip_of(name: str) -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
@@ -203,7 +216,7 @@ def located(kind: str) -> bytes:
 def truncated() -> dict[str, Case]:
     noise = Image.effect_noise((96, 96), 60).convert("RGB")
     cases = {}
-    for kind in ("JPEG", "PNG", "WEBP"):
+    for kind in ("JPEG", "PNG", "WEBP", "AVIF"):
         whole = saved(noise, kind)
         for percent in range(10, 100, 10):
             cases[f"cut-{percent}.{kind.lower()}"] = rejected(whole[: len(whole) * percent // 100])
@@ -218,7 +231,7 @@ def hostile_files() -> dict[str, Case]:
         f"orientation-{kind}-{n}": used(oriented(kind, n), tolerance=12) for kind in ("JPEG", "PNG") for n in range(10)
     }
     cases |= {f"located.{kind.lower()}": used(located(kind), tolerance=40) for kind in ("JPEG", "PNG", "WEBP", "TIFF")}
-    cases |= {f"animated.{kind.lower()}": used(animated(kind)) for kind in ("GIF", "WEBP", "PNG", "TIFF")}
+    cases |= {f"animated.{kind.lower()}": used(animated(kind)) for kind in ("GIF", "WEBP", "PNG", "TIFF", "AVIF")}
     cases |= {
         "empty.png": rejected(b"", "the file is empty"),
         "one-byte.jpg": rejected(b"\xff"),
@@ -276,7 +289,7 @@ def hostile_files() -> dict[str, Case]:
         "wide.tif": rejected(quartered_tiff(entries={256: (4, 1, 2**31)}), "more than 100000000 pixels"),
         "no-strips.tif": rejected(quartered_tiff(entries={279: (4, 0, 0), 273: (4, 0, 0)})),
         "lab.tif": used(quartered_tiff(entries={262: (3, 1, 8)}), [WHITE, (0,) * 3, (0,) * 3, (79, 220, 114)]),
-        "odd-compression.tif": rejected(quartered_tiff(entries={259: (3, 1, 34712)})),
+        "odd-compression.tif": rejected(quartered_tiff(entries={259: (3, 1, 34712)}), "compressed by method 34712"),
         "top-down.bmp": used(bmp(64, -64), [QUARTERS[at] for at in (2, 3, 0, 1)]),
         "negative.bmp": rejected(bmp(-64, 64), "more than 100000000 pixels"),
         "negative-both.bmp": rejected(bmp(-64, -64), "more than 100000000 pixels"),
@@ -286,6 +299,11 @@ def hostile_files() -> dict[str, Case]:
         "none.gif": used(gif(0, 0)),  # its one frame is larger
         "endless.gif": rejected(gif(65_535, 65_535), "more than 100000000 pixels"),
         "small-screen.gif": used(gif(9, 9)),
+        "plain.avif": used(saved(picture(), "AVIF", quality=95, subsampling="4:4:4")),
+        "lying.avif": used(lying_avif(2000), tolerance=12),
+        "endless.avif": rejected(avif_of_size(30_000, 4_000), "more than 100000000 pixels"),
+        "endless-beyond-libavif.avif": rejected(avif_of_size(2**31 - 1, 2**31 - 1)),
+        "none.avif": rejected(avif_of_size(0, 0)),
         "jpeg-2000.jpg": rejected(saved(picture(), "JPEG2000"), "not a JPEG"),
         "icon.png": rejected(saved(picture(), "ICO"), "not a JPEG"),
     }  # fmt: skip

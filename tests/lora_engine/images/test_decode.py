@@ -278,7 +278,7 @@ def test_reducing_while_decoding_hardly_changes_a_drawing(
     assert (reduced.mode, reduced.size, whole_size) == ("RGB", reduced_to, size)
     whole = to_square(Image.open(io.BytesIO(data)).convert("RGB"), 384)
     if reduced_to == size:
-        assert to_square(reduced, 384, size) == whole
+        assert to_square(reduced, 384, size).tobytes() == whole.tobytes()
     else:
         assert decibels(to_square(reduced, 384, size), whole) > 40
 
@@ -299,7 +299,7 @@ def test_a_jpeg_that_is_turned_has_the_square_of_the_whole(
         assert image.width < whole.width
         assert decibels(to_square(image, 384, found), to_square(whole, 384)) > 40
     else:
-        assert to_square(image, 384, found) == to_square(whole, 384)
+        assert to_square(image, 384, found).tobytes() == to_square(whole, 384).tobytes()
 
 
 def test_a_reduced_jpeg_is_turned_and_converted_as_any_other(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_reasons_say_what_is_wrong(tmp_path: Path) -> None:
     bad = bad_files()
     reasons = {
         "empty": "the file is empty",
-        "text": "not a JPEG, PNG, WebP, GIF, BMP or TIFF image",
+        "text": "not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image",
         "huge": "more than 100000000 pixels",
         "7x900": "7x900 is smaller than 8 pixels a side",
         "32 bits": "its whole-number pixels need more than 16 bits",
@@ -411,6 +411,59 @@ def test_reasons_say_what_is_wrong(tmp_path: Path) -> None:
     for name, reason in reasons.items():
         with pytest.raises(RejectedImageError, match=reason):
             decoded(tmp_path, bad[name])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "a HEIC image.*`heif-convert`"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heixmiaf" + bytes(99), "a HEIC image"),
+        (b"\0\0\0\x14ftypheim\0\0\0\0heim" + bytes(99), "a HEIC image"),
+        (b"\xff\x0a\xfa\x7f\x01" + bytes(99), "a JPEG XL image.*`djxl`"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl " + bytes(99), "a JPEG XL image"),
+        (b"\0\0\0\x1cftypisom\0\0\2\0isomiso2mp41" + bytes(99), "not a JPEG, PNG, WebP, AVIF"),
+        (tiff({258: (3, 1, 64), 262: (3, 1, 1), 277: (3, 1, 1), 339: (3, 1, 3)}), "of floating-point grey in 64 bits"),
+        (tiff({262: (3, 1, 32803)}), "not a JPEG, PNG, WebP, AVIF"),
+    ],
+)
+def test_other_kinds_are_named_for_what_they_are(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(RejectedImageError, match=reason):
+        decode_image(tmp_path / "a.jpg", CONFIG)
+
+
+def test_a_reason_to_reject_that_the_header_holds_is_seen_without_decoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(64, 64, 8, 2, b"", chunk(b"cICP", bytes([9, 16, 0, 1]))))
+    with pytest.raises(RejectedImageError, match="an HDR image"):
+        upright_size(path, CONFIG)
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 7, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("primaries", [None, (0,) * 8, (2**32 - 1,) * 8, (31270, 32900, *(64000, 33000) * 3), (1,) * 8])
+def test_colours_that_no_screen_has_are_no_trouble(tmp_path: Path, gamma: int, primaries: tuple[int, ...]) -> None:
+    chunks = [chunk(b"gAMA", struct.pack(">I", gamma))]
+    if primaries:
+        chunks.append(chunk(b"cHRM", struct.pack(">8I", *primaries)))
+    rows = (b"\0" + bytes(range(48))) * 16
+    assert decoded(tmp_path, png(16, 16, 8, 2, rows, *chunks)).shape == (16, 16, 3)
+
+
+def test_the_background_is_under_what_a_gif_leaves_free(tmp_path: Path) -> None:
+    data = saved(Image.new("RGB", (8, 8), "lime"), "GIF")
+    canvas = data[:6] + struct.pack("<2H", 20, 20) + data[10:]
+    config = CONFIG.model_copy(update={"background": "#204080"})
+    found = decoded(tmp_path, canvas, config)
+    assert (found[:8, :8] == (0, 255, 0)).all()
+    assert (found[8:] == (32, 64, 128)).all()
+    assert (found[:, 8:] == (32, 64, 128)).all()
+
+
+def test_metadata_stays_in_the_file(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    (tmp_path / "file").write_bytes(saved(Image.new("RGB", (16, 16)), "PNG", exif=exif, dpi=(72, 72)))
+    assert decode_image(tmp_path / "file", CONFIG).info == {}
 
 
 def test_the_declared_limit_rules_not_pillows(tmp_path: Path) -> None:
