@@ -8,10 +8,12 @@ from job.manifest.packs import Pack, caption_sets, packs_of
 from job.manifest.schema import Manifest
 from job.prospect import Prospect, foresee, foresee_pictures, more_seeds_advised
 from job.storage import is_remote, open_storage
-from job.storage.uris import local_path
+from job.storage.uris import as_folder, local_path
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
+from lora_engine.images.kinds import claims_image, why_ignored
+from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.sources import is_archive, list_files
-from lora_engine.records import SourceFile
+from lora_engine.images.summary import folder_warnings
 from lora_engine.training import estimate
 
 _MANY_EPOCHS = 100  # above these a warning says that images may be memorised
@@ -38,7 +40,7 @@ class Plan:
 
     name: str
     device: str  # as the manifest names it
-    images: int | None  # files that look like images; None where they cannot be counted without a download
+    images: int | None  # of the dataset, should none be broken; None where they cannot be counted without a download
     validation_images: int | None  # roughly
     caption_sets: tuple[str, ...]
     packs: tuple[PackPlan, ...]
@@ -63,7 +65,8 @@ def make_plan(manifest: Manifest) -> Plan:
     Raises:
         JobError: the dataset's storage cannot be listed.
     """
-    images = _count_images(manifest)
+    listed = _listed(manifest)
+    images = None if listed is None else sum(listed.values())
     held_out = None if images is None else manifest.dataset.expected_held_out(images)
     trained = packs_of(manifest)
     packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in trained)
@@ -78,6 +81,7 @@ def make_plan(manifest: Manifest) -> Plan:
     ]
     if (advice := more_seeds_advised(manifest)) is not None:
         warnings.append(advice)
+    warnings += folder_warnings(listed or ())
     if manifest.device == "cpu":
         warnings.append("device is cpu, which takes many times the hours that are said of GPUs")
     return Plan(
@@ -113,19 +117,20 @@ def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int
     )
 
 
-def _count_images(manifest: Manifest) -> int | None:
-    """The number of the dataset's files that are named like images; None for an archive, which would be fetched."""
+def _listed(manifest: Manifest) -> dict[str, bool] | None:
+    """The keys of the dataset's files, and whether each is one of its images; None for an archive, which stays closed.
+
+    Files behind a network are told by their names alone.
+    """
     source = manifest.dataset.source
     if is_archive(source):
         return None
     if is_remote(source):
-        listed = open_storage(source, manifest.dataset_storage()).list(source)
-        return sum(_looks_like_image(SourceFile(info.uri, "")) for info in listed)
-    return sum(_looks_like_image(file) for file in list_files(local_path(source)))
-
-
-def _looks_like_image(file: SourceFile) -> bool:
-    return file.key.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+        start = len(as_folder(source))
+        keys = (info.uri[start:] for info in open_storage(source, manifest.dataset_storage()).list(source))
+        return {key: claims_image(key) for key in keys}
+    files, _ = split_sidecars(list(list_files(local_path(source))))
+    return {file.key: why_ignored(file) is None for file in files}
 
 
 def _memory(manifest: Manifest, pack: Pack) -> int:

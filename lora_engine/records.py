@@ -21,7 +21,7 @@ class SourceFile:
 class ImageRecord:
     """One row of `data/images.jsonl`: a file of the dataset, and what became of it."""
 
-    id: str  # SHA-256 of the file's bytes, hexadecimal; empty where they could not be read
+    id: str  # SHA-256 of the file's bytes, hexadecimal; empty where it is ignored, or they could not be read
     source: str  # the file's key
     size_bytes: int
     width: int | None = None  # of the decoded image after EXIF orientation, in pixels; None where it was not decoded
@@ -29,8 +29,10 @@ class ImageRecord:
     group: str | None = None  # smallest id among the image and its near-duplicates; None where it is not used
     split: Split | None = None  # None where the image is not used
     duplicate_of: str | None = None  # key of a file with the same bytes that is used instead; None where there is none
-    ignored: bool = False  # whether it is a file that operating systems leave behind, which counts as no rejected image
+    ignored: bool = False  # whether it never claimed to be an image to train on, and so counts as no rejected one
     rejected: str | None = None  # why the file cannot be used; None where it can, or is ignored or a duplicate
+    why_ignored: str | None = None  # None where it is not ignored, or an earlier version ignored it
+    uniform: bool = False  # whether its square is all of one colour
 
     @property
     def used(self) -> bool:

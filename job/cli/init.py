@@ -87,7 +87,7 @@ def init(
 
 def _slug(folder: str) -> str:
     """The folder's or archive's name in lower-case letters, digits and hyphens; empty where it has none of these."""
-    from job.init.look import plain_name
+    from lora_engine.images.kohya import plain_name
 
     name = name_of(folder) if scheme_of(folder) != "file" else Path(folder).resolve().name
     name = re.sub(r"(?i)\.(zip|tar|tgz|tar\.gz)$", "", plain_name(name))

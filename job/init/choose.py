@@ -117,7 +117,7 @@ def _text(found: Found, words: str) -> tuple[str, str]:
     (common, count), *_ = Counter(found.captions.values()).most_common(1) or [("", 0)]
     if count == len(found.pictures) and len(common) <= _LONGEST_TEXT and common.isprintable():
         return common, "captions"
-    shown = tuple(found.repeats)
+    shown = tuple(found.shown)
     if len(shown) == 1 and len(shown[0]) <= _LONGEST_TEXT and shown[0].isprintable():
         return shown[0], "kohya"
     return f"{words} style", "name"

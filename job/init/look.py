@@ -1,22 +1,19 @@
 """Looks at a dataset as a run does, but cheaply: its pictures, their sizes, and the captions beside them."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePosixPath
 
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
 from job.stages.fetch import fetch_dataset
 from lora_engine.config.data import PreprocessConfig, SplitConfig
+from lora_engine.images.kohya import plain_name, repeats_of
 from lora_engine.images.prepare import PreparedImage, look_at, preprocess_images
 from lora_engine.images.sidecars import read_sidecars, split_sidecars
 from lora_engine.records import SourceFile
 
 _FEW = 32  # files that are decoded, so that what a run will train on is known to the picture; of more, headers are read
-_REPEATS = re.compile(r"([0-9]{1,3})_(.+)")  # how kohya's scripts name a folder: how often it is shown, and what it is
-_REGULARISATION = ("reg", "regularisation", "regularization")
 
 
 @dataclass(frozen=True)
@@ -24,10 +21,11 @@ class Found:
     """What is in a dataset."""
 
     source: str  # as the user wrote it
-    files: tuple[SourceFile, ...]  # that should be images
+    files: tuple[SourceFile, ...]  # but those that hold captions
     pictures: tuple[PreparedImage, ...]  # that can be used, with their sizes
     rejected: tuple[PreparedImage, ...]  # files that cannot, and why
     captions: dict[str, str]  # by the keys of those pictures that came with one
+    ignored: tuple[PreparedImage, ...] = ()  # files that are none of the dataset's images
     split: tuple[int, int] | None = None  # images that are trained on and held out; None where that was not tried
 
     @property
@@ -41,29 +39,9 @@ class Found:
         return tuple(sorted(min(picture.width or 0, picture.height or 0) for picture in self.pictures))
 
     @cached_property
-    def repeats(self) -> dict[str, int]:
-        """By what they show, how often kohya's scripts would show the pictures of each folder named like `10_cat`."""
-        found = {}
-        for picture in self.pictures:
-            match = _REPEATS.fullmatch(PurePosixPath(picture.source).parent.name)
-            if match and not _regularises(picture):
-                found[match[2]] = int(match[1])
-        return found
-
-    @cached_property
-    def regularisation(self) -> int:
-        """How many pictures lie in a folder `reg`, where kohya's scripts look for those that should not be learned."""
-        return sum(map(_regularises, self.pictures))
-
-
-def _regularises(picture: PreparedImage) -> bool:
-    return any(part.lower() in _REGULARISATION for part in PurePosixPath(picture.source).parts[:-1])
-
-
-def plain_name(name: str) -> str:
-    """The name of a folder of pictures without what kohya's scripts write before it: `cat` for `10_cat`."""
-    match = _REPEATS.fullmatch(name)
-    return match[2] if match else name
+    def shown(self) -> frozenset[str]:
+        """What the folders named like `10_cat` show, after which kohya's scripts call it."""
+        return frozenset(map(plain_name, repeats_of(picture.source for picture in self.pictures)))
 
 
 def look(attempt: Attempt) -> Found:
@@ -99,7 +77,7 @@ def split_few(attempt: Attempt, found: Found, preprocess: PreprocessConfig, spli
     again = _found(attempt, found.files, images, found.captions)
     records = assign(images, preprocess.model_copy(update={"max_rejected_fraction": 1.0}), split)
     train, held_out = (sum(record.split == part for record in records) for part in ("train", "validation"))
-    return Found(again.source, again.files, again.pictures, again.rejected, again.captions, (train, held_out))
+    return replace(again, split=(train, held_out))
 
 
 def _found(
@@ -110,16 +88,19 @@ def _found(
     Raises:
         JobError: 41, fewer than two of them can be used.
     """
-    source, counted = attempt.manifest.dataset.source, [image for image in images if not image.ignored]
-    pictures = tuple(image for image in counted if image.rejected is None)
-    rejected = tuple(image for image in counted if image.rejected is not None)
+    source = attempt.manifest.dataset.source
+    ignored = tuple(image for image in images if image.ignored is not None)
+    rejected = tuple(image for image in images if image.rejected is not None)
+    pictures = tuple(image for image in images if image.ignored is None and image.rejected is None)
     if len(pictures) < 2:
-        examples = "; ".join(f"{image.source}: {image.rejected}" for image in rejected[:3])
+        examples = "; ".join(
+            f"{image.source}: {image.rejected or image.ignored}" for image in (*rejected, *ignored)[:3]
+        )
         number = "none" if not pictures else "only one"
         raise JobError(
             ExitCode.DATA,
-            f"{source} holds {len(counted)} files, of which {number} can be used{': ' * bool(examples)}{examples}.",
+            f"{source} holds {len(images)} files, of which {number} can be used{': ' * bool(examples)}{examples}.",
             "Name a folder or archive of pictures, two at least: one to train on, another to hold out.",
         )
     with_captions = {image.source: captions[image.source] for image in pictures if image.source in captions}
-    return Found(source, tuple(files), pictures, rejected, with_captions)
+    return Found(source, tuple(files), pictures, rejected, with_captions, ignored)

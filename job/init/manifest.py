@@ -11,6 +11,7 @@ from job.init.choose import Base, Study, mostly_alike
 from job.init.look import Found
 from job.manifest.yaml_reader import write_scalar
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
+from lora_engine.images.summary import folder_warnings, said_because
 from lora_engine.text import printable, shortened
 
 _COLUMN = 36  # where comments stand beside the keys; beside a longer line there is none, it stands above
@@ -62,16 +63,10 @@ def warnings(found: Found, study: Study) -> list[str]:
     said = []
     if found.rejected:
         said.append(_rejected(found))
-    if any(file.source.endswith(".caption") for file in found.rejected):
-        said.append("Captions in .caption files are not read: name them .txt.")
-    if found.regularisation:
-        said.append(
-            f"{_count(found.regularisation, 'picture')} in reg/ would be trained on like the others: lora-job knows no "
-            "regularisation. Move reg/ elsewhere, or name the folder of the others."
-        )
-    if found.repeats:
-        folders = shortened(", ".join(f"{count}_{shown}" for shown, count in found.repeats.items()), 60)
-        said.append(f"Repeats in folders' names ({folders}) do not count: every picture is seen equally often.")
+    ignored = [(file.source, file.ignored) for file in found.ignored]
+    if ignored:
+        said.append(f"Of the files, {said_because('ignored', ignored)}.")
+    said += folder_warnings(file.source for file in (*found.pictures, *found.ignored))
     if (alike := mostly_alike(found)) is not None:
         said.append(f"{alike}: an adapter learns little from such captions about what prompts say.")
     if study.held_out < FEWEST_GROUPS:

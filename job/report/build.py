@@ -1,6 +1,5 @@
 """Builds the comparison from a run's artifacts alone: equal artifacts give an equal report."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -30,7 +29,9 @@ from job.run.held_out import held_out
 from job.run.status import Status
 from job.storage.folder import RunFolder
 from lora_engine.captions.lint import lint
+from lora_engine.config.data import PreprocessConfig
 from lora_engine.evaluation.loss_file import NotScoredError
+from lora_engine.images.summary import summarise
 from lora_engine.records import CaptionRecord, ImageRecord
 
 
@@ -69,7 +70,7 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
         verdict=study_verdict(pairs, members, len(set(scored.groups)), resolved.manifest.evaluation.equivalence_margin),
         scoring=resolved.scoring,
         curve_timesteps=resolved.manifest.evaluation.timesteps,
-        data=_data(images),
+        data=DataCounts(**asdict(summarise(images, _resolution(resolved)))),
         data_sha256=resolved.data_sha256,
         models=resolved.models.model_dump(mode="json"),
         packs=[_pack(pack) for pack in resolved.packs],
@@ -128,17 +129,10 @@ def _is_constant(resolved: Resolved, caption_set: str) -> bool:
     return resolved.identity.variants[caption_set].captions.get("strategy") == "constant"
 
 
-def _data(images: Sequence[ImageRecord]) -> DataCounts:
-    used = [image for image in images if image.used]
-    return DataCounts(
-        files=len(images),
-        train=sum(image.split == "train" for image in used),
-        validation=sum(image.split == "validation" for image in used),
-        groups=len({image.group for image in used}),
-        duplicates=sum(image.duplicate_of is not None for image in images),
-        ignored=sum(image.ignored for image in images),
-        rejected=dict(sorted(Counter(image.rejected for image in images if image.rejected).items())),
-    )
+def _resolution(resolved: Resolved) -> int:
+    """The side in pixels that images were brought to; what the run stored need not be one."""
+    stored = resolved.identity.preprocess.get("resolution")
+    return stored if isinstance(stored, int) else PreprocessConfig().resolution
 
 
 def _pack(pack: PackDecision) -> PackReport:

@@ -15,13 +15,17 @@ SCHEMA_VERSION = 2
 class DataCounts(Part):
     """How many of the dataset's files were used, and how many were not."""
 
-    files: int = Field(description="Files met that should be images.")
+    files: int = Field(description="Files met, but those that hold captions.")
     train: int
     validation: int
     groups: int = Field(description="Groups of near-duplicates among the images used.")
+    near_duplicate_groups: int = Field(default=0, description="Those of more than one image.")
     duplicates: int = Field(description="Files with the bytes of another one.")
-    ignored: int = Field(description="Files that systems leave behind.")
+    ignored: int = Field(description="Files that never claimed to be an image to train on.")
+    ignored_because: dict[str, int] = Field(default={}, description="Reason to number of files.")
     rejected: dict[str, int] = Field(description="Reason to number of files.")
+    uniform: int = Field(default=0, description="Images used that are all of one colour.")
+    enlarged: int = Field(default=0, description="Images used that are smaller than the resolution.")
 
 
 class EvaluationPoint(Part):

@@ -13,6 +13,7 @@ from lora_engine.errors import DataError
 from lora_engine.images.prepare import PreparedImage, pixels_key, preprocess_images
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.split import assign, data_sha256
+from lora_engine.images.summary import data_warnings, sentence, summarise
 from lora_engine.records import ImageRecord, SourceFile
 
 
@@ -81,6 +82,7 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
             attempt.stop.check()
             raise
     records = assign(prepared, config, attempt.manifest.dataset.split)
+    _tell(attempt, records)
     if begun is not None and begun.data_sha256 != data_sha256(records):
         raise JobError(
             ExitCode.CONFLICT,
@@ -91,3 +93,11 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
     used = {record.id for record in records if record.used}
     paths = {image.id: image.path for image in prepared if image.id in used and image.path is not None}
     return Prepared(tuple(files), records, paths)
+
+
+def _tell(attempt: Attempt, records: Sequence[ImageRecord]) -> None:
+    """Say what became of the files, and what of it is odd."""
+    summary = summarise(records, attempt.manifest.preprocess.resolution)
+    attempt.progress.say("data", sentence(records, summary), **asdict(summary))
+    for warning in data_warnings(records, summary):
+        attempt.progress.warn(warning)

@@ -19,8 +19,8 @@ from PIL import Image
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.errors import DataError
 from lora_engine.images.decode import decode_with_size, to_square, upright_size
+from lora_engine.images.kinds import why_ignored, why_unread
 from lora_engine.images.perceptual_hash import perceptual_hash
-from lora_engine.images.sources import is_leftover
 from lora_engine.images.squares import SUFFIX, read_square, write_square
 from lora_engine.images.unread import RejectedImageError
 from lora_engine.records import SourceFile
@@ -36,7 +36,7 @@ _KEPT_BLOCK = 32 * 2**20  # bytes of the largest block that a worker keeps for r
 class PreparedImage:
     """A file of the dataset after a worker prepared it: a square image, or the reason why there is none."""
 
-    id: str  # SHA-256 of the file's bytes, hexadecimal; empty where they could not be read
+    id: str  # SHA-256 of the file's bytes, hexadecimal; empty where it is ignored, or they could not be read
     source: str  # the file's key
     size_bytes: int
     width: int | None = None  # of the whole upright image, in pixels
@@ -44,8 +44,9 @@ class PreparedImage:
     path: Path | None = None  # where the square image lies
     thumbnail: bytes | None = None  # a WebP file
     perceptual_hash: bytes | None = None  # 256 bits
-    ignored: bool = False  # a file that systems leave behind
-    rejected: str | None = None  # why it cannot be used
+    ignored: str | None = None  # why it is no image of the dataset, see `why_ignored`
+    rejected: str | None = None  # why it is one, and cannot be used
+    uniform: bool = False  # whether the square is all of one colour
 
 
 def pixels_key(config: PreprocessConfig) -> str:
@@ -138,18 +139,18 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
     Raises:
         OSError: the disk fails, or the file is gone.
     """
-    path, ignored = Path(file.path), is_leftover(file.key)
+    path = Path(file.path)
+    if (ignored := why_ignored(file)) is not None:
+        return _ignored(file, ignored)
     try:
         with path.open("rb") as opened:
             identity = hashlib.file_digest(opened, "sha256").hexdigest()
             size = opened.tell()
     except OSError as error:
-        reason = _why_unread(path, error)
+        reason = why_unread(path, error)
         if reason is None:
             raise
-        return PreparedImage("", file.key, 0, ignored=ignored, rejected=None if ignored else reason)
-    if ignored:
-        return PreparedImage(identity, file.key, size, ignored=True)
+        return PreparedImage("", file.key, 0, rejected=reason)
     square_path = folder / f"{identity}{SUFFIX}"
     stored = _stored(square_path)
     try:
@@ -163,9 +164,9 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
     small = square.reduce(max(1, square.width // _THUMBNAIL_SIDE))
     if stored is None:
         _write(square_path, lambda part: write_square(square, part))
-    return PreparedImage(
-        identity, file.key, size, width, height, square_path, _thumbnail(small), perceptual_hash(small)
-    )
+    uniform = square.getcolors(1) is not None  # there is one colour at most
+    look = perceptual_hash(small)
+    return PreparedImage(identity, file.key, size, width, height, square_path, _thumbnail(small), look, uniform=uniform)
 
 
 def look_at(file: SourceFile, config: PreprocessConfig) -> PreparedImage:
@@ -175,35 +176,32 @@ def look_at(file: SourceFile, config: PreprocessConfig) -> PreparedImage:
         DataError: the disk fails, or the file is gone.
     """
     path = Path(file.path)
-    if is_leftover(file.key):
-        return PreparedImage("", file.key, 0, ignored=True)
     try:
+        if (ignored := why_ignored(file)) is not None:
+            return _ignored(file, ignored)
         with path.open("rb") as opened:
             size = opened.seek(0, os.SEEK_END)
         width, height = upright_size(path, config)
     except RejectedImageError as error:
         return PreparedImage("", file.key, size, rejected=str(error))
     except OSError as error:
-        reason = _why_unread(path, error)
+        reason = why_unread(path, error)
         if reason is None:
             raise _unread(file, error) from error
         return PreparedImage("", file.key, 0, rejected=reason)
     return PreparedImage("", file.key, size, width, height)
 
 
+def _ignored(file: SourceFile, why: str) -> PreparedImage:
+    try:
+        size = Path(file.path).stat().st_size
+    except OSError:  # a link that leads nowhere, or to where this user may not look
+        size = 0
+    return PreparedImage("", file.key, size, ignored=why)
+
+
 def _unread(file: SourceFile, error: OSError) -> DataError:
     return DataError(f"{file.key} cannot be read ({error.strerror}).", "Make it readable to this user, or remove it.")
-
-
-def _why_unread(path: Path, error: OSError) -> str | None:
-    """Why this one file cannot be read; None for a fault of the disk, or a file that is gone since it was listed."""
-    if isinstance(error, PermissionError):
-        return "this user may not read it"
-    if isinstance(error, IsADirectoryError):
-        return "a link to a folder; only links to files are followed"
-    if path.is_symlink() and not path.exists():
-        return "a link that leads nowhere"
-    return None
 
 
 def _thumbnail(small: Image.Image) -> bytes:

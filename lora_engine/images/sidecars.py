@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lora_engine.errors import DataError
-from lora_engine.images.sources import is_leftover
+from lora_engine.images.kinds import is_leftover
 from lora_engine.records import SourceFile
 
 METADATA = "metadata.jsonl"

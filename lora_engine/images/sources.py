@@ -6,7 +6,6 @@ import re
 import shutil
 import stat
 import tarfile
-import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from lora_engine.errors import DataError, EngineError, UnsafeError
+from lora_engine.images.member_names import member_names
 from lora_engine.records import SourceFile
 from lora_engine.text import shortened
 
@@ -88,7 +88,7 @@ def _plain_key(name: str) -> str:
 class _Member:
     """A member of an archive, as its header describes it."""
 
-    name: str
+    name: str  # with forward slashes
     size: int  # bytes, unpacked
     is_file: bool
     is_folder: bool
@@ -99,30 +99,35 @@ class _Member:
 def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
     """Unpack the members of a `.zip` or `.tar(.gz)` one by one, under names of our own; the key is the member's name.
 
+    Names that differ, if only in case, are two files. Of two members of one name the later one counts, as where `tar`
+    or `unzip` unpacks them: it replaces the content of the file that was given for the earlier one.
+
     Raises:
         DataError: the archive is damaged or encrypted, or may not be read.
         UnsafeError: it would unpack to far more than it is, or has a member that is a link or a device, or whose name
-            leads elsewhere or cannot be told from another's.
+            leads elsewhere.
     """
     if not archive.is_file():  # reading a pipe may never end
         raise DataError(f"{archive} is no file.", "Name a .zip or .tar.gz file, or a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    seen: dict[str, str] = {}
+    paths: dict[str, Path] = {}  # by the key
     total, limit = 0, max(_RATIO_FREE_BYTES, min(_MAX_BYTES, archive.stat().st_size * _MAX_RATIO))
     try:
         for at, member in enumerate(_members(archive)):
             if at >= _MAX_MEMBERS:
                 raise _unsafe(archive, f"has more than {_MAX_MEMBERS} members")
             if member.is_folder:
-                _check_inside(archive, member)
+                _check_inside(archive, member.name)
                 continue
-            key = _checked_key(archive, member, seen)
+            key = _checked_key(archive, member)
             total += member.size
             if total > limit:
                 raise _unsafe(archive, f"would unpack to more than {limit} bytes with its member {_shown(member.name)}")
-            path = folder / f"{at:07d}{_extension(key)}"
+            is_new = key not in paths
+            path = paths.setdefault(key, folder / f"{at:07d}{_extension(key)}")
             _unpack(archive, member, path)
-            yield SourceFile(key, str(path))
+            if is_new:
+                yield SourceFile(key, str(path))
     except (EngineError, MemoryError):
         raise
     except Exception as error:  # zipfile and tarfile report damage by almost any kind of exception
@@ -153,22 +158,22 @@ def _members(archive: Path) -> Iterator[_Member]:
     """The members of an archive in its order. A tar's must each be unpacked before the next is asked for."""
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as packed:
-            for info in packed.infolist():
+            infos = packed.infolist()
+            for info, name in zip(infos, member_names(infos), strict=True):
                 kind = stat.S_IFMT(info.external_attr >> 16)
-                is_folder = info.filename.endswith(("/", "\\"))  # some programs on Windows write a backslash
+                is_folder = name.endswith("/")
                 is_file = kind in (0, stat.S_IFREG) and not is_folder
                 if is_file and info.compress_type not in _COMPRESSIONS:
-                    raise NotImplementedError(f"{_shown(info.filename)} is neither stored nor deflated")
+                    raise NotImplementedError(f"{_shown(name)} is neither stored nor deflated")
                 encrypted = bool(info.flag_bits & _ENCRYPTED)
-                yield _Member(info.filename, info.file_size, is_file, is_folder, encrypted, partial(packed.open, info))
+                yield _Member(name, info.file_size, is_file, is_folder, encrypted, partial(packed.open, info))
         return
     with archive.open("rb") as file:
         mode: Literal["r|gz", "r|"] = "r|gz" if file.read(2) == b"\x1f\x8b" else "r|"
     with _TarFile.open(archive, mode) as packed_tar:
         for item in packed_tar:
-            yield _Member(
-                item.name, item.size, item.isreg(), item.isdir(), False, partial(packed_tar.extractfile, item)
-            )
+            name = item.name.replace("\\", "/")
+            yield _Member(name, item.size, item.isreg(), item.isdir(), False, partial(packed_tar.extractfile, item))
 
 
 class _TarInfo(tarfile.TarInfo):
@@ -205,35 +210,24 @@ class _TarFile(tarfile.TarFile):
     squares_left = _HEADER_SQUARES[0]
 
 
-def _checked_key(archive: Path, member: _Member, seen: dict[str, str]) -> str:
-    """The member's name with forward slashes and without `./`.
-
-    Args:
-        seen: folded name to name, of the members before; this one's is added.
+def _checked_key(archive: Path, member: _Member) -> str:
+    """The member's name without `./`.
 
     Raises:
-        DataError, UnsafeError: the member is none to unpack, its name leads elsewhere, or another has it too.
+        DataError, UnsafeError: the member is none to unpack, or its name leads elsewhere.
     """
-    name = member.name.replace("\\", "/")
     if member.is_encrypted:
-        raise _refused(archive, f"has an encrypted member {_shown(name)}")
+        raise _refused(archive, f"has an encrypted member {_shown(member.name)}")
     if not member.is_file:
-        raise _unsafe(archive, f"has a member {_shown(name)} that is a link or a device")
-    _check_inside(archive, member)
-    key = _plain_key(PurePosixPath(name).as_posix())
+        raise _unsafe(archive, f"has a member {_shown(member.name)} that is a link or a device")
+    _check_inside(archive, member.name)
+    key = _plain_key(PurePosixPath(member.name).as_posix())
     if key == ".":
-        raise _refused(archive, f"has a member {_shown(name)} without a name")
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
-    if folded in seen:
-        raise _unsafe(
-            archive, f"has members {_shown(seen[folded])} and {_shown(name)} that cannot be told apart on every system"
-        )
-    seen[folded] = name
+        raise _refused(archive, f"has a member {_shown(member.name)} without a name")
     return key
 
 
-def _check_inside(archive: Path, member: _Member) -> None:
-    name = member.name.replace("\\", "/")
+def _check_inside(archive: Path, name: str) -> None:
     if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name) or "\0" in name:
         raise _unsafe(archive, f"has a member {_shown(name)} that leads out of the archive")
 
@@ -257,13 +251,3 @@ def _unsafe(archive: Path, what: str) -> UnsafeError:
 
 def _refused(archive: Path, what: str) -> DataError:
     return DataError(f"The archive {archive.name} {what}.", "Pack the images alone, under plain names.")
-
-
-def is_leftover(key: str) -> bool:
-    """Whether a file is one that systems leave behind; such files are ignored, not rejected."""
-    parts = key.split("/")
-    return (
-        parts[-1].startswith(".")
-        or parts[-1].lower() in ("thumbs.db", "desktop.ini")
-        or any(part == "__MACOSX" or part.startswith(".") for part in parts[:-1])
-    )

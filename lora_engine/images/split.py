@@ -57,8 +57,10 @@ def assign(
             group=group,
             split=part,
             duplicate_of=first[file.id] if double else None,
-            ignored=file.ignored,
+            ignored=file.ignored is not None,
             rejected=file.rejected,
+            why_ignored=file.ignored,
+            uniform=file.uniform,
         )
 
     records = tuple(record(file) for file in files)
@@ -68,10 +70,11 @@ def assign(
 
 def _check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
     """Refuse a dataset of which more than the fraction `limit` of the files cannot be used."""
-    counted = [file for file in files if not file.ignored]
+    counted = [file for file in files if file.ignored is None]
     rejected = [file for file in counted if file.rejected is not None]
     if not counted:
-        raise DataError("The dataset holds no files.", "Check dataset.source.")
+        examples = "; ".join(f"{file.source}: {file.ignored}" for file in files[:5])
+        raise DataError(f"The dataset holds no images{': ' * bool(files)}{examples}.", "Check dataset.source.")
     if len(rejected) / len(counted) > limit:
         examples = "; ".join(f"{file.source}: {file.rejected}" for file in rejected[:5])
         raise DataError(

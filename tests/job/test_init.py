@@ -219,7 +219,7 @@ def test_too_few_pictures_are_41_and_nothing_is_written(tmp_path: Path, files: i
     done = init(tmp_path, "pics")
     assert (done.returncode, done.stdout) == (41, "")
     assert f"pics holds {files} files, of which {why} can be used" in done.stderr.splitlines()[-1]
-    assert ("notes\\nof mine.doc: not a JPEG" in done.stderr) == (files > 0)
+    assert ("notes\\nof mine.doc: not an image (.doc)" in done.stderr) == (files > 0)
     assert not list(tmp_path.glob("*.yaml"))
 
 
@@ -323,9 +323,9 @@ def test_kohyas_folders_are_recognised(tmp_path: Path) -> None:
     (tmp_path / "kohya" / "img" / "10_ohwx man" / "x.caption").write_text("a man")
     text, manifest, said = written(tmp_path, "kohya")
     assert manifest["variants"][0]["captions"]["text"] == "ohwx man"
-    assert "# 3 pictures in reg/ would be trained on like the others" in text
-    assert "3 pictures in reg/ would be trained on like the others" in said
-    assert "Captions in .caption files are not read" in said
+    assert "# 3 pictures in a folder of regularisation images, such as reg/, will not be trained on" in text
+    assert "3 pictures in a folder of regularisation images, such as reg/, will not be trained on" in said
+    assert "kohya: 8 pictures" in said
     assert "Repeats in folders' names (10_ohwx man) do not count" in text
     without_captions(tmp_path / "kohya" / "img" / "3_dog", 2)
     text, manifest, said = written(tmp_path, "kohya/img")

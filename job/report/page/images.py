@@ -14,6 +14,7 @@ from job.report.picture_schema import Copy
 from job.report.schema import Comparison
 from job.run.decisions import Resolved
 from job.storage.folder import RunFolder
+from lora_engine.images.summary import why_ignored
 from lora_engine.records import CaptionRecord, ImageRecord, used_images
 from lora_engine.text import printable, shortened
 
@@ -162,6 +163,6 @@ def _texts(image: ImageRecord, captions: Mapping[str, Mapping[str, CaptionRecord
 def _why_unused(image: ImageRecord) -> str | None:
     if image.rejected is not None:
         return image.rejected
-    if image.ignored:
-        return "left behind by a system, so ignored"
+    if (why := why_ignored(image)) is not None:
+        return f"ignored: {why}"
     return f"the same bytes as {image.duplicate_of}" if image.duplicate_of is not None else None

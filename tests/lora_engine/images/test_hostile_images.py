@@ -21,6 +21,7 @@ from tests.lora_engine.images.hostile import ODD_NAMES, SECRET, hostile_files, p
 CASES = hostile_files()
 CONFIG = PreprocessConfig(resolution=64, max_rejected_fraction=1.0)
 LINKS = {"link.png": "/etc/hostname", "loop": ".", "nowhere.png": "gone.png", "itself.png": "itself.png"}
+NO_IMAGES = ("in.zip", "in.tar.gz")  # by their names and their first bytes
 IGNORED = ("Thumbs.db", ".hidden.png", "__MACOSX/._a.png", ".png")
 
 
@@ -63,6 +64,9 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Fed:
 @pytest.mark.parametrize("name", CASES)
 def test_each_is_used_as_it_looks_or_rejected_with_its_reason(fed: Fed, name: str) -> None:
     case, found = CASES[name], fed.prepared[name]
+    if name in NO_IMAGES:
+        assert (found.rejected, re.search(case.reason or "", found.ignored or "") is not None) == (None, True)
+        return
     if case.quarters is None:
         assert found.rejected is not None
         assert re.search(case.reason or "", found.rejected)
@@ -90,8 +94,8 @@ def test_pipes_and_folders_are_no_files_and_every_file_has_one_fate(fed: Fed) ->
         for record in fed.records.values()
     )
     assert fates.total() == len(fed.records) == len(CASES) + len(ODD_NAMES) + len(LINKS) + len(IGNORED) + 2
-    assert fates["ignored"] == len(IGNORED)
-    assert fates["rejected"] == sum(case.quarters is None for case in CASES.values()) + len(LINKS)
+    assert fates["ignored"] == len(IGNORED) + len(NO_IMAGES) + 1  # "loop" is no image either
+    assert fates["rejected"] == sum(case.quarters is None for case in CASES.values()) + len(LINKS) - 1 - len(NO_IMAGES)
     assert all((r.rejected is not None) + r.ignored + (r.split is not None) <= 1 for r in fed.records.values())
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.errors import DataError
+from lora_engine.images.kinds import HIDDEN
 from lora_engine.images.perceptual_hash import perceptual_hash
 from lora_engine.images.prepare import pixels_key, prepare, preprocess_images
 from lora_engine.images.sources import extract_archive, list_files
@@ -123,8 +124,8 @@ def test_every_file_gets_its_row_in_order(tmp_path: Path) -> None:
     rows = list(preprocess_images(files, CONFIG, tmp_path / "out", workers=2))
     assert [row.source for row in rows] == [file.key for file in files] == sorted(contents)
     by_key = {row.source: row for row in rows}
-    assert {key for key, row in by_key.items() if row.rejected} == {"05.png", "notes.pdf", "in.zip"}
-    assert {key for key, row in by_key.items() if row.ignored} == {"Thumbs.db"}
+    assert {key for key, row in by_key.items() if row.rejected} == {"05.png"}
+    assert {key for key, row in by_key.items() if row.ignored} == {"Thumbs.db", "notes.pdf", "in.zip"}
     assert by_key["copy.png"].id == by_key["03.png"].id
     assert {row.path for row in rows if row.path} == set((tmp_path / "out").rglob("*.*"))
     assert len({row.path for row in rows if row.thumbnail}) == 39
@@ -141,9 +142,9 @@ def test_a_link_is_the_file_that_it_leads_to_or_a_row_that_says_why_not(tmp_path
     rows = {row.source: row for row in (prepare(file, CONFIG, tmp_path) for file in list_files(tmp_path / "in"))}
     assert rows["a.png"].id == hashlib.sha256(noise_png(0)).hexdigest()
     assert rows["a.png"].rejected is None
-    assert rows["b"].rejected == "a link to a folder; only links to files are followed"
+    assert rows["b"].ignored == "a link to a folder; only links to files are followed"
     assert rows["c.png"].rejected == rows["d.png"].rejected == "a link that leads nowhere"
-    assert (rows[".#e.png"].ignored, rows[".#e.png"].rejected) == (True, None)
+    assert (rows[".#e.png"].ignored, rows[".#e.png"].rejected) == (HIDDEN, None)
     config = CONFIG.model_copy(update={"max_rejected_fraction": 1.0})
     records = assign(list(rows.values()), config, SplitConfig())
     assert [record.source for record in records if record.used] == ["a.png", "f.png"]

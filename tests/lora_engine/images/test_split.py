@@ -137,8 +137,8 @@ def test_no_usable_image_at_all_is_an_error_too() -> None:
     lenient = CONFIG.model_copy(update={"max_rejected_fraction": 1.0})
     with pytest.raises(DataError, match="0 images"):
         assign([PreparedImage("x", "a", 1, rejected="broken")], lenient, SplitConfig())
-    with pytest.raises(DataError, match="holds no files"):
-        assign([PreparedImage("x", ".DS_Store", 1, ignored=True)], CONFIG, SplitConfig())
+    with pytest.raises(DataError, match="holds no images"):
+        assign([PreparedImage("x", ".DS_Store", 1, ignored="left behind by a system")], CONFIG, SplitConfig())
 
 
 def test_copies_name_the_first_by_key() -> None:
@@ -158,7 +158,7 @@ def test_copies_name_the_first_by_key() -> None:
 def test_the_rejected_are_counted_without_leftovers(bad: int, fine: bool) -> None:
     files = [image(f"{at}") for at in range(20 - bad)]
     files += [PreparedImage(f"x{at}", f"bad{at}", 1, rejected="truncated") for at in range(bad)]
-    files += [PreparedImage(f"y{at}", f".{at}", 1, ignored=True) for at in range(100)]
+    files += [PreparedImage(f"y{at}", f".{at}", 1, ignored="left behind by a system") for at in range(100)]
     if fine:
         assert [r.rejected for r in assign(files, CONFIG, SplitConfig()) if r.rejected] == ["truncated"]
         return

@@ -107,7 +107,7 @@ def test_a_record_keeps_what_is_known_of_its_file() -> None:
     files = [image(f"{at}") for at in range(20)]
     copy = dataclasses.replace(image("z", content="3"), size_bytes=23)
     broken = PreparedImage("", "broken", 5, rejected="truncated")
-    leftover = PreparedImage("", ".DS_Store", 6, ignored=True)
+    leftover = PreparedImage("", ".DS_Store", 6, ignored="hidden")
     config = CONFIG.model_copy(update={"max_rejected_fraction": 0.5})
     found = assign([broken, copy, *files, leftover], config, SplitConfig())
     assert [r.source for r in found] == sorted([*(f"{at}" for at in range(20)), "z", "broken", ".DS_Store"])
@@ -116,7 +116,7 @@ def test_a_record_keeps_what_is_known_of_its_file() -> None:
     assert of["3"] == ImageRecord(three, "3", 17, 64, 48, three, part, None, False, None)
     assert of["z"] == ImageRecord(three, "z", 23, 64, 48, None, None, "3", False, None)
     assert of["broken"] == ImageRecord("", "broken", 5, None, None, None, None, None, False, "truncated")
-    assert of[".DS_Store"] == ImageRecord("", ".DS_Store", 6, None, None, None, None, None, True, None)
+    assert of[".DS_Store"] == ImageRecord("", ".DS_Store", 6, None, None, None, None, None, True, None, "hidden")
     kept = assign([copy, *files], CONFIG.model_copy(update={"deduplicate": "none"}), SplitConfig())
     twice = [(r.source, r.group, r.split, r.duplicate_of) for r in kept if r.id == three]
     assert twice == [("3", three, part, None), ("z", three, part, None)]
@@ -125,7 +125,7 @@ def test_a_record_keeps_what_is_known_of_its_file() -> None:
 def test_as_many_may_be_rejected_as_the_manifest_allows() -> None:
     config = CONFIG.model_copy(update={"max_rejected_fraction": 0.25})
     bad = [PreparedImage("", f"bad{at}", 1, rejected=f"cause {at}") for at in range(7)]
-    leftovers = [PreparedImage("", f".{at}", 1, ignored=True) for at in range(9)]
+    leftovers = [PreparedImage("", f".{at}", 1, ignored="hidden") for at in range(9)]
     assert assign([*bad, *leftovers, *(image(f"{at}") for at in range(21))], config, SplitConfig())
     with pytest.raises(DataError) as caught:
         assign([*bad, *leftovers, *(image(f"{at}") for at in range(20))], config, SplitConfig())
@@ -138,8 +138,11 @@ def test_as_many_may_be_rejected_as_the_manifest_allows() -> None:
 
 def test_a_dataset_that_cannot_be_split_says_why() -> None:
     with pytest.raises(DataError) as caught:
-        assign([PreparedImage("", ".DS_Store", 1, ignored=True)], CONFIG, SplitConfig())
-    assert (caught.value.cause, caught.value.remedy) == ("The dataset holds no files.", "Check dataset.source.")
+        assign([PreparedImage("", ".DS_Store", 1, ignored="hidden")], CONFIG, SplitConfig())
+    assert caught.value.cause == "The dataset holds no images: .DS_Store: hidden."
+    assert caught.value.remedy == "Check dataset.source."
+    with pytest.raises(DataError, match=r"^The dataset holds no images\. Check"):
+        assign([], CONFIG, SplitConfig())
     with pytest.raises(DataError) as caught:
         assign([image("a", 0), image("b", 0), image("c", 1)], CONFIG, SplitConfig())
     assert caught.value.cause == ("3 images in 1 groups of near-duplicates are too few to train and to validate on.")

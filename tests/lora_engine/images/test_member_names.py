@@ -1,0 +1,116 @@
+"""Names of a zip's members are what was meant, whatever their flag says, and none is split within a character."""
+
+import io
+import random
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+import pytest
+
+from lora_engine.images.kinds import why_left_out
+from lora_engine.images.member_names import member_names
+
+JAPANESE = [
+    "刺青/機能.png",
+    "刺青/表紙.png",
+    "刺青/ソ.png",
+    "刺青/ソ.txt",
+    "刺青/桜の花 2.png",
+    "刺青/申.png",
+    "タトゥー/十.png",
+]
+NAMES = {
+    "cp932": JAPANESE,
+    "gbk": ["纹身/机能.png", "纹身/猫.png", "训练 图片/花.txt", "狗.png"],
+    "big5": ["紋身/功能.png", "許功蓋.png", "貓.png"],
+    "cp949": ["문신/고양이.png", "기능.txt", "고양이 2.png"],
+    "cp866": ["Татуировки/кошка.png", "кот.png", "Роза.txt"],
+    "cp437": ["café.png", "über/Ärger.png", "naïve.png", "piñata.png", "pépé.png", "été.png"],
+    "utf-8": ["Zoë.png", "刺青/ソ.png", "кот.png", "고양이.png", "e\u0301.png"],
+}
+
+
+def packed(raws: Sequence[bytes], extra: Sequence[bytes] = (), *, utf8: bool = False) -> list[zipfile.ZipInfo]:
+    """The members of a zip with these bytes for names."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for at, raw in enumerate(raws):
+            info = zipfile.ZipInfo(f"{at:x}".rjust(len(raw), "#"))
+            info.extra = extra[at] if extra else b""
+            archive.writestr(info, b"")
+    made = data.getvalue()
+    for at, raw in enumerate(raws):
+        made = made.replace(f"{at:x}".rjust(len(raw), "#").encode() if len(raw) > 2 else b"\xff\xff\xff", raw)
+    if utf8:
+        start = made.index(b"PK\1\2")
+        made = made[: start + 8] + struct.pack("<H", 1 << 11) + made[start + 10 :]
+    return zipfile.ZipFile(io.BytesIO(made)).infolist()
+
+
+def unicode_name(raw: bytes, name: str) -> bytes:
+    """Info-ZIP's extra field that gives a name in UTF-8 to the name `raw`."""
+    body = struct.pack("<BL", 1, zlib.crc32(raw)) + name.encode()
+    return struct.pack("<HH", 0x7075, len(body)) + body
+
+
+@pytest.mark.parametrize("code", NAMES)
+def test_names_without_the_flag_are_read_in_the_code_that_they_were_written_in(code: str) -> None:
+    names = [*NAMES[code], "plain.png"]
+    assert member_names(packed([name.encode(code) for name in names])) == names
+
+
+@pytest.mark.parametrize("code", ["cp932", "gbk", "big5"])
+def test_no_byte_of_a_character_parts_a_name_or_hides_a_file(code: str) -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    dice = random.Random(seed)
+    leads = [chr(number) for number in range(0x3040, 0xA000) if ends_like_a_backslash(chr(number), code)]
+    for _ in range(100):
+        names = ["".join(dice.choices(leads, k=dice.randint(1, 4))) for _ in range(dice.randint(1, 9))]
+        raws = list(dict.fromkeys(f"d/{name}.png".encode(code) for name in names))
+        found = member_names(packed(raws))
+        assert len(set(found)) == len(raws)
+        for name in found:
+            assert (name.count("/"), name.endswith(".png"), why_left_out(name)) == (1, True, None), found
+
+
+def ends_like_a_backslash(character: str, code: str) -> bool:
+    raw = character.encode(code, "ignore")
+    return len(raw) == 2 and raw.endswith(b"\\")
+
+
+def test_a_backslash_between_folders_is_a_separator_in_every_code() -> None:
+    assert member_names(packed(["絵\\ソ.png".encode("cp932"), "絵\\機能.png".encode("cp932")])) == [
+        "絵/ソ.png",
+        "絵/機能.png",
+    ]
+    assert member_names(packed([b"d\\e.png", b"d\\x\\y.png"])) == ["d/e.png", "d/x/y.png"]
+    assert member_names(packed([b"caf\x82\\e.png"])) == ["café\uff3ce.png"]  # it might be, and might not
+
+
+def test_the_unicode_field_counts_where_it_belongs_to_the_name() -> None:
+    raw, name = b"caf_.png", "café.png"
+    assert member_names(packed([raw], [unicode_name(raw, name)])) == [name]
+    assert member_names(packed([raw], [unicode_name(b"other", name)])) == ["caf_.png"]
+    broken = struct.pack("<HH", 0x7075, 7) + struct.pack("<BL", 1, zlib.crc32(raw)) + b"\xff\xfe"
+    assert member_names(packed([raw], [broken])) == ["caf_.png"]
+    timed = struct.pack("<HH", 0x5455, 5) + bytes(5)  # as Info-ZIP writes it before
+    assert member_names(packed([raw], [timed + unicode_name(raw, name)])) == [name]
+
+
+def test_codes_may_be_mixed() -> None:
+    raws = ["Zoë.png".encode(), "Łódź.png".encode(), *(name.encode("cp932") for name in JAPANESE)]
+    assert member_names(packed(raws)) == ["Zoë.png", "Łódź.png", *JAPANESE]
+
+
+def test_any_bytes_are_a_name() -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    dice = random.Random(seed)
+    for _ in range(300):
+        raws = [bytes(dice.choices(range(1, 256), k=dice.randint(3, 12))) for _ in range(dice.randint(1, 6))]
+        found = member_names(packed(raws))
+        assert len(found) == len(raws)
+        assert all(name and "\\" not in name and name.encode() for name in found)
