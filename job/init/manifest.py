@@ -62,8 +62,6 @@ def warnings(found: Found, study: Study) -> list[str]:
     said = []
     if found.rejected:
         said.append(_rejected(found))
-    if any(file.source.endswith(".caption") for file in found.rejected):
-        said.append("Captions in .caption files are not read: name them .txt.")
     if found.regularisation:
         said.append(
             f"{_count(found.regularisation, 'picture')} in reg/ would be trained on like the others: lora-job knows no "

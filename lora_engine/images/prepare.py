@@ -45,6 +45,12 @@ class PreparedImage:
     perceptual_hash: bytes | None = None  # 256 bits
     ignored: bool = False  # a file that systems leave behind
     rejected: str | None = None  # why it cannot be used
+    copy_of: str | None = None  # id of an image with the same bytes, from which this one is told by its own
+
+    @property
+    def content(self) -> str:
+        """The SHA-256 of the file's bytes, which copies that are told apart share."""
+        return self.copy_of or self.id
 
 
 def pixels_key(config: PreprocessConfig) -> str:
