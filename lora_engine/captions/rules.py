@@ -61,11 +61,12 @@ class Cleaned:
 def clean(text: str, config: CleaningConfig) -> Cleaned:
     """Apply the rules until nothing changes, so that cleaning a cleaned caption changes nothing.
 
-    With every rule off a text is kept to the letter, but for white space at its ends.
+    With every rule off a line is kept to the letter, but for white space at its ends; several become one.
     """
     rules = _rules(config)
     if not rules:
-        return Cleaned(text.strip()[:_LONGEST].rstrip(), len(text.strip()) > _LONGEST)
+        line = re.sub(r"\s*[\r\n]\s*", " ", text.strip())
+        return Cleaned(line[:_LONGEST].rstrip(), len(line) > _LONGEST)
     cleaned, truncated = _cut(_normalise(text))
     for _ in range(len(text) + 1):  # every round but the last takes something away
         before = cleaned
