@@ -52,5 +52,7 @@ def trainer(model: UNet2DConditionModel, data: TrainingData, members: int, confi
     schedule = NoiseSchedule(scheduler.alphas_cumprod.double(), "epsilon")
     rows_N1 = np.arange(len(data.image_ids))[:, np.newaxis]
     texts = data.embeddings.count - 1  # the empty prompt is not drawn
-    pack = [PackMember(name, 0, 1 + (rows_N1 + at) % texts, (1.0,), 0.0) for at, name in enumerate(names)]
+    pack = [
+        PackMember(name, 0, 1 + (rows_N1 + at) % texts, np.ones(rows_N1.shape), 0.0) for at, name in enumerate(names)
+    ]
     return PackTrainer(model, pack, data, schedule, config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 Split = Literal["train", "validation"]
@@ -21,7 +22,10 @@ class SourceFile:
 class ImageRecord:
     """One row of `data/images.jsonl`: a file of the dataset, and what became of it."""
 
-    id: str  # SHA-256 of the file's bytes, hexadecimal; empty where it is ignored, or they could not be read
+    # SHA-256 of the file's bytes, hexadecimal; of further files with the same bytes that are used, too, another that is
+    # made from it. Empty where it is ignored, or they could not
+    # be read.
+    id: str
     source: str  # the file's key
     size_bytes: int
     width: int | None = None  # of the decoded image after EXIF orientation, in pixels; None where it was not decoded
@@ -49,7 +53,8 @@ def used_images(records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
 class CaptionRecord:
     """One row of `data/captions/<set>.jsonl`: the captions of one image.
 
-    A mix of strategies gives an image several texts, every other strategy one. The other tuples are as long as `texts`.
+    Each part of a mix of strategies gives an image a text, as a plain strategy does, or all lines that came with it.
+    The other tuples but `lines` are as long as `texts`.
     """
 
     id: str  # of the image
@@ -57,10 +62,21 @@ class CaptionRecord:
     raw: tuple[str | None, ...]  # each text before cleaning and hints; None where the strategy starts from no text
     tokens: tuple[int, ...]  # how many tokens each whole text has, start and end tokens included
     truncated: tuple[bool, ...]  # whether words were cut: to fit the text encoder, or past 2000 characters
+    lines: tuple[int, ...] = ()  # how many of the texts each part of the strategy gives; empty where it is one each
+    unused: int = 0  # lines that came with the image and are left out
 
     def __post_init__(self) -> None:
         if not len(self.texts) == len(self.raw) == len(self.tokens) == len(self.truncated) > 0:
             raise ValueError(f"no caption of {self.id}, or facts of others than those that it has")
+        if self.lines and (sum(self.lines) != len(self.texts) or min(self.lines) < 1):
+            raise ValueError(f"captions of {self.id} that are of no part of the strategy")
+
+    @property
+    def places(self) -> tuple[range, ...]:
+        """For each part of the strategy, where its texts stand."""
+        lines = self.lines or (1,) * len(self.texts)
+        ends = list(accumulate(lines))
+        return tuple(range(end - count, end) for end, count in zip(ends, lines, strict=True))
 
 
 @dataclass(frozen=True)

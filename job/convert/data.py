@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from job.convert.folders import Folder, is_of_class
+from job.convert.folders import CAPTIONS, Folder, is_of_class
 from job.convert.settings import Reading, show
 
 SOURCE_TO_FILL_IN = "the-folder-of-your-images"
@@ -120,7 +120,7 @@ def captions(reading: Reading, folders: Sequence[Folder]) -> dict[str, Any]:
         made = {"strategy": "existing"}
         if tokens is not None or reading.program.is_kohya:
             made["missing"] = tokens or ""
-    _say_which_are_read(reading, folders, made)
+    _say_which_are_read(reading)
     for name, ours in (("caption_prefix", "trigger"), ("caption_suffix", "style_hints")):
         text = reading.text(name, f"{key}.{ours}")
         if text:
@@ -147,16 +147,10 @@ def _class_tokens(reading: Reading, folders: Sequence[Folder], key: str) -> str 
     return tokens[0] if tokens else written
 
 
-def _say_which_are_read(reading: Reading, folders: Sequence[Folder], made: dict[str, Any]) -> None:
+def _say_which_are_read(reading: Reading) -> None:
     """A remark on captions with an extension that is not read."""
     extension = reading.text("caption_extension", "variants[0].captions.strategy")
-    if not reading.program.is_kohya or extension in (".txt", "txt"):
-        return
-    is_default = reading.setting("caption_extension") is None
-    why = "captions are read from .txt files: rename those beside the images"
-    if not is_default:
-        reading.lose("caption_extension", why)
-    elif any(folder.has_others for folder in folders) or (
-        made["strategy"] == "existing" and not any(f.images is not None for f in folders)
-    ):
-        reading.remarks.append(f"caption_extension is {extension} where it is not set, but {why}.")
+    if reading.program.is_kohya and f".{str(extension).lstrip('.')}" not in CAPTIONS:
+        reading.lose(
+            "caption_extension", "captions are read from .txt and .caption files: rename those beside the images"
+        )

@@ -11,7 +11,7 @@ from job.convert.settings import Reading, Setting, as_number
 from lora_engine.images.sidecars import METADATA
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
-_CAPTIONS = ".txt"
+CAPTIONS = (".txt", ".caption")  # the extensions of captions that other trainers write and the program reads
 _MOST_FILES = 500_000  # that are looked at; of a folder with more, images are not counted
 _SECTION = re.compile(r"([0-9]{1,6})(?:_(.*))?", re.DOTALL)  # how sd-scripts name a folder: repeats, and a caption
 
@@ -25,7 +25,6 @@ class Folder:
     class_tokens: str | None  # a caption for those that have none
     images: int | None  # None where the folder is not here
     has_captions: bool  # that the program reads
-    has_others: bool  # captions with the extension that the trainer is told, which the program does not read
 
 
 def is_of_class(subset: Mapping[str, Setting]) -> bool:
@@ -35,26 +34,25 @@ def is_of_class(subset: Mapping[str, Setting]) -> bool:
 
 def folders_of(reading: Reading) -> list[Folder]:
     """The folders whose images are trained on. Empty where none is named."""
-    extension = str(_value(reading.setting("caption_extension")) or reading.program.defaults.get("caption_extension"))
     subsets = reading.configuration.subsets
     if subsets:
-        return [_of_subset(subset, extension) for subset in subsets if not is_of_class(subset)]
+        return [_of_subset(subset) for subset in subsets if not is_of_class(subset)]
     named = next(filter(None, map(reading.setting, ("train_data_dir", "image_dir", "instance_data_dir"))), None)
     if named is None or not isinstance(named.value, str):
         return []
     sections = list(_sections(named.value)) if reading.program.is_kohya and not reading.has("in_json") else []
     if sections:
-        return [_look(path, repeats, tokens, extension) for path, repeats, tokens in sections]
+        return [_look(path, repeats, tokens) for path, repeats, tokens in sections]
     tokens = _value(reading.setting("class_tokens") or reading.setting("instance_prompt"))
     repeats = reading.count("dataset_repeats", "training.steps")
-    return [_look(named.value, repeats, tokens, extension, is_whole=not reading.program.is_kohya)]
+    return [_look(named.value, repeats, tokens, is_whole=not reading.program.is_kohya)]
 
 
-def _of_subset(subset: Mapping[str, Setting], extension: str) -> Folder:
+def _of_subset(subset: Mapping[str, Setting]) -> Folder:
     written = subset.get("dataset_repeats")
     repeats = as_number(written.value) if written is not None else None
     path, tokens = _value(subset.get("image_dir")), _value(subset.get("class_tokens"))
-    return _look(path or "", max(int(repeats or 1), 1), tokens, extension)
+    return _look(path or "", max(int(repeats or 1), 1), tokens)
 
 
 def _value(setting: Setting | None) -> str | None:
@@ -75,21 +73,15 @@ def _sections(folder: str) -> Iterator[tuple[str, int, str]]:
             yield str(PurePath(folder, name)), int(match[1]), tokens
 
 
-def _look(path: str, repeats: int, tokens: str | None, extension: str, *, is_whole: bool = False) -> Folder:
-    """Count the images of a folder.
-
-    Args:
-        extension: of the captions that the trainer reads.
-        is_whole: whether images in folders below count, too.
-    """
+def _look(path: str, repeats: int, tokens: str | None, *, is_whole: bool = False) -> Folder:
+    """Count the images of a folder; those in folders below count, too, where it `is_whole`."""
     names = list(islice(_names(path, is_whole), _MOST_FILES)) if path else []
     stems = {str(name.with_suffix("")) for name in names if name.suffix.lower() in _IMAGES}
     images = sum(name.suffix.lower() in _IMAGES for name in names)
     beside = {name.suffix.lower() for name in names if str(name.with_suffix("")) in stems}
-    has_captions = _CAPTIONS in beside or any(name.name == METADATA for name in names)
-    has_others = extension.lower() in beside - {_CAPTIONS, *_IMAGES}
+    has_captions = not beside.isdisjoint(CAPTIONS) or any(name.name == METADATA for name in names)
     is_here = bool(path) and _is_folder(path) and len(names) < _MOST_FILES
-    return Folder(path, repeats, tokens or None, images if is_here else None, has_captions, has_others)
+    return Folder(path, repeats, tokens or None, images if is_here else None, has_captions)
 
 
 def _is_folder(path: str) -> bool:

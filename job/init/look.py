@@ -24,7 +24,7 @@ class Found:
     files: tuple[SourceFile, ...]  # but those that hold captions
     pictures: tuple[PreparedImage, ...]  # that can be used, with their sizes
     rejected: tuple[PreparedImage, ...]  # files that cannot, and why
-    captions: dict[str, str]  # by the keys of those pictures that came with one
+    captions: dict[str, str]  # the first of each picture that came with one, by its key
     ignored: tuple[PreparedImage, ...] = ()  # files that are none of the dataset's images
     split: tuple[int, int] | None = None  # images that are trained on and held out; None where that was not tried
 
@@ -58,7 +58,7 @@ def look(attempt: Attempt) -> Found:
         for file in candidates:
             seen.append(look_at(file, attempt.manifest.preprocess))
             stage.advance(1)
-    return _found(attempt, candidates, seen, read_sidecars(files))
+    return _found(attempt, candidates, seen, read_sidecars(files).first)
 
 
 def split_few(attempt: Attempt, found: Found, preprocess: PreprocessConfig, split: SplitConfig) -> Found:

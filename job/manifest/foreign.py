@@ -131,12 +131,14 @@ _NOTHING = {
         "shuffle_caption keep_tokens keep_tokens_separator caption_separator secondary_separator "
         "caption_tag_dropout_rate token_warmup_min token_warmup_step"
     ),
-    "a caption is read as it is written, all lines of a file joined": "enable_wildcard weighted_captions",
+    "a caption is read as it is written; which of several lines is seen, captions.lines says": (
+        "enable_wildcard weighted_captions"
+    ),
     "caption_dropout is drawn for every image, not for whole epochs": "caption_dropout_every_n_epochs",
     "a caption ends at 77 tokens": (
         "max_token_length tokenizer_max_length text_encoder_use_attention_mask no_token_padding"
     ),
-    "captions are read from .txt files beside the images, or metadata.jsonl with file_name and text": (
+    "captions are read from files beside the images, or metadata.jsonl or .csv with file_name and text": (
         "in_json metadata_file caption_column image_column caption_metadata_filename"
     ),
     "images are read from a folder, an archive or S3": "dataset_name dataset_config_name dataset_class",

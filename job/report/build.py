@@ -26,6 +26,7 @@ from job.report.schema import (
 )
 from job.run.decisions import PackDecision, Resolved
 from job.run.held_out import held_out
+from job.run.own_captions import OwnCaptionFacts
 from job.run.status import Status
 from job.storage.folder import RunFolder
 from lora_engine.captions.lint import lint
@@ -83,6 +84,7 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
         captions={
             name: asdict(lint(records, may_repeat=_is_constant(resolved, name))) for name, records in captions.items()
         },
+        own_captions=run.read_stored(layout.OWN_CAPTIONS, OwnCaptionFacts),
         timing=_timing(run, len(resolved.packs)),
         environment=_environment(run),
         notes=notes(resolved, members, pairs, is_earlier=scored.is_earlier),

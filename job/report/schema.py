@@ -6,6 +6,7 @@ from pydantic import Field
 
 from job.report.parts import Interval, Part
 from job.report.picture_schema import LikenessCutoff, MemorisedReport, PairPictures, SamplePoint, VariantPictures
+from job.run.own_captions import OwnCaptionFacts
 from lora_engine.evaluation.statistics import SKEW_GROUPS, STRONG_SKEW
 from lora_engine.evaluation.verdicts import Code
 
@@ -283,6 +284,9 @@ class Comparison(Part):
     likeness: LikenessCutoff | None = Field(description="Null where there are no samples.")
     fair: dict[str, bool] = Field(description="Per seed: whether all its pairs are like for like.")
     captions: dict[str, dict[str, Any]] = Field(description="Lint of each caption set.")
+    own_captions: OwnCaptionFacts | None = Field(
+        default=None, description="Null where no strategy reads them, or an earlier version did."
+    )
     timing: dict[str, dict[str, float]] = Field(description="Unit to stage to seconds, of all attempts at it.")
     environment: dict[str, Any]
     notes: list[str] = Field(description="What to keep in mind when reading the numbers.")

@@ -102,6 +102,9 @@ def has_more_steps(stored: Identity, current: Identity) -> bool:
 def _different(stored: Identity, current: Identity) -> list[str]:
     now = current.model_dump(mode="json")
     before = _with_defaults(stored)
+    for name in stored.variants.keys() & current.variants.keys():
+        if "lines" not in stored.variants[name].captions and current.variants[name].captions.get("lines") == "join":
+            before["variants"][name]["captions"]["lines"] = "join"  # As earlier versions did, which had no key for it.
     before["evaluation"] = {key: now["evaluation"].get(key) for key in _NEWER} | before["evaluation"]
     return different_fields(before, now, "")
 

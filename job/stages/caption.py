@@ -1,6 +1,6 @@
 """Gives every image its captions under every strategy of the manifest."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
@@ -12,11 +12,18 @@ from job.manifest.packs import caption_sets
 from job.run.cache import text_cache
 from job.run.context import Attempt
 from job.run.dataset import Captions, Images
-from lora_engine.captions.lint import lint
-from lora_engine.captions.strategies import caption_record, needs_captioner, needs_sidecars
+from job.run.own_captions import FoundCaptions, find_own_captions, named
+from lora_engine.captions.lint import CaptionLint, lint
+from lora_engine.captions.strategies import (
+    NO_CAPTION_REMEDY,
+    caption_record,
+    lacks_missing,
+    needs_captioner,
+    needs_sidecars,
+)
 from lora_engine.config.captions import CaptionsConfig, ConstantCaptions, plain_parts
+from lora_engine.errors import DataError
 from lora_engine.images.prepare import pixels_key
-from lora_engine.images.sidecars import read_sidecars
 from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner
 from lora_engine.models.files import LocalModel
 from lora_engine.records import CaptionRecord
@@ -27,21 +34,22 @@ def caption(
 ) -> Captions:
     """The captions of every set, of which those that no earlier attempt wrote are made and written now.
 
-    What lint finds in the new ones is logged as a warning.
+    A line says where the new ones are from, and what lint finds in them is logged as a warning. Captions that came with
+    the images are read first, so that what is wrong with them is said before a captioner starts.
 
     Args:
         captioner: the model that generates captions; None where no set needs one, or all sets are written.
         tokenizer: the base model's, to count what its text encoder reads.
 
     Raises:
-        DataError: an image lacks the caption that its strategy needs.
+        DataError: images lack the caption that a strategy needs, or it cannot be read.
     """
     stored = {name: _stored(attempt, name, config, images) for name, config in caption_sets(attempt.manifest).items()}
     missing = {name: config for name, config in caption_sets(attempt.manifest).items() if stored[name] is None}
+    own = _read_own(attempt, images, missing.values()) if needs_sidecars(missing.values()) else None
     generated: Mapping[str, str] = {}
     if needs_captioner(missing.values()) and captioner is not None:
         generated = _generate(attempt, images, captioner, device)
-    existing = read_sidecars(images.prepared.files) if needs_sidecars(missing.values()) else {}
 
     def count_tokens(text: str) -> int:
         return len(tokenizer(text).input_ids)
@@ -54,22 +62,64 @@ def caption(
                 record.source,
                 config,
                 generated=generated.get(record.id),
-                existing=existing.get(record.source),
+                existing=() if own is None else own.of.get(record.source, ()),
                 count_tokens=count_tokens,
             )
             for record in images.used
         )
         attempt.run.write_jsonl(layout.captions(name), (asdict(record) for record in result[name]))
-        for warning in lint(result[name], may_repeat=isinstance(config, ConstantCaptions)).warnings:
-            attempt.progress.warn(f"Captions of {name}: {warning}")
+    found = {
+        name: lint(result[name], may_repeat=isinstance(config, ConstantCaptions)) for name, config in missing.items()
+    }
+    if found:
+        _say(attempt, own, found)
     return {name: result[name] for name in stored}
+
+
+def _read_own(attempt: Attempt, images: Images, configs: Iterable[CaptionsConfig]) -> FoundCaptions:
+    """Read the captions that came with the images, say what is odd about them, and keep that for the report.
+
+    Raises:
+        DataError: some cannot be read, or images have none and no strategy says what they get instead.
+    """
+    own = find_own_captions(images.prepared.files, images.records)
+    for warning in own.facts.warnings:
+        attempt.progress.warn(f"Captions of the dataset: {warning}")
+    if own.without and lacks_missing(configs):
+        count, is_one = len(own.without), len(own.without) == 1
+        raise DataError(
+            f"{count} of {own.facts.images} images {'has' if is_one else 'have'} no caption of "
+            f"{'its' if is_one else 'their'} own: {named(own.without)}.",
+            NO_CAPTION_REMEDY,
+        )
+    attempt.run.write_stored(layout.OWN_CAPTIONS, own.facts)
+    return own
+
+
+def _say(attempt: Attempt, own: FoundCaptions | None, found: Mapping[str, CaptionLint]) -> None:
+    """Say in a line what became of the captions, and warn of what is odd about a set.
+
+    Args:
+        found: what lint says of each set that is new.
+    """
+    facts = {} if own is None else own.facts.model_dump(mode="json", exclude={"warnings"})
+    dropped = {name: lint.lines_dropped for name, lint in found.items() if lint.lines_dropped}
+    cut = {name: lint.truncated for name, lint in found.items() if lint.truncated}
+    said = [] if own is None else [own.facts.text]
+    for counts, what in ((dropped, "lines or rows left out"), (cut, "cut at 77 tokens or 2000 characters")):
+        said += [f"{count} {what} in {name}" for name, count in counts.items()]
+    text = f"Captions of {', '.join(found)}: {'; '.join(said) or 'none is cut'}"
+    attempt.progress.say("captions read", text, **facts, lines_dropped=dropped, cut=cut)
+    for name, each in found.items():
+        for warning in each.warnings:
+            attempt.progress.warn(f"Captions of {name}: {warning}")
 
 
 def _stored(attempt: Attempt, name: str, config: CaptionsConfig, images: Images) -> tuple[CaptionRecord, ...] | None:
     """The captions of a set as an earlier attempt wrote them; None where they are not there, or of something else."""
-    captions, texts = attempt.run.read_rows(layout.captions(name), CaptionRecord), len(plain_parts(config))
-    wanted = [(image.id, texts) for image in images.used]
-    if captions is None or [(caption.id, len(caption.texts)) for caption in captions] != wanted:
+    captions, parts = attempt.run.read_rows(layout.captions(name), CaptionRecord), len(plain_parts(config))
+    wanted = [(image.id, parts) for image in images.used]
+    if captions is None or [(caption.id, len(caption.places)) for caption in captions] != wanted:
         return None
     return tuple(captions)
 

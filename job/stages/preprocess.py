@@ -12,7 +12,7 @@ from job.storage.transfer import write_all
 from lora_engine.errors import DataError
 from lora_engine.images.prepare import PreparedImage, pixels_key, preprocess_images
 from lora_engine.images.sidecars import split_sidecars
-from lora_engine.images.split import assign, data_sha256
+from lora_engine.images.split import assign, data_sha256, tell_copies_apart
 from lora_engine.images.summary import data_warnings, sentence, summarise
 from lora_engine.records import ImageRecord, SourceFile
 
@@ -59,13 +59,14 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
         JobError: 46 when the run was begun with other images, of which nothing is overwritten.
     """
     config, begun = attempt.manifest.preprocess, read_resolved(attempt)
-    pictures, _ = split_sidecars(files)
+    pictures = sorted(split_sidecars(files)[0], key=lambda file: file.key)
     prepared: list[PreparedImage] = []
     stored = {key for key, _ in attempt.run.list(layout.THUMBNAILS)}
     with attempt.progress.stage("preprocess", "Preparing images", total=len(pictures), unit="images") as stage:
 
         def thumbnails() -> Iterator[tuple[str, bytes]]:
-            for image in preprocess_images(pictures, config, attempt.workdir / "prepared"):
+            images = preprocess_images(pictures, config, attempt.workdir / "prepared")
+            for image in tell_copies_apart(images) if config.deduplicate == "none" else images:
                 key = layout.thumbnail(image.id)
                 if image.thumbnail is not None and key not in stored and begun is None:
                     stored.add(key)
@@ -83,6 +84,10 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
             raise
     records = assign(prepared, config, attempt.manifest.dataset.split)
     _tell(attempt, records)
+    if begun is not None and begun.data_sha256 != data_sha256(records):
+        # Earlier versions did not tell copies apart, and a run that one of them began goes on so.
+        prepared = [replace(image, id=image.content, copy_of=None) for image in prepared]
+        records = assign(prepared, config, attempt.manifest.dataset.split)
     if begun is not None and begun.data_sha256 != data_sha256(records):
         raise JobError(
             ExitCode.CONFLICT,

@@ -24,6 +24,7 @@ class CaptionLint:
     tokens_max: int
     truncated: int  # captions of which words were cut
     empty: int  # captions without text
+    lines_dropped: int  # lines or rows that came with the images and are left out
     most_common: tuple[tuple[str, int], ...]  # the most frequent captions, and how often each stands
     warnings: tuple[str, ...]
 
@@ -46,6 +47,7 @@ def lint(records: Sequence[CaptionRecord], *, may_repeat: bool = False) -> Capti
     counts = Counter(texts)
     truncated = sum(flag for record in records for flag in record.truncated)
     empty = sum(not text for text in texts)
+    dropped = [record.unused for record in records if record.unused]
     return CaptionLint(
         images=len(records),
         captions=len(texts),
@@ -55,9 +57,20 @@ def lint(records: Sequence[CaptionRecord], *, may_repeat: bool = False) -> Capti
         tokens_max=max(count for record in records for count in record.tokens),
         truncated=truncated,
         empty=empty,
+        lines_dropped=sum(dropped),
         most_common=tuple(counts.most_common(5)),
-        warnings=tuple(_warnings(texts, plain, counts, truncated, empty, may_repeat)),
+        warnings=(*_warnings(texts, plain, counts, truncated, empty, may_repeat), *_left_out(dropped, len(records))),
     )
+
+
+def _left_out(dropped: Sequence[int], images: int) -> list[str]:
+    """A warning of captions that came with the images and are not used, by how many each image has."""
+    if not dropped:
+        return []
+    have = "has" if len(dropped) == 1 else "have"
+    return [
+        f"{len(dropped)} of {images} images {have} more lines than are used, {sum(dropped)} in all (captions.lines)"
+    ]
 
 
 def _warnings(

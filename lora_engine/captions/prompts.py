@@ -81,7 +81,7 @@ def held_out_prompts(
     """
     held_out = set(image_ids)
     sources = [
-        (part, [record.raw[at] for record in captions[name] if record.id in held_out])
+        (part, [record.raw[record.places[at][0]] for record in captions[name] if record.id in held_out])
         for name, config in configs.items()
         for at, (_, part) in enumerate(plain_parts(config))
     ]

@@ -59,9 +59,15 @@ class Cleaned:
 
 
 def clean(text: str, config: CleaningConfig) -> Cleaned:
-    """Apply the rules until nothing changes, so that cleaning a cleaned caption changes nothing."""
-    cleaned, truncated = _cut(_normalise(text))
+    """Apply the rules until nothing changes, so that cleaning a cleaned caption changes nothing.
+
+    With every rule off a line is kept to the letter, but for white space at its ends; several become one.
+    """
     rules = _rules(config)
+    if not rules:
+        line = re.sub(r"\s*[\r\n]\s*", " ", text.strip())
+        return Cleaned(line[:_LONGEST].rstrip(), len(line) > _LONGEST)
+    cleaned, truncated = _cut(_normalise(text))
     for _ in range(len(text) + 1):  # every round but the last takes something away
         before = cleaned
         for rule in rules:
@@ -129,7 +135,8 @@ class Fitted:
 def fit(caption: str, joined: Callable[[str], str], count_tokens: Callable[[str], int]) -> Fitted:
     """Put a caption between what stands around it; where both exceed 77 tokens, words at the caption's end are cut.
 
-    A word that is too long even by itself, as a text without spaces is, is cut within.
+    Where commas part the caption, it is cut at one, unless less than half of what fits were left. A word that is too
+    long even by itself, as a text without spaces is, is cut within.
 
     Args:
         joined: gives the whole text for what is kept of the caption, which may be nothing.
@@ -162,8 +169,15 @@ def fit(caption: str, joined: Callable[[str], str], count_tokens: Callable[[str]
     if not fits(text[end:following].strip()):
         within = [end, *_between_characters(text, end + 1, following), following]
         end = within[last(within)]
+    end = _comma_before(text, end) or end
     kept = joined(text[:end].rstrip(_DANGLING))
     return Fitted(kept, count_tokens(kept), truncated=True)
+
+
+def _comma_before(text: str, end: int) -> int | None:
+    """The place of the last comma between phrases up to `end`; None where it is in the first half, or there is none."""
+    commas = [match.start() for match in _BETWEEN_PHRASES.finditer(text) if end <= 2 * match.start() <= 2 * end]
+    return commas[-1] if commas else None
 
 
 def _between_characters(text: str, first: int, end: int) -> Iterator[int]:

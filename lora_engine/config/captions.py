@@ -62,7 +62,7 @@ class BlipCaptions(_WithHints):
 
 
 class ExistingCaptions(_WithHints):
-    """The text that came with the image: a sidecar `.txt` or a `metadata.jsonl`."""
+    """The text that came with the image: a `.txt`, `.caption` or `.json` beside it, a `metadata.jsonl` or `.csv`."""
 
     strategy: Literal["existing"]
     cleaning: CleaningConfig = CleaningConfig(
@@ -70,6 +70,11 @@ class ExistingCaptions(_WithHints):
     )
     missing: Text | None = Field(
         default=None, description="Caption of an image that has none; without it such an image is an error."
+    )
+    lines: Literal["first", "random", "join"] = Field(
+        default="first",
+        description="Of several lines or rows that an image came with: the `first`; one at `random`, chosen per image "
+        "and epoch; or all, which `join` makes one text, with spaces between.",
     )
 
 

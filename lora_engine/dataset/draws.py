@@ -1,7 +1,7 @@
 """All that chance decides about an update: images, noise, timesteps, captions. On the CPU, the same for all of a seed.
 
 Shape legend: K members of the pack, S distinct seeds among them, A images of an update and member, C latent channels,
-H and W latent size, N training images, P texts of an image.
+H and W latent size, N training images, P texts of an image, at most.
 """
 
 import hashlib
@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lora_engine.dataset import randomness
+
+Weights = npt.NDArray[np.float64]
 
 EMPTY_PROMPT_ROW = 0  # the row of the embeddings' table that holds the empty prompt
 
@@ -23,7 +26,7 @@ class PackMember:
     name: str
     seed: int
     caption_rows_NP: randomness.Ints  # row of each text in the embeddings' table
-    caption_weights: tuple[float, ...]  # of the P texts, summing to 1
+    caption_weights_NP: Weights  # of each image's texts, summing to 1; 0 where it has fewer
     caption_dropout: float  # the probability that an image sees the empty prompt instead, in [0, 1)
 
 
@@ -84,12 +87,12 @@ class Draws:
         at = self.seeds.index(member.seed)
         indices, epochs = draw.indices[at], draw.epochs[at]
         texts = np.zeros(len(indices), dtype=np.int64)
-        if len(member.caption_weights) > 1:
+        if member.caption_weights_NP.shape[1] > 1:
             uniform = [
                 randomness.caption_uniform(member.seed, int(e), self.image_ids[i])
                 for i, e in zip(indices, epochs, strict=True)
             ]
-            texts = choose_texts(member.caption_weights, np.array(uniform))
+            texts = choose_texts(member.caption_weights_NP[indices], np.array(uniform))
         rows = member.caption_rows_NP[indices, texts]
         dropped = randomness.dropout_uniform(member.seed, draw.step, len(rows)) < member.caption_dropout
         return np.where(dropped, EMPTY_PROMPT_ROW, rows)
@@ -111,18 +114,19 @@ class Draws:
             yield "-" * int(flipped) + self.image_ids[index]
 
 
-def choose_texts(weights: Sequence[float], uniform: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> randomness.Ints:
+def choose_texts(weights_AP: Weights, uniform_A: Weights) -> randomness.Ints:
     """Which of the weighted texts each uniform number falls on.
 
     Args:
-        weights: of the texts, summing to 1.
-        uniform: in [0, 1), one an image.
+        weights_AP: of each image's texts, summing to 1.
+        uniform_A: in [0, 1), one an image.
 
     Returns:
-        The texts' places, int64, of the shape of `uniform`.
+        The texts' places, int64 [A].
     """
-    edges = np.cumsum(weights)[:-1]
-    return np.searchsorted(edges, uniform, side="right").astype(np.int64)
+    edges = np.cumsum(weights_AP, axis=1)[:, :-1]
+    found: randomness.Ints = (edges <= uniform_A[:, np.newaxis]).sum(axis=1, dtype=np.int64)
+    return found
 
 
 def _sha256(data: bytes) -> str:

@@ -123,8 +123,12 @@ class Encoded:
     def caption_rows(self, captions: _Captions, name: str, ids: Sequence[str]) -> Ints:
         """The row of the embeddings of each text of these images in the caption set `name`, int64 [N, P].
 
+        An image with fewer texts than others has its last again in the places that are left.
+
         Raises:
             KeyError: the set has no caption of an image.
         """
         texts = {record.id: record.texts for record in captions[name]}
-        return np.array([[self.row_of_text[text] for text in texts[i]] for i in ids], dtype=np.int64)
+        most = max(len(texts[image]) for image in ids)
+        padded = [(*texts[image], *texts[image][-1:] * (most - len(texts[image]))) for image in ids]
+        return np.array([[self.row_of_text[text] for text in row] for row in padded], dtype=np.int64)

@@ -1,7 +1,8 @@
 """Under whose captions adapters are scored: the distinct texts of the held-out images, and a strategy's share of them.
 
 A component is one text for each held-out image. A plain strategy has one, a mix one a part; caption dropout adds the
-empty prompt. A strategy's loss is the mean over its components by their weights, none of which chance decides.
+empty prompt. Of several lines that an image came with, it is scored under one, which chance chose once for all. A
+strategy's loss is the mean over its components by their weights, none of which chance decides.
 Torch-free.
 """
 
@@ -144,7 +145,8 @@ def earlier_components_of(
     uniform = np.array([validation_caption_uniform(image) for image in image_ids])
     for variant, config in configs.items():
         name, dropout = sets[variant], config.caption_dropout
-        chosen = choose_texts([weight for weight, _ in plain_parts(config)], uniform)
+        weights = np.array([[weight for weight, _ in plain_parts(config)]])
+        chosen = choose_texts(weights.repeat(len(image_ids), axis=0), uniform)
         of_image = {record.id: record.texts for record in captions[name]}
         texts[name] = tuple(of_image[image][part] for image, part in zip(image_ids, chosen, strict=True))
         own[variant] = {name: 1 - dropout} | ({NO_PROMPT: dropout} if dropout else {})
@@ -153,8 +155,14 @@ def earlier_components_of(
 
 def _texts(captions: Sequence[CaptionRecord], part: int, image_ids: Sequence[str]) -> tuple[str, ...]:
     """The text of each of these images in one part of a caption set. Raises KeyError where an image has none."""
-    texts = {record.id: record.texts[part] for record in captions}
-    return tuple(texts[image] for image in image_ids)
+    found = {record.id: record for record in captions}
+    return tuple(_text(found[image], part) for image in image_ids)
+
+
+def _text(record: CaptionRecord, part: int) -> str:
+    places = record.places[part]
+    at = int(validation_caption_uniform(record.id) * len(places)) if len(places) > 1 else 0
+    return record.texts[places[at]]
 
 
 def shuffle(texts: Sequence[str], image_ids: Sequence[str]) -> tuple[str, ...]:

@@ -47,6 +47,12 @@ class PreparedImage:
     ignored: str | None = None  # why it is no image of the dataset, see `why_ignored`
     rejected: str | None = None  # why it is one, and cannot be used
     uniform: bool = False  # whether the square is all of one colour
+    copy_of: str | None = None  # id of an image with the same bytes, from which this one is told by its own
+
+    @property
+    def content(self) -> str:
+        """The SHA-256 of the file's bytes, which copies that are told apart share."""
+        return self.copy_of or self.id
 
 
 def pixels_key(config: PreprocessConfig) -> str:

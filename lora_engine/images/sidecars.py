@@ -1,112 +1,187 @@
-"""Captions that came with the images: a `.txt` beside the image, or a `metadata.jsonl` in its folder."""
+"""Captions that came with the images: in files beside them, or in tables that name them.
 
-import json
+Where several files give captions of one image, the first in this order counts: a file of the image's whole name
+(`a.png.txt`) before one of its stem (`a.txt`); among these `.txt`, `.caption`, `.json`; then the tables, that of the
+innermost folder first, and there `metadata.jsonl` before `metadata.csv`.
+"""
+
+import posixpath
 import unicodedata
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from lora_engine.errors import DataError
+from lora_engine.images.caption_files import Row, UnfitError, captions_beside, rows_of
 from lora_engine.images.kinds import is_leftover
 from lora_engine.records import SourceFile
 
 METADATA = "metadata.jsonl"
-_LONGEST_CAPTION = 16_384  # bytes of a file, characters of a text; text encoders read some 300
-_LONGEST_METADATA = 2**28  # bytes
+TABLES = (METADATA, "metadata.csv")
+BESIDE = (".txt", ".caption", ".json")
+_MOST_NAMED = 100  # files that cannot be read
+
+
+@dataclass
+class OwnCaptions:
+    """The captions that came with the images. Dictionaries are by the images' keys."""
+
+    captions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # one or more, in their order
+    source: dict[str, str] = field(default_factory=dict)  # the key of the file that they are from
+    contradicted: dict[str, str] = field(
+        default_factory=dict
+    )  # the key of a file that gives others, which do not count
+    blank: dict[str, str] = field(default_factory=dict)  # of images without: the key of a file that should give one
+    rows: int = 0  # of all tables
+    stray_rows: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # those that name no image: the table's key, the name
+    useless_tables: list[str] = field(default_factory=list)  # the keys of those without columns of names and captions
+
+    @property
+    def first(self) -> dict[str, str]:
+        """The first caption of each image that has any."""
+        return {key: captions[0] for key, captions in self.captions.items()}
+
+    def add(self, image: str, file: str, captions: tuple[str, ...]) -> None:
+        """Take in what a file says of an image. Files come in the order in which they count."""
+        if not captions:
+            self.blank.setdefault(image, file)
+        elif image not in self.captions:
+            self.captions[image], self.source[image] = captions, file
+        elif self.captions[image] != captions:
+            self.contradicted.setdefault(image, file)
 
 
 def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
     """Part the files that should be images from those that hold captions. Files that systems leave behind hold none."""
-    stems = {_stem(file.key) for file in files if not file.key.lower().endswith(".txt") and not is_leftover(file.key)}
+    images = [file.key for file in files if _parted(file.key)[1] not in BESIDE and not is_leftover(file.key)]
+    names = {_folded(name) for key in images for name in _names(key)}
     pictures: list[SourceFile] = []
     sidecars: list[SourceFile] = []
     for file in files:
-        is_text = file.key.lower().endswith(".txt") and _stem(file.key) in stems
-        holds_captions = (is_text or PurePosixPath(file.key).name == METADATA) and not is_leftover(file.key)
-        (sidecars if holds_captions else pictures).append(file)
+        base, suffix = _parted(file.key)
+        holds_captions = _is_table(file.key) or (suffix in BESIDE and _folded(base) in names)
+        (sidecars if holds_captions and not is_leftover(file.key) else pictures).append(file)
     return pictures, sidecars
 
 
-def read_sidecars(files: Sequence[SourceFile]) -> dict[str, str]:
-    """Read the captions, by the images' keys. A `.txt` wins over `metadata.jsonl`; an empty text is no caption.
+def read_sidecars(files: Sequence[SourceFile]) -> OwnCaptions:
+    """Read the captions of all images. An empty text is no caption.
 
-    A `metadata.jsonl` may write an accented name as one character or two, whichever the file's name has.
+    A file belongs to an image of its name; where there is none, to one whose name differs from it in case, or in how
+    accents are written (as one character or two).
 
     Raises:
-        DataError: a caption file cannot be read or is not UTF-8, or a line of a `metadata.jsonl` is not a caption.
+        DataError: files cannot be read or are not text; it names all of them.
     """
     pictures, sidecars = split_sidecars(files)
-    captions: dict[str, str] = {}
-    texts: dict[str, str] = {}
+    keys = [picture.key for picture in pictures]
+    unfit: list[tuple[str, UnfitError]] = []
+    own = OwnCaptions()
+    _read_beside(own, keys, [file for file in sidecars if not _is_table(file.key)], unfit)
+    _read_tables(own, keys, [file for file in sidecars if _is_table(file.key)], unfit)
+    if unfit:
+        raise _not_read(unfit)
+    own.blank = {image: file for image, file in own.blank.items() if image not in own.captions}
+    return own
+
+
+def _read_beside(
+    own: OwnCaptions, keys: Sequence[str], sidecars: Sequence[SourceFile], unfit: list[tuple[str, UnfitError]]
+) -> None:
+    found: dict[str, tuple[str, ...]] = {}
     for file in sidecars:
-        if PurePosixPath(file.key).name == METADATA:
-            captions |= _read_metadata(file)
-        else:
-            texts[_stem(file.key)] = _read_text(file, _LONGEST_CAPTION).strip()
-    composed = {_composed(key): text for key, text in captions.items()}
-    for picture in pictures:
-        text = texts.get(_stem(picture.key)) or captions.get(picture.key) or composed.get(_composed(picture.key))
-        if text:
-            captions[picture.key] = text
-    return captions
+        try:
+            found[file.key] = captions_beside(file)
+        except UnfitError as error:
+            unfit.append((file.key, error))
+    names = {name for key in keys for name in _names(key)}
+    exact: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}  # only those that no image has exactly the name of
+    for sidecar in sorted(found, key=lambda key: (BESIDE.index(_parted(key)[1]), key)):
+        base = _parted(sidecar)[0]
+        exact.setdefault(base, []).append(sidecar)
+        if base not in names:
+            alike.setdefault(_folded(base), []).append(sidecar)
+    for key in keys:
+        for name in _names(key):
+            for sidecar in exact.get(name) or alike.get(_folded(name)) or ():
+                own.add(key, sidecar, found[sidecar])
 
 
-def _stem(key: str) -> str:
-    """The key without its extension."""
-    path = PurePosixPath(key)
-    return str(path.with_suffix("")) if path.name else key  # an object in a bucket may be called ".", which has no name
+def _read_tables(
+    own: OwnCaptions, keys: Sequence[str], tables: Sequence[SourceFile], unfit: list[tuple[str, UnfitError]]
+) -> None:
+    exact, alike = set(keys), _by_folded_name(keys)
+    for table in sorted(tables, key=_order_of_tables):
+        try:
+            rows = rows_of(table)
+        except UnfitError as error:
+            unfit.append((table.key, error))
+            continue
+        if rows is None:
+            own.useless_tables.append(table.key)
+            continue
+        said: dict[str, dict[str, None]] = {}
+        for row in rows:
+            image = next(_images_of(row, table.key, exact, alike), None)
+            if image is None:
+                own.stray_rows.append((table.key, row.name))
+            else:
+                said.setdefault(image, {}).update(dict.fromkeys(row.captions))
+        own.rows += len(rows)
+        for image, captions in said.items():
+            own.add(image, table.key, tuple(captions))
 
 
-def _composed(key: str) -> str:
-    return unicodedata.normalize("NFC", key)
+def _images_of(row: Row, table: str, exact: set[str], alike: dict[str, str]) -> Iterator[str]:
+    """The images that a row may mean, the best first: its name counts from the table's folder, or the dataset's."""
+    names = dict.fromkeys((row.name, row.name.replace("\\", "/")))
+    paths = [posixpath.normpath(posixpath.join(folder, n)) for folder in (posixpath.dirname(table), "") for n in names]
+    yield from (path for path in paths if path in exact)
+    yield from (alike[folded] for path in paths if (folded := _folded(path)) in alike)
 
 
-def _read_text(file: SourceFile, longest: int) -> str:
-    try:
-        if Path(file.path).stat().st_size > longest:
-            raise DataError(
-                f"The caption file {file.key} has more than {longest} bytes.", "A caption is a sentence or two."
-            )
-        text = Path(file.path).read_text("utf-8-sig")
-    except OSError as error:
-        raise DataError(
-            f"The caption file {file.key} cannot be read ({error.strerror}).",
-            "Make it readable to this user, or remove it.",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"The caption file {file.key} is not UTF-8.", "Save it as UTF-8.") from error
-    if "\0" in text:  # English in UTF-16, read as UTF-8, has one after every letter
-        raise DataError(f"The caption file {file.key} holds NUL characters, as UTF-16 does.", "Save it as UTF-8.")
-    return text.lstrip("\ufeff")  # a program may add a byte order mark to one that is there already
+def _by_folded_name(keys: Iterable[str]) -> dict[str, str]:
+    """The images by their folded names, without those that share one."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        found.setdefault(_folded(key), []).append(key)
+    return {folded: same[0] for folded, same in found.items() if len(same) == 1}
 
 
-def _read_metadata(file: SourceFile) -> dict[str, str]:
-    """The captions of a `metadata.jsonl`, by the images' keys."""
-    folder = PurePosixPath(file.key).parent
-    captions = {}
-    # `splitlines` would also part a caption that holds other separators of lines, such as U+2028.
-    for number, line in enumerate(_read_text(file, _LONGEST_METADATA).split("\n"), 1):
-        if line.strip():
-            name, text = _row(line, f"{file.key}, line {number}")
-            if text:
-                captions[str(folder / name)] = text
-    return captions
+def _order_of_tables(file: SourceFile) -> tuple[int, int, str]:
+    return -file.key.count("/"), TABLES.index(posixpath.basename(file.key).lower()), file.key
 
 
-def _row(line: str, place: str) -> tuple[str, str]:
-    """The name of the file and the caption that a line gives; `place` says where the line stands."""
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    text = row.get("text", row.get("caption")) if isinstance(row, dict) else None
-    if not isinstance(text, str) or not isinstance(row.get("file_name"), str) or not _is_text(text):
-        raise DataError(
-            f"{place} does not give a caption.", 'Write {"file_name": "a.png", "text": "..."} on every line.'
-        )
-    return row["file_name"], text.strip()
+def _is_table(key: str) -> bool:
+    return posixpath.basename(key).lower() in TABLES
 
 
-def _is_text(caption: str) -> bool:
-    """Whether a caption is short and can stand in a file, which NUL or half a character, escaped in JSON, cannot."""
-    return len(caption) <= _LONGEST_CAPTION and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in caption)
+def _names(key: str) -> tuple[str, ...]:
+    """The names, without its suffix, that a file beside an image may have: the image's whole name, and its stem."""
+    return tuple(dict.fromkeys((key, _parted(key)[0])))
+
+
+def _parted(key: str) -> tuple[str, str]:
+    """The key without its suffix, and the suffix in lower case; a name that begins with its only dot has none."""
+    folder, slash, name = key.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    return (f"{folder}{slash}{stem}", f"{dot}{suffix}".lower()) if stem else (key, "")
+
+
+def _folded(key: str) -> str:
+    """What keys have in common that differ in case, or in how accents are written."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
+
+
+def _not_read(unfit: Sequence[tuple[str, UnfitError]]) -> DataError:
+    """Names all files that cannot be read, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for key, error in unfit[:_MOST_NAMED]:
+        reasons.setdefault(error.reason, []).append(f"{key}{error.place}")
+    named = "; ".join(f"{', '.join(places)} ({reason})" for reason, places in reasons.items())
+    more = f"; and {len(unfit) - _MOST_NAMED} more" * (len(unfit) > _MOST_NAMED)
+    count = f"{len(unfit)} caption file{'s' if len(unfit) > 1 else ''}"
+    remedies = " ".join(dict.fromkeys(error.remedy for _, error in unfit))
+    return DataError(f"{count} cannot be read: {named}{more}.", remedies)

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,19 @@ _HASHES_AT_ONCE = 256  # that are compared with all others, so that memory does 
 _LARGEST_FRACTION = 0.25  # of the images, that a small set may hold out
 
 
+def tell_copies_apart(prepared: Iterable[PreparedImage]) -> Iterator[PreparedImage]:
+    """Give every further file with the same bytes an id of its own, by which captions are told from those of others."""
+    seen: Counter[str] = Counter()
+    for image in prepared:
+        if image.perceptual_hash is None:
+            yield image
+            continue
+        seen[image.id] += 1
+        number = seen[image.id]
+        own = image.id if number == 1 else hashlib.sha256(f"{image.id} {number}".encode()).hexdigest()
+        yield replace(image, id=own, copy_of=None if number == 1 else image.id)
+
+
 def assign(
     prepared: Sequence[PreparedImage], preprocess: PreprocessConfig, split: SplitConfig
 ) -> tuple[ImageRecord, ...]:
@@ -34,17 +48,19 @@ def assign(
     first: dict[str, str] = {}
     for file in files:
         if file.perceptual_hash is not None:
-            first.setdefault(file.id, file.source)
-    unique = {file.id: file for file in files if file.perceptual_hash is not None and first[file.id] == file.source}
+            first.setdefault(file.content, file.source)
+    unique = {
+        file.id: file for file in files if file.perceptual_hash is not None and first[file.content] == file.source
+    }
     groups = _groups(sorted(unique.values(), key=lambda image: image.id), preprocess.near_duplicate_distance)
     held_out = _held_out(groups, split)
     used_sources = {file.source for file in unique.values()}
 
     def record(file: PreparedImage) -> ImageRecord:
-        is_copy = file.id in first and file.source not in used_sources
+        is_copy = file.content in first and file.source not in used_sources
         double = is_copy and preprocess.deduplicate == "exact"
-        used = file.id in groups and not double
-        group = groups[file.id] if used else None
+        used = file.content in groups and not double
+        group = groups[file.content] if used else None
         part: Split | None = None
         if group is not None:
             part = "validation" if group in held_out else "train"
@@ -56,7 +72,7 @@ def assign(
             height=file.height,
             group=group,
             split=part,
-            duplicate_of=first[file.id] if double else None,
+            duplicate_of=first[file.content] if double else None,
             ignored=file.ignored is not None,
             rejected=file.rejected,
             why_ignored=file.ignored,

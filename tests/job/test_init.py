@@ -320,7 +320,7 @@ def test_one_caption_for_all_is_the_text_of_vanilla(tmp_path: Path) -> None:
 def test_kohyas_folders_are_recognised(tmp_path: Path) -> None:
     without_captions(tmp_path / "kohya" / "img" / "10_ohwx man", 8)
     without_captions(tmp_path / "kohya" / "reg" / "1_man", 3)
-    (tmp_path / "kohya" / "img" / "10_ohwx man" / "x.caption").write_text("a man")
+    (tmp_path / "kohya" / "img" / "10_ohwx man" / "x.caption").write_text("a man")  # of no picture
     text, manifest, said = written(tmp_path, "kohya")
     assert manifest["variants"][0]["captions"]["text"] == "ohwx man"
     assert "# 3 pictures in a folder of regularisation images, such as reg/, will not be trained on" in text

@@ -49,4 +49,4 @@ def rows_of(tensor: torch.Tensor, *, resident: bool = True) -> TensorTable:
 
 
 def tiny_member(name: str, seed: int, text: int, images: int = 7, dropout: float = 0.0) -> PackMember:
-    return PackMember(name, seed, np.full((images, 1), text), (1.0,), dropout)
+    return PackMember(name, seed, np.full((images, 1), text), np.ones((images, 1)), dropout)

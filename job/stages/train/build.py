@@ -1,7 +1,9 @@
 """Makes a pack ready to train: the base model with the pack's adapters, and the trainer, alike in every process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,12 +13,14 @@ from job.run.context import Attempt
 from job.run.dataset import Captions
 from job.run.held_out import HeldOut
 from lora_engine.adapters import lora
-from lora_engine.config.captions import plain_parts
-from lora_engine.dataset.draws import PackMember
+from lora_engine.captions.strategies import text_weights
+from lora_engine.config.captions import CaptionsConfig
+from lora_engine.dataset.draws import PackMember, Weights
 from lora_engine.dataset.encoded import Encoded, TrainingData
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
+from lora_engine.records import CaptionRecord
 from lora_engine.system.device import DTYPES, DtypeName, use_deterministic_kernels
 from lora_engine.system.distributed import Processes
 from lora_engine.system.memory import free_bytes, give_back
@@ -85,6 +89,13 @@ def _pack_member(study: Study, member: Member) -> PackMember:
         member.adapter_name,
         study.training_seed(member),
         study.encoded.caption_rows(study.captions, caption_set, study.encoded.train_ids),
-        tuple(weight for weight, _ in plain_parts(config)),
+        _caption_weights(config, study.captions[caption_set], study.encoded.train_ids),
         config.caption_dropout,
     )
+
+
+def _caption_weights(config: CaptionsConfig, captions: Sequence[CaptionRecord], ids: Sequence[str]) -> Weights:
+    """How often each text of these images is seen, [N, P]: 0 where an image has fewer texts than others."""
+    weights = {record.id: text_weights(config, record) for record in captions}
+    most = max(len(weights[image]) for image in ids)
+    return np.array([(*weights[image], *(0.0,) * (most - len(weights[image]))) for image in ids])

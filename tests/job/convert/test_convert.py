@@ -263,7 +263,10 @@ def test_images_without_captions_have_a_constant_one(images: Callable[..., Path]
 
 def test_captions_in_other_files_are_spoken_of(images: Callable[..., Path]) -> None:
     folder = images("img/1_sks dog", 3, captions=3, suffix=".caption").parent
-    _, said = converted(f'train_data_dir = "{folder}"')
+    data, said = converted(f'train_data_dir = "{folder}"')
+    assert data["variants"][0]["captions"]["strategy"] == "existing"
+    assert "rename those beside the images" not in said
+    _, said = converted(f'train_data_dir = "{folder}"\ncaption_extension = ".cap"')
     assert "rename those beside the images" in said
 
 

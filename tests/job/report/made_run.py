@@ -200,7 +200,7 @@ def _captions(design: Design, records: Sequence[ImageRecord], config: Any) -> li
             record.source,
             config,
             generated=None,
-            existing=design.texts(number),
+            existing=(design.texts(number),),
             count_tokens=lambda text: len(text.split()) + 2,
         )
         for number, record in enumerate(records)

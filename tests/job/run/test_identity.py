@@ -94,3 +94,16 @@ def test_a_value_that_only_a_later_version_knows_makes_another_run() -> None:
 
 def test_the_device_is_no_part_of_it() -> None:
     assert identity_of(*BLIP, "device=cpu") == identity_of(*BLIP, "device=cuda") == identity_of(*BLIP)
+
+
+def test_a_run_of_a_version_that_joined_lines_goes_on_with_either_setting_but_not_at_random() -> None:
+    def of(lines: str | None) -> Identity:
+        chosen = "" if lines is None else f", lines: {lines}"
+        return identity_of(f"variants=[{{name: one, captions: {{strategy: existing{chosen}}}}}]")
+
+    earlier = of(None).model_copy(deep=True)
+    del earlier.variants["one"].captions["lines"]
+    for same in (None, "first", "join"):
+        assert identity_conflicts(earlier, of(same)) == ()
+    assert identity_conflicts(earlier, of("random")) == ("variants.one.captions.lines",)
+    assert identity_conflicts(of("first"), of("join")) == ("variants.one.captions.lines",)

@@ -1,5 +1,7 @@
 """Figures of caption sets counted by hand, and the warnings they deserve."""
 
+from dataclasses import replace
+
 from lora_engine.captions.lint import CaptionLint, lint
 from lora_engine.records import CaptionRecord
 
@@ -29,12 +31,22 @@ def test_a_caption_set_is_counted() -> None:
         tokens_max=9,
         truncated=1,
         empty=1,
+        lines_dropped=0,
         most_common=(("a cat", 2), ("", 1), ("a very long dog", 1), ("moon", 1)),
         warnings=(
             "1 of 5 captions were cut to 77 tokens or 2000 characters",
             "1 of 5 captions are empty",
         ),
     )
+
+
+def test_lines_that_are_left_out_are_counted() -> None:
+    records = [replace(record(f"a {at}"), unused=unused) for at, unused in enumerate((0, 2, 5))]
+    found = lint(records)
+    assert found.lines_dropped == 7
+    assert found.warnings == ("2 of 3 images have more lines than are used, 7 in all (captions.lines)",)
+    (one,) = lint(records[:2]).warnings
+    assert one == "1 of 2 images has more lines than are used, 2 in all (captions.lines)"
 
 
 def test_the_five_most_common_captions_are_shown() -> None:

@@ -188,7 +188,7 @@ def records(
 ) -> list[CaptionRecord]:
     return [
         caption_record(
-            image, f"{image}.png", config, generated=generated(at), existing=existing(at), count_tokens=words
+            image, f"{image}.png", config, generated=generated(at), existing=(existing(at),), count_tokens=words
         )
         for at, image in enumerate(IDS)
     ]

@@ -26,9 +26,12 @@ def by(rule: str, text: str) -> str:
     return clean(text, OFF.model_copy(update={rule: True})).text
 
 
+TIDY = OFF.model_copy(update={"artefact_words": True})
+
+
 def plain(text: str) -> str:
-    """The text after no rule."""
-    return clean(text, OFF).text
+    """The text after a rule that finds nothing to take away."""
+    return clean(text, TIDY).text
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def plain(text: str) -> str:
 )
 def test_each_rule_alone(rule: str, text: str, expected: str) -> None:
     assert by(rule, text) == expected.strip()
-    assert plain(text) == text.replace(" ,", ",")
+    assert clean(text, OFF).text == text
 
 
 def test_all_words_of_the_lists_are_removed() -> None:
@@ -91,12 +94,23 @@ def test_every_text_is_tidied(text: str, expected: str) -> None:
     assert plain(text) == expected
 
 
+@pytest.mark.parametrize(
+    "text", [":d, cup, smile;), dagger, -_-", "1girl,  solo,", "-a\tb, ,c -", "e\u0301, tat\u00adtoo"]
+)
+def test_with_every_rule_off_a_caption_is_kept_to_the_letter(text: str) -> None:
+    assert clean(text, OFF) == Cleaned(text, truncated=False)
+    assert clean(f" \n{text}\u3000\r\n", OFF) == Cleaned(text, truncated=False)
+    assert clean(f"{text} \r\n\n x", OFF) == Cleaned(f"{text} x", truncated=False)
+
+
 def test_two_thousand_characters_are_read() -> None:
-    assert clean("a" * 2000, OFF) == Cleaned("a" * 2000, truncated=False)
-    assert clean("a" * 2001, OFF) == Cleaned("a" * 2000, truncated=True)
-    assert clean("a" * 1998 + ", b", OFF) == Cleaned("a" * 1998, truncated=True)
+    for config in (OFF, TIDY):
+        assert clean("a" * 2000, config) == Cleaned("a" * 2000, truncated=False)
+        assert clean("a" * 2001, config) == Cleaned("a" * 2000, truncated=True)
+    assert clean("a" * 1999 + "  b", OFF) == Cleaned("a" * 1999, truncated=True)
+    assert clean("a" * 1998 + ", b", TIDY) == Cleaned("a" * 1998, truncated=True)
     # what dangles is no part of it
-    assert clean("a" * 2000 + " -", OFF) == Cleaned("a" * 2000, truncated=False)
+    assert clean("a" * 2000 + " -", TIDY) == Cleaned("a" * 2000, truncated=False)
     # what makes a text longer than is read counts as well
     assert clean("\u0130" * 1500, OFF.model_copy(update={"lowercase": True})).truncated
     # and what a later rule takes away was cut all the same
@@ -169,6 +183,16 @@ def test_no_comma_dangles_where_a_caption_was_cut() -> None:
     assert fitted(caption) == Fitted(kept, 77, truncated=True)
     dashed = " - ".join(f"w{at}" for at in range(90))  # the dash is a word to the counter
     assert fitted(dashed) == Fitted(" - ".join(f"w{at}" for at in range(38)), 77, truncated=True)
+
+
+def test_a_cut_falls_between_tags() -> None:
+    tags = ", ".join(f"long w{at}" for at in range(45))  # the 38th tag fits in part
+    assert fitted(tags) == Fitted(", ".join(f"long w{at}" for at in range(37)), 76, truncated=True)
+    assert fitted(tags, "ink") == Fitted(", ".join([*(f"long w{at}" for at in range(37)), "ink"]), 77, truncated=True)
+    # of a sentence no more than half of what fits is given up
+    assert fitted(numbered(90).replace("w50 ", "w50, ")).text == numbered(51)
+    assert fitted(numbered(90).replace("w20 ", "w20, ")).text == numbered(75).replace("w20 ", "w20, ")
+    assert fitted("1,000 " * 90).text == ("1,000 " * 37).strip()  # the comma of a number parts nothing
 
 
 def test_spaces_between_kept_words_are_single() -> None:

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from lora_engine.captions.strategies import bare, caption_record, needs_captioner, needs_sidecars
+from lora_engine.captions.strategies import (
+    NO_CAPTION_REMEDY,
+    bare,
+    caption_record,
+    lacks_missing,
+    needs_captioner,
+    needs_sidecars,
+    text_weights,
+)
 from lora_engine.config.captions import (
     BlipCaptions,
     CaptionsConfig,
@@ -28,7 +36,7 @@ def words(text: str) -> int:
     return len(text.replace(",", " ").split()) + 2
 
 
-def record(config: CaptionsConfig, generated: str | None = None, existing: str | None = None) -> CaptionRecord:
+def record(config: CaptionsConfig, generated: str | None = None, *existing: str) -> CaptionRecord:
     return caption_record("7f", "a.png", config, generated=generated, existing=existing, count_tokens=words)
 
 
@@ -94,12 +102,60 @@ def test_an_image_without_a_caption_gets_the_missing_one_or_is_an_error() -> Non
     with_missing = EXISTING.model_copy(update={"missing": "a Thing"})
     assert record(with_missing).texts == ("a Thing",)
     assert record(with_missing).raw == ("a Thing",)
-    assert record(with_missing, existing="a rose").raw == ("a rose",)
-    assert record(with_missing, existing="").texts == ("",)
+    assert record(with_missing, None, "a rose").raw == ("a rose",)
     with pytest.raises(DataError) as caught:
         record(EXISTING)
     assert caught.value.cause == "The image a.png has no caption of its own."
-    assert caught.value.remedy == "Put a .txt beside it or a line into metadata.jsonl, or set captions.missing."
+    assert caught.value.remedy == NO_CAPTION_REMEDY
+    assert lacks_missing([with_missing, mix(CONSTANT, EXISTING)])
+    assert not lacks_missing([with_missing, BLIP])
+
+
+def lines(choice: str, **settings: Any) -> ExistingCaptions:
+    return EXISTING.model_copy(update={"lines": choice, **settings})
+
+
+def test_of_several_lines_the_first_is_taken_or_all_are_joined() -> None:
+    own = (":d, cup", "a moth", "a rose")
+    assert ExistingCaptions(strategy="existing").lines == "first"
+    assert record(EXISTING, None, *own) == CaptionRecord("7f", own[:1], own[:1], (4,), (False,), (), 2)
+    joined = ":d, cup a moth a rose"
+    assert record(lines("join"), None, *own) == CaptionRecord("7f", (joined,), (joined,), (8,), (False,))
+
+
+def test_of_lines_to_choose_among_every_one_is_a_text() -> None:
+    own = ("a moth", "Rose", LONG)
+    hinted = lines("random", style_hints="ink")
+    found = record(mix(CONSTANT, hinted, BLIP), "A Moon", *own)
+    kept = " ".join(f"w{at}" for at in range(74))
+    assert found.texts == ("A  Tattoo, a Tattoo", "a moth, ink", "Rose, ink", f"{kept}, ink", "a moon, Line Art")
+    assert found.raw == (None, *own, "A Moon")
+    assert found.truncated == (False, False, False, True, False)
+    assert (found.lines, found.unused) == ((1, 3, 1), 0)
+    assert found.places == (range(1), range(1, 4), range(4, 5))
+    weighted = MixCaptions(
+        strategy="mix", parts=(MixPart(weight=3, captions=CONSTANT), MixPart(captions=lines("random")))
+    )
+    assert text_weights(weighted, record(weighted, None, "a", "b")) == (0.75, 0.125, 0.125)
+    assert text_weights(weighted, record(weighted, None, "a")) == (0.75, 0.25)
+    assert record(lines("random"), None, "a").lines == ()
+
+
+def test_no_more_lines_than_can_be_learnt_are_chosen_among() -> None:
+    found = record(lines("random"), None, *map(str, range(70)))
+    assert (len(found.texts), found.lines, found.unused) == (64, (64,), 6)
+
+
+def test_a_comma_at_the_end_of_a_caption_is_not_said_twice() -> None:
+    assert record(EXISTING, None, "1girl, solo,").texts == ("1girl, solo,",)
+    hinted = EXISTING.model_copy(update={"style_hints": "ink", "trigger": "xyz"})
+    assert record(hinted, None, ",1girl, solo, ").texts == ("xyz, 1girl, solo, ink",)
+
+
+def test_lines_of_other_parts_than_there_are_are_refused() -> None:
+    for wrong in ((1,), (3,), (2, 0), (3, -1)):
+        with pytest.raises(ValueError, match="of no part"):
+            CaptionRecord("7f", ("a", "b"), (None, None), (3, 3), (False, False), lines=wrong)
 
 
 def test_a_mix_has_a_text_of_each_part() -> None:

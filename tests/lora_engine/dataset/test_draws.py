@@ -25,7 +25,7 @@ def draws(*, flips: bool = False) -> Draws:
 def member(seed: int, weights: tuple[float, ...], dropout: float = 0.0) -> PackMember:
     """Image i's text p is row 10 i + p + 1 of the embeddings."""
     rows = 10 * np.arange(len(IDS))[:, np.newaxis] + np.arange(len(weights)) + 1
-    return PackMember("m", seed, rows, weights, dropout)
+    return PackMember("m", seed, rows, np.array([weights] * len(IDS)), dropout)
 
 
 def drawn(indices: list[list[int]], epochs: list[list[int]], flips: list[list[int]] | None = None) -> Draw:
@@ -105,13 +105,18 @@ def test_a_dropped_caption_is_the_empty_prompt() -> None:
     [((1.0,), [0, 0, 0, 0, 0]), ((0.5, 0.5), [0, 0, 1, 1, 1]), ((0.25, 0.25, 0.5), [0, 1, 2, 2, 2])],
 )
 def test_a_part_holds_its_range_from_its_lower_edge(weights: tuple[float, ...], expected: list[int]) -> None:
-    found = choose_texts(weights, np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53]))
+    found = choose_texts(np.array([weights] * 5), np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53]))
     assert found.dtype == np.int64
     assert found.tolist() == expected
 
 
 def test_weights_that_sum_to_a_little_less_than_one_choose_no_part_beyond_the_last() -> None:
-    assert choose_texts([0.1] * 10, np.array([1 - 2**-53])).tolist() == [9]
+    assert choose_texts(np.array([[0.1] * 10]), np.array([1 - 2**-53])).tolist() == [9]
+
+
+def test_each_image_has_weights_of_its_own() -> None:
+    weights = np.array([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5], [1.0, 0.0, 0.0]])
+    assert choose_texts(weights, np.array([0.6, 0.6, 0.6])).tolist() == [1, 2, 0]
 
 
 def test_hashes_are_of_what_each_seed_saw() -> None:

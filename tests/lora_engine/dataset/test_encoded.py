@@ -12,6 +12,7 @@ from lora_engine.dataset.encode import encode_latents
 from lora_engine.dataset.encoded import EMPTY_PROMPT, Encoded, text_name
 from lora_engine.dataset.tensor_files import TensorFiles
 from lora_engine.images.squares import write_square
+from lora_engine.records import CaptionRecord
 
 IDS = ("a", "b", "c")
 TEXTS = (EMPTY_PROMPT, "a heart")
@@ -101,3 +102,15 @@ def test_the_latents_of_a_mirror_image_are_those_of_the_image_turned(tmp_path: P
     ((_, theirs),) = encode_latents(vae, [("turned", tmp_path / "turned")], CPU)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     assert not torch.equal(ours, plain)
+
+
+def test_an_image_with_fewer_texts_than_others_has_its_last_again(encoded: Encoded) -> None:
+    captions = {
+        "own": [
+            CaptionRecord("a", ("a heart", EMPTY_PROMPT, "a heart"), (None,) * 3, (3,) * 3, (False,) * 3, lines=(3,)),
+            CaptionRecord("b", ("a heart",), (None,), (3,), (False,)),
+            CaptionRecord("c", (EMPTY_PROMPT, "a heart"), (None,) * 2, (3,) * 2, (False,) * 2, lines=(2,)),
+        ]
+    }
+    assert encoded.caption_rows(captions, "own", IDS).tolist() == [[1, 0, 1], [1, 1, 1], [0, 1, 1]]
+    assert encoded.caption_rows(captions, "own", ["c", "b"]).tolist() == [[0, 1], [1, 1]]

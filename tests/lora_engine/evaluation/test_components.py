@@ -257,3 +257,20 @@ def test_changed_says_which_texts_are_others() -> None:
     assert found.dtype == np.bool_
     with pytest.raises(ValueError, match="shorter"):
         changed(("a", "b"), ("a",))
+
+
+def test_of_several_lines_an_image_is_scored_under_one_that_chance_chose_once() -> None:
+    """The second part of the mix has as many lines an image as the image's place; a line is chosen by its uniform."""
+    rows = []
+    for at, image in enumerate(IDS, 1):
+        texts = ("a cup", *(f"{at}, line {line}" for line in range(at)))
+        rows.append(
+            CaptionRecord(image, texts, (None,) * (at + 1), (3,) * (at + 1), (False,) * (at + 1), lines=(1, at))
+        )
+    found = components_of({"own": rows}, {"x": "own"}, {"x": mix(1, 3)}, IDS)
+    uniform = [validation_caption_uniform(image) for image in IDS]
+    assert found.texts["own part 1"] == ("a cup",) * 4
+    chosen = tuple(f"{at}, line {int(draw * at)}" for at, draw in enumerate(uniform, 1))
+    assert found.texts["own part 2"] == chosen
+    assert found.own == {"x": {"own part 1": 0.25, "own part 2": 0.75}}
+    assert len({text.split()[-1] for text in chosen}) > 1

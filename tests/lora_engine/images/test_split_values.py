@@ -10,7 +10,7 @@ import pytest
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.errors import DataError
 from lora_engine.images.prepare import PreparedImage
-from lora_engine.images.split import assign, data_sha256
+from lora_engine.images.split import assign, data_sha256, tell_copies_apart
 from lora_engine.records import ImageRecord
 
 CONFIG = PreprocessConfig()
@@ -157,3 +157,34 @@ def test_the_data_hash_is_that_of_the_sorted_ids_of_what_is_used() -> None:
     files = [image(f"{at}") for at in range(20)]
     records = assign([*files, image("copy", content="3")], CONFIG, SplitConfig())
     assert data_sha256(records) == sha256("\n".join(sorted(i.id for i in files)))
+
+
+def test_copies_that_are_told_apart_have_names_of_their_own_and_change_no_split() -> None:
+    """Further copies are named after the bytes and how many came before; the group is still named after the bytes."""
+    kept = CONFIG.model_copy(update={"deduplicate": "none", "max_rejected_fraction": 0.1})
+    split = SplitConfig()
+    originals = [image(f"{at:02}") for at in range(20)]
+    copies = [
+        image(f"{name}-{at:02}", look, content=f"{at:02}")
+        for name in "yz"
+        for at in (0, 7)
+        for look in [int.from_bytes(originals[at].perceptual_hash or b"")]
+    ]
+    rejected = [
+        dataclasses.replace(image(f"{name}", content="07"), perceptual_hash=None, rejected="x") for name in ("p", "q")
+    ]
+    told = list(tell_copies_apart(sorted([*originals, *copies, *rejected], key=lambda each: each.source)))
+    assert [each.content for each in told if each.source in ("07", "y-07", "z-07")] == [sha256("07")] * 3
+    records = {record.source: record for record in assign(told, kept, split)}
+    assert [records[f"{name}07"].id for name in ("", "y-", "z-")] == [
+        sha256("07"),
+        sha256(f"{sha256('07')} 2"),
+        sha256(f"{sha256('07')} 3"),
+    ]
+    assert [records[name].id for name in ("p", "q")] == [sha256("07")] * 2
+    used = [record for record in records.values() if record.used]
+    assert len({record.id for record in used}) == len(used) == 24
+    plain = {record.source: record for record in assign([*originals, *copies, *rejected], kept, split)}
+    for source, record in records.items():
+        assert (record.group, record.split) == (plain[source].group, plain[source].split)
+    assert data_sha256(records.values()) != data_sha256(plain.values())

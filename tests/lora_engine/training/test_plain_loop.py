@@ -33,7 +33,7 @@ CONFIG = TrainingConfig(
     random_flip=True,
 )
 MEMBERS = tuple(
-    PackMember(name, 5, np.array([[1 + (image + at) % 5] for image in range(7)]), (1.0,), dropout)
+    PackMember(name, 5, np.array([[1 + (image + at) % 5] for image in range(7)]), np.ones((7, 1)), dropout)
     for at, (name, dropout) in enumerate([("a", 0.0), ("b", 0.3)])
 )
 

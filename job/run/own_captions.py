@@ -1,0 +1,122 @@
+"""What is used of the captions that came with a run's images, and what is to be said of them."""
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from job.storage.stored import StoredJson
+from lora_engine.images.sidecars import BESIDE, OwnCaptions, read_sidecars
+from lora_engine.records import ImageRecord, SourceFile, used_images
+
+_MOST_NAMED = 10  # images, in a sentence
+
+
+class OwnCaptionFacts(StoredJson):
+    """`data/own-captions.json`: what was read of the captions that came with the images."""
+
+    images: int = Field(description="Images used.")
+    missing: int = Field(description="Of these, images without a caption of their own.")
+    sources: dict[str, int] = Field(description="Kind of file to the number of images whose captions it gave.")
+    from_copies: int = Field(description="Images that had none, and got that of a file with the same bytes.")
+    several: int = Field(description="Images with several lines or rows.")
+    further: int = Field(description="Lines and rows beyond the first.")
+    contradicted: int = Field(description="Images of which another file gives other captions, which do not count.")
+    rows: int = Field(description="Rows of metadata.jsonl and metadata.csv.")
+    stray_rows: int = Field(description="Rows that name no file of the dataset.")
+    warnings: tuple[str, ...] = Field(description="What is odd, for a person.")
+
+    @property
+    def text(self) -> str:
+        """The facts as a sentence without its end."""
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in self.sources.items())
+        said = [
+            f"{self.images - self.missing} of {self.images} images have one of their own" + f" ({kinds})" * bool(kinds)
+        ]
+        counted = (
+            (self.missing, "missing"),
+            (self.from_copies, "from copies"),
+            (self.several, f"with several, {self.further} further lines or rows"),
+            (self.contradicted, "contradicted by another file"),
+            (self.stray_rows, f"of {self.rows} rows name no file"),
+        )
+        return "; ".join([*said, *(f"{count} {what}" for count, what in counted if count)])
+
+
+@dataclass(frozen=True)
+class FoundCaptions:
+    """The captions that came with the images that are used."""
+
+    of: dict[str, tuple[str, ...]]  # key of the image's file to its captions; without those that have none
+    without: tuple[str, ...]  # the images that have none, each with why, if a file is there that should give one
+    facts: OwnCaptionFacts
+
+
+def find_own_captions(files: Sequence[SourceFile], records: Sequence[ImageRecord]) -> FoundCaptions:
+    """Read the captions, of all files of the dataset. An image without gets those of a copy that is not used.
+
+    Raises:
+        DataError: files cannot be read or are not text; it names all of them.
+    """
+    own = read_sidecars(files)
+    copies: dict[str, list[str]] = {}
+    for record in records:
+        if record.duplicate_of is not None and record.source in own.captions:
+            copies.setdefault(record.duplicate_of, []).append(record.source)
+    used = [record.source for record in used_images(records)]
+    giver = {
+        key: key if key in own.captions else copies[key][0] for key in used if key in own.captions or key in copies
+    }
+    found = {key: own.captions[of] for key, of in giver.items()}
+    sources = Counter(_kind(own.source[of]) for of in giver.values())
+    facts = OwnCaptionFacts(
+        images=len(used),
+        missing=len(used) - len(found),
+        sources=dict(sorted(sources.items())),
+        from_copies=sum(key != of for key, of in giver.items()),
+        several=sum(len(captions) > 1 for captions in found.values()),
+        further=sum(len(captions) - 1 for captions in found.values()),
+        contradicted=sum(key in own.contradicted for key in used),
+        rows=own.rows,
+        stray_rows=len(own.stray_rows),
+        warnings=tuple(_warnings(own, used, found, copies)),
+    )
+    without = tuple(f"{key}{_why(own, key)}" for key in used if key not in found)
+    return FoundCaptions(found, without, facts)
+
+
+def _kind(file: str) -> str:
+    """What a file is called in counts: a table by its name, others by their suffix."""
+    name = posixpath.basename(file).lower()
+    return next((suffix for suffix in BESIDE if name.endswith(suffix)), name)
+
+
+def _why(own: OwnCaptions, key: str) -> str:
+    return f" ({own.blank[key]} is empty)" if key in own.blank else ""
+
+
+def _warnings(
+    own: OwnCaptions, used: Sequence[str], found: dict[str, tuple[str, ...]], copies: dict[str, list[str]]
+) -> Iterable[str]:
+    if own.stray_rows:
+        table, name = own.stray_rows[0]
+        yield f"{len(own.stray_rows)} of {own.rows} rows name no file of the dataset, such as {name} in {table}"
+    for table in own.useless_tables:
+        yield f"{table} gives no captions: it lacks a column file_name, or one that is called text, caption or prompt"
+    differ = [f"{k} ({own.source[k]} counts, not {own.contradicted[k]})" for k in used if k in own.contradicted]
+    if differ:
+        yield f"of {len(differ)} images another file gives another caption, which does not count: {named(differ)}"
+    others = [f"{k} ({each})" for k in used for each in copies.get(k, ()) if own.captions[each] != found[k]]
+    if others:
+        yield f"{len(others)} copies of images have other captions, which are not used: {named(others)}"
+    blank = sorted({file for key, file in own.blank.items() if key in used})
+    if blank:
+        yield f"{len(blank)} caption files give no caption: {named(blank)}"
+
+
+def named(things: Sequence[str]) -> str:
+    """The first of the things, and how many more there are."""
+    more = f" and {len(things) - _MOST_NAMED} more" * (len(things) > _MOST_NAMED)
+    return ", ".join(things[:_MOST_NAMED]) + more

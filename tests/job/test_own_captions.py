@@ -1,0 +1,103 @@
+"""A run on pictures whose captions have several lines, contradict each other, and belong to copies."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.layout import RESOLVED
+from job.report.schema import Comparison
+from job.run.dataset import Images
+from job.stages.preprocess import images_of
+from lora_engine.images.sources import list_files
+from lora_engine.records import CaptionRecord
+from tests.job.small_run import arguments, attempt_of, drawings, folder_of
+from tests.lora_job import lora_job
+
+COPIES = 3
+
+
+def placed(folder: Path) -> Path:
+    """Twelve drawings; of three of them a copy with a caption of its own; two lines in every text but that of one."""
+    pictures = sorted(drawings(folder).glob("*.png"))
+    for at, path in enumerate(pictures):
+        text = path.with_suffix(".txt")
+        if at < COPIES:
+            shutil.copy(path, folder / f"z{at}.png")
+            (folder / f"z{at}.txt").write_text(f":d, another {at},")
+        if at:
+            text.write_text(f"{text.read_text().strip()}\nline art, {at}\n")
+    pictures[0].with_suffix(".caption").write_text("something else")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    tmp_path = tmp_path_factory.mktemp("own")
+    placed(tmp_path / "drawings")
+    lines = ["preprocess.deduplicate=none", "evaluation.samples=null", "training.steps=2"]
+    lines.append(
+        "variants=[{name: first, captions: {strategy: existing}}, {name: random, captions: "
+        "{strategy: existing, lines: random, style_hints: ink}}]"
+    )
+    done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    assert '"event": "captions read", "images": 15, "missing": 0, "sources": {".txt": 15}' in done.stderr
+    return tmp_path / "runs" / "small"
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_copy_is_trained_on_its_own_caption(finished: Path) -> None:
+    sources = {row["id"]: row["source"] for row in rows(finished / "data" / "images.jsonl")}
+    assert len(sources) == 15
+    captions = {sources[row["id"]]: row["texts"] for row in rows(finished / "data" / "captions" / "first.jsonl")}
+    for at in range(COPIES):
+        assert captions[f"z{at}.png"] == [f":d, another {at},"]
+    firsts = sorted(text for source, (text,) in captions.items() if not source.startswith("z"))
+    assert len(firsts) == 12
+    assert not any("line art" in text or "another" in text for text in firsts)
+    assert {path.stem for path in (finished / "data" / "thumbnails").iterdir()} == sources.keys()
+    random = [CaptionRecord(**row) for row in rows(finished / "data" / "captions" / "random.jsonl")]
+    texts = {sources[record.id]: record.texts for record in random}
+    assert sorted(len(each) for each in texts.values()) == [1] * 4 + [2] * 11
+    assert texts["z0.png"] == (":d, another 0, ink",)
+
+
+def test_the_report_has_what_the_log_said(finished: Path) -> None:
+    comparison = Comparison.model_validate_json((finished / "report" / "comparison.json").read_text())
+    facts = comparison.own_captions
+    assert facts is not None
+    assert (facts.images, facts.several, facts.further, facts.contradicted) == (15, 11, 11, 1)
+    (warning,) = facts.warnings
+    assert ".txt counts, not " in warning
+    assert [comparison.captions[name]["lines_dropped"] for name in ("first", "random")] == [11, 0]
+    page = (finished / "report" / "report.html").read_text()
+    assert 'data-path="own_captions.further">11<' in page
+    assert warning in page
+
+
+def test_a_run_whose_copies_an_earlier_version_named_alike_goes_on_with_those_names(
+    finished: Path, tmp_path: Path
+) -> None:
+    files = list(list_files(placed(tmp_path / "drawings")))
+
+    def prepared(attempt_folder: Path, resolved: dict[str, Any]) -> Images:
+        attempt, _ = attempt_of(attempt_folder, "preprocess.deduplicate=none", "dataset.validation_min=3")
+        folder_of(attempt.run.root).write_json(RESOLVED, resolved)
+        return images_of(attempt, "f", lambda: files)
+
+    resolved = json.loads((finished / RESOLVED).read_text())
+    names = [image.id for image in prepared(tmp_path / "today", resolved).used]
+    assert len(set(names)) == len(names) == 15
+    contents = [hashlib.sha256(Path(f.path).read_bytes()).hexdigest() for f in files if f.key.endswith(".png")]
+    resolved["data_sha256"] = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
+    earlier = prepared(tmp_path / "earlier", resolved)
+    assert sorted(image.id for image in earlier.used) == sorted(contents)
+    assert earlier.prepared.paths.keys() == set(contents)
