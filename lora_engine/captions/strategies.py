@@ -1,10 +1,11 @@
 """Makes the captions of an image, as a strategy's configuration says."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from lora_engine.captions.rules import Cleaned, clean, fit
 from lora_engine.config.captions import (
+    BlipCaptions,
     CaptionsConfig,
     ConstantCaptions,
     ExistingCaptions,
@@ -15,9 +16,10 @@ from lora_engine.errors import DataError
 from lora_engine.records import CaptionRecord
 
 
-def needs_captioner(configs: Iterable[CaptionsConfig]) -> bool:
-    """Whether any strategy asks the captioner."""
-    return any(part.strategy == "blip" for config in configs for _, part in plain_parts(config))
+def captioners_of(configs: Iterable[CaptionsConfig]) -> tuple[str, ...]:
+    """The names of the captioners that the strategies ask, each once."""
+    parts = (part for config in configs for _, part in plain_parts(config))
+    return tuple(dict.fromkeys(part.captioner for part in parts if isinstance(part, BlipCaptions)))
 
 
 def needs_sidecars(configs: Iterable[CaptionsConfig]) -> bool:
@@ -30,7 +32,7 @@ def caption_record(
     source: str,
     config: CaptionsConfig,
     *,
-    generated: str | None,
+    generated: Mapping[str, str],
     existing: str | None,
     count_tokens: Callable[[str], int],
 ) -> CaptionRecord:
@@ -38,7 +40,7 @@ def caption_record(
 
     Args:
         source: the image's key, for messages.
-        generated: the captioner's text; None where no captioner was asked.
+        generated: the texts of captioners by their names, of those that were asked.
         existing: the text that came with the image; None where none did.
         count_tokens: counts a text's tokens, start and end included.
 
@@ -84,7 +86,7 @@ def _cleaned(part: PlainCaptions, raw: str | None) -> Cleaned:
     return clean(raw or "", part.cleaning)
 
 
-def _raw(part: PlainCaptions, source: str, generated: str | None, existing: str | None) -> str | None:
+def _raw(part: PlainCaptions, source: str, generated: Mapping[str, str], existing: str | None) -> str | None:
     """The text of a strategy before it is cleaned; None where the strategy itself gives the text."""
     if isinstance(part, ConstantCaptions):
         return None
@@ -95,5 +97,5 @@ def _raw(part: PlainCaptions, source: str, generated: str | None, existing: str 
                 "Put a .txt beside it or a line into metadata.jsonl, or set captions.missing.",
             )
         return part.missing if existing is None else existing
-    assert generated is not None, "every image is captioned where a strategy needs it"
-    return generated
+    assert part.captioner in generated, "every image is captioned where a strategy needs it"
+    return generated[part.captioner]

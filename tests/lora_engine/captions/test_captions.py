@@ -12,6 +12,7 @@ from lora_engine.captions.lint import lint
 from lora_engine.captions.rules import TOKEN_LIMIT, clean
 from lora_engine.captions.strategies import caption_record
 from lora_engine.config.captions import (
+    CAPTIONER,
     BlipCaptions,
     CleaningConfig,
     ConstantCaptions,
@@ -168,8 +169,10 @@ def test_a_text_without_spaces_is_cut_between_characters(hints: str) -> None:
 
 
 def record(config, **given: str | None):
-    values = {"generated": None, "existing": None} | given
-    return caption_record("id", "a.png", config, count_tokens=words, **values)
+    generated = {CAPTIONER: given["generated"]} if "generated" in given else {}
+    return caption_record(
+        "id", "a.png", config, generated=generated, existing=given.get("existing"), count_tokens=words
+    )
 
 
 def test_strategies() -> None:

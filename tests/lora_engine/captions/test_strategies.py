@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from lora_engine.captions.strategies import bare, caption_record, needs_captioner, needs_sidecars
+from lora_engine.captions.strategies import bare, caption_record, captioners_of, needs_sidecars
 from lora_engine.config.captions import (
+    CAPTIONER,
     BlipCaptions,
     CaptionsConfig,
     CleaningConfig,
@@ -29,7 +30,8 @@ def words(text: str) -> int:
 
 
 def record(config: CaptionsConfig, generated: str | None = None, existing: str | None = None) -> CaptionRecord:
-    return caption_record("7f", "a.png", config, generated=generated, existing=existing, count_tokens=words)
+    by_name = {} if generated is None else {CAPTIONER: generated}
+    return caption_record("7f", "a.png", config, generated=by_name, existing=existing, count_tokens=words)
 
 
 def mix(*captions: Any) -> MixCaptions:
@@ -138,9 +140,10 @@ def test_a_captioner_must_have_been_asked() -> None:
 
 
 def test_a_study_needs_what_any_part_of_its_strategies_needs() -> None:
-    assert needs_captioner([CONSTANT, BLIP])
-    assert needs_captioner([mix(CONSTANT, BLIP)])
-    assert not needs_captioner([CONSTANT, EXISTING, mix(CONSTANT, EXISTING)])
+    joy = BlipCaptions(strategy="captioner", captioner="joy")
+    assert captioners_of([CONSTANT, BLIP, joy, BLIP]) == (CAPTIONER, "joy")
+    assert captioners_of([mix(CONSTANT, joy, BLIP)]) == ("joy", CAPTIONER)
+    assert captioners_of([CONSTANT, EXISTING, mix(CONSTANT, EXISTING)]) == ()
     assert needs_sidecars([CONSTANT, EXISTING])
     assert needs_sidecars([mix(CONSTANT, EXISTING)])
     assert not needs_sidecars([CONSTANT, BLIP, mix(CONSTANT, BLIP)])
