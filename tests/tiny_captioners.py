@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|unknown|>")
-WORDS = "a an the of in on heart moth skull sun red black line drawing picture sticker one short sentence".split()
-ASKED = "describe this image at most 20 words . what is it ? answer : user assistant".split()
+WORDS = "a an the on heart moth skull sun red black line drawing picture sticker with and".split()
+ASKED = "describe this image in one short sentence of at most 20 words . what is it ? answer : user assistant".split()
 # One turn a message; {IMAGE} stands for what an image is in the words of the model.
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : {% for part in message['content'] %}"
@@ -55,11 +55,13 @@ def _ends(words: Any) -> dict[str, Any]:
     }
 
 
-def _save(model: Any, folder: Path, sampling: Mapping[str, Any] = SAMPLING) -> None:
+def _save(model: Any, words: Any, folder: Path, sampling: Mapping[str, Any] = SAMPLING) -> None:
+    """Write a model that says some words, and none of those that it is asked in, unless it repeats what it is given."""
     model.eval().save_pretrained(folder)
     path = folder / "generation_config.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(found | dict(sampling)))
+    never = {"suppress_tokens": words.convert_tokens_to_ids(ASKED), "min_new_tokens": 4}
+    path.write_text(json.dumps(found | never | dict(sampling)))
 
 
 def llava(folder: Path) -> None:
@@ -76,7 +78,7 @@ def llava(folder: Path) -> None:
         text_config=LlamaConfig(**TEXT, **_ends(words)),
         image_token_index=words.convert_tokens_to_ids("<image>"),
     )
-    _save(LlavaForConditionalGeneration(config), folder)
+    _save(LlavaForConditionalGeneration(config), words, folder)
     pixels = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     template = TEMPLATE.replace("{IMAGE}", "<image>")
     LlavaProcessor(
@@ -107,7 +109,7 @@ def _qwen(folder: Path, family: str, vision: Mapping[str, Any]) -> None:
         vision_config=shared | dict(vision),
         **{key: words.convert_tokens_to_ids(token) for key, token in special.items()},
     )
-    _save(getattr(transformers, f"{family}ForConditionalGeneration")(config), folder)
+    _save(getattr(transformers, f"{family}ForConditionalGeneration")(config), words, folder)
     Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=64 * 64).save_pretrained(folder)
     words.save_pretrained(folder)
     # The models' authors keep the template in a file of its own, and say there what the processor's class is.
@@ -143,7 +145,7 @@ def idefics3(folder: Path) -> None:
         image_token_id=words.convert_tokens_to_ids("<image>"),
         pad_token_id=words.pad_token_id,
     )
-    _save(Idefics3ForConditionalGeneration(config), folder)
+    _save(Idefics3ForConditionalGeneration(config), words, folder)
     pixels = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     template = TEMPLATE.replace("{IMAGE}", "<image>")
     Idefics3Processor(pixels, words, image_seq_len=4, chat_template=template).save_pretrained(folder)
@@ -165,7 +167,10 @@ def blip_2(folder: Path) -> None:
         num_query_tokens=4,
         image_token_index=words.convert_tokens_to_ids("<image>"),
     )
-    _save(Blip2ForConditionalGeneration(config), folder, {})
+    model = Blip2ForConditionalGeneration(config)
+    said = model.language_model.get_output_embeddings().weight.data
+    said[words.convert_tokens_to_ids(ASKED)] = 0  # The language model does not read `suppress_tokens`.
+    _save(model, words, folder, {})
     pixels = BlipImageProcessorPil(size={"height": 32, "width": 32})
     Blip2Processor(pixels, words, num_query_tokens=4).save_pretrained(folder)
 
@@ -179,7 +184,7 @@ def git(folder: Path) -> None:
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     more = _ends(words) | {"bos_token_id": words.eos_token_id, "initializer_range": 0.5}
     config = GitConfig(vision_config=size | {"image_size": 32, "patch_size": 8}, **size, **more)
-    _save(GitForCausalLM(config), folder, {})
+    _save(GitForCausalLM(config), words, folder, {})
     pixels = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     GitProcessor(pixels, words).save_pretrained(folder)
 

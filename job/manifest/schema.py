@@ -152,7 +152,7 @@ class Manifest(Config):
     dataset: DatasetConfig
     preprocess: PreprocessConfig = PreprocessConfig()
     captioner: CaptionerModelConfig | None = Field(
-        default=None, description="The captioner of the name `captioner`, which strategies ask that name no other."
+        default=None, description="The one that strategies ask which name no other; its name is `captioner`."
     )
     captioners: dict[Annotated[str, AfterValidator(_part_name)], CaptionerModelConfig] = Field(
         default={},

@@ -49,11 +49,11 @@ class Captioner:
         """
         with closing(prefetch(self._read, _in_batches(images, self._config.batch_size))) as batches:
             for ids, inputs in batches:
-                yield from zip(ids, self._generate(inputs, self._config.max_new_tokens), strict=False)
+                yield from zip(ids, self._generate(inputs), strict=False)
 
     def try_out(self) -> None:
-        """Caption a grey square with one token, which fails where the model is not to be asked in these words."""
-        self._generate(self._wording.inputs([Image.new("RGB", (224, 224), "grey")]), 1)
+        """Caption a grey square, which fails where the model is not to be asked in these words."""
+        self._generate(self._wording.inputs([Image.new("RGB", (224, 224), "grey")]))
 
     def _read(self, batch: Sequence[tuple[str, Path]]) -> tuple[list[str], Any]:
         """The ids of a batch and the model's inputs, in which the last image is repeated until the batch is full."""
@@ -61,14 +61,14 @@ class Captioner:
         pictures += pictures[-1:] * (self._config.batch_size - len(pictures))
         return [image_id for image_id, _ in batch], self._wording.inputs(pictures)
 
-    def _generate(self, inputs: Any, max_new_tokens: int) -> list[str]:
+    def _generate(self, inputs: Any) -> list[str]:
         inputs = inputs.to(self._device)
         for name, value in inputs.items():
             if torch.is_tensor(value) and value.is_floating_point():
                 inputs[name] = value.to(self._model.dtype)
         with torch.inference_mode():
             tokens_BL = self._model.generate(
-                **inputs, do_sample=False, num_beams=self._config.beams, max_new_tokens=max_new_tokens
+                **inputs, do_sample=False, num_beams=self._config.beams, max_new_tokens=self._config.max_new_tokens
             )
         return self._wording.captions(tokens_BL, inputs)
 

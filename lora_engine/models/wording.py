@@ -55,7 +55,7 @@ class Wording:
     def _caption(self, text: str, repeats: Sequence[str]) -> str:
         text = text.removeprefix(next((repeat for repeat in repeats if text.startswith(repeat)), "")).strip()
         if self.kind == "answers":  # A caption is one line, and hints are added to it, so it ends in no full stop.
-            text = " ".join(text.split()).removesuffix(".")
+            text = " ".join(text.split()).removesuffix(".").rstrip()
         return text
 
 
