@@ -153,8 +153,8 @@ def _prepare(
             models = fetch_models(prepare)
             _require_room(prepare, models.base)
         images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
-        resolved = resolve(prepare, images, models.base, models.captioner, models.clip, device)
-        captions = caption(prepare, images, models.captioner, stable_diffusion.load_tokenizer(models.base), device)
+        resolved = resolve(prepare, images, models.base, models.captioners, models.clip, device)
+        captions = caption(prepare, images, models.captioners, stable_diffusion.load_tokenizer(models.base), device)
         study = _study(prepare, images, captions, models.base, resolved, device)
         measure_references(prepare, images, models.clip, device)
     return models, resolved, study, images.used
@@ -221,7 +221,7 @@ def _read_preparation(attempt: Attempt, fingerprint: str, device: torch.device) 
             "Start all of them with the same; pin base_model.revision.",
         )
     images = images_of(attempt, fingerprint, lambda: fetch_dataset(attempt))
-    captions = caption(attempt, images, None, stable_diffusion.load_tokenizer(base), device)
+    captions = caption(attempt, images, {}, stable_diffusion.load_tokenizer(base), device)
     return resolved, _study(attempt, images, captions, base, resolved, device)
 
 

@@ -1,5 +1,6 @@
 """Finds in seconds what would go wrong later, before anything is downloaded or computed."""
 
+from collections.abc import Callable
 from fnmatch import fnmatch
 
 from job.errors import ExitCode, JobError
@@ -9,6 +10,7 @@ from job.storage.hub import is_hub
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
 from job.storage.uris import as_folder, local_path
+from lora_engine.models.captioner_kind import captioner_kind, reader_of
 from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors, with_pickles
 from lora_engine.system.distributed import ALONE, Processes
 
@@ -35,6 +37,10 @@ def check_access(manifest: Manifest) -> bool:
         if not is_hub(model.source):  # a hub says what it has when it is asked for the files
             probe_source(model.source, manifest.model_storage(), model.key, ExitCode.MODEL)
             _check_model(model, manifest.model_storage())
+    for name, captioner in manifest.named_captioners().items():
+        if not is_hub(captioner.source):
+            read = _reader(captioner.source, manifest.model_storage())
+            captioner_kind(read, captioner.prompt, f"{manifest.captioner_key(name)}.source")
     return fenced
 
 
@@ -76,6 +82,14 @@ def _check_model(model: ModelPlace, settings: StorageSettings) -> None:
         require_readable(path / part / "config.json", model.key, ExitCode.MODEL)
         if has_weights:
             holds_safetensors(LocalModel(path / part, model.allow_pickle), model.key)
+
+
+def _reader(source: str, settings: StorageSettings) -> Callable[[str], bytes | None]:
+    """Reads the small files of a model where it is stored."""
+    if not is_remote(source):
+        return reader_of(local_path(source))
+    storage = open_storage(source, settings)
+    return lambda name: storage.read(join(source, name))
 
 
 def _require_objects(storage: Storage, model: ModelPlace, folder: str, has_weights: bool) -> None:

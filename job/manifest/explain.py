@@ -177,8 +177,8 @@ _TYPES = {
 def _known_keys(model: Any, path: Path) -> list[str]:
     """The keys of the model that stands at `path` below `model`; for a union, those of all its members."""
     models = [model]
-    for part in path:
-        if isinstance(part, int):
+    for at, part in enumerate(path):
+        if isinstance(part, int) or path[:at] == ("captioners",):  # There, keys are the names that users give.
             continue
         annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
         models = [found for annotation in annotations for found in _models_in(annotation)]

@@ -52,7 +52,7 @@ def _tag(model: type[BaseModel]) -> str | None:
         field = model.model_fields.get(key)
         if field is not None and model is not VariantConfig and model is not Manifest:
             values = get_args(field.annotation)
-            return f"{key}: {values[0]}" if len(values) == 1 else None
+            return f"{key}: {values[0]}" if len(values) == 1 or key == "strategy" else None
     return None
 
 

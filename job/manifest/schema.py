@@ -13,9 +13,10 @@ from job.manifest.places import DataSource, Destination, Endpoint
 from job.storage.base import StorageSettings
 from job.storage.uris import as_folder, local_path, scheme_of
 from lora_engine.adapters.names import is_taken
+from lora_engine.captions.strategies import captioners_of
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.base import Config
-from lora_engine.config.captions import CaptionsConfig, PromptTemplate, plain_parts
+from lora_engine.config.captions import CAPTIONER, CaptionsConfig, PromptTemplate
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.models import DeviceChoice
 from lora_engine.config.training import TrainingConfig
@@ -29,9 +30,14 @@ def _name(value: str) -> str:
     return value
 
 
-def _variant_name(value: str) -> str:
+def _part_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][-_a-z0-9]{0,62}", value):
         raise ValueError("1 to 63 lower-case letters, digits, hyphens and underscores, a letter or digit first")
+    return value
+
+
+def _variant_name(value: str) -> str:
+    _part_name(value)
     if is_taken(value):
         raise ValueError("a name that another file of every checkpoint has")
     return value
@@ -145,7 +151,14 @@ class Manifest(Config):
     base_model: BaseModelConfig
     dataset: DatasetConfig
     preprocess: PreprocessConfig = PreprocessConfig()
-    captioner: CaptionerModelConfig | None = None
+    captioner: CaptionerModelConfig | None = Field(
+        default=None, description="The one that strategies ask which name no other; its name is `captioner`."
+    )
+    captioners: dict[Annotated[str, AfterValidator(_part_name)], CaptionerModelConfig] = Field(
+        default={},
+        max_length=16,
+        description="More captioners by name, which `captions: {strategy: captioner, captioner: NAME}` asks.",
+    )
     variants: tuple[VariantConfig, ...] = Field(min_length=1, max_length=64)
     split_packs_by: tuple[Literal["variant", "seed"], ...] = Field(
         default=(),
@@ -192,12 +205,17 @@ class Manifest(Config):
 
     @model_validator(mode="after")
     def _check_captioner(self) -> "Manifest":
+        if self.captioner is not None and CAPTIONER in self.captioners:
+            raise ValueError(f"captioners: {CAPTIONER} is the name of what stands under captioner; another name")
         for variant in self.variants:
-            if self.captioner is None and any(part.strategy == "blip" for _, part in plain_parts(variant.captions)):
-                raise ValueError(
-                    f"variants: {variant.name!r} has strategy blip, but there is no captioner; "
-                    "write captioner: {source: ...}"
-                )
+            for name in captioners_of([variant.captions]):
+                if name not in self.named_captioners():
+                    where = "captioner:" if name == CAPTIONER else f"captioners: {name}:"
+                    known = f" (there are {', '.join(self.named_captioners())})" if self.named_captioners() else ""
+                    raise ValueError(
+                        f"variants: {variant.name!r} asks the captioner {name!r}, but there is no such one{known}; "
+                        f"write {where} {{source: ...}}"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -244,14 +262,22 @@ class Manifest(Config):
         same_store = self.dataset_storage().endpoint_url == self.output_storage().endpoint_url
         return same_store and as_folder(place).startswith(as_folder(source))
 
+    def named_captioners(self) -> dict[str, CaptionerModelConfig]:
+        """All captioners by their names; `captioner` comes first."""
+        return ({} if self.captioner is None else {CAPTIONER: self.captioner}) | self.captioners
+
+    def captioner_key(self, name: str) -> str:
+        """The manifest's key of the captioner of that name, for messages."""
+        return CAPTIONER if name == CAPTIONER and self.captioner is not None else f"captioners.{name}"
+
     def models(self) -> Iterator[ModelPlace]:
         """The models that the study reads. A base model in one file needs `components` beside it."""
         base, samples = self.base_model, self.evaluation.samples
         yield ModelPlace("base_model.source", base.source, base.allow_pickle)
         if base.source.endswith(".safetensors"):
             yield ModelPlace("base_model.components", base.components)
-        if self.captioner is not None:
-            yield ModelPlace("captioner.source", self.captioner.source, self.captioner.allow_pickle)
+        for name, captioner in self.named_captioners().items():
+            yield ModelPlace(f"{self.captioner_key(name)}.source", captioner.source, captioner.allow_pickle)
         if samples is not None and samples.clip is not None:
             yield ModelPlace("evaluation.samples.clip.source", samples.clip.source, samples.clip.allow_pickle)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,14 +15,15 @@ from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.manifest.models import ScoredSamplesConfig
 from job.manifest.packs import Pack, set_of_variant
+from job.manifest.schema import Manifest
 from job.process.versions import environment
 from job.run.context import Attempt
 from job.run.dataset import Images, SourceStamp, source_fingerprint
-from job.run.identity import Identity, has_more_steps, identity, identity_conflicts
+from job.run.identity import Identity, has_more_steps, identity, identity_conflicts, model_name
 from job.run.samples import samples_key
 from job.run.status import Status
 from job.storage.stored import StoredJson
-from lora_engine.config.captions import PromptTemplate
+from lora_engine.config.captions import CAPTIONER, PromptTemplate
 from lora_engine.config.evaluation import EvaluationConfig, Pairs
 from lora_engine.images.split import data_sha256
 from lora_engine.models.files import LocalModel
@@ -48,7 +50,14 @@ class ModelDecisions(StoredJson):
     """The frozen models that decide what is trained."""
 
     base: ModelDecision
-    captioner: ModelDecision | None = None
+    captioner: ModelDecision | None = None  # the one of that name
+    captioners: dict[str, ModelDecision] = {}  # the others by their names
+
+    def hashes(self) -> dict[str, str]:
+        """The hashes of the models' files, as `identity` takes them."""
+        others = {model_name(name): model.sha256 for name, model in self.captioners.items()}
+        only = {} if self.captioner is None else {CAPTIONER: self.captioner.sha256}
+        return {"base": self.base.sha256} | only | others
 
 
 # How adapters are scored, see `HeldOut`. A run that does not say it was begun by a version that did it otherwise.
@@ -92,6 +101,7 @@ class SeenManifest(StoredJson):
     variants: tuple[SeenVariant, ...] = Field(min_length=1)
     base_model: dict[str, Any]
     captioner: dict[str, Any] | None = None
+    captioners: dict[str, dict[str, Any]] = {}
     evaluation: SeenEvaluation
 
 
@@ -150,8 +160,7 @@ def is_done(attempt: Attempt) -> bool:
     stored = read_resolved(attempt)
     if stored is None:
         return False
-    models = {what: model.sha256 for what, model in stored.models if model is not None}
-    current = identity(attempt.manifest, data_sha256=stored.data_sha256, models=models)
+    current = identity(attempt.manifest, data_sha256=stored.data_sha256, models=stored.models.hashes())
     _refuse_conflicts(attempt, stored, current)
     if not attempt.run.exists(layout.SUCCESS) or has_more_steps(stored.identity, current):
         return False
@@ -161,7 +170,13 @@ def is_done(attempt: Attempt) -> bool:
     # Another source of the dataset or a model can hold the same files, but that is known only once they are fetched.
     source = attempt.run.read_stored(layout.SOURCE, SourceStamp)
     same_data = source is not None and source.fingerprint == source_fingerprint(attempt)
-    return same_data and (now.base_model, now.captioner) == (then.base_model, then.captioner)
+    return same_data and _asked_models(now) == _asked_models(then)
+
+
+def _asked_models(manifest: SeenManifest) -> object:
+    """What the manifest says about the base model and the captioners."""
+    only = {} if manifest.captioner is None else {CAPTIONER: manifest.captioner}
+    return manifest.base_model, only | manifest.captioners
 
 
 def _asked_samples(manifest: SeenManifest) -> object:
@@ -186,22 +201,23 @@ def resolve(
     attempt: Attempt,
     images: Images,
     base: LocalModel,
-    captioner: LocalModel | None,
+    captioners: Mapping[str, LocalModel],
     clip: LocalModel | None,
     device: torch.device,
 ) -> Resolved:
     """Decide what the manifest leaves open and no earlier attempt has decided, and write it.
 
     Args:
+        captioners: all that the manifest names.
         clip: scores the samples; None where the manifest names none.
 
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
     """
     with attempt.progress.doing("Hashing the models"):
-        models = {"base": base.sha256} | ({} if captioner is None else {"captioner": captioner.sha256})
+        models = _decided_models(attempt.manifest, base, captioners)
         clip_sha256 = None if clip is None else clip.sha256
-    current = identity(attempt.manifest, data_sha256=data_sha256(images.records), models=models)
+    current = identity(attempt.manifest, data_sha256=data_sha256(images.records), models=models.hashes())
     stored = read_resolved(attempt)
     if stored is not None:
         _refuse_conflicts(attempt, stored, current)
@@ -216,6 +232,18 @@ def resolve(
         attempt.run.write_json(layout.ENVIRONMENT, environment(device))
         attempt.run.write_stored(layout.RESOLVED, resolved)  # It is written last: where it is, so are the others.
     return resolved
+
+
+def _decided_models(manifest: Manifest, base: LocalModel, captioners: Mapping[str, LocalModel]) -> ModelDecisions:
+    found = {
+        name: ModelDecision(source=captioner.source, sha256=captioners[name].sha256)
+        for name, captioner in manifest.named_captioners().items()
+    }
+    return ModelDecisions(
+        base=ModelDecision(source=manifest.base_model.source, sha256=base.sha256),
+        captioner=found.get(CAPTIONER),
+        captioners={name: model for name, model in found.items() if name != CAPTIONER},
+    )
 
 
 def _decided_samples(attempt: Attempt, stored: Resolved | None, clip_sha256: str | None) -> tuple[SampleDecision, ...]:
@@ -238,17 +266,13 @@ def _decided_samples(attempt: Attempt, stored: Resolved | None, clip_sha256: str
 
 def _decide(
     attempt: Attempt,
-    models: dict[str, str],
+    models: ModelDecisions,
     current: Identity,
     samples: tuple[SampleDecision, ...],
     stored: Resolved | None,
     device: torch.device,
 ) -> Resolved:
     manifest = attempt.manifest
-    base = ModelDecision(source=manifest.base_model.source, sha256=models["base"])
-    captioner = None
-    if manifest.captioner is not None and "captioner" in models:
-        captioner = ModelDecision(source=manifest.captioner.source, sha256=models["captioner"])
     sets = set_of_variant(manifest)
     return Resolved(
         started_at=time.time() if stored is None else stored.started_at,
@@ -260,7 +284,7 @@ def _decide(
         caption_sets=tuple(dict.fromkeys(sets.values())),
         set_of_variant=sets,
         packs=tuple(_decided_pack(pack, stored, device) for pack in attempt.packs),
-        models=ModelDecisions(base=base, captioner=captioner),
+        models=models,
         samples=samples[-1] if samples else None,
         earlier_samples=samples[:-1],
     )

@@ -4,14 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, SerializerFunctionWrapHandler, TypeAdapter, ValidationError, model_serializer
 
 from job.manifest.overrides import different_fields
 from job.manifest.packs import resolve_variants
 from job.manifest.schema import Manifest
 from job.storage.stored import StoredJson
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.captions import CaptionsConfig
+from lora_engine.config.captions import CAPTIONER, CaptionsConfig
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.evaluation import EvaluationConfig
 from lora_engine.config.models import CaptionerConfig
@@ -46,10 +46,22 @@ class Identity(StoredJson):
     data: str  # SHA-256 of the images that are used
     split: dict[str, Any]
     preprocess: dict[str, Any]
-    captioner: dict[str, Any] | None
+    captioner: dict[str, Any] | None  # the one of that name
+    captioners: dict[str, dict[str, Any]] = {}  # the others by their names
     evaluation: dict[str, Any]
     split_packs_by: tuple[str, ...] = ()
     variants: dict[str, VariantIdentity]
+
+    @model_serializer(mode="wrap")
+    def _without_what_none_has(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With one captioner, the identity is written as when there could be no others."""
+        values: dict[str, Any] = dump(self)
+        return values if self.captioners else {key: value for key, value in values.items() if key != "captioners"}
+
+
+def model_name(captioner: str) -> str:
+    """What the captioner of that name is called among a run's models."""
+    return captioner if captioner == CAPTIONER else f"captioners.{captioner}"
 
 
 def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str]) -> Identity:
@@ -60,18 +72,21 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
 
     Args:
         data_sha256: the hash of the images that are used.
-        models: the hashes of the files of `base` and, where the manifest has one, `captioner`.
+        models: the hashes of the files of `base`, of `captioner`, and of `captioners.NAME` for the others; of those
+            that the run has had so far.
     """
-    captioner = manifest.captioner
+    captioners = {
+        name: captioner.model_dump(mode="json", exclude=_NOT_IDENTITY) | {"sha256": models.get(model_name(name))}
+        for name, captioner in manifest.named_captioners().items()
+    }
     return Identity(
         seeds=manifest.seeds,
         base_model=models["base"],
         data=data_sha256,
         split=manifest.dataset.split.model_dump(mode="json"),
         preprocess=manifest.preprocess.model_dump(mode="json"),
-        captioner=None
-        if captioner is None
-        else captioner.model_dump(mode="json", exclude=_NOT_IDENTITY) | {"sha256": models["captioner"]},
+        captioner=captioners.get(CAPTIONER),
+        captioners={name: values for name, values in captioners.items() if name != CAPTIONER},
         evaluation=manifest.evaluation.model_dump(mode="json", include=_SCORING),
         split_packs_by=tuple(sorted(set(manifest.split_packs_by))),
         variants={
@@ -111,14 +126,13 @@ def _different(stored: Identity, current: Identity) -> list[str]:
 
 def _with_defaults(stored: Identity) -> dict[str, Any]:
     """A stored identity, to which fields that are newer than it are added with their defaults."""
-    captioner = stored.captioner
-    if captioner is not None:
-        defaults = CaptionerConfig(source="unknown").model_dump(mode="json", exclude=_NOT_IDENTITY)
-        captioner = defaults | captioner
+    generating = CaptionerConfig(source="unknown").model_dump(mode="json", exclude=_NOT_IDENTITY)
+    others = {name: generating | captioner for name, captioner in stored.captioners.items()}
     return stored.model_dump(mode="json") | {
         "split": SplitConfig().model_dump(mode="json") | stored.split,
         "preprocess": PreprocessConfig().model_dump(mode="json") | stored.preprocess,
-        "captioner": captioner,
+        "captioner": None if stored.captioner is None else generating | stored.captioner,
+        **({"captioners": others} if others else {}),
         "evaluation": EvaluationConfig().model_dump(mode="json", include=_SCORING - _NEWER) | stored.evaluation,
         "variants": {
             name: {

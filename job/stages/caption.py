@@ -17,20 +17,20 @@ from lora_engine.captions.lint import CaptionLint, lint
 from lora_engine.captions.strategies import (
     NO_CAPTION_REMEDY,
     caption_record,
+    captioners_of,
     lacks_missing,
-    needs_captioner,
     needs_sidecars,
 )
-from lora_engine.config.captions import CaptionsConfig, ConstantCaptions, plain_parts
+from lora_engine.config.captions import CAPTIONER, CaptionsConfig, ConstantCaptions, plain_parts
 from lora_engine.errors import DataError
 from lora_engine.images.prepare import pixels_key
-from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner
+from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner, require_captioner
 from lora_engine.models.files import LocalModel
 from lora_engine.records import CaptionRecord
 
 
 def caption(
-    attempt: Attempt, images: Images, captioner: LocalModel | None, tokenizer: Any, device: torch.device
+    attempt: Attempt, images: Images, captioners: Mapping[str, LocalModel], tokenizer: Any, device: torch.device
 ) -> Captions:
     """The captions of every set, of which those that no earlier attempt wrote are made and written now.
 
@@ -38,7 +38,7 @@ def caption(
     the images are read first, so that what is wrong with them is said before a captioner starts.
 
     Args:
-        captioner: the model that generates captions; None where no set needs one, or all sets are written.
+        captioners: the models that generate captions, by their names; none where all sets are written.
         tokenizer: the base model's, to count what its text encoder reads.
 
     Raises:
@@ -47,9 +47,8 @@ def caption(
     stored = {name: _stored(attempt, name, config, images) for name, config in caption_sets(attempt.manifest).items()}
     missing = {name: config for name, config in caption_sets(attempt.manifest).items() if stored[name] is None}
     own = _read_own(attempt, images, missing.values()) if needs_sidecars(missing.values()) else None
-    generated: Mapping[str, str] = {}
-    if needs_captioner(missing.values()) and captioner is not None:
-        generated = _generate(attempt, images, captioner, device)
+    asked = [name for name in captioners_of(missing.values()) if name in captioners]
+    generated = {name: _generate(attempt, images, name, captioners[name], device) for name in asked}
 
     def count_tokens(text: str) -> int:
         return len(tokenizer(text).input_ids)
@@ -61,7 +60,7 @@ def caption(
                 record.id,
                 record.source,
                 config,
-                generated=generated.get(record.id),
+                generated={name: texts[record.id] for name, texts in generated.items()},
                 existing=() if own is None else own.of.get(record.source, ()),
                 count_tokens=count_tokens,
             )
@@ -124,26 +123,26 @@ def _stored(attempt: Attempt, name: str, config: CaptionsConfig, images: Images)
     return tuple(captions)
 
 
-def _generate(attempt: Attempt, images: Images, model: LocalModel, device: torch.device) -> dict[str, str]:
-    """The captioner's text for every image, by the image's id, from the cache where it has it."""
-    config = attempt.manifest.captioner
-    assert config is not None, "the manifest's validation asks for a captioner where one is needed"
-    precision = captioner_precision(config, device)
-    key = captioner_key(model.sha256, config, precision, pixels_key(attempt.manifest.preprocess))
+def _generate(attempt: Attempt, images: Images, name: str, model: LocalModel, device: torch.device) -> dict[str, str]:
+    """The text of the captioner of that name for every image, by the image's id, from the cache where it has it."""
+    config, what = attempt.manifest.named_captioners()[name], f"{attempt.manifest.captioner_key(name)}.source"
+    precision, kind = captioner_precision(config, device), require_captioner(model, config, what)
+    key = captioner_key(model.sha256, config, precision, pixels_key(attempt.manifest.preprocess), kind)
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, str]]:
-        captioner = load_captioner(model, config, device)
+        captioner = load_captioner(model, config, device, what)
         for image_id, text in captioner.caption((image_id, images.prepared.paths[image_id]) for image_id in missing):
             yield image_id, text
             attempt.stop.check()
 
     result: dict[str, str] = {}
+    title = "Captioning images" + ("" if name == CAPTIONER else f" by {name}")
     ids = [record.id for record in images.used]
     cache = text_cache(
         attempt.cache_folder("captions", key), attempt.cache_scratch("captions", key), attempt.progress.warn
     )
     with (
-        attempt.progress.stage("caption", "Captioning images", total=len(ids), unit="images") as stage,
+        attempt.progress.stage("caption", title, total=len(ids), unit="images") as stage,
         closing(cache.values(ids, compute)) as found,
     ):
         for image_id, text in found:

@@ -1,6 +1,6 @@
 """Brings the models that a run loads to this machine, and refuses those that cannot serve."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,7 +27,7 @@ class Models:
     """The models that the run loads: they are on this machine and their files are fit for use."""
 
     base: LocalModel
-    captioner: LocalModel | None  # None where no caption strategy needs one
+    captioners: Mapping[str, LocalModel]  # all that the manifest names
     clip: LocalModel | None  # scores samples; None where the manifest names none
 
 
@@ -43,11 +43,12 @@ def fetch_models(attempt: Attempt) -> Models:
     hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
     for pack in attempt.packs:
         stable_diffusion.require_trainable(base, pack.lora)
-    captioner = None
-    if manifest.captioner is not None:
-        captioner = fetch_weights(attempt, "captioner.source", manifest.captioner, CAPTIONER_PATTERNS, settings)
-        require_captioner(captioner)
-    return Models(base, captioner, fetch_clip(attempt, samples.clip if samples else None, settings))
+    captioners = {}
+    for name, config in manifest.named_captioners().items():
+        what = f"{manifest.captioner_key(name)}.source"
+        captioners[name] = fetch_weights(attempt, what, config, CAPTIONER_PATTERNS, settings)
+        require_captioner(captioners[name], config, what)
+    return Models(base, captioners, fetch_clip(attempt, samples.clip if samples else None, settings))
 
 
 def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSettings) -> LocalModel:

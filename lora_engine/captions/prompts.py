@@ -6,7 +6,14 @@ from functools import partial
 
 from lora_engine.captions.rules import Fitted, fit
 from lora_engine.captions.strategies import bare, with_surroundings
-from lora_engine.config.captions import CaptionsConfig, ConstantCaptions, PlainCaptions, plain_parts
+from lora_engine.config.captions import (
+    BlipCaptions,
+    CaptionsConfig,
+    ConstantCaptions,
+    ExistingCaptions,
+    PlainCaptions,
+    plain_parts,
+)
 from lora_engine.records import CaptionRecord
 
 HELD_OUT_PROMPTS = 24  # held-out captions that become prompts, at most
@@ -85,9 +92,9 @@ def held_out_prompts(
         for name, config in configs.items()
         for at, (_, part) in enumerate(plain_parts(config))
     ]
-    for strategy in ("blip", "existing", "constant"):
-        chosen = [(part, raws) for part, raws in sources if part.strategy == strategy]
-        if strategy != "constant":
+    for strategy in (BlipCaptions, ExistingCaptions, ConstantCaptions):
+        chosen = [(part, raws) for part, raws in sources if isinstance(part, strategy)]
+        if strategy is not ConstantCaptions:
             chosen = chosen[:1]
         texts = {text for part, raws in chosen for raw in raws if (text := bare(part, raw))}
         if texts:

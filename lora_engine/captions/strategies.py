@@ -1,10 +1,11 @@
 """Makes the captions of an image, as a strategy's configuration says."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from lora_engine.captions.rules import Cleaned, clean, fit
 from lora_engine.config.captions import (
+    BlipCaptions,
     CaptionsConfig,
     ConstantCaptions,
     ExistingCaptions,
@@ -20,9 +21,10 @@ NO_CAPTION_REMEDY = (
 _MOST_LINES = 64  # of an image, that are chosen among
 
 
-def needs_captioner(configs: Iterable[CaptionsConfig]) -> bool:
-    """Whether any strategy asks the captioner."""
-    return any(part.strategy == "blip" for config in configs for _, part in plain_parts(config))
+def captioners_of(configs: Iterable[CaptionsConfig]) -> tuple[str, ...]:
+    """The names of the captioners that the strategies ask, each once."""
+    parts = (part for config in configs for _, part in plain_parts(config))
+    return tuple(dict.fromkeys(part.captioner for part in parts if isinstance(part, BlipCaptions)))
 
 
 def needs_sidecars(configs: Iterable[CaptionsConfig]) -> bool:
@@ -47,7 +49,7 @@ def caption_record(
     source: str,
     config: CaptionsConfig,
     *,
-    generated: str | None,
+    generated: Mapping[str, str],
     existing: Sequence[str],
     count_tokens: Callable[[str], int],
 ) -> CaptionRecord:
@@ -55,7 +57,7 @@ def caption_record(
 
     Args:
         source: the image's key, for messages.
-        generated: the captioner's text; None where no captioner was asked.
+        generated: the texts of captioners by their names, of those that were asked.
         existing: the captions that came with the image, in their order; empty where none did.
         count_tokens: counts a text's tokens, start and end included.
 
@@ -110,15 +112,15 @@ def _cleaned(part: PlainCaptions, raw: str | None) -> Cleaned:
 
 
 def _raws(
-    part: PlainCaptions, source: str, generated: str | None, existing: Sequence[str]
+    part: PlainCaptions, source: str, generated: Mapping[str, str], existing: Sequence[str]
 ) -> tuple[str, ...] | tuple[None]:
     """The texts of a strategy before they are cleaned; None where the strategy itself gives the text."""
     if isinstance(part, ConstantCaptions):
         return (None,)
     if isinstance(part, ExistingCaptions):
         return _chosen(part, existing) or (_missing(part, source),)
-    assert generated is not None, "every image is captioned where a strategy needs it"
-    return (generated,)
+    assert part.captioner in generated, "every image is captioned where a strategy needs it"
+    return (generated[part.captioner],)
 
 
 def _chosen(part: ExistingCaptions, existing: Sequence[str]) -> tuple[str, ...]:

@@ -1,13 +1,14 @@
 """The settings of caption strategies: where the text of an image comes from and how it is cleaned."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lora_engine.config.base import Config
 
 Text = Annotated[str, Field(max_length=2000)]
+CAPTIONER = "captioner"  # the name of the captioner that stands under the manifest's key of that name
 
 
 def _template(value: str) -> str:
@@ -56,9 +57,26 @@ class _WithHints(_Captions):
 
 
 class BlipCaptions(_WithHints):
-    """The captioner's description of the image."""
+    """A captioner's description of the image; `blip` is another word for `captioner`."""
 
-    strategy: Literal["blip"]
+    strategy: Literal["captioner", "blip"]
+    captioner: str = Field(
+        default=CAPTIONER,
+        max_length=63,
+        description="Which of `captioners`; `captioner` is the one that stands under the key of that name.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_one_text(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Both words are written alike, and the only captioner there once was as it was written then.
+
+        The identity of runs, and which variants share captions, rest on what is written.
+        """
+        values: dict[str, Any] = dump(self)
+        is_only = self.captioner == CAPTIONER
+        if is_only:
+            values.pop("captioner", None)
+        return values | ({"strategy": "blip" if is_only else "captioner"} if "strategy" in values else {})
 
 
 class ExistingCaptions(_WithHints):

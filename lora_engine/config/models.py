@@ -25,7 +25,12 @@ class CaptionerConfig(Config):
 
     source: str = Field(min_length=1, max_length=1024)
     revision: str | None = Field(default=None, max_length=200)
-    prompt: str = Field(default="", max_length=500, description="Text that the caption continues; empty for none.")
+    prompt: str = Field(
+        default="",
+        max_length=500,
+        description="Text that the caption continues; empty for none. A model with a chat template is asked this "
+        "question instead of the usual one, for one short sentence. It never stands in the caption.",
+    )
     beams: int = Field(default=1, ge=1, le=16, description="1 is greedy search.")
     max_new_tokens: int = Field(default=40, ge=1, le=200)
     batch_size: int = Field(default=8, ge=1, le=256)

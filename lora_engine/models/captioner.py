@@ -1,6 +1,7 @@
-"""Captions images with an image-to-text model of the transformers library, such as BLIP."""
+"""Captions images with an image-to-text model of the transformers library: BLIP and its like, or one that answers."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -8,23 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.errors import ModelError
 from lora_engine.images.squares import read_square
+from lora_engine.models.captioner_kind import QUESTION, Kind, captioner_kind, not_a_captioner, reader_of
 from lora_engine.models.files import LocalModel, holds_safetensors
 from lora_engine.models.image_text import load_whole, read_config
+from lora_engine.models.wording import Wording, wordings
 from lora_engine.system.device import DTYPES, DtypeName, resolve_precision
 from lora_engine.system.prefetch import prefetch
 
-FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
+FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model", "chat_template.jinja")
+_KEY = "captioner.source"  # the manifest's key of the model, where none is given
+_PLAIN = re.compile(r"[A-Za-z0-9]+( [A-Za-z0-9]+)*")
+_OF_THE_MACHINE = ("out of memory", "can't allocate memory", "CUDA error")  # in errors that are none of the model's
 
 
 class Captioner:
     """A loaded captioner. It searches greedily or by beams and uses no random numbers: an image has one caption."""
 
-    def __init__(self, model: Any, processor: Any, config: CaptionerConfig, device: torch.device) -> None:
-        self._model, self._processor, self._config, self._device = model, processor, config, device
+    def __init__(self, model: Any, wording: Wording, config: CaptionerConfig, device: torch.device) -> None:
+        self._model, self._wording, self._config, self._device = model, wording, config, device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -44,23 +51,26 @@ class Captioner:
             for ids, inputs in batches:
                 yield from zip(ids, self._generate(inputs), strict=False)
 
+    def try_out(self) -> None:
+        """Caption a grey square, which fails where the model is not to be asked in these words."""
+        self._generate(self._wording.inputs([Image.new("RGB", (224, 224), "grey")]))
+
     def _read(self, batch: Sequence[tuple[str, Path]]) -> tuple[list[str], Any]:
         """The ids of a batch and the model's inputs, in which the last image is repeated until the batch is full."""
         pictures = [read_square(path) for _, path in batch]
         pictures += pictures[-1:] * (self._config.batch_size - len(pictures))
-        prompt = self._config.prompt
-        text = {"text": [prompt] * len(pictures)} if prompt else {}
-        return [image_id for image_id, _ in batch], self._processor(images=pictures, return_tensors="pt", **text)
+        return [image_id for image_id, _ in batch], self._wording.inputs(pictures)
 
     def _generate(self, inputs: Any) -> list[str]:
         inputs = inputs.to(self._device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        for name, value in inputs.items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                inputs[name] = value.to(self._model.dtype)
         with torch.inference_mode():
-            tokens = self._model.generate(
+            tokens_BL = self._model.generate(
                 **inputs, do_sample=False, num_beams=self._config.beams, max_new_tokens=self._config.max_new_tokens
             )
-        texts, prompt = self._processor.batch_decode(tokens, skip_special_tokens=True), self._config.prompt
-        return [text.strip().removeprefix(prompt.lower()).removeprefix(prompt).strip() for text in texts]
+        return self._wording.captions(tokens_BL, inputs)
 
 
 def _in_batches(images: Iterable[tuple[str, Path]], size: int) -> Iterator[list[tuple[str, Path]]]:
@@ -70,45 +80,73 @@ def _in_batches(images: Iterable[tuple[str, Path]], size: int) -> Iterator[list[
         yield batch
 
 
-def require_captioner(model: LocalModel) -> None:
-    """Refuse a model that is no image-to-text model, without loading its weights.
+def require_captioner(model: LocalModel, config: CaptionerConfig, what: str = _KEY) -> Kind:
+    """How the model is asked for captions, told without loading its weights.
+
+    Args:
+        what: the manifest's key of the model, for messages.
 
     Raises:
-        ModelError: the weights are pickles that are not allowed, or the model is of another kind.
+        ModelError: the weights are pickles that are not allowed, or the model cannot caption.
     """
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    holds_safetensors(model, "captioner.source")
+    holds_safetensors(model, what)
+    kind = captioner_kind(reader_of(model.path), config.prompt, what)
     try:
-        config = read_config(model.path)
+        read_config(model.path)
     except ValueError as error:
-        raise _not_loadable(model.path, error) from error
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise _not_loadable(model.path, f"its model type is {config.model_type}")
+        raise _not_loadable(model.path, what, error) from error
+    return kind
 
 
-def load_captioner(model: LocalModel, config: CaptionerConfig, device: torch.device) -> Captioner:
+def load_captioner(model: LocalModel, config: CaptionerConfig, device: torch.device, what: str = _KEY) -> Captioner:
     """Load a captioner through transformers' image-to-text classes. No code from the model's repository runs.
+
+    Args:
+        what: the manifest's key of the model, for messages.
 
     Raises:
         ModelError: the weights are pickles that are not allowed or are incomplete, or the model cannot caption.
     """
     from transformers import AutoModelForImageTextToText
 
-    use_safetensors = holds_safetensors(model, "captioner.source")
+    kind, use_safetensors = require_captioner(model, config, what), holds_safetensors(model, what)
     dtype = DTYPES[captioner_precision(config, device)]
     try:
         loaded, processor = load_whole(AutoModelForImageTextToText, model.path, dtype, use_safetensors=use_safetensors)
     except ValueError as error:
-        raise _not_loadable(model.path, error) from error
-    return Captioner(loaded.to(device), processor, config, device)
+        raise _not_loadable(model.path, what, error) from error
+    loaded = loaded.to(device)
+    try:
+        ways = wordings(processor, kind, config.prompt)
+        return _first_that_works(Captioner(loaded, wording, config, device) for wording in ways)
+    except ValueError as error:
+        raise not_a_captioner(what, error) from error
 
 
-def _not_loadable(folder: Path, reason: object) -> ModelError:
+def _not_loadable(folder: Path, what: str, reason: object) -> ModelError:
     return ModelError(
-        f"The captioner in {folder} cannot be loaded: {reason}.",
+        f"{what}: the captioner in {folder} cannot be loaded: {reason}.",
         "Use an image-to-text model of the transformers library, such as BLIP.",
     )
+
+
+def _first_that_works(captioners: Iterable[Captioner]) -> Captioner:
+    """The first captioner that gets through a trial.
+
+    Raises:
+        ValueError: none does, for the reason of the first.
+    """
+    reasons: list[str] = []
+    for captioner in captioners:
+        try:
+            captioner.try_out()
+        except Exception as error:  # The library raises almost any exception where words and image do not fit.
+            if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OF_THE_MACHINE):
+                raise
+            reasons.append(" ".join(str(error).split())[:300] or type(error).__name__)
+        else:
+            return captioner
+    raise ValueError(reasons[0] if reasons else "its chat template takes no question about an image")
 
 
 def captioner_precision(config: CaptionerConfig, device: torch.device) -> DtypeName:
@@ -117,11 +155,19 @@ def captioner_precision(config: CaptionerConfig, device: torch.device) -> DtypeN
     return "fp32" if automatic else resolve_precision(config.precision, device)
 
 
-def captioner_key(model_sha256: str, config: CaptionerConfig, precision: DtypeName, preprocess: str) -> str:
+def captioner_key(
+    model_sha256: str, config: CaptionerConfig, precision: DtypeName, preprocess: str, kind: Kind = "continues"
+) -> str:
     """A name for all that decides an image's caption but the image: model, search, precision and preprocessing.
 
     Args:
         preprocess: names all that decides the pixels of a prepared image, as `pixels_key` does.
+        kind: how the model is asked.
     """
     settings = config.model_dump_json(exclude={"source", "revision", "allow_pickle", "precision"})
-    return hashlib.sha256("\n".join((model_sha256, settings, precision, preprocess)).encode()).hexdigest()[:32]
+    parts = [model_sha256, settings, precision, preprocess]
+    if kind == "answers":
+        parts.append(config.prompt or QUESTION)
+    elif config.prompt and not _PLAIN.fullmatch(config.prompt):
+        parts.append("without the prompt")  # Version 0.1.0 left all but plain words in the captions.
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

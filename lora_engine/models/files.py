@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from lora_engine.errors import ModelError
 
-_SUFFIXES = (".json", ".txt", ".safetensors", ".model")  # of files that belong to a model's hash
+_SUFFIXES = (".json", ".txt", ".safetensors", ".model", ".jinja")  # of files that belong to a model's hash
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # suffixes of pickles
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")  # the parts of a Stable Diffusion pipeline that have weights
 _LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # names under which libraries load pickles

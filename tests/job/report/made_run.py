@@ -180,7 +180,7 @@ def _begin(folder: Path, design: Design) -> MadeRun:
     ]
     attempt, _ = attempt_of(folder, *defaults, *design.settings)
     run, records = attempt.run, design.images
-    resolved = resolve(attempt, Images(tuple(records), _not_needed), LocalModel(base), None, None, torch.device("cpu"))
+    resolved = resolve(attempt, Images(tuple(records), _not_needed), LocalModel(base), {}, None, torch.device("cpu"))
     if design.earlier:
         resolved = resolved.model_copy(update={"scoring": 1})
         run.write_json(layout.RESOLVED, resolved.model_dump(mode="json", by_alias=True, exclude={"scoring"}))
@@ -199,7 +199,7 @@ def _captions(design: Design, records: Sequence[ImageRecord], config: Any) -> li
             record.id,
             record.source,
             config,
-            generated=None,
+            generated={},
             existing=(design.texts(number),),
             count_tokens=lambda text: len(text.split()) + 2,
         )

@@ -46,7 +46,7 @@ def model(tmp_path: Path, weights: str = "weights") -> LocalModel:
 
 
 def decide(attempt: Attempt, tmp_path: Path, of: Images | None = None, weights: str = "weights") -> Resolved:
-    return resolve(attempt, of or images(), model(tmp_path, weights), None, None, CPU)
+    return resolve(attempt, of or images(), model(tmp_path, weights), {}, None, CPU)
 
 
 def finish(attempt: Attempt, tmp_path: Path) -> Resolved:

@@ -12,6 +12,7 @@ from lora_engine.captions.lint import lint
 from lora_engine.captions.rules import TOKEN_LIMIT, clean
 from lora_engine.captions.strategies import caption_record
 from lora_engine.config.captions import (
+    CAPTIONER,
     BlipCaptions,
     CleaningConfig,
     ConstantCaptions,
@@ -169,7 +170,8 @@ def test_a_text_without_spaces_is_cut_between_characters(hints: str) -> None:
 
 def record(config, *, generated: str | None = None, existing: str | None = None):
     own = () if existing is None else (existing,)
-    return caption_record("id", "a.png", config, generated=generated, existing=own, count_tokens=words)
+    by_name = {} if generated is None else {CAPTIONER: generated}
+    return caption_record("id", "a.png", config, generated=by_name, existing=own, count_tokens=words)
 
 
 def test_strategies() -> None:

@@ -10,7 +10,7 @@ from lora_engine import miniature
 from lora_engine.captions.prompts import HELD_OUT_PROMPTS, as_trained, held_out_prompts, template_as_trained
 from lora_engine.captions.rules import TOKEN_LIMIT, Fitted
 from lora_engine.captions.strategies import caption_record
-from lora_engine.config.captions import CaptionsConfig
+from lora_engine.config.captions import CAPTIONER, CaptionsConfig
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.records import CaptionRecord
@@ -75,7 +75,7 @@ def test_by_default_a_prompt_stands_where_captions_stood(config: CaptionsConfig,
 
 @pytest.mark.parametrize("config", [blip(style_hints="ink"), blip(style_hints="ink", trigger="xyz"), blip()])
 def test_a_caption_as_a_prompt_gives_the_text_that_was_trained_on(config: CaptionsConfig) -> None:
-    trained = caption_record("7f", "a.png", config, generated="a moth", existing=None, count_tokens=words)
+    trained = caption_record("7f", "a.png", config, generated={CAPTIONER: "a moth"}, existing=None, count_tokens=words)
     assert text(config) == trained.texts[0]
 
 
@@ -172,7 +172,7 @@ def test_what_leaves_a_prompt_no_room_is_refused(tokens: Callable[[str], int]) -
 def test_a_constant_text_that_was_cut_in_training_is_cut_alike(tokens: Callable[[str], int]) -> None:
     """Nothing of the prompt is left, as the adapter was trained on as many tokens as the text encoder reads."""
     config = constant(LONG, trigger="xyz")
-    trained = caption_record("7f", "a.png", config, generated=None, existing=None, count_tokens=tokens)
+    trained = caption_record("7f", "a.png", config, generated={}, existing=None, count_tokens=tokens)
     assert trained.truncated == (True,)
     assert as_trained("a moth", config, None, tokens).text == trained.texts[0]
     assert as_trained(LONG, config, None, tokens).text == trained.texts[0]
@@ -188,7 +188,12 @@ def records(
 ) -> list[CaptionRecord]:
     return [
         caption_record(
-            image, f"{image}.png", config, generated=generated(at), existing=(existing(at),), count_tokens=words
+            image,
+            f"{image}.png",
+            config,
+            generated={CAPTIONER: generated(at)},
+            existing=(existing(at),),
+            count_tokens=words,
         )
         for at, image in enumerate(IDS)
     ]

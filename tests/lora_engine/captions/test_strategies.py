@@ -8,12 +8,13 @@ from lora_engine.captions.strategies import (
     NO_CAPTION_REMEDY,
     bare,
     caption_record,
+    captioners_of,
     lacks_missing,
-    needs_captioner,
     needs_sidecars,
     text_weights,
 )
 from lora_engine.config.captions import (
+    CAPTIONER,
     BlipCaptions,
     CaptionsConfig,
     CleaningConfig,
@@ -37,7 +38,8 @@ def words(text: str) -> int:
 
 
 def record(config: CaptionsConfig, generated: str | None = None, *existing: str) -> CaptionRecord:
-    return caption_record("7f", "a.png", config, generated=generated, existing=existing, count_tokens=words)
+    by_name = {} if generated is None else {CAPTIONER: generated}
+    return caption_record("7f", "a.png", config, generated=by_name, existing=existing, count_tokens=words)
 
 
 def mix(*captions: Any) -> MixCaptions:
@@ -194,9 +196,10 @@ def test_a_captioner_must_have_been_asked() -> None:
 
 
 def test_a_study_needs_what_any_part_of_its_strategies_needs() -> None:
-    assert needs_captioner([CONSTANT, BLIP])
-    assert needs_captioner([mix(CONSTANT, BLIP)])
-    assert not needs_captioner([CONSTANT, EXISTING, mix(CONSTANT, EXISTING)])
+    joy = BlipCaptions(strategy="captioner", captioner="joy")
+    assert captioners_of([CONSTANT, BLIP, joy, BLIP]) == (CAPTIONER, "joy")
+    assert captioners_of([mix(CONSTANT, joy, BLIP)]) == ("joy", CAPTIONER)
+    assert captioners_of([CONSTANT, EXISTING, mix(CONSTANT, EXISTING)]) == ()
     assert needs_sidecars([CONSTANT, EXISTING])
     assert needs_sidecars([mix(CONSTANT, EXISTING)])
     assert not needs_sidecars([CONSTANT, BLIP, mix(CONSTANT, BLIP)])
