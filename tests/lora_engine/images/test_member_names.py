@@ -11,6 +11,7 @@ import pytest
 
 from lora_engine.images.kinds import why_left_out
 from lora_engine.images.member_names import member_names
+from tests.old_zip import old_zip
 
 JAPANESE = [
     "刺青/機能.png",
@@ -32,21 +33,9 @@ NAMES = {
 }
 
 
-def packed(raws: Sequence[bytes], extra: Sequence[bytes] = (), *, utf8: bool = False) -> list[zipfile.ZipInfo]:
+def packed(raws: Sequence[bytes], extra: Sequence[bytes] = ()) -> list[zipfile.ZipInfo]:
     """The members of a zip with these bytes for names."""
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        for at, raw in enumerate(raws):
-            info = zipfile.ZipInfo(f"{at:x}".rjust(len(raw), "#"))
-            info.extra = extra[at] if extra else b""
-            archive.writestr(info, b"")
-    made = data.getvalue()
-    for at, raw in enumerate(raws):
-        made = made.replace(f"{at:x}".rjust(len(raw), "#").encode() if len(raw) > 2 else b"\xff\xff\xff", raw)
-    if utf8:
-        start = made.index(b"PK\1\2")
-        made = made[: start + 8] + struct.pack("<H", 1 << 11) + made[start + 10 :]
-    return zipfile.ZipFile(io.BytesIO(made)).infolist()
+    return zipfile.ZipFile(io.BytesIO(old_zip([(raw, b"") for raw in raws], extra))).infolist()
 
 
 def unicode_name(raw: bytes, name: str) -> bytes:
