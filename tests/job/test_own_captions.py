@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from job.layout import RESOLVED
+from job.layout import captions as captions_of
 from job.report.schema import Comparison
 from job.run.dataset import Images
 from job.stages.preprocess import images_of
@@ -64,7 +65,8 @@ def test_each_copy_is_trained_on_its_own_caption(finished: Path) -> None:
     assert len(firsts) == 12
     assert not any("line art" in text or "another" in text for text in firsts)
     assert {path.stem for path in (finished / "data" / "thumbnails").iterdir()} == sources.keys()
-    random = [CaptionRecord(**row) for row in rows(finished / "data" / "captions" / "random.jsonl")]
+    random = folder_of(str(finished)).read_rows(captions_of("random"), CaptionRecord)
+    assert random is not None
     texts = {sources[record.id]: record.texts for record in random}
     assert sorted(len(each) for each in texts.values()) == [1] * 4 + [2] * 11
     assert texts["z0.png"] == (":d, another 0, ink",)

@@ -171,7 +171,7 @@ def test_copies_that_are_told_apart_have_names_of_their_own_and_change_no_split(
         for look in [int.from_bytes(originals[at].perceptual_hash or b"")]
     ]
     rejected = [
-        dataclasses.replace(image(f"{name}", content="07"), perceptual_hash=None, rejected="x") for name in ("p", "q")
+        dataclasses.replace(image(name, content="r"), perceptual_hash=None, rejected="x") for name in ("p", "q")
     ]
     told = list(tell_copies_apart(sorted([*originals, *copies, *rejected], key=lambda each: each.source)))
     assert [each.content for each in told if each.source in ("07", "y-07", "z-07")] == [sha256("07")] * 3
@@ -181,7 +181,7 @@ def test_copies_that_are_told_apart_have_names_of_their_own_and_change_no_split(
         sha256(f"{sha256('07')} 2"),
         sha256(f"{sha256('07')} 3"),
     ]
-    assert [records[name].id for name in ("p", "q")] == [sha256("07")] * 2
+    assert [records[name].id for name in ("p", "q")] == [sha256("r")] * 2
     used = [record for record in records.values() if record.used]
     assert len({record.id for record in used}) == len(used) == 24
     plain = {record.source: record for record in assign([*originals, *copies, *rejected], kept, split)}
