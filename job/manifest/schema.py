@@ -210,11 +210,13 @@ class Manifest(Config):
         for variant in self.variants:
             for name in captioners_of([variant.captions]):
                 if name not in self.named_captioners():
-                    where = "captioner:" if name == CAPTIONER else f"captioners: {name}:"
+                    wanted = (
+                        "captioner: {source: ...}" if name == CAPTIONER else f"captioners: {{{name}: {{source: ...}}}}"
+                    )
                     known = f" (there are {', '.join(self.named_captioners())})" if self.named_captioners() else ""
                     raise ValueError(
                         f"variants: {variant.name!r} asks the captioner {name!r}, but there is no such one{known}; "
-                        f"write {where} {{source: ...}}"
+                        f"write {wanted}"
                     )
         return self
 

@@ -354,7 +354,7 @@ _IDENTITY = (
         "captioner-is-not-identity",
         "Half of a run's captions come from one captioner and half from another.",
         "job/run/identity.py",
-        ' | {"sha256": models["captioner"]}',
+        ' | {"sha256": models.get(model_name(name))}',
         "",
         (f"{IDENTITY}::test_other_bytes_are_another_run",),
     ),

@@ -1,12 +1,16 @@
 """What makes a run the same run, beyond what a manifest's options say: models, data, and values of other versions."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from job.manifest.load import load_manifest
+from job.run.decisions import Resolved
 from job.run.identity import Identity, has_more_steps, identity, identity_conflicts
 from tests.job.manifest.test_manifest import SMALL, load
 
+EARLIER = Path(__file__).resolve().parents[1] / "earlier_run"
 BLIP = (
     "captioner={source: models/blip}",
     "variants=[{name: one, captions: {strategy: blip}}]",
@@ -48,6 +52,83 @@ def test_other_bytes_are_another_run(changed: dict[str, Any], conflicts: tuple[s
 def test_values_that_decide_what_is_found_belong_to_it(option: str, conflicts: tuple[str, ...]) -> None:
     linear = "training.schedule={name: linear}"
     assert identity_conflicts(identity_of(*BLIP, linear), identity_of(*BLIP, linear, option)) == conflicts
+
+
+SEVERAL = (
+    "captioners={joy: {source: models/joy}}",
+    "variants=[{name: one, captions: {strategy: captioner, captioner: joy}}, {name: two, captions: {strategy: blip}}]",
+)
+
+
+def test_every_captioner_belongs_to_it() -> None:
+    several = (*BLIP, *SEVERAL)
+    joy = {"captioners.joy": "j"}
+    stored = identity_of(*several, **joy)
+    assert stored.captioners["joy"]["sha256"] == "j"
+    assert identity_conflicts(stored, identity_of(*several, **joy)) == ()
+    for option, conflicts in (
+        ("captioners.joy.prompt=what is it?", ("captioners.joy.prompt",)),
+        ("captioners.joy.source=elsewhere", ()),
+        ("captioners.base={source: x}", ("captioners.base",)),
+        (
+            "variants.one.captions.captioner=captioner",
+            ("variants.one.captions.captioner", "variants.one.captions.strategy"),
+        ),
+    ):
+        assert identity_conflicts(stored, identity_of(*several, option, **joy)) == conflicts
+    assert identity_conflicts(stored, identity_of(*several, **{"captioners.joy": "other"})) == (
+        "captioners.joy.sha256",
+    )
+    assert identity_conflicts(stored, identity_of(*BLIP, SEVERAL[1].replace("joy", "captioner"))) != ()
+    lacks = stored.model_dump(mode="json")
+    del lacks["captioners"]["joy"]["beams"]
+    assert identity_conflicts(Identity.model_validate(lacks), stored) == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("variants.one.captions={strategy: captioner}",),
+        ("variants.one.captions={strategy: captioner, captioner: captioner}",),
+        ("variants.one.captions={strategy: blip, captioner: captioner}",),
+        ("captioner=null", "captioners={captioner: {source: models/blip}}"),
+    ],
+)
+def test_the_only_captioner_is_that_of_earlier_versions_by_any_of_its_names(other: tuple[str, ...]) -> None:
+    """What version 0.1.0 stored of a study with BLIP, word for word."""
+    identity = identity_of(*BLIP, *other)
+    assert identity == identity_of(*BLIP)
+    dump = identity.model_dump(mode="json")
+    assert "captioners" not in dump
+    assert dump["captioner"] == {
+        "prompt": "",
+        "beams": 1,
+        "max_new_tokens": 40,
+        "batch_size": 8,
+        "precision": "auto",
+        "sha256": "c",
+    }
+    cleaning = {
+        "lowercase": True,
+        "artefact_words": True,
+        "invented_writing": True,
+        "repeated_words": True,
+        "duplicates": True,
+        "stop_words": False,
+    }
+    captions = {"caption_dropout": 0.0, "trigger": "", "style_hints": "", "hints_position": "last"}
+    assert list(dump["variants"]["one"]["captions"].items()) == list(
+        (captions | {"cleaning": cleaning, "strategy": "blip"}).items()
+    )
+
+
+@pytest.mark.parametrize("name", ["finished", "interrupted", "sampled"])
+def test_a_run_of_an_earlier_version_is_the_same_run(name: str) -> None:
+    stored = Resolved.model_validate_json((EARLIER / name / "resolved.json").read_bytes())
+    manifest = load_manifest((EARLIER / name / "manifest.yaml").read_bytes(), "manifest.yaml")
+    current = identity(manifest, data_sha256=stored.data_sha256, models=stored.models.hashes())
+    assert current.captioner == stored.identity.captioner
+    assert identity_conflicts(stored.identity, current) == ()
 
 
 def test_what_an_earlier_version_left_open_may_be_anything() -> None:
