@@ -42,7 +42,7 @@ class PreparedImage:
     height: int | None = None
     path: Path | None = None  # where the square image lies
     thumbnail: bytes | None = None  # a WebP file
-    perceptual_hash: bytes | None = None  # 256 bits
+    perceptual_hash: bytes | None = None
     ignored: bool = False  # a file that systems leave behind
     rejected: str | None = None  # why it cannot be used
 
@@ -164,7 +164,7 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
     if stored is None:
         _write(square_path, lambda part: write_square(square, part))
     return PreparedImage(
-        identity, file.key, size, width, height, square_path, _thumbnail(small), perceptual_hash(small)
+        identity, file.key, size, width, height, square_path, _thumbnail(small), perceptual_hash(square)
     )
 
 
