@@ -36,23 +36,34 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
         split=split.model_dump(mode="json"),
     )
     same = attempt.run.read_stored(layout.SOURCE, SourceStamp) == stamp
-    records = attempt.run.read_rows(layout.IMAGES, ImageRecord) if same else None
-    if records is not None:
-        images = Images(tuple(records), lambda: _preprocess(attempt, fetch()))
-        if not images.train or not images.validation:
-            raise JobError(
-                ExitCode.CONFLICT,
-                f"{attempt.run.uri(layout.IMAGES)} names no image to train on, or none that is held out.",
-                f"Restore it, or remove {attempt.run.uri(layout.SOURCE)} to have it written anew.",
-            )
-        return images
-    prepared = _preprocess(attempt, fetch())
+    # A begun run keeps the groups and sides that its images have, though this version may see other likenesses.
+    kept = same or read_resolved(attempt) is not None
+    rows = attempt.run.read_rows(layout.IMAGES, ImageRecord) if kept else None
+    recorded = tuple(rows or ())
+    if same and rows is not None:
+        _check_both_sides(attempt, recorded)
+        return Images(recorded, lambda: _preprocess(attempt, fetch(), recorded))
+    prepared = _preprocess(attempt, fetch(), recorded)
     attempt.run.write_stored(layout.SOURCE, stamp)  # It is written last: it says that the records are complete.
     return Images(prepared.records, lambda: prepared)
 
 
-def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
+def _check_both_sides(attempt: Attempt, recorded: Sequence[ImageRecord]) -> None:
+    """Refuse records that are those of no study."""
+    if {"train", "validation"} <= {record.split for record in recorded}:
+        return
+    raise JobError(
+        ExitCode.CONFLICT,
+        f"{attempt.run.uri(layout.IMAGES)} names no image to train on, or none that is held out.",
+        f"Restore it, or remove {attempt.run.uri(layout.SOURCE)} to have it written anew.",
+    )
+
+
+def _preprocess(attempt: Attempt, files: Sequence[SourceFile], recorded: Sequence[ImageRecord]) -> Prepared:
     """Prepare every image, and write their thumbnails and `data/images.jsonl`.
+
+    Args:
+        recorded: the records so far, see `assign`.
 
     Raises:
         DataError: there are too few images, or too many that cannot be used.
@@ -82,12 +93,12 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile]) -> Prepared:
             # Ctrl-C sends its signal to the worker processes, too: that they are gone is then no fault of the data.
             attempt.stop.check()
             raise
-    records = assign(prepared, config, attempt.manifest.dataset.split)
+    records = assign(prepared, config, attempt.manifest.dataset.split, recorded)
     _tell(attempt, records)
     if begun is not None and begun.data_sha256 != data_sha256(records):
         # Earlier versions did not tell copies apart, and a run that one of them began goes on so.
         prepared = [replace(image, id=image.content, copy_of=None) for image in prepared]
-        records = assign(prepared, config, attempt.manifest.dataset.split)
+        records = assign(prepared, config, attempt.manifest.dataset.split, recorded)
     if begun is not None and begun.data_sha256 != data_sha256(records):
         raise JobError(
             ExitCode.CONFLICT,

@@ -43,7 +43,7 @@ class PreparedImage:
     height: int | None = None
     path: Path | None = None  # where the square image lies
     thumbnail: bytes | None = None  # a WebP file
-    perceptual_hash: bytes | None = None  # 256 bits
+    perceptual_hash: bytes | None = None
     ignored: str | None = None  # why it is no image of the dataset, see `why_ignored`
     rejected: str | None = None  # why it is one, and cannot be used
     uniform: bool = False  # whether the square is all of one colour
@@ -171,7 +171,7 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
     if stored is None:
         _write(square_path, lambda part: write_square(square, part))
     uniform = square.getcolors(1) is not None  # there is one colour at most
-    look = perceptual_hash(small)
+    look = perceptual_hash(square)
     return PreparedImage(identity, file.key, size, width, height, square_path, _thumbnail(small), look, uniform=uniform)
 
 

@@ -6,19 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.errors import DataError
+from lora_engine.images.near_duplicates import group_alike
 from lora_engine.images.prepare import PreparedImage
 from lora_engine.records import ImageRecord, Split
 
-_Places = npt.NDArray[np.intp]
-
-_HASH_WORDS = 4  # words of 64 bits in a perceptual hash
-_HASHES_AT_ONCE = 256  # that are compared with all others, so that memory does not grow with the square of their number
 _LARGEST_FRACTION = 0.25  # of the images, that a small set may hold out
 
 
@@ -36,9 +30,16 @@ def tell_copies_apart(prepared: Iterable[PreparedImage]) -> Iterator[PreparedIma
 
 
 def assign(
-    prepared: Sequence[PreparedImage], preprocess: PreprocessConfig, split: SplitConfig
+    prepared: Sequence[PreparedImage],
+    preprocess: PreprocessConfig,
+    split: SplitConfig,
+    recorded: Sequence[ImageRecord] = (),
 ) -> tuple[ImageRecord, ...]:
     """Make a record for every file, in the order of the keys.
+
+    Args:
+        recorded: the records of the run so far. Where it uses the same images, their groups and sides stay what they
+            are there, though another version made them, which saw other likenesses.
 
     Raises:
         DataError: too many files cannot be used, or too few remain to train and to score on.
@@ -52,8 +53,11 @@ def assign(
     unique = {
         file.id: file for file in files if file.perceptual_hash is not None and first[file.content] == file.source
     }
-    groups = _groups(sorted(unique.values(), key=lambda image: image.id), preprocess.near_duplicate_distance)
-    held_out = _held_out(groups, split)
+    groups = {record.id: record.group for record in recorded if record.group is not None}
+    held_out = {record.group for record in recorded if record.group is not None and record.split == "validation"}
+    if groups.keys() != unique.keys() or not set() < held_out < set(groups.values()):
+        groups = _groups(sorted(unique.values(), key=lambda image: image.id), preprocess.near_duplicate_distance)
+        held_out = _held_out(groups, split)
     used_sources = {file.source for file in unique.values()}
 
     def record(file: PreparedImage) -> ImageRecord:
@@ -105,32 +109,11 @@ def _groups(images: Sequence[PreparedImage], distance: int) -> dict[str, str]:
 
     Args:
         images: in the order of their ids.
-        distance: bits in which the perceptual hashes of near-duplicates differ at most.
+        distance: bits in which the perceptual hashes of near-duplicates, or of one's mirror image, differ at most.
     """
-    packed = b"".join(image.perceptual_hash or b"" for image in images)
-    hashes = np.frombuffer(packed, dtype=np.uint64).reshape(len(images), _HASH_WORDS)
-    labels: _Places = np.arange(len(images))
-    for a, b in _near_pairs(hashes, distance):
-        links = coo_array((np.ones(len(a), dtype=bool), (labels[a], labels[b])), shape=(len(images), len(images)))
-        _, merged = connected_components(links, directed=False)
-        labels = merged[labels].astype(np.intp)
-    _, first, group = np.unique(labels, return_index=True, return_inverse=True)
-    return {image.id: images[first[at]].id for image, at in zip(images, group, strict=True)}
-
-
-def _near_pairs(hashes: npt.NDArray[np.uint64], distance: int) -> Iterator[tuple[_Places, _Places]]:
-    """The places of hashes that differ in at most `distance` bits, for a block of hashes at a time.
-
-    Args:
-        hashes: [images, words]
-    """
-    for start in range(0, len(hashes), _HASHES_AT_ONCE):
-        block, others = hashes[start : start + _HASHES_AT_ONCE], hashes[start:]
-        bits = np.zeros((len(block), len(others)), dtype=np.uint16)
-        for word in range(_HASH_WORDS):
-            bits += np.bitwise_count(block[:, word, np.newaxis] ^ others[np.newaxis, :, word])
-        a, b = np.nonzero(bits <= distance)
-        yield start + a, start + b
+    hashes = [image.perceptual_hash or b"" for image in images]
+    _, first, places = np.unique(group_alike(hashes, distance), return_index=True, return_inverse=True)
+    return {image.id: images[first[at]].id for image, at in zip(images, places, strict=True)}
 
 
 def _held_out(groups: dict[str, str], config: SplitConfig) -> set[str]:

@@ -71,7 +71,7 @@ def test_a_prepared_square_is_the_image(tmp_path: Path) -> None:
         assert (np.asarray(square) == np.asarray(original)).all()
     with Image.open(io.BytesIO(made.thumbnail)) as small:
         assert (small.format, small.size) == ("WEBP", (64, 64))
-    assert len(made.perceptual_hash) == 32
+    assert len(made.perceptual_hash) == 128
 
 
 def test_nothing_of_the_file_but_pixels_is_kept(tmp_path: Path) -> None:

@@ -21,12 +21,17 @@ def image(name: str, look: int | None = None, content: str | None = None) -> Pre
     """An image of its own look and content unless another's are given."""
     identity = hashlib.sha256((content or name).encode()).hexdigest()
     bits = int(hashlib.sha256(f"look {name}".encode()).hexdigest(), 16) if look is None else look
-    return PreparedImage(identity, name, 1, 64, 64, Path(name), Path(name), bits.to_bytes(32))
+    return PreparedImage(identity, name, 1, 64, 64, Path(name), b"", hash_of(bits))
 
 
 def look_of(prepared: PreparedImage) -> int:
     assert prepared.perceptual_hash is not None
-    return int.from_bytes(prepared.perceptual_hash)
+    return int.from_bytes(prepared.perceptual_hash[:32])
+
+
+def hash_of(look: int) -> bytes:
+    """The hash of a page on which every wave stands clear, and of a figure that is all of the page."""
+    return 2 * (look.to_bytes(32) + (look ^ (1 << 256) - 1).to_bytes(32))
 
 
 def by_source(records: tuple[ImageRecord, ...]) -> dict[str, ImageRecord]:
