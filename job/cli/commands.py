@@ -261,8 +261,8 @@ def _look_into_data(manifest: Manifest) -> None:
     said: list[str] = []
     try:
         with Progress(sys.stderr) as progress:
-            for line in check_data(manifest, env.workdir(os.environ, None, manifest.name), progress, StopFlag()):
-                said.append(printable(line))
+            scratch = env.workdir(os.environ, None, manifest.name)
+            said.extend(map(printable, check_data(manifest, scratch, progress, StopFlag())))
     finally:  # What was seen before an error may be its cause.
         if said:
             typer.echo("\n".join(said), err=True)

@@ -7,10 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from job.data_check import check_data
-from job.manifest.load import load_manifest
-from job.process.progress import Progress
-from job.process.stop import StopFlag
 from job.storage import StorageSettings, open_storage
 from tests.job.small_run import PLAIN, drawings
 from tests.lora_job import lora_job
@@ -109,7 +105,8 @@ def test_targets_that_a_run_would_refuse_are_refused(tmp_path: Path, target: str
 
 
 def test_settings_that_do_not_suit_are_warned_of(tmp_path: Path) -> None:
-    done = validate(tmp_path, "training.schedule.warmup_steps=10", "training.batch_size=10", "preprocess.resolution=96")
+    warmup = "training.schedule={name: constant, warmup_steps: 10}"
+    done = validate(tmp_path, warmup, "training.batch_size=10", "preprocess.resolution=96")
     assert done.returncode == 0, done.stderr
     for part in ("schedule.warmup_steps (10)", "training.batch_size is 10", "resolution is 96", "own is 64"):
         assert part in done.stderr
@@ -118,12 +115,16 @@ def test_settings_that_do_not_suit_are_warned_of(tmp_path: Path) -> None:
     assert "batch_size" not in done.stderr
 
 
-def test_what_lies_behind_a_network_is_listed(s3: S3Server, tmp_path: Path) -> None:
-    storage = open_storage(s3.uri, StorageSettings(endpoint_url=s3.url, addressing_style="path"))
+def test_what_lies_behind_a_network_is_listed(s3_admin: S3Server, s3_bucket: str, tmp_path: Path) -> None:
+    prefix = f"s3://{s3_bucket}/{tmp_path.name}"
+    storage = open_storage(prefix, StorageSettings(s3_admin.endpoint_url, region="us-east-1", addressing_style="path"))
     for name in ("a.png", "b.JPG", "a.txt", "notes.md", ".hidden/c.png"):
-        storage.write(f"{s3.uri}/look/{name}", b"no picture")
-    sets = [f"dataset.source={s3.uri}/look", f"storage={{endpoint_url: {s3.url}, addressing_style: path}}"]
-    manifest = load_manifest(PLAIN, "m.yaml", sets)
-    said = list(check_data(manifest, tmp_path, Progress((tmp_path / "log").open("w")), StopFlag()))
-    assert "2 files named like images" in said[0]
-    assert "1 files of captions" in said[0]
+        storage.write(f"{prefix}/{name}", b"no picture")
+    endpoint = f"{{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}"
+    done = validate(tmp_path, f"dataset.source={prefix}", f"storage={endpoint}")
+    assert done.returncode == 0, done.stderr
+    assert "Data: 2 files named like images" in done.stderr
+    assert "1 files of captions" in done.stderr
+    for name in ("a.png", "b.JPG", "notes.md"):
+        storage.delete(f"{prefix}/{name}")
+    assert validate(tmp_path, f"dataset.source={prefix}", f"storage={endpoint}").returncode == 41
