@@ -1,6 +1,7 @@
 """Computes what a run would do and need from the manifest and, where that needs no download, the dataset's listing."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from job.manifest.schema import Manifest
 from job.prospect import Prospect, foresee, foresee_pictures, more_seeds_advised
 from job.storage import is_remote, open_storage
 from job.storage.uris import as_folder, local_path
+from lora_engine.config.adapter import LoraConfig
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
 from lora_engine.images.kinds import claims_image, why_ignored
 from lora_engine.images.sidecars import split_sidecars
@@ -82,6 +84,7 @@ def make_plan(manifest: Manifest) -> Plan:
     if (advice := more_seeds_advised(manifest)) is not None:
         warnings.append(advice)
     warnings += folder_warnings(listed or ())
+    warnings += _left_alphas(manifest, trained)
     if manifest.device == "cpu":
         warnings.append("device is cpu, which takes many times the hours that are said of GPUs")
     return Plan(
@@ -117,6 +120,17 @@ def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int
     )
 
 
+def remote_keys(manifest: Manifest) -> Iterator[str]:
+    """The keys of the files of a dataset behind a network, which is no archive.
+
+    Raises:
+        JobError: its storage cannot be listed.
+    """
+    source = manifest.dataset.source
+    start = len(as_folder(source))
+    return (info.uri[start:] for info in open_storage(source, manifest.dataset_storage()).list(source))
+
+
 def _listed(manifest: Manifest) -> dict[str, bool] | None:
     """The keys of the dataset's files, and whether each is one of its images; None for an archive, which stays closed.
 
@@ -126,11 +140,22 @@ def _listed(manifest: Manifest) -> dict[str, bool] | None:
     if is_archive(source):
         return None
     if is_remote(source):
-        start = len(as_folder(source))
-        keys = (info.uri[start:] for info in open_storage(source, manifest.dataset_storage()).list(source))
-        return {key: claims_image(key) for key in keys}
+        return {key: claims_image(key) for key in remote_keys(manifest)}
     files, _ = split_sidecars(list(list_files(local_path(source))))
     return {file.key: why_ignored(file) is None for file in files}
+
+
+def _left_alphas(manifest: Manifest, packs: Sequence[Pack]) -> Iterator[str]:
+    """A warning for each rank that was set where alpha was left at its default, which other trainers take from it."""
+    fields = LoraConfig.model_fields
+    set_alpha = {v.name for v in manifest.variants if "alpha" in v.lora or "alpha" in manifest.lora.model_fields_set}
+    for rank in sorted({p.lora.rank for p in packs if not {m.variant for m in p.members} <= set_alpha}):
+        if rank != fields["rank"].default:
+            alpha = fields["alpha"].default
+            yield (
+                f"lora.alpha {alpha:g} at lora.rank {rank} scales the update by {alpha / rank:g}; "
+                f"an alpha of {rank} scales it by 1"
+            )
 
 
 def _memory(manifest: Manifest, pack: Pack) -> int:

@@ -33,7 +33,7 @@ def lay_out(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name == "metadata.jsonl":
             path.write_text(metadata.text)
-        elif path.suffix == ".txt":
+        elif path.suffix in (".txt", ".caption"):
             path.write_text(f"a caption of {path.stem}\n")
         else:
             Image.open(next(drawings)).convert("RGB").save(path)
@@ -53,9 +53,9 @@ def test_every_block_of_your_own_images_is_tried() -> None:
 
 def test_captions_are_read_as_your_own_images_says(laid_out: Path) -> None:
     (metadata,) = blocks_of("jsonl")
-    found = read_sidecars(list(list_files(laid_out / "pictures")))
+    found = read_sidecars(list(list_files(laid_out / "pictures"))).first
     assert found["heron.png"] == "a caption of heron"  # the .txt wins
-    assert found["city/tower.jpg"] == "a caption of tower"
+    assert found["city/tower.jpg"] == "a caption of tower.jpg"
     assert found["city/bridge.jpg"] == json.loads(metadata.text.splitlines()[1])["caption"]
 
 

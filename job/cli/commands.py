@@ -83,13 +83,14 @@ def validate(
     sets: SetOption = None,
     offline: Annotated[bool, typer.Option("--offline", help="Check the manifest alone.")] = False,
 ) -> None:
-    """Report every error of a manifest; also tries storage, device, and models but those of a hub, unless --offline."""
+    """Report every error of a manifest; unless --offline also of storage, device, dataset, and models but a hub's."""
     loaded = _load(manifest, sets)
     if not offline:
         from job.preflight import check_access, check_device
 
         check_access(loaded)
         check_device(loaded)
+        _look_into_data(loaded)
     typer.echo(f"{loaded.name}: valid")
 
 
@@ -248,6 +249,23 @@ def sample(
         workdir=workdir,
     )
     typer.echo(sample_command(target, options, stop))
+
+
+def _look_into_data(manifest: Manifest) -> None:
+    """Show what is in the dataset, and what is odd about it."""
+    from job import env
+    from job.data_check import check_data
+    from job.process.progress import Progress
+    from lora_engine.text import printable
+
+    said: list[str] = []
+    try:
+        with Progress(sys.stderr) as progress:
+            scratch = env.workdir(os.environ, None, manifest.name)
+            said.extend(map(printable, check_data(manifest, scratch, progress, StopFlag())))
+    finally:  # What was seen before an error may be its cause.
+        if said:
+            typer.echo("\n".join(said), err=True)
 
 
 def _import_attempt() -> None:

@@ -1,6 +1,6 @@
 """Looks at a dataset as a run does, but cheaply: its pictures, their sizes, and the captions beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -52,13 +52,22 @@ def look(attempt: Attempt) -> Found:
             and for captions that cannot be read.
     """
     files = fetch_dataset(attempt)
+    return look_through(attempt, files, lambda: read_sidecars(files).first)
+
+
+def look_through(attempt: Attempt, files: Sequence[SourceFile], captions: Callable[[], dict[str, str]]) -> Found:
+    """Read the header of each of the dataset's files; `captions` gives the first of each picture that has any.
+
+    Raises:
+        JobError, DataError: 41, a file cannot be read, or fewer than two pictures can be used.
+    """
     candidates, _ = split_sidecars(files)
     seen = []
     with attempt.progress.stage("look", "Looking at the files", total=len(candidates), unit="files") as stage:
         for file in candidates:
             seen.append(look_at(file, attempt.manifest.preprocess))
             stage.advance(1)
-    return _found(attempt, candidates, seen, read_sidecars(files).first)
+    return _found(attempt, candidates, seen, captions())
 
 
 def split_few(attempt: Attempt, found: Found, preprocess: PreprocessConfig, split: SplitConfig) -> Found:

@@ -12,6 +12,8 @@ from job.manifest.foreign import fate_of
 from job.manifest.problems import Problem, nearest
 from job.manifest.yaml_reader import Document, Path, dotted
 
+_UNKNOWN = "an unknown key"  # what is found where one stands
+
 # Sections in which another trainer's name for a setting is understood.
 _OF_TRAINING = ("training", "lora", "preprocess", "dataset", "base_model")
 
@@ -46,7 +48,17 @@ def collect_problems(
         line = None if option else document.line(whole)
         problem = Problem(option or document.origin, line, dotted(whole), found, allowed, suggestion)
         problems.append(_as_of_others(problem, whole) if details["type"] == "extra_forbidden" else problem)
-    return problems
+    return list(_naming_keys_once(problems))
+
+
+def _naming_keys_once(problems: Sequence[Problem]) -> Iterator[Problem]:
+    """The problems, of which those of unknown keys say what a section takes only where they are its first."""
+    first: dict[tuple[str, str], str] = {}  # section and its keys to the unknown key that they were told at
+    for problem in problems:
+        place = problem.path.rpartition(".")[0], problem.allowed
+        told_at = first.setdefault(place, problem.path)
+        again = problem.found == _UNKNOWN and told_at != problem.path
+        yield replace(problem, allowed=f"as for {told_at}") if again else problem
 
 
 def _as_of_others(problem: Problem, path: Path) -> Problem:
@@ -131,7 +143,7 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
             return "nothing", f"this {'item' if path and isinstance(path[-1], int) else 'key'} is required", None
         case "extra_forbidden":
             known = _known_keys(model, path[:-1])
-            return "an unknown key", ", ".join(known) or "keys of the reference", nearest(str(path[-1]), known)
+            return _UNKNOWN, ", ".join(known) or "keys of the reference", nearest(str(path[-1]), known)
         case "literal_error":
             choices = [c.strip("'") for c in str(context["expected"]).replace(" or ", ", ").split(", ")]
             return _show(value), ", ".join(choices), nearest(str(value), choices)

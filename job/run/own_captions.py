@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from job.storage.stored import StoredJson
+from lora_engine.captions.strategies import NO_CAPTION_REMEDY, lacks_missing
+from lora_engine.config.captions import CaptionsConfig
+from lora_engine.errors import DataError
 from lora_engine.images.sidecars import BESIDE, OwnCaptions, read_sidecars
 from lora_engine.records import ImageRecord, SourceFile, used_images
 
@@ -85,6 +88,21 @@ def find_own_captions(files: Sequence[SourceFile], records: Sequence[ImageRecord
     )
     without = tuple(f"{key}{_why(own, key)}" for key in used if key not in found)
     return FoundCaptions(found, without, facts)
+
+
+def require_captions(own: FoundCaptions, configs: Iterable[CaptionsConfig]) -> None:
+    """Make sure that every image has a caption of its own, or that the strategies say what others get.
+
+    Raises:
+        DataError: neither is so.
+    """
+    if own.without and lacks_missing(configs):
+        count, is_one = len(own.without), len(own.without) == 1
+        raise DataError(
+            f"{count} of {own.facts.images} images {'has' if is_one else 'have'} no caption of "
+            f"{'its' if is_one else 'their'} own: {named(own.without)}.",
+            NO_CAPTION_REMEDY,
+        )
 
 
 def _kind(file: str) -> str:

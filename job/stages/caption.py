@@ -12,17 +12,10 @@ from job.manifest.packs import caption_sets
 from job.run.cache import text_cache
 from job.run.context import Attempt
 from job.run.dataset import Captions, Images
-from job.run.own_captions import FoundCaptions, find_own_captions, named
+from job.run.own_captions import FoundCaptions, find_own_captions, require_captions
 from lora_engine.captions.lint import CaptionLint, lint
-from lora_engine.captions.strategies import (
-    NO_CAPTION_REMEDY,
-    caption_record,
-    captioners_of,
-    lacks_missing,
-    needs_sidecars,
-)
+from lora_engine.captions.strategies import caption_record, captioners_of, needs_sidecars
 from lora_engine.config.captions import CAPTIONER, CaptionsConfig, ConstantCaptions, plain_parts
-from lora_engine.errors import DataError
 from lora_engine.images.prepare import pixels_key
 from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner, require_captioner
 from lora_engine.models.files import LocalModel
@@ -84,13 +77,7 @@ def _read_own(attempt: Attempt, images: Images, configs: Iterable[CaptionsConfig
     own = find_own_captions(images.prepared.files, images.records)
     for warning in own.facts.warnings:
         attempt.progress.warn(f"Captions of the dataset: {warning}")
-    if own.without and lacks_missing(configs):
-        count, is_one = len(own.without), len(own.without) == 1
-        raise DataError(
-            f"{count} of {own.facts.images} images {'has' if is_one else 'have'} no caption of "
-            f"{'its' if is_one else 'their'} own: {named(own.without)}.",
-            NO_CAPTION_REMEDY,
-        )
+    require_captions(own, configs)
     attempt.run.write_stored(layout.OWN_CAPTIONS, own.facts)
     return own
 

@@ -45,7 +45,7 @@ def assign(
         DataError: too many files cannot be used, or too few remain to train and to score on.
     """
     files = sorted(prepared, key=lambda image: image.source)
-    _check_rejected(files, preprocess.max_rejected_fraction)
+    check_rejected(files, preprocess.max_rejected_fraction)
     first: dict[str, str] = {}
     for file in files:
         if file.perceptual_hash is not None:
@@ -88,8 +88,12 @@ def assign(
     return records
 
 
-def _check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
-    """Refuse a dataset of which more than the fraction `limit` of the files cannot be used."""
+def check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
+    """Refuse a dataset without images, or of which more than the fraction `limit` of the files cannot be used.
+
+    Raises:
+        DataError: it is such a one.
+    """
     counted = [file for file in files if file.ignored is None]
     rejected = [file for file in counted if file.rejected is not None]
     if not counted:

@@ -186,6 +186,19 @@ def test_more_seeds_are_advised_where_three_reach_far(images: str) -> None:
     assert advice(5, 4) == advice(3, 3) == advice(1, 4) == []
 
 
+@pytest.mark.parametrize(
+    ("lora", "expected"),
+    [
+        ("{rank: 32}", ["lora.alpha 8 at lora.rank 32 scales the update by 0.25; an alpha of 32 scales it by 1"]),
+        ("{rank: 32, alpha: 8}", []),
+        ("{rank: 8}", []),
+    ],
+)
+def test_an_alpha_left_behind_is_pointed_out(images: str, lora: str, expected: list[str]) -> None:
+    warnings = seeds_and_variants(1, BLIPS[:1], images, f"lora={lora}")["warnings"]
+    assert [warning for warning in warnings if "alpha" in warning] == expected
+
+
 CONSTANT, PLAIN, HINTS = (
     "{strategy: constant, text: a tattoo}",
     "{strategy: blip}",

@@ -77,3 +77,13 @@ def test_where_a_name_means_something_else_the_nearest_key_is_the_hint(key: str,
     with pytest.raises(ManifestError) as refused:
         load_manifest(PLAIN, "m.yaml", sets)
     assert f"Did you mean {hint}" in str(refused.value)
+
+
+def test_the_keys_of_a_section_are_listed_once() -> None:
+    text = PLAIN.replace("training: {steps: 10}", "training: {steps: 10, nonesuch: 1, nothing: 2}\nunknown: 3")
+    with pytest.raises(ManifestError) as raised:
+        load_manifest(text, "m.yaml")
+    allowed = {problem.path: problem.allowed for problem in raised.value.problems}
+    assert "batch_size" in allowed["training.nonesuch"]
+    assert allowed["training.nothing"] == "as for training.nonesuch"
+    assert "base_model" in allowed["unknown"]

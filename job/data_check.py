@@ -1,0 +1,211 @@
+"""Finds what a run would say of a dataset, from the headers of its files, their names and the captions beside them."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from job.errors import ExitCode, JobError
+from job.init.choose import base_of
+from job.init.look import Found, look_through
+from job.manifest.packs import caption_sets, resolve_variants
+from job.manifest.schema import Manifest
+from job.plan import remote_keys
+from job.process.progress import Progress
+from job.process.stop import StopFlag
+from job.run.context import new_attempt
+from job.run.own_captions import find_own_captions, require_captions
+from job.stages.fetch import fetch_dataset
+from job.storage import is_remote
+from job.storage.uris import local_path
+from lora_engine.captions.strategies import needs_sidecars
+from lora_engine.config.adapter import LoraConfig
+from lora_engine.images.kinds import claims_image, why_left_out
+from lora_engine.images.sidecars import split_sidecars
+from lora_engine.images.sources import is_archive
+from lora_engine.images.summary import data_warnings, folder_warnings, said_because, summarise
+from lora_engine.records import ImageRecord, SourceFile
+
+_FEW = 20  # images, below which an adapter mostly learns these images
+_REDUCED = 0.75  # of the base's own resolution: what `init` takes for small pictures
+
+# The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
+_LINEAR = re.compile(
+    r"(.+\.)?(to_[qkv]|to_out\.0|(ff\.)?net\.0\.proj|(ff\.)?net\.2|time_emb_proj|(attentions\.\d+\.)?proj_(in|out))"
+)
+_PROJECTION = re.compile(r"(.+\.)?proj_(in|out)")  # a convolution in SD 1.x
+_SD1 = re.compile(r"stable-diffusion-v?1|sd-?v?1", re.IGNORECASE)  # in the name of a base
+
+
+def check_data(manifest: Manifest, workdir: Path, progress: Progress, stop: StopFlag) -> Iterator[str]:
+    """Say in a line what is in the dataset, then what a person should look at, a line each.
+
+    What lies behind a network is listed, not fetched.
+
+    Args:
+        workdir: the folder for scratch files, into which a local archive is unpacked, as by a run.
+
+    Raises:
+        JobError, DataError, ModelError, UnsafeError: a run would end with the same.
+    """
+    _check_targets(manifest)
+    source = manifest.dataset.source
+    if not is_remote(source):
+        yield from _local(manifest, workdir, progress, stop)
+    elif not is_archive(source):
+        yield from _remote(manifest)
+    else:
+        yield f"Data: {source} is there; what is in it, the run will say."
+        yield from _setting_warnings(manifest, None)
+
+
+def _local(manifest: Manifest, workdir: Path, progress: Progress, stop: StopFlag) -> Iterator[str]:
+    from lora_engine.images.split import check_rejected  # it imports scipy, which takes a while
+
+    attempt, resolution = new_attempt(manifest, workdir, progress, stop), manifest.preprocess.resolution
+    files = fetch_dataset(attempt)
+    found = look_through(attempt, files, dict)
+    check_rejected([*found.pictures, *found.ignored, *found.rejected], manifest.preprocess.max_rejected_fraction)
+    records = _records(found, manifest)
+    images = sum(record.used for record in records)
+    if images < 2:
+        raise JobError(
+            ExitCode.DATA,
+            f"{manifest.dataset.source} holds one image alone, in {len(found.pictures)} copies.",
+            "Name a folder or archive of pictures, two at least: one to train on, another to hold out.",
+        )
+    configs = caption_sets(manifest).values()
+    own = find_own_captions(files, records) if needs_sidecars(configs) else None
+    parts = [
+        f"Data: {images} images, of which about {manifest.dataset.expected_held_out(images)} will be held out",
+        said_because("ignored", [(file.source, file.ignored) for file in found.ignored]),
+        said_because("rejected", [(file.source, file.rejected) for file in found.rejected]),
+        f"{len(found.pictures) - images} with the bytes of others" if len(found.pictures) > images else "",
+        f"captions: {own.facts.text}" if own is not None else "",
+    ]
+    yield f"{'; '.join(filter(None, parts))}. Of images, only headers were read."
+    yield from (f"warning: {each}" for each in data_warnings(records, summarise(records, resolution)))
+    yield from _setting_warnings(manifest, images)
+    if own is not None:
+        yield from (f"warning: Captions of the dataset: {each}." for each in own.facts.warnings)
+        require_captions(own, configs)
+
+
+def _remote(manifest: Manifest) -> Iterator[str]:
+    keys = list(remote_keys(manifest))
+    candidates, sidecars = split_sidecars([SourceFile(key, "") for key in keys])
+    images = [file.key for file in candidates if claims_image(file.key)]
+    others = [(f.key, why_left_out(f.key) or "not named like an image") for f in candidates if not claims_image(f.key)]
+    if len(candidates) < 2:
+        raise JobError(
+            ExitCode.DATA,
+            f"{manifest.dataset.source} holds {len(candidates)} files that could be images.",
+            "Name a folder or archive of pictures, two at least: one to train on, another to hold out.",
+        )
+    parts = [
+        f"Data: {len(images)} files named like images, of which about "
+        f"{manifest.dataset.expected_held_out(len(images))} will be held out",
+        said_because("others", others),
+        f"{len(sidecars)} files of captions",
+    ]
+    yield f"{'; '.join(filter(None, parts))}. None was read."
+    yield from (f"warning: {each}" for each in folder_warnings(keys))
+    yield from _setting_warnings(manifest, len(images))
+
+
+def _records(found: Found, manifest: Manifest) -> tuple[ImageRecord, ...]:
+    """What a run will record, as far as headers and copies tell: all that can be used is trained on."""
+    kept: dict[str, str] = {}  # hash to the key of the first file of these bytes
+    sizes = Counter(file.size_bytes for file in found.pictures)
+    paths = {file.key: Path(file.path) for file in found.files}
+    records = []
+    for at, file in enumerate(sorted((*found.pictures, *found.rejected, *found.ignored), key=lambda file: file.source)):
+        usable, original = file.rejected is None and file.ignored is None, None
+        if usable and sizes[file.size_bytes] > 1 and manifest.preprocess.deduplicate == "exact":
+            original = kept.setdefault(_sha256(paths[file.source]), file.source)
+        double = original is not None and original != file.source
+        records.append(
+            ImageRecord(
+                id=f"{at:08d}",
+                source=file.source,
+                size_bytes=file.size_bytes,
+                width=file.width,
+                height=file.height,
+                group=f"{at:08d}" if usable and not double else None,
+                split="train" if usable and not double else None,
+                duplicate_of=original if double else None,
+                ignored=file.ignored is not None,
+                rejected=file.rejected,
+                why_ignored=file.ignored,
+            )
+        )
+    return tuple(records)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _setting_warnings(manifest: Manifest, images: int | None) -> Iterator[str]:
+    """What of the settings does not suit each other, the base model, or so many images; None where they are unknown."""
+    source, resolution = manifest.base_model.source, manifest.preprocess.resolution
+    own = _own_resolution(source)
+    if own is not None and not _REDUCED * own <= resolution <= own:
+        yield f"warning: preprocess.resolution is {resolution}, and the base model's own is {own}."
+    if images is not None and images < _FEW:
+        yield f"warning: {images} images are few: an adapter learns these by heart. Have {_FEW} at least."
+    trainings = {variant.training for variant in resolve_variants(manifest)}
+    for training in sorted(trainings, key=lambda training: training.model_dump_json()):
+        if training.schedule.warmup_steps >= training.steps:
+            yield (
+                f"warning: the learning rate rises for schedule.warmup_steps ({training.schedule.warmup_steps}) and "
+                f"never arrives, since training.steps is {training.steps}."
+            )
+        if images is not None:
+            train = images - manifest.dataset.expected_held_out(images)
+            if training.batch_size > train:
+                yield (
+                    f"warning: training.batch_size is {training.batch_size}, but only about {train} images are "
+                    "trained on: each update sees some of them more than once."
+                )
+
+
+def _own_resolution(source: str) -> int | None:
+    """The side in pixels that the base model was trained at; None where neither its files nor its name tell."""
+    base = base_of(source)
+    if base.known:
+        return base.resolution
+    if not is_remote(source):
+        try:
+            side = json.loads((local_path(source) / "unet" / "config.json").read_bytes()).get("sample_size")
+        except (OSError, ValueError, AttributeError, RecursionError):  # what is wrong with a model, others say
+            side = None
+        if type(side) is int:
+            return side * 8
+    return None
+
+
+def _check_targets(manifest: Manifest) -> None:
+    """Refuse targets that are no layers of the UNet that take an adapter; by their names where it is not at hand.
+
+    Raises:
+        JobError, ModelError: 40 where the names tell, 43 where the base model's UNet has no such layer.
+    """
+    source = manifest.base_model.source
+    for lora in {variant.lora for variant in resolve_variants(manifest)}:
+        for target in lora.target_modules:
+            if not _LINEAR.fullmatch(target) or (_PROJECTION.fullmatch(target) and _SD1.search(source)):
+                raise JobError(
+                    ExitCode.MANIFEST,
+                    f"lora.target_modules names {target!r}, which is no linear layer in a block of the UNet.",
+                    "Choose among to_q, to_k, to_v, to_out.0, net.0.proj, net.2, time_emb_proj.",
+                )
+        is_default = lora.target_modules == LoraConfig().target_modules  # all UNets have these
+        if not is_default and not is_remote(source) and local_path(source).is_dir():
+            from lora_engine.models.files import LocalModel
+            from lora_engine.models.stable_diffusion import require_trainable  # it imports torch, which takes seconds
+
+            require_trainable(LocalModel(local_path(source)), lora)
