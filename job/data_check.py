@@ -22,10 +22,10 @@ from job.storage import is_remote
 from job.storage.uris import local_path
 from lora_engine.captions.strategies import needs_sidecars
 from lora_engine.config.adapter import LoraConfig
+from lora_engine.images.fates import data_warnings, folder_warnings, said_because, summarise
 from lora_engine.images.kinds import claims_image, why_left_out
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.sources import is_archive
-from lora_engine.images.summary import data_warnings, folder_warnings, said_because, summarise
 from lora_engine.records import ImageRecord, SourceFile
 
 _FEW = 20  # images, below which an adapter mostly learns these images

@@ -12,10 +12,10 @@ from job.storage import is_remote, open_storage
 from job.storage.uris import as_folder, local_path
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
+from lora_engine.images.fates import folder_warnings
 from lora_engine.images.kinds import claims_image, why_ignored
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.sources import is_archive, list_files
-from lora_engine.images.summary import folder_warnings
 from lora_engine.training import estimate
 
 _MANY_EPOCHS = 100  # above these a warning says that images may be memorised

@@ -11,7 +11,7 @@ from job.init.choose import Base, Study, mostly_alike
 from job.init.look import Found
 from job.manifest.yaml_reader import write_scalar
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
-from lora_engine.images.summary import folder_warnings, said_because
+from lora_engine.images.fates import folder_warnings, said_because
 from lora_engine.text import printable, shortened
 
 _COLUMN = 36  # where comments stand beside the keys; beside a longer line there is none, it stands above

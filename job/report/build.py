@@ -32,7 +32,7 @@ from job.storage.folder import RunFolder
 from lora_engine.captions.lint import lint
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.evaluation.loss_file import NotScoredError
-from lora_engine.images.summary import summarise
+from lora_engine.images.fates import fates_of
 from lora_engine.records import CaptionRecord, ImageRecord
 
 
@@ -71,7 +71,7 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
         verdict=study_verdict(pairs, members, len(set(scored.groups)), resolved.manifest.evaluation.equivalence_margin),
         scoring=resolved.scoring,
         curve_timesteps=resolved.manifest.evaluation.timesteps,
-        data=DataCounts(**asdict(summarise(images, _resolution(resolved)))),
+        data=DataCounts(**asdict(fates_of(images, _resolution(resolved)))),
         data_sha256=resolved.data_sha256,
         models=resolved.models.model_dump(mode="json"),
         packs=[_pack(pack) for pack in resolved.packs],

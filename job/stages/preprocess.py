@@ -10,10 +10,10 @@ from job.run.dataset import Images, Prepared, SourceStamp
 from job.run.decisions import read_resolved
 from job.storage.transfer import write_all
 from lora_engine.errors import DataError
+from lora_engine.images.fates import data_warnings, fates_of, sentence
 from lora_engine.images.prepare import PreparedImage, pixels_key, preprocess_images
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.split import assign, data_sha256, tell_copies_apart
-from lora_engine.images.summary import data_warnings, sentence, summarise
 from lora_engine.records import ImageRecord, SourceFile
 
 
@@ -113,7 +113,7 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile], recorded: Sequenc
 
 def _tell(attempt: Attempt, records: Sequence[ImageRecord]) -> None:
     """Say what became of the files, and what of it is odd."""
-    summary = summarise(records, attempt.manifest.preprocess.resolution)
-    attempt.progress.say("data", sentence(records, summary), **asdict(summary))
-    for warning in data_warnings(records, summary):
+    fates = fates_of(records, attempt.manifest.preprocess.resolution)
+    attempt.progress.say("data", sentence(records, fates), **asdict(fates))
+    for warning in data_warnings(records, fates):
         attempt.progress.warn(warning)

@@ -100,8 +100,10 @@ def test_every_number_of_the_pairs(report: tuple[dict[str, Any], ByHand]) -> Non
 def test_every_other_number(report: tuple[dict[str, Any], ByHand]) -> None:
     found, by_hand = report
     groups = len(set(by_hand.groups))
+    doubled = sum(count > 1 for count in Counter(by_hand.groups).values())
     assert found["data"] == {
-        "files": 20, "train": 6, "validation": 14, "groups": groups + 6, "duplicates": 0, "ignored": 0, "rejected": {},
+        "files": 20, "train": 6, "validation": 14, "groups": groups + 6, "near_duplicate_groups": doubled,
+        "duplicates": 0, "ignored": 0, "ignored_because": {}, "rejected": {}, "uniform": 0, "enlarged": 20,
     }  # fmt: skip
     assert found["timing"] == {"prepare": {"fetch": 2.0}, "pack-0": {"train": 60.0, "evaluate": 6.0}}
     assert found["fair"] == {str(seed): True for seed in by_hand.seeds}

@@ -16,7 +16,7 @@ _MANY = 0.5  # of the images used: from so many on it is odd that images are enl
 
 
 @dataclass(frozen=True)
-class DataSummary:
+class Fates:
     """How many of the dataset's files were used, and how many were not."""
 
     files: int  # but captions
@@ -32,11 +32,11 @@ class DataSummary:
     enlarged: int  # images used that are smaller than the resolution
 
 
-def summarise(records: Sequence[ImageRecord], resolution: int) -> DataSummary:
+def fates_of(records: Sequence[ImageRecord], resolution: int) -> Fates:
     """Count what became of the files; `resolution` is the side in pixels that the images were brought to."""
     used = [record for record in records if record.used]
     groups = Counter(record.group for record in used)
-    return DataSummary(
+    return Fates(
         files=len(records),
         train=sum(record.split == "train" for record in used),
         validation=sum(record.split == "validation" for record in used),
@@ -56,17 +56,17 @@ def why_ignored(record: ImageRecord) -> str | None:
     return record.why_ignored or (LEFT_BEHIND if record.ignored else None)
 
 
-def sentence(records: Sequence[ImageRecord], summary: DataSummary) -> str:
-    """The summary in one line, with examples."""
-    images, small = summary.train + summary.validation, "smaller than the resolution, so enlarged"
+def sentence(records: Sequence[ImageRecord], fates: Fates) -> str:
+    """What became of the files in one line, with examples."""
+    images, small = fates.train + fates.validation, "smaller than the resolution, so enlarged"
     said = [
-        f"Data: {_count(images, 'image')} used, {summary.train} trained on and {summary.validation} held out",
+        f"Data: {_count(images, 'image')} used, {fates.train} trained on and {fates.validation} held out",
         said_because("ignored", [(record.source, why_ignored(record)) for record in records]),
         said_because("rejected", [(record.source, record.rejected) for record in records]),
-        _counted(summary.duplicates, "copy of another file", "copies of other files"),
-        _counted(summary.near_duplicate_groups, "group of near-duplicates", "groups of near-duplicates"),
-        _counted(summary.uniform, "all of one colour", "all of one colour"),
-        _counted(summary.enlarged, small, small),
+        _counted(fates.duplicates, "copy of another file", "copies of other files"),
+        _counted(fates.near_duplicate_groups, "group of near-duplicates", "groups of near-duplicates"),
+        _counted(fates.uniform, "all of one colour", "all of one colour"),
+        _counted(fates.enlarged, small, small),
     ]
     return f"{'; '.join(filter(None, said))}."
 
@@ -88,21 +88,21 @@ def said_because(what: str, files: Sequence[tuple[str, str | None]]) -> str:
     return f"{reasons.total()} {what} ({'; '.join(told)})" if told else ""
 
 
-def data_warnings(records: Sequence[ImageRecord], summary: DataSummary) -> Iterator[str]:
+def data_warnings(records: Sequence[ImageRecord], fates: Fates) -> Iterator[str]:
     """What a person should look at, a sentence each."""
-    images = summary.train + summary.validation
+    images = fates.train + fates.validation
     yield from folder_warnings(record.source for record in records)
     closed = [(record.source, why) for record in records if (why := record.why_ignored) in MAY_HOLD_IMAGES]
     if closed:
         yield f"There may be images in what is not used: {said_because('ignored', closed)}."
-    if (others := summary.ignored - summary.ignored_because.get(REGULARISATION, 0)) >= _MANY * images:
+    if (others := fates.ignored - fates.ignored_because.get(REGULARISATION, 0)) >= _MANY * images:
         yield f"{_count(others, 'file')} beside the {_count(images, 'image')} used are ignored: is that what you meant?"
-    if summary.uniform:
+    if fates.uniform:
         blank = next(record.source for record in records if record.used and record.uniform)
-        yield f"{_count(summary.uniform, 'image')} all of one colour: remove what shows nothing, such as {blank}."
-    if summary.enlarged > _MANY * images:
+        yield f"{_count(fates.uniform, 'image')} all of one colour: remove what shows nothing, such as {blank}."
+    if fates.enlarged > _MANY * images:
         yield (
-            f"{summary.enlarged} of {_count(images, 'image')} are smaller than preprocess.resolution, and an adapter "
+            f"{fates.enlarged} of {_count(images, 'image')} are smaller than preprocess.resolution, and an adapter "
             "learns how enlarged pictures look: lower it, or have larger ones."
         )
 
