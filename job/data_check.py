@@ -22,7 +22,7 @@ from job.storage import is_remote
 from job.storage.uris import local_path
 from lora_engine.captions.strategies import needs_sidecars
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.images.fates import data_warnings, folder_warnings, said_because, summarise
+from lora_engine.images.fates import data_warnings, fates_of, folder_warnings, said_because
 from lora_engine.images.kinds import claims_image, why_left_out
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.sources import is_archive
@@ -86,7 +86,7 @@ def _local(manifest: Manifest, workdir: Path, progress: Progress, stop: StopFlag
         f"captions: {own.facts.text}" if own is not None else "",
     ]
     yield f"{'; '.join(filter(None, parts))}. Of images, only headers were read."
-    yield from (f"warning: {each}" for each in data_warnings(records, summarise(records, resolution)))
+    yield from (f"warning: {each}" for each in data_warnings(records, fates_of(records, resolution)))
     yield from _setting_warnings(manifest, images)
     if own is not None:
         yield from (f"warning: Captions of the dataset: {each}." for each in own.facts.warnings)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from job.manifest.load import load_manifest
 from lora_engine import miniature
-from lora_engine.images.sidecars import read_sidecars
+from lora_engine.images.sidecars import BESIDE, read_sidecars
 from lora_engine.images.sources import list_files
 from tests.code_blocks import CodeBlock, code_blocks, run_bash
 from tests.lora_job import ROOT
@@ -33,8 +33,8 @@ def lay_out(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name == "metadata.jsonl":
             path.write_text(metadata.text)
-        elif path.suffix in (".txt", ".caption"):
-            path.write_text(f"a caption of {path.stem}\n")
+        elif path.suffix in BESIDE:
+            path.write_text(f"a caption of {path.name.partition('.')[0]}\n")
         else:
             Image.open(next(drawings)).convert("RGB").save(path)
     for drawing in [next(drawings) for _ in range(8)]:

@@ -61,11 +61,12 @@ class Cleaned:
 def clean(text: str, config: CleaningConfig) -> Cleaned:
     """Apply the rules until nothing changes, so that cleaning a cleaned caption changes nothing.
 
-    With every rule off a line is kept to the letter, but for white space at its ends; several become one.
+    With every rule off a line is kept to the letter, but for white space at its ends and control characters, which
+    become spaces; several lines become one.
     """
     rules = _rules(config)
     if not rules:
-        line = re.sub(r"\s*[\r\n]\s*", " ", text.strip())
+        line = _without_control_characters(re.sub(r"\s*[\r\n]\s*", " ", text)).strip()
         return Cleaned(line[:_LONGEST].rstrip(), len(line) > _LONGEST)
     cleaned, truncated = _cut(_normalise(text))
     for _ in range(len(text) + 1):  # every round but the last takes something away
@@ -96,11 +97,14 @@ def _normalise(text: str) -> str:
     # Invisible characters are taken out, since they stand within words, as soft hyphens do; control characters part
     # words, so each becomes a space.
     text = "".join(c for c in text if unicodedata.category(c) != "Cf" or c in _JOINERS)
-    text = unicodedata.normalize("NFC", text)
-    text = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") else c for c in text)
+    text = _without_control_characters(unicodedata.normalize("NFC", text))
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\s*,(?:\s*,)+", ",", re.sub(r"\s+,", ",", text))
     return text.strip(_DANGLING)
+
+
+def _without_control_characters(text: str) -> str:
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") else c for c in text)
 
 
 def _cut(text: str) -> tuple[str, bool]:

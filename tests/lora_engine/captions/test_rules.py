@@ -95,12 +95,13 @@ def test_every_text_is_tidied(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [":d, cup, smile;), dagger, -_-", "1girl,  solo,", "-a\tb, ,c -", "e\u0301, tat\u00adtoo"]
+    "text", [":d, cup, smile;), dagger, -_-", "1girl,  solo,", "-a  b, ,c -", "e\u0301, tat\u00adtoo"]
 )
 def test_with_every_rule_off_a_caption_is_kept_to_the_letter(text: str) -> None:
     assert clean(text, OFF) == Cleaned(text, truncated=False)
     assert clean(f" \n{text}\u3000\r\n", OFF) == Cleaned(text, truncated=False)
     assert clean(f"{text} \r\n\n x", OFF) == Cleaned(f"{text} x", truncated=False)
+    assert clean(f"\x1b{text}\t\x00\u2028\ud800x", OFF) == Cleaned(f"{text}    x", truncated=False)
 
 
 def test_two_thousand_characters_are_read() -> None:
