@@ -26,7 +26,7 @@ def test_a_run_says_what_it_does_and_how_far_it_is(miniature: Path, tmp_path: Pa
     assert run.end() == 0, run.written
     shown = screens(run.written)
     rows = [row for screen in shown for row in screen]
-    assert max(map(len, rows)) == 90  # bars reach to the right edge, and nothing beyond it
+    assert max(len(row) for row in rows if "\u2501" in row) == 90  # bars reach to the right edge, and nothing beyond it
     for first, then in (
         ("Loading torch", "Training on the CPU, 1 thread, "),
         ("Training on the CPU, 1 thread, ", "Loading the model libraries"),

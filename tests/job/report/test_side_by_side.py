@@ -135,9 +135,9 @@ def test_the_texts_of_each_run_show_its_pictures(finished: Path) -> None:
     ((_, *rows),) = tables((root / layout.SUMMARY).read_text())
     for row, member in zip(rows, report["members"], strict=True):
         measures = member["samples"][-1]["as_trained"]["measures"]
-        assert row[4] == f"{measures['clip_score']['mean']:#.3g}".rstrip(".")
-        assert row[5] == f"{measures['clip_retrieval']['mean']:.0%}"
-        assert row[6] == f"{measures['line_art_distance']['mean']:#.2g}".rstrip(".")
+        assert row[5] == f"{measures['clip_score']['mean']:#.3g}".rstrip(".")
+        assert row[6] == f"{measures['clip_retrieval']['mean']:.0%}"
+        assert row[7] == f"{measures['line_art_distance']['mean']:#.2g}".rstrip(".")
     for cell in cells_of(adapters(Comparison(**report))):
         assert at(report, cell.path) == cell.value
     assert "](samples.png)" in (root / layout.SUMMARY).read_text()
@@ -435,7 +435,8 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
 def test_one_run_is_reported_as_ever(pair: tuple[Path, Path], tmp_path: Path) -> None:
     done = lora_job("report", pair[0], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{pair[0]}/report/comparison.json\n"
+    shown = (layout.COMPARISON, layout.ADAPTER_INDEX, layout.PAGE)
+    assert done.stdout.splitlines() == [f"{pair[0]}/{key}" for key in shown]
     assert {path.name for path in tmp_path.iterdir()} == {"short", "long"}
     refused = lora_job("report", pair[0], "--output", tmp_path / "out")
     assert (refused.returncode, refused.stdout) == (2, "")

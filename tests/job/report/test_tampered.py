@@ -74,7 +74,8 @@ def test_the_report_is_rebuilt_byte_for_byte(made: MadeRun, folder: Path) -> Non
     done = lora_job("report", elsewhere)
     assert done.returncode == 0, done.stderr
     assert (elsewhere / layout.COMPARISON).read_bytes() == first
-    assert done.stdout.splitlines() == [str(elsewhere / key) for key in (layout.COMPARISON, layout.ADAPTER_INDEX)]
+    shown = (layout.COMPARISON, layout.ADAPTER_INDEX, layout.PAGE)
+    assert done.stdout.splitlines() == [str(elsewhere / key) for key in shown]
     assert done.stderr.strip() == json.loads(first)["verdict"]["sentence"]
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from job.errors import ExitCode, JobError
+from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.stages.models import fetch_model
 from job.storage import StorageSettings
@@ -199,7 +201,7 @@ def test_the_prediction_type_is_that_of_the_scheduler(miniature: Path, tmp_path:
 
 
 # The parts of an attempt that fetching a model from a hub uses.
-ATTEMPT = SimpleNamespace(stop=StopFlag(), progress=SimpleNamespace(moved=lambda: None))
+ATTEMPT = SimpleNamespace(stop=StopFlag(), progress=Progress(io.StringIO()))
 
 
 def test_a_hub_model_is_read_from_the_local_cache(
