@@ -17,7 +17,7 @@ from lora_engine.captions.lint import CaptionLint, lint
 from lora_engine.captions.strategies import caption_record, captioners_of, needs_sidecars
 from lora_engine.config.captions import CAPTIONER, CaptionsConfig, ConstantCaptions, plain_parts
 from lora_engine.images.prepare import pixels_key
-from lora_engine.models.captioner import captioner_key, captioner_precision, load_captioner, require_captioner
+from lora_engine.models.captioner import captioner_key, captioner_precision, kind_of, load_captioner
 from lora_engine.models.files import LocalModel
 from lora_engine.records import CaptionRecord
 
@@ -113,7 +113,7 @@ def _stored(attempt: Attempt, name: str, config: CaptionsConfig, images: Images)
 def _generate(attempt: Attempt, images: Images, name: str, model: LocalModel, device: torch.device) -> dict[str, str]:
     """The text of the captioner of that name for every image, by the image's id, from the cache where it has it."""
     config, what = attempt.manifest.named_captioners()[name], f"{attempt.manifest.captioner_key(name)}.source"
-    precision, kind = captioner_precision(config, device), require_captioner(model, config, what)
+    precision, kind = captioner_precision(config, device), kind_of(model, config, what)
     key = captioner_key(model.sha256, config, precision, pixels_key(attempt.manifest.preprocess), kind)
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from lora_engine.errors import ModelError
 from lora_engine.images.squares import read_square
 from lora_engine.models.captioner_kind import QUESTION, Kind, captioner_kind, not_a_captioner, reader_of
 from lora_engine.models.files import LocalModel, holds_safetensors
-from lora_engine.models.image_text import load_whole, read_config
+from lora_engine.models.image_text import load_processor, load_whole, read_config
 from lora_engine.models.wording import Wording, wordings
 from lora_engine.system.device import DTYPES, DtypeName, resolve_precision
 from lora_engine.system.prefetch import prefetch
@@ -80,8 +80,8 @@ def _in_batches(images: Iterable[tuple[str, Path]], size: int) -> Iterator[list[
         yield batch
 
 
-def require_captioner(model: LocalModel, config: CaptionerConfig, what: str = _KEY) -> Kind:
-    """How the model is asked for captions, told without loading its weights.
+def require_captioner(model: LocalModel, config: CaptionerConfig, what: str = _KEY) -> None:
+    """Refuse a model that cannot caption, or whose processor does not load here, without loading its weights.
 
     Args:
         what: the manifest's key of the model, for messages.
@@ -90,12 +90,16 @@ def require_captioner(model: LocalModel, config: CaptionerConfig, what: str = _K
         ModelError: the weights are pickles that are not allowed, or the model cannot caption.
     """
     holds_safetensors(model, what)
-    kind = captioner_kind(reader_of(model.path), config.prompt, what)
+    kind_of(model, config, what)
     try:
-        read_config(model.path)
+        load_processor(model.path, type(read_config(model.path)))
     except ValueError as error:
         raise _not_loadable(model.path, what, error) from error
-    return kind
+
+
+def kind_of(model: LocalModel, config: CaptionerConfig, what: str = _KEY) -> Kind:
+    """How the model is asked for captions. Takes `what`, and raises, as `captioner_kind` does."""
+    return captioner_kind(reader_of(model.path), config.prompt, what)
 
 
 def load_captioner(model: LocalModel, config: CaptionerConfig, device: torch.device, what: str = _KEY) -> Captioner:
@@ -109,7 +113,7 @@ def load_captioner(model: LocalModel, config: CaptionerConfig, device: torch.dev
     """
     from transformers import AutoModelForImageTextToText
 
-    kind, use_safetensors = require_captioner(model, config, what), holds_safetensors(model, what)
+    use_safetensors, kind = holds_safetensors(model, what), kind_of(model, config, what)
     dtype = DTYPES[captioner_precision(config, device)]
     try:
         loaded, processor = load_whole(AutoModelForImageTextToText, model.path, dtype, use_safetensors=use_safetensors)

@@ -32,30 +32,36 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, *, use_safete
     options = {"use_safetensors": use_safetensors, "weights_only": True, "dtype": dtype, **_LOCAL}
     try:
         model, loaded = model_class.from_pretrained(folder, output_loading_info=True, **options)
-        processor = _load_processor(folder, type(model.config))
     except MemoryError:
         raise
     except Exception as error:  # As in `read_config`, it can be almost any.
         raise ValueError(_line(error)) from error
+    processor = load_processor(folder, type(model.config))
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"its weights lack {', '.join(missing[:3])}")
     return model.eval(), processor
 
 
-def _load_processor(folder: Path, config_class: type[Any]) -> Any:
-    """The processor of the model in that folder; of one that takes videos, too, all but its part for videos.
+def load_processor(folder: Path, config_class: type[Any]) -> Any:
+    """The processor of the model in that folder, whose configuration is of that class.
 
-    That part alone would need torchvision.
+    Of one that takes videos, too, it is all but the part for videos, which alone would need torchvision.
+
+    Raises:
+        ValueError: it cannot be loaded, for the reason that the message gives.
     """
     from transformers import PROCESSOR_MAPPING, AutoProcessor
 
-    processor_class: Any = PROCESSOR_MAPPING.get(config_class, None)
-    parts = [] if processor_class is None else processor_class.get_attributes()
-    if "video_processor" not in parts:
-        return AutoProcessor.from_pretrained(folder, **_LOCAL)
-    kept = classmethod(lambda _: [part for part in parts if part != "video_processor"])
-    without: Any = type(processor_class.__name__, (processor_class,), {"get_attributes": kept})
-    return without.from_pretrained(folder, **_LOCAL)
+    try:
+        processor_class: Any = PROCESSOR_MAPPING.get(config_class, None)
+        parts = [] if processor_class is None else processor_class.get_attributes()
+        if "video_processor" not in parts:
+            return AutoProcessor.from_pretrained(folder, **_LOCAL)
+        kept = classmethod(lambda _: [part for part in parts if part != "video_processor"])
+        without: Any = type(processor_class.__name__, (processor_class,), {"get_attributes": kept})
+        return without.from_pretrained(folder, **_LOCAL)
+    except Exception as error:  # As in `read_config`, it can be almost any.
+        raise ValueError(_line(error)) from error
 
 
 def _line(error: Exception) -> str:

@@ -89,9 +89,12 @@ def wordings(processor: Any, kind: Kind, prompt: str) -> Iterator[Wording]:
 
 def _rendered(processor: Any, template: Any, content: Any) -> str | None:
     """A question in the words of a chat template; None where the template does not take such a message."""
+    # Models that think aloud unless they are told not to would say nothing else in so few tokens.
+    told = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
+    messages = [{"role": "user", "content": content}]
     try:
         text: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
+            messages, chat_template=template, add_generation_prompt=True, tokenize=False, **told
         )
     except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None  # A template is a program of the model's authors, and fails at a message that it is not made for.
