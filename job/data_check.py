@@ -98,10 +98,11 @@ def _remote(manifest: Manifest) -> Iterator[str]:
     candidates, sidecars = split_sidecars([SourceFile(key, "") for key in keys])
     images = [file.key for file in candidates if claims_image(file.key)]
     others = [(f.key, why_left_out(f.key) or "not named like an image") for f in candidates if not claims_image(f.key)]
-    if len(candidates) < 2:
+    possible = sum(why_left_out(file.key) is None for file in candidates)
+    if possible < 2:
         raise JobError(
             ExitCode.DATA,
-            f"{manifest.dataset.source} holds {len(candidates)} files that could be images.",
+            f"{manifest.dataset.source} holds {possible} files that could be images.",
             "Name a folder or archive of pictures, two at least: one to train on, another to hold out.",
         )
     parts = [
