@@ -73,7 +73,7 @@ def _noise(levels: _Levels) -> float:
 def _frame(levels: _Levels, is_ink: npt.NDArray[np.bool_], along: int) -> _Places:
     """The rows (along 0) or columns (along 1) in the page's margin that ink fills from end to end.
 
-    Where all of the margin is ink, as in a photograph, it is no frame.
+    Where most of the margin is ink, as in a photograph, it is no frame.
 
     Args:
         is_ink: of each grey level.
@@ -82,7 +82,7 @@ def _frame(levels: _Levels, is_ink: npt.NDArray[np.bool_], along: int) -> _Place
     margin = max(1, int(_MARGIN * length))
     edges = np.unique(np.r_[:margin, length - margin : length])
     filled: _Places = edges[is_ink[levels.take(edges, along)].mean(axis=1 - along) > _ALONG]
-    return filled if len(filled) < len(edges) else filled[:0]
+    return filled if len(filled) <= len(edges) / 2 else filled[:0]
 
 
 def _ink(page: Image.Image, ink_by_level: _Ink) -> _Ink:

@@ -59,6 +59,22 @@ def test_a_run_that_an_earlier_version_began_ends_as_that_version_would_have_end
         assert weights(run) == weights(HERE / "finished")
 
 
+def test_images_of_a_run_that_an_earlier_version_began_keep_their_groups_and_sides(tmp_path: Path) -> None:
+    run = placed("interrupted", tmp_path)
+    rows = [json.loads(line) for line in (run / "data" / "images.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if row["split"] == "train"]
+    trained[1]["group"] = trained[0]["group"]  # that version took them for near-duplicates, which they are not
+    (run / "data" / "images.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    done = lora_job("run", "manifest.yaml", "--workdir", tmp_path / "work", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    after = [json.loads(line) for line in (run / "data" / "images.jsonl").read_text().splitlines()]
+    assert {row["id"]: (row["group"], row["split"]) for row in after} == {
+        row["id"]: (row["group"], row["split"]) for row in rows
+    }
+
+
 def test_the_report_of_a_run_that_an_earlier_version_finished_can_be_made_anew(tmp_path: Path) -> None:
     run = placed("finished", tmp_path)
     (run / "report" / "comparison.json").unlink()

@@ -1,4 +1,4 @@
-"""Twelve motifs in strokes of a pencil on a large page, and what happens to drawings before they are in a dataset."""
+"""Twelve motifs in strokes of a pencil on a large page, and what happens to a picture before it is in a dataset."""
 
 import io
 import math

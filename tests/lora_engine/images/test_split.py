@@ -1,6 +1,7 @@
 import hashlib
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,24 @@ def test_the_data_hash_is_of_contents_and_their_number() -> None:
     kept = CONFIG.model_copy(update={"deduplicate": "none"})
     doubled = assign([*images, image("copy", look_of(images[0]), content="0")], kept, SplitConfig())
     assert data_sha256(doubled) != data_sha256(records)
+
+
+def test_recorded_groups_and_sides_hold_as_long_as_the_images_are_the_same() -> None:
+    images = [image(f"{at}") for at in range(20)]
+    records = assign(images, CONFIG, SplitConfig())
+    side = {record.id: record.split for record in records}
+    one, other = (next(r.id for r in records if r.split == part) for part in ("train", "validation"))
+    # what an earlier version recorded: a near-duplicate more, and another image held out
+    recorded = [
+        replace(r, group=one, split="train")
+        if r.id == other
+        else replace(r, split="validation" if r.id != one else "train")
+        for r in records
+    ]
+    renamed = [replace(i, source=f"sub/{i.source}") for i in images]
+    found = assign(renamed, CONFIG, SplitConfig(), recorded)
+    assert {r.id: (r.group, r.split) for r in found} == {r.id: (r.group, r.split) for r in recorded}
+    assert all(r.source.startswith("sub/") for r in found)
+    assert {r.id: r.split for r in assign(images, CONFIG, SplitConfig(), recorded[1:])} == side
+    lost = [replace(r, split="train") for r in recorded]
+    assert {r.id: r.split for r in assign(images, CONFIG, SplitConfig(), lost)} == side
