@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -11,6 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PIECE = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|\x1b.|\r|\n|[^\x1b\r\n]+")
+
+
+def _heed_interrupts() -> None:
+    """Let Ctrl-C act as on any terminal, even where the tests themselves were started in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class OnTerminal:
@@ -28,6 +34,7 @@ class OnTerminal:
             stdout=child,
             stderr=child,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509 - no thread of the tests holds a lock that it needs
         )
         os.close(child)
         self._data = b""
