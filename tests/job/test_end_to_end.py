@@ -342,7 +342,7 @@ def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
         (["base_model.source=miniature://sdxl"], 40, "stable-diffusion"),
         (["evaluation.samples.clip.source=/nowhere"], 43, "evaluation.samples.clip.source"),
         (["evaluation.samples.clip.source=miniature://blip"], 43, "CLIP"),
-        (["dataset.source=manifests"], 41, "max_rejected_fraction"),
+        (["dataset.source=manifests"], 41, "holds no images"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_with_its_code(
