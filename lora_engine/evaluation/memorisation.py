@@ -103,8 +103,8 @@ def cutoff(baseline: Sequence[Likeness], groups: Sequence[str]) -> Cutoff:
     the largest of them, nor below `LEAST` or beyond `MOST`. Of a few dozen images no law tells how often two different
     ones are alike by 0.94: with the bound alone, up to 1.5 of 100 new drawings of one set were called copies. Beyond
     `MOST` was one of some thousands of new drawings of simple subjects, and none of any other set. A held-out image
-    beyond it is taken for a copy, and says nothing of the others: the split keeps an image's near-duplicates on its
-    side, but not its crops or its mirror image.
+    beyond it is taken for a copy, and says nothing of the others: the split keeps an image's near-duplicates and its
+    mirror image on its side, but not its crops.
 
     Args:
         baseline: of the held-out images, measured as the pictures are.
