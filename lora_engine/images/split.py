@@ -53,8 +53,10 @@ def assign(
     unique = {
         file.id: file for file in files if file.perceptual_hash is not None and first[file.content] == file.source
     }
-    groups = {record.id: record.group for record in recorded if record.group is not None}
-    held_out = {record.group for record in recorded if record.group is not None and record.split == "validation"}
+    # A further copy's id is its own, but its group is that of the first, by which it is found.
+    kept = [record for record in recorded if record.id in unique]
+    groups = {record.id: record.group for record in kept if record.group is not None}
+    held_out = {record.group for record in kept if record.group is not None and record.split == "validation"}
     if groups.keys() != unique.keys() or not set() < held_out < set(groups.values()):
         groups = _groups(sorted(unique.values(), key=lambda image: image.id), preprocess.near_duplicate_distance)
         held_out = _held_out(groups, split)

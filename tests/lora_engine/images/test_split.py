@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.errors import DataError
 from lora_engine.images.prepare import PreparedImage
-from lora_engine.images.split import assign, data_sha256
+from lora_engine.images.split import assign, data_sha256, tell_copies_apart
 from lora_engine.records import ImageRecord
 
 CONFIG = PreprocessConfig()
@@ -205,3 +205,13 @@ def test_recorded_groups_and_sides_hold_as_long_as_the_images_are_the_same() -> 
     assert {r.id: r.split for r in assign(images, CONFIG, SplitConfig(), recorded[1:])} == side
     lost = [replace(r, split="train") for r in recorded]
     assert {r.id: r.split for r in assign(images, CONFIG, SplitConfig(), lost)} == side
+
+
+def test_recorded_sides_hold_for_copies_that_are_told_apart() -> None:
+    kept = CONFIG.model_copy(update={"deduplicate": "none"})
+    images = [image(f"{at}") for at in range(20)]
+    images = list(tell_copies_apart([*images, image("copy", look_of(images[3]), content="3")]))
+    records = assign(images, kept, SplitConfig())
+    moved = next(record.group for record in records if record.split == "train" and record.source not in ("3", "copy"))
+    recorded = [replace(record, split="validation") if record.group == moved else record for record in records]
+    assert assign(images, kept, SplitConfig(), recorded) == tuple(recorded)

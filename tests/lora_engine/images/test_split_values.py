@@ -176,7 +176,7 @@ def test_copies_that_are_told_apart_have_names_of_their_own_and_change_no_split(
         image(f"{name}-{at:02}", look, content=f"{at:02}")
         for name in "yz"
         for at in (0, 7)
-        for look in [int.from_bytes(originals[at].perceptual_hash or b"")]
+        for look in [look_of(originals[at])]
     ]
     rejected = [
         dataclasses.replace(image(name, content="r"), perceptual_hash=None, rejected="x") for name in ("p", "q")
