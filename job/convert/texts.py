@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from job.convert.settings import ConversionError
-from job.manifest.problems import Problem
-
-MAX_BYTES = 2**20
+from job.manifest import text_file
+from job.manifest.text_file import MAX_BYTES
 
 
 def refuse(origin: str, line: int | None, found: str, allowed: str) -> NoReturn:
     """Raise the one problem of a file that cannot be read at all."""
-    raise ConversionError([Problem(origin, line, "", found, allowed)])
+    text_file.refuse(ConversionError, origin, line, found, allowed)
 
 
 def decoded(content: bytes, origin: str) -> str:
@@ -20,15 +19,7 @@ def decoded(content: bytes, origin: str) -> str:
     Raises:
         ConversionError: it is too long or not text.
     """
-    if len(content) > MAX_BYTES:
-        refuse(origin, None, f"more than {MAX_BYTES} bytes", "files up to 1 MiB")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        refuse(origin, content[: error.start].count(b"\n") + 1, "bytes that are not UTF-8", "UTF-8 text")
-    if "\0" in text:
-        refuse(origin, text[: text.index("\0")].count("\n") + 1, "a zero byte", "UTF-8 text")
-    return text.replace("\r\n", "\n")
+    return text_file.decoded(content, origin, ConversionError).replace("\r\n", "\n")
 
 
 def read_beside(name: str, origin: str) -> tuple[bytes, str] | None:

@@ -5,14 +5,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import Field, ValidationError
 
 from job.manifest.explain import collect_problems
 from job.manifest.problems import ManifestError, Problem, PromptsError, first_of_each_key
 from job.manifest.prompt_line import meant_key, options_in, parse_line, with_side_of_square
-from job.manifest.yaml_reader import MAX_BYTES, Document, read_yaml
+from job.manifest.text_file import decoded, refuse
+from job.manifest.yaml_reader import Document, read_yaml
 from lora_engine.config.base import Config
 from lora_engine.config.evaluation import MOST_PROMPTS, PromptConfig, Text
 
@@ -51,8 +52,8 @@ def read_prompts(content: bytes, origin: str) -> tuple[PromptConfig, ...]:
     """
     suffix = PurePosixPath(origin).suffix.lower()
     if suffix == ".toml":
-        _refuse(origin, None, "a TOML file", "a prompt a line in .txt, or a list in .yaml or .json")
-    text = _decoded(content, origin)
+        refuse(PromptsError, origin, None, "a TOML file", "a prompt a line in .txt, or a list in .yaml or .json")
+    text = decoded(content, origin, PromptsError)
     lines = re.split("\r\n|\r|\n", text)
     first = next(_contents(lines), (0, ""))[1]
     if suffix in _YAML_SUFFIXES or (suffix != ".txt" and _LIKE_YAML.match(first)):
@@ -60,23 +61,6 @@ def read_prompts(content: bytes, origin: str) -> tuple[PromptConfig, ...]:
             text = text.replace("\t", " ")  # JSON may be indented with tabs, YAML may not; its strings hold none
         return _from_yaml(text, origin)
     return _from_lines(lines, origin)
-
-
-def _refuse(origin: str, line: int | None, found: str, allowed: str) -> NoReturn:
-    raise PromptsError([Problem(origin, line, "", found, allowed)])
-
-
-def _decoded(content: bytes, origin: str) -> str:
-    """The text of a file, without a byte order mark."""
-    if len(content) > MAX_BYTES:
-        _refuse(origin, None, f"more than {MAX_BYTES} bytes", "files up to 1 MiB")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        _refuse(origin, content[: error.start].count(b"\n") + 1, "bytes that are not UTF-8", "UTF-8 text")
-    if "\0" in text:
-        _refuse(origin, text[: text.index("\0")].count("\n") + 1, "a zero byte", "UTF-8 text")
-    return text
 
 
 def _contents(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -87,7 +71,7 @@ def _contents(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
 def _from_lines(lines: Sequence[str], origin: str) -> tuple[PromptConfig, ...]:
     contents = list(_contents(lines))
     if not contents:
-        _refuse(origin, None, "no prompt", "a prompt a line")
+        refuse(PromptsError, origin, None, "no prompt", "a prompt a line")
     problems = []
     if len(contents) > MOST_PROMPTS:
         line = contents[MOST_PROMPTS][0]

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from job.manifest.problems import ManifestError, Problem
+from job.manifest.text_file import MAX_BYTES, refuse
 
-MAX_BYTES = 2**20
 _MAX_DEPTH = 32
 _MAX_VALUES = 10_000  # keys count as values; the parser takes a second for so many
 _MAX_INDIRECTIONS = 20  # anchors, aliases and tags that are reported
@@ -205,7 +205,7 @@ def read_yaml(text: bytes, origin: str, list_key: str | None = None) -> Document
         ManifestError: too large, not UTF-8, not YAML, or with anchors, aliases or tags.
     """
     if len(text) > MAX_BYTES:
-        raise ManifestError([Problem(origin, None, "", f"more than {MAX_BYTES} bytes", "files up to 1 MiB")])
+        refuse(ManifestError, origin, None, f"more than {MAX_BYTES} bytes", "files up to 1 MiB")
     nodes, problems = _compose(text, origin)
     if problems:
         raise ManifestError(problems)

@@ -70,9 +70,9 @@ def _not_told(pair: Pair) -> str:
             alone[pair.a if found.mean * sign > 0 else pair.b].append(f"{how} ({name})")
     seen = [f"those of {variant} {' and '.join(how)}" for variant, how in alone.items() if how]
     if seen:
-        return f"Their pictures look different: {', but '.join(seen)}. There are too few prompts to be sure of that."
+        return f"Their pictures look different: {', but '.join(seen)}. More prompts would tell whether that is chance."
     kinds = dict.fromkeys(kind for name, kind in _KINDS.items() if name in drawn)
-    return f"By {' and '.join(kinds)}, their pictures cannot be told apart; few prompts tell little."
+    return f"By {' and '.join(kinds)}, their pictures cannot be told apart."
 
 
 def disagreement(pair: Pair) -> str | None:

@@ -1,5 +1,6 @@
 """The samples of a run as pictures: what each adapter draws, step by step, and which samples are copies."""
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -126,7 +127,11 @@ def _tile(run: RunFolder, folder: str, row: SampleRow | None, keys: set[str], si
     key = f"{folder}/{row.file}"
     if row.file is None or key not in keys:
         return "not finite" if row.file is None else "file is missing"
-    return _picture(run, key, "PNG") if size is None else Picture(size, partial(read_picture, run, key, "PNG", size))
+    return (
+        _picture(run, key, "PNG")
+        if size is None
+        else Picture(size, partial(read_picture, run, key, "PNG", size, row.sha256))
+    )
 
 
 def _picture(run: RunFolder, key: str, kind: str) -> Tile:
@@ -141,11 +146,24 @@ def _picture(run: RunFolder, key: str, kind: str) -> Tile:
     return Picture(size, partial(read_picture, run, key, kind, size))
 
 
-def read_picture(run: RunFolder, key: str, kind: str, size: tuple[int, int] | None = None) -> Image.Image:
-    """The picture in a file. Raises JobError 46 where the file is lost, of another kind or of another size."""
+def read_picture(
+    run: RunFolder, key: str, kind: str, size: tuple[int, int] | None = None, sha256: str = ""
+) -> Image.Image:
+    """The picture in a file.
+
+    Args:
+        size: that it has to have; None for any that a sample can have.
+        sha256: of the file, or its start; empty where an earlier version did not note it.
+
+    Raises:
+        JobError: 46 where the file is lost, another one, of another kind or of another size.
+    """
+    data = run.read(key) or b""
     try:
-        with Image.open(io.BytesIO(run.read(key) or b""), formats=(kind,)) as opened:
-            if size not in (None, opened.size):
+        if sha256 and not hashlib.sha256(data).hexdigest().startswith(sha256):
+            raise ValueError("another file")
+        with Image.open(io.BytesIO(data), formats=(kind,)) as opened:
+            if size not in (None, opened.size) or max(opened.size) > _LARGEST_SIDE:
                 raise ValueError(f"a picture of {opened.size} pixels")
             return opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from job.report.elements import entry
 from lora_engine.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -31,6 +32,7 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     made.filters |= {"md": markdown, "printable": printable}
+    made.globals["entry"] = entry
     return made
 
 

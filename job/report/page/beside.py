@@ -1,10 +1,10 @@
 """The pictures of the page: files beside it, of which it holds as many itself as it has room for."""
 
-import base64
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from job import layout
+from job.report.elements import webp_uri
 from job.storage.folder import RunFolder
 from job.threads import Check, as_finished
 
@@ -42,7 +42,7 @@ def embedded(run: RunFolder, names: Iterable[str], room: int) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         data = run.read(layout.report_picture(name)) or b""
-        uri = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+        uri = webp_uri(data)
         room -= len(uri)
         if room < 0:
             break
@@ -52,4 +52,4 @@ def embedded(run: RunFolder, names: Iterable[str], room: int) -> dict[str, str]:
 
 def relative(name: str) -> str:
     """Where the page finds a picture that it does not hold."""
-    return layout.report_picture(name).removeprefix("report/")
+    return layout.report_picture(name).removeprefix(f"{layout.REPORT}/")

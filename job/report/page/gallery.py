@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from job import layout
-from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.report.pictures import Pictures
 from job.report.samples import own_settings, read_picture
 from job.run.samples import SampleIndex, SampleRow
 from job.storage.folder import RunFolder
+from lora_engine.text import printable
 
-_LARGEST_WEBP = 16383  # pixels of a side that the format holds
 _QUALITY = 85  # of WebP, from 0 to 100
 _MOST_PLACES = 20_000  # of pictures, that the table of pictures shows
 
@@ -59,7 +58,10 @@ class Gallery:
             "variants": self.variants,
             "seeds": [str(seed) for seed in self.seeds],  # JavaScript would round a large number
             "steps": self.steps,
-            "rows": [{"bare": row.prompt, "as_trained": row.as_trained, "seed": row.seed} for row in self.rows],
+            "rows": [
+                {"bare": printable(row.prompt), "as_trained": [printable(text) for text in row.as_trained]}
+                for row in self.rows
+            ],
             "names": self.names,
             "lost": self.lost,
             "embedded": embedded,
@@ -117,9 +119,10 @@ def _samples(
                     continue
                 key = f"{layout.samples(member, step, set_name)}/{image.file}"
                 found = key if image.file is not None and key in keys else None
+                name = _name_of(run, found, image)
                 for way in ("bare", "as_trained") if image.prompting == "both" else (image.prompting,):
                     place = f"{variants.index(member.variant)}/{member.seed}/{step}/{at}/{way}"
-                    yield _Sample(step, member.seed, at, place, found, _name_of(run, found, image))
+                    yield _Sample(step, member.seed, at, place, found, name)
 
 
 def _name_of(run: RunFolder, key: str | None, image: SampleRow) -> str:
@@ -130,14 +133,8 @@ def _name_of(run: RunFolder, key: str | None, image: SampleRow) -> str:
 
 def _copy(run: RunFolder, key: str, name: str) -> bytes:
     """A sample as WebP. Raises JobError 46 where it is damaged, or not the one that its index tells of."""
-    picture, data = read_picture(run, key, "PNG"), io.BytesIO()
-    if not hashlib.sha256(run.read(key) or b"").hexdigest().startswith(name) or max(picture.size) > _LARGEST_WEBP:
-        raise JobError(
-            ExitCode.CONFLICT,
-            f"{run.uri(key)} is not the picture that {layout.SAMPLE_INDEX_NAME} beside it lists.",
-            f"Remove that step's {layout.SAMPLE_INDEX_NAME} and _SUCCESS, and run the manifest again.",
-        )
-    picture.save(data, "WEBP", quality=_QUALITY)
+    data = io.BytesIO()
+    read_picture(run, key, "PNG", sha256=name).save(data, "WEBP", quality=_QUALITY)
     return data.getvalue()
 
 

@@ -95,13 +95,17 @@ def read_images(run: RunFolder, resolved: Resolved, comparison: Comparison) -> I
         rows=tuple(shown),
         left_out=len(used) - len(shown),
         copies=tuple(copies[:_MOST_LISTED]),
-        groups=tuple(
-            tuple(shortened(i.source, _LONGEST_NAME) for i in group[:_MOST_OF_GROUP]) for group in groups[:_MOST_LISTED]
-        ),
+        groups=tuple(map(_named, groups[:_MOST_LISTED])),
         unused=tuple(unused[:_MOST_LISTED]),
         cut=_MOST_LISTED if max(len(copies), len(groups), len(unused)) > _MOST_LISTED else None,
         names={image: _name_of(image) for image in pictured if layout.thumbnail(image) in there},
     )
+
+
+def _named(group: Sequence[ImageRecord]) -> tuple[str, ...]:
+    """The files of a group, or as many as are named, and how many more there are."""
+    names = tuple(shortened(image.source, _LONGEST_NAME) for image in group[:_MOST_OF_GROUP])
+    return names if len(group) == len(names) else (*names, f"and {len(group) - len(names)} more")
 
 
 def _row(image: ImageRecord, remarks: tuple[str, ...], captions: Mapping[str, Mapping[str, CaptionRecord]]) -> ImageRow:

@@ -5,8 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from job.report.table import Cell, Entry, gain_text, loss_text, percent, rounded
-from lora_engine.text import printable
+from job.report import elements
+from job.report.table import gain_text, loss_text, percent, rounded
 
 Part = str | int  # a key or an index of a JSON path
 
@@ -21,9 +21,7 @@ _FORMS: dict[str, Callable[[float], str]] = {
     "step": "{:.0f}".format,
     "seconds": "{:,.1f}".format,
 }
-_ELEMENT = Markup('<data value="{value}" data-path="{path}">{text}</data>')
-_TEXT = Markup('<span data-path="{path}">{text}</span>')
-_ABSENT = Markup('<span class="absent" data-path="{path}">-</span>')
+_ABSENT = "-"
 
 
 def path_of(parts: Sequence[Part]) -> str:
@@ -63,38 +61,24 @@ class Numbers:
         """The number in that form; a dash where it is null."""
         value, path = self.value(*parts), path_of(parts)
         if value is None:
-            return _ABSENT.format(path=path)
-        return _ELEMENT.format(value=repr(value), path=path, text=_FORMS[form](value).replace("-", "\u2212"))
+            return elements.text(path, _ABSENT)
+        return elements.number(path, value, _FORMS[form](value))
 
     def interval(self, *parts: Part, form: str) -> Markup:
         """The mean of an interval and its ends; the mean alone where the data give no ends, a dash where it is null."""
         if self.value(*parts) is None:
-            return _ABSENT.format(path=path_of(parts))
+            return elements.text(path_of(parts), _ABSENT)
         mean = self.number(*parts, "mean", form=form)
         if self.value(*parts, "low") is None or self.value(*parts, "high") is None:
             return mean
         ends = [self.number(*parts, end, form=form) for end in ("low", "high")]
         return Markup('{} <span class="ends">[{}, {}]</span>').format(mean, *ends)
 
-    def entry(self, parts: Entry) -> Markup:
-        """What stands in one place of a table."""
-        return Markup("").join(part if isinstance(part, str) else self._cell(part) for part in parts)
-
-    def _cell(self, cell: Cell) -> Markup:
-        is_number = isinstance(cell.value, int | float) and not isinstance(cell.value, bool)
-        if not is_number:
-            return _TEXT.format(path=cell.path, text=printable(cell.text))
-        return _ELEMENT.format(value=repr(cell.value), path=cell.path, text=cell.text.replace("-", "\u2212"))
-
     def plain(self, *parts: Part) -> Markup:
         """The value as it is stored."""
-        return _TEXT.format(path=path_of(parts), text=printable(str(self.value(*parts))))
+        return elements.text(path_of(parts), str(self.value(*parts)))
 
     def text(self, *parts: Part) -> Markup:
         """The string, which may hold numbers of its own."""
         value = self.value(*parts)
-        return (
-            _ABSENT.format(path=path_of(parts))
-            if value is None
-            else _TEXT.format(path=path_of(parts), text=printable(value))
-        )
+        return elements.text(path_of(parts), _ABSENT if value is None else value)

@@ -1,13 +1,12 @@
 """Renders the page: templates, one a section, filled with the comparison and with what the run holds beside it."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from job import layout
 from job.report.charts import curves, forest, svg, timestep_losses
+from job.report.elements import policy_hash
 from job.report.findings import Findings
 from job.report.page.beside import embedded, publish_beside, relative, remove_others
 from job.report.page.gallery import read_gallery
@@ -97,7 +96,7 @@ def _charts(comparison: Comparison) -> dict[str, str]:
         "curves": (
             curves(comparison),
             "Loss curves",
-            "Held-out loss as trained and training loss of every adapter, by step; the table below has the numbers.",
+            "Held-out loss as trained and training loss of every adapter, by step; the table has the held-out ones.",
             "members",
         ),
         "forest": (
@@ -120,8 +119,8 @@ def _page(**values: Any) -> bytes:
     """The page with the values that its templates name."""
     style, script = ((TEMPLATES / "page" / name).read_text() for name in ("page.css", "page.js"))
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src 'self' data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'"
     )
     page = (
         environment()
@@ -137,11 +136,6 @@ def _page(**values: Any) -> bytes:
         )
     )
     return page.encode()
-
-
-def _hash(source: str) -> str:
-    """What the policy of a page calls a script or a style that it allows."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
 
 
 def _json(value: Mapping[str, object]) -> str:

@@ -1,7 +1,5 @@
 """Shows runs side by side: as Markdown, and as a page that needs nothing but itself."""
 
-import base64
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from markupsafe import Markup
 
 from job import layout
 from job.layout import Member
+from job.report.elements import policy_hash, webp_uri
 from job.report.samples import read_picture
 from job.report.side_by_side import tables
 from job.report.side_by_side.runs import FinishedRun
@@ -68,7 +67,7 @@ def render_page(found: SideBySide, runs: Sequence[FinishedRun]) -> bytes:
     return page.render(
         found=found,
         style=Markup(style),  # noqa: S704 - it is a file of this package
-        style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        style_hash=policy_hash(style),
         settings=tables.settings_table(found),
         losses=list(tables.loss_tables(found)),
         pictures=tables.picture_table(found),
@@ -140,9 +139,8 @@ def _tile(run: FinishedRun, member: Member, row: SampleRow | None) -> Tile:
     if not run.folder.exists(key):
         return Tile(f"{text} · file is missing", "")
     size = (settings.settings[row.prompt].width, settings.settings[row.prompt].height) if settings.settings else None
-    image = read_picture(run.folder, key, "PNG", size)
+    image = read_picture(run.folder, key, "PNG", size, row.sha256)
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     data = io.BytesIO()
     image.save(data, "WEBP", quality=_QUALITY)
-    uri = f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
-    return Tile(text, uri, image.width, image.height)
+    return Tile(text, webp_uri(data.getvalue()), image.width, image.height)

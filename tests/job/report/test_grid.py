@@ -9,23 +9,8 @@ import pytest
 from matplotlib import get_data_path
 from PIL import Image, ImageFont
 
-from job.report.grid import (
-    DETAIL,
-    HEADING,
-    LABEL,
-    TITLE,
-    WORDS,
-    Block,
-    Grid,
-    Picture,
-    Row,
-    Style,
-    Tile,
-    draw_grid,
-    grid_size,
-    largest_that_fits,
-    wrap,
-)
+from job.report.grid import Block, Grid, Picture, Row, Tile, draw_grid, grid_size, largest_that_fits
+from job.report.lettering import DETAIL, HEADING, LABEL, TITLE, WORDS, Style, wrap
 
 LONG = "a line drawing of an anchor, thin even lines, no shading, simple flat icon, centred, on white paper"
 HOSTILE = {

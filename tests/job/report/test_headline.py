@@ -38,11 +38,10 @@ def test_the_headline_is_that_of_the_code(tmp_path: Path, case: Case) -> None:
 
 
 def test_with_equal_captions_it_is_not_the_prompts(tmp_path: Path) -> None:
-    same = {**SAME_CAPTIONS, "lora": {"rank": 2}}
-    losses = around({BASE: {"a": 1, "": 1}, "a": {"a": 0.70, "": 0.80}, "b": {"a": 0.80, "": 0.80}})
-    found = verdict(tmp_path, losses, A, same)
-    assert "may owe that to its prompts" not in found.headline
-    assert found.headline.startswith("Of these adapters, a fits unseen images better than b")
+    losses = around({BASE: {"a": 1, "": 1}, "a": {"a": 0.70, "": 0.9}, "b": {"a": 0.80, "": 0.70}})
+    found = verdict(tmp_path, losses, A, SAME_CAPTIONS, weights=lambda member, step: f"{member.variant} {step}")
+    said = "a fits unseen images better than b, but is not found to do so without a prompt."
+    assert found.headline == f"Of these adapters, {said}"
 
 
 def test_seeds_that_disagree_and_seeds_that_do_not(tmp_path: Path) -> None:

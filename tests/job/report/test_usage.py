@@ -120,6 +120,13 @@ def test_what_the_document_shows_runs_and_draws_with_the_adapter(study: Path, tm
     assert np.abs(drawn - np.asarray(picture, np.int64)).max() > NEAR
 
 
+def test_the_document_lists_files_that_are_there(study: Path) -> None:
+    [listing] = of_language("")
+    folder, *files = (line.split()[0] for line in listing.splitlines())
+    assert len(files) == 3
+    assert all((study / folder / file).is_file() for file in files)
+
+
 def test_the_document_shows_what_a_run_says_of_itself(study: Path) -> None:
     found = usages(study / "runs" / "quickstart")
     assert list(found) == ["vanilla", "blip", "blip_plus"]
