@@ -205,8 +205,7 @@ def _read_run(run: RunFolder) -> _Study:
     if text is None or resolved is None or images is None:
         raise no_run(run.root)
     manifest = load_manifest(text, run.uri(layout.MANIFEST))
-    models = {what: model.sha256 for what, model in resolved.models if model is not None}
-    now = identity(manifest, data_sha256=resolved.data_sha256, models=models)
+    now = identity(manifest, data_sha256=resolved.data_sha256, models=resolved.models.hashes())
     if conflicts := identity_conflicts(resolved.identity, now):
         raise JobError(
             ExitCode.CONFLICT,

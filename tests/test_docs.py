@@ -34,7 +34,7 @@ def lay_out(folder: Path) -> None:
         if path.name == "metadata.jsonl":
             path.write_text(metadata.text)
         elif path.suffix in BESIDE:
-            path.write_text(f"a caption of {path.name.partition('.')[0]}\n")
+            path.write_text(f"a caption of {path.stem}\n")
         else:
             Image.open(next(drawings)).convert("RGB").save(path)
     for drawing in [next(drawings) for _ in range(8)]:

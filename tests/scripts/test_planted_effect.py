@@ -15,7 +15,7 @@ def test_every_drawing_has_the_caption_of_another(tmp_path: Path) -> None:
     records, texts = captioned(load_manifest(MANIFEST.read_bytes(), MANIFEST.name))
     others = shuffled(texts, [record.id for record in records])
     write(tmp_path, records, others)
-    read = read_sidecars(list(list_files(tmp_path)))
+    read = read_sidecars(list(list_files(tmp_path))).first
     assert [read[record.source] for record in records] == others
     for record in records:
         assert (tmp_path / record.source).read_bytes() == (miniature.folder("drawings") / record.source).read_bytes()
