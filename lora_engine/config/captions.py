@@ -32,6 +32,16 @@ class CleaningConfig(Config):
     stop_words: bool = Field(default=False, description="Remove a, the, of, ...: a strategy of its own.")
 
 
+class OwnCleaningConfig(CleaningConfig):
+    """The same rules, none of which is applied unless it is asked for: people meant what they wrote."""
+
+    lowercase: bool = Field(default=False)
+    artefact_words: bool = Field(default=False, description="Words that BLIP invents: arafed, araffe, ...")
+    invented_writing: bool = Field(default=False, description='Clauses such as `with the words "..." on it`.')
+    repeated_words: bool = Field(default=False, description="`bald bald bald` becomes `bald`.")
+    duplicates: bool = Field(default=False, description="A comma-separated phrase that stands twice is kept once.")
+
+
 class _Captions(Config):
     caption_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Fraction of training samples that see the empty prompt instead."
@@ -83,9 +93,7 @@ class ExistingCaptions(_WithHints):
     """The text that came with the image: a `.txt`, `.caption` or `.json` beside it, a `metadata.jsonl` or `.csv`."""
 
     strategy: Literal["existing"]
-    cleaning: CleaningConfig = CleaningConfig(
-        lowercase=False, artefact_words=False, invented_writing=False, repeated_words=False, duplicates=False
-    )
+    cleaning: OwnCleaningConfig = OwnCleaningConfig()
     missing: Text | None = Field(
         default=None, description="Caption of an image that has none; without it such an image is an error."
     )

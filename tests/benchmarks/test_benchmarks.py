@@ -10,6 +10,7 @@ from lora_engine import miniature
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "ways"),
     [

@@ -98,10 +98,10 @@ import time: 1 | 1 | json
 @pytest.mark.parametrize(
     "case",
     [
-        Case("fp32", bare=True),
-        Case("fp32", members=3),
-        Case("fp32", accumulation=4, micro_batches=MicroBatches(1, 1)),
         Case("fp32", batch=2, micro_batches=MicroBatches(2, 1, recompute=True)),
+        pytest.param(Case("fp32", bare=True), marks=pytest.mark.slow),
+        pytest.param(Case("fp32", members=3), marks=pytest.mark.slow),
+        pytest.param(Case("fp32", accumulation=4, micro_batches=MicroBatches(1, 1)), marks=pytest.mark.slow),
     ],
 )
 def test_a_case_of_the_ablation(case: Case) -> None:

@@ -169,7 +169,7 @@ def kill_at_random(
 
 
 def test_killed_at_random_moments(miniature: Path, tmp_path: Path, straight: tuple[dict[str, object], float]) -> None:
-    kill_at_random(miniature, tmp_path, straight, random.randrange(2**32), 25)
+    kill_at_random(miniature, tmp_path, straight, random.randrange(2**32), 8)
 
 
 @pytest.mark.slow

@@ -185,8 +185,15 @@ def large_pictures(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("at_work", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "at_work"),
+    [
+        (signal.SIGTERM, True),
+        (signal.SIGINT, False),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_to_the_whole_group_is_no_fault_of_an_image(
     miniature: Path, tmp_path: Path, number: signal.Signals, at_work: bool
 ) -> None:

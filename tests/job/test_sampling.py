@@ -142,8 +142,8 @@ def test_the_base_model_or_the_best_checkpoints(run: Path, options: tuple[str, .
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGKILL, "step-000000/samples.json"),
-        (signal.SIGTERM, "step-000000/samples.json"),
+        pytest.param(signal.SIGKILL, "step-000000/samples.json", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "step-000000/samples.json", marks=pytest.mark.slow),
         (signal.SIGKILL, "step-000002/prompt-00-seed-0.png"),
     ],
 )

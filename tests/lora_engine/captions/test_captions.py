@@ -19,6 +19,7 @@ from lora_engine.config.captions import (
     ExistingCaptions,
     MixCaptions,
     MixPart,
+    OwnCleaningConfig,
 )
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.errors import DataError, ModelError
@@ -193,7 +194,7 @@ def test_strategies() -> None:
 
 @pytest.mark.parametrize(("count", "truncated"), [(300, False), (500, True)])
 def test_what_is_not_read_of_a_long_text_is_cut(count: int, truncated: bool) -> None:
-    config = ExistingCaptions(strategy="existing", cleaning=CleaningConfig())
+    config = ExistingCaptions(strategy="existing", cleaning=OwnCleaningConfig(duplicates=True))
     found = record(config, existing="cat, " * count + "dog")
     assert (found.texts, found.truncated) == (("cat" if truncated else "cat, dog",), (truncated,))
     assert record(config, existing="cat" + ", " * 2000).truncated == (False,)

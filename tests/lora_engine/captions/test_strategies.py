@@ -17,7 +17,6 @@ from lora_engine.config.captions import (
     CAPTIONER,
     BlipCaptions,
     CaptionsConfig,
-    CleaningConfig,
     ConstantCaptions,
     ExistingCaptions,
     MixCaptions,
@@ -96,8 +95,10 @@ def test_a_caption_is_bare_without_trigger_and_hints() -> None:
 def test_an_existing_caption_is_kept_as_it_is_unless_cleaning_is_asked_for() -> None:
     expected = CaptionRecord("7f", ("arafed A Rose",), ("arafed A Rose",), (5,), (False,))
     assert record(EXISTING, "generated", "arafed A Rose") == expected
-    cleaned = EXISTING.model_copy(update={"cleaning": CleaningConfig(), "style_hints": "Line Art"})
-    assert record(cleaned, None, "arafed A Rose").texts == ("a rose, Line Art",)
+    asked = ExistingCaptions.model_validate(
+        {"strategy": "existing", "cleaning": {"artefact_words": True}, "style_hints": "Line Art"}
+    )
+    assert record(asked, None, "arafed A Rose, A Rose :3").texts == ("A Rose, A Rose :3, Line Art",)
 
 
 def test_an_image_without_a_caption_gets_the_missing_one_or_is_an_error() -> None:

@@ -85,7 +85,9 @@ def apart(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(one - other).max() > 10 * NEAR)
 
 
-@pytest.mark.parametrize(("guidance", "images_at_once"), [(1.0, 3), (3.0, 1), (3.0, 16)])
+@pytest.mark.parametrize(
+    ("guidance", "images_at_once"), [(1.0, 3), (3.0, 16), pytest.param(3.0, 1, marks=pytest.mark.slow)]
+)
 def test_adapters_that_generate_together_give_what_each_gives_alone(
     unet: nn.Module, guidance: float, images_at_once: int
 ) -> None:

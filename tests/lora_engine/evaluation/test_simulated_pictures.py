@@ -49,7 +49,10 @@ def trained_by_chance(one: PictureSet, generator: np.random.Generator) -> Pictur
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4], ids=["like the held-out", "unlike the held-out"])
-@pytest.mark.parametrize(("prompts", "training_seeds"), [(24, 1), (12, 1), (6, 1), (6, 3)])
+@pytest.mark.parametrize(
+    ("prompts", "training_seeds"),
+    [(24, 1), (6, 3), pytest.param(12, 1, marks=pytest.mark.slow), pytest.param(6, 1, marks=pytest.mark.slow)],
+)
 def test_of_pictures_of_one_pool_none_is_said_to_differ_more_often_than_promised(
     prompts: int, training_seeds: int, shift: float
 ) -> None:
