@@ -24,6 +24,7 @@ from lora_engine.captions.strategies import needs_sidecars
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.images.fates import data_warnings, fates_of, folder_warnings, said_because
 from lora_engine.images.kinds import claims_image, why_left_out
+from lora_engine.images.prepare import check_rejected
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.sources import is_archive
 from lora_engine.records import ImageRecord, SourceFile
@@ -62,8 +63,6 @@ def check_data(manifest: Manifest, workdir: Path, progress: Progress, stop: Stop
 
 
 def _local(manifest: Manifest, workdir: Path, progress: Progress, stop: StopFlag) -> Iterator[str]:
-    from lora_engine.images.split import check_rejected  # it imports scipy, which takes a while
-
     attempt, resolution = new_attempt(manifest, workdir, progress, stop), manifest.preprocess.resolution
     files = fetch_dataset(attempt)
     found = look_through(attempt, files, dict)

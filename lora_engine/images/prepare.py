@@ -55,6 +55,26 @@ class PreparedImage:
         return self.copy_of or self.id
 
 
+def check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
+    """Refuse a dataset without images, or of which more than the fraction `limit` of the files cannot be used.
+
+    Raises:
+        DataError: it is such a one.
+    """
+    counted = [file for file in files if file.ignored is None]
+    rejected = [file for file in counted if file.rejected is not None]
+    if not counted:
+        examples = "; ".join(f"{file.source}: {file.ignored}" for file in files[:5])
+        raise DataError(f"The dataset holds no images{': ' * bool(files)}{examples}.", "Check dataset.source.")
+    if len(rejected) / len(counted) > limit:
+        examples = "; ".join(f"{file.source}: {file.rejected}" for file in rejected[:5])
+        raise DataError(
+            f"{len(rejected)} of {len(counted)} files cannot be used, more than preprocess.max_rejected_fraction "
+            f"({limit:g}) allows: {examples}.",
+            "Remove or mend them, or raise preprocess.max_rejected_fraction.",
+        )
+
+
 def pixels_key(config: PreprocessConfig) -> str:
     """A name for all that decides the pixels of a prepared image, apart from its file."""
     settings = config.model_dump_json(include={"resolution", "crop", "background"})

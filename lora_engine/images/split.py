@@ -10,7 +10,7 @@ import numpy as np
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.errors import DataError
 from lora_engine.images.near_duplicates import group_alike
-from lora_engine.images.prepare import PreparedImage
+from lora_engine.images.prepare import PreparedImage, check_rejected
 from lora_engine.records import ImageRecord, Split
 
 _LARGEST_FRACTION = 0.25  # of the images, that a small set may hold out
@@ -88,26 +88,6 @@ def assign(
     records = tuple(record(file) for file in files)
     _assert_apart(records)
     return records
-
-
-def check_rejected(files: Sequence[PreparedImage], limit: float) -> None:
-    """Refuse a dataset without images, or of which more than the fraction `limit` of the files cannot be used.
-
-    Raises:
-        DataError: it is such a one.
-    """
-    counted = [file for file in files if file.ignored is None]
-    rejected = [file for file in counted if file.rejected is not None]
-    if not counted:
-        examples = "; ".join(f"{file.source}: {file.ignored}" for file in files[:5])
-        raise DataError(f"The dataset holds no images{': ' * bool(files)}{examples}.", "Check dataset.source.")
-    if len(rejected) / len(counted) > limit:
-        examples = "; ".join(f"{file.source}: {file.rejected}" for file in rejected[:5])
-        raise DataError(
-            f"{len(rejected)} of {len(counted)} files cannot be used, more than preprocess.max_rejected_fraction "
-            f"({limit:g}) allows: {examples}.",
-            "Remove or mend them, or raise preprocess.max_rejected_fraction.",
-        )
 
 
 def _groups(images: Sequence[PreparedImage], distance: int) -> dict[str, str]:
