@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
-from job.init.choose import base_of
+from job.init.choose import Base, base_of
 from job.init.look import Found, look_through
 from job.manifest.packs import caption_sets, resolve_variants
 from job.manifest.schema import Manifest
@@ -21,23 +21,17 @@ from job.stages.fetch import fetch_dataset
 from job.storage import is_remote
 from job.storage.uris import local_path
 from lora_engine.captions.strategies import needs_sidecars
-from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.captions import ExistingCaptions, plain_parts
+from lora_engine.errors import DataError
 from lora_engine.images.fates import data_warnings, fates_of, folder_warnings, said_because
 from lora_engine.images.kinds import claims_image, why_left_out
 from lora_engine.images.prepare import check_rejected
-from lora_engine.images.sidecars import split_sidecars
+from lora_engine.images.sidecars import split_sidecars, without_captions
 from lora_engine.images.sources import is_archive
 from lora_engine.records import ImageRecord, SourceFile
+from lora_engine.text import shortened
 
 _FEW = 20  # images, below which an adapter mostly learns these images
-_REDUCED = 0.75  # of the base's own resolution: what `init` takes for small pictures
-
-# The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
-_LINEAR = re.compile(
-    r"(.+\.)?(to_[qkv]|to_out\.0|(ff\.)?net\.0\.proj|(ff\.)?net\.2|time_emb_proj|(attentions\.\d+\.)?proj_(in|out))"
-)
-_PROJECTION = re.compile(r"(.+\.)?proj_(in|out)")  # a convolution in SD 1.x
-_SD1 = re.compile(r"stable-diffusion-v?1|sd-?v?1", re.IGNORECASE)  # in the name of a base
 
 
 def check_data(manifest: Manifest, workdir: Path, progress: Progress, stop: StopFlag) -> Iterator[str]:
@@ -51,7 +45,6 @@ def check_data(manifest: Manifest, workdir: Path, progress: Progress, stop: Stop
     Raises:
         JobError, DataError, ModelError, UnsafeError: a run would end with the same.
     """
-    _check_targets(manifest)
     source = manifest.dataset.source
     if not is_remote(source):
         yield from _local(manifest, workdir, progress, stop)
@@ -66,7 +59,6 @@ def _local(manifest: Manifest, workdir: Path, progress: Progress, stop: StopFlag
     attempt, resolution = new_attempt(manifest, workdir, progress, stop), manifest.preprocess.resolution
     files = fetch_dataset(attempt)
     found = look_through(attempt, files, dict)
-    check_rejected([*found.pictures, *found.ignored, *found.rejected], manifest.preprocess.max_rejected_fraction)
     records = _records(found, manifest)
     images = sum(record.used for record in records)
     if images < 2:
@@ -75,21 +67,48 @@ def _local(manifest: Manifest, workdir: Path, progress: Progress, stop: StopFlag
             f"{manifest.dataset.source} holds one image alone, in {len(found.pictures)} copies.",
             "Name a folder or archive of pictures, two at least: one to train on, another to hold out.",
         )
-    configs = caption_sets(manifest).values()
-    own = find_own_captions(files, records) if needs_sidecars(configs) else None
     parts = [
         f"Data: {images} images, of which about {manifest.dataset.expected_held_out(images)} will be held out",
         said_because("ignored", [(file.source, file.ignored) for file in found.ignored]),
         said_because("rejected", [(file.source, file.rejected) for file in found.rejected]),
         f"{len(found.pictures) - images} with the bytes of others" if len(found.pictures) > images else "",
-        f"captions: {own.facts.text}" if own is not None else "",
     ]
-    yield f"{'; '.join(filter(None, parts))}. Of images, only headers were read."
+    yield f"{'; '.join(filter(None, parts))}. Of images, only headers were decoded."
     yield from (f"warning: {each}" for each in data_warnings(records, fates_of(records, resolution)))
     yield from _setting_warnings(manifest, images)
-    if own is not None:
-        yield from (f"warning: Captions of the dataset: {each}." for each in own.facts.warnings)
-        require_captions(own, configs)
+    errors: list[DataError] = []
+    try:
+        check_rejected([*found.pictures, *found.ignored, *found.rejected], manifest.preprocess.max_rejected_fraction)
+    except DataError as error:
+        errors.append(error)
+    try:
+        yield from _captions(manifest, files, records)
+    except DataError as error:
+        errors.append(error)
+    yield from (f"error: {error}" for error in errors[:-1])
+    if errors:
+        raise errors[-1]
+
+
+def _captions(manifest: Manifest, files: Sequence[SourceFile], records: Sequence[ImageRecord]) -> Iterator[str]:
+    """What there is to say of the captions that came with the images, if any are to be used.
+
+    Raises:
+        DataError: files cannot be read, or captions are missing.
+    """
+    configs = caption_sets(manifest).values()
+    if not needs_sidecars(configs):
+        return
+    own = find_own_captions(files, records)
+    yield f"Captions: {own.facts.text}."
+    yield from (f"warning: Captions of the dataset: {each}." for each in own.facts.warnings)
+    plain = [part for config in configs for _, part in plain_parts(config)]
+    if own.facts.several and any(isinstance(part, ExistingCaptions) and part.lines == "first" for part in plain):
+        yield (
+            f"warning: Captions of the dataset: {own.facts.several} images have several lines or rows, of which the "
+            "first is used (captions.lines)."
+        )
+    require_captions(own, configs)
 
 
 def _remote(manifest: Manifest) -> Iterator[str]:
@@ -110,6 +129,9 @@ def _remote(manifest: Manifest) -> Iterator[str]:
         said_because("others", others),
         f"{len(sidecars)} files of captions",
     ]
+    lacking = without_captions(images, [file.key for file in sidecars])
+    if lacking and needs_sidecars(caption_sets(manifest).values()):
+        parts.append(f"{len(lacking)} of {len(images)} have none beside them, such as {shortened(lacking[0], 40)}")
     yield f"{'; '.join(filter(None, parts))}. None was read."
     yield from (f"warning: {each}" for each in folder_warnings(keys))
     yield from _setting_warnings(manifest, len(images))
@@ -152,9 +174,9 @@ def _sha256(path: Path) -> str:
 def _setting_warnings(manifest: Manifest, images: int | None) -> Iterator[str]:
     """What of the settings does not suit each other, the base model, or so many images; None where they are unknown."""
     source, resolution = manifest.base_model.source, manifest.preprocess.resolution
-    own = _own_resolution(source)
-    if own is not None and not _REDUCED * own <= resolution <= own:
-        yield f"warning: preprocess.resolution is {resolution}, and the base model's own is {own}."
+    base = _trained_base(source)
+    if base is not None and not base.reduced <= resolution <= base.resolution:
+        yield f"warning: preprocess.resolution is {resolution}, and the base model's own is {base.resolution}."
     if images is not None and images < _FEW:
         yield f"warning: {images} images are few: an adapter learns these by heart. Have {_FEW} at least."
     trainings = {variant.training for variant in resolve_variants(manifest)}
@@ -173,39 +195,16 @@ def _setting_warnings(manifest: Manifest, images: int | None) -> Iterator[str]:
                 )
 
 
-def _own_resolution(source: str) -> int | None:
-    """The side in pixels that the base model was trained at; None where neither its files nor its name tell."""
+def _trained_base(source: str) -> Base | None:
+    """The base model with the resolution that it was trained at; None where neither its files nor its name tell."""
     base = base_of(source)
     if base.known:
-        return base.resolution
+        return base
     if not is_remote(source):
         try:
             side = json.loads((local_path(source) / "unet" / "config.json").read_bytes()).get("sample_size")
         except (OSError, ValueError, AttributeError, RecursionError):  # what is wrong with a model, others say
             side = None
         if type(side) is int:
-            return side * 8
+            return replace(base, resolution=side * 8)
     return None
-
-
-def _check_targets(manifest: Manifest) -> None:
-    """Refuse targets that are no layers of the UNet that take an adapter; by their names where it is not at hand.
-
-    Raises:
-        JobError, ModelError: 40 where the names tell, 43 where the base model's UNet has no such layer.
-    """
-    source = manifest.base_model.source
-    for lora in {variant.lora for variant in resolve_variants(manifest)}:
-        for target in lora.target_modules:
-            if not _LINEAR.fullmatch(target) or (_PROJECTION.fullmatch(target) and _SD1.search(source)):
-                raise JobError(
-                    ExitCode.MANIFEST,
-                    f"lora.target_modules names {target!r}, which is no linear layer in a block of the UNet.",
-                    "Choose among to_q, to_k, to_v, to_out.0, net.0.proj, net.2, time_emb_proj.",
-                )
-        is_default = lora.target_modules == LoraConfig().target_modules  # all UNets have these
-        if not is_default and not is_remote(source) and local_path(source).is_dir():
-            from lora_engine.models.files import LocalModel
-            from lora_engine.models.stable_diffusion import require_trainable  # it imports torch, which takes seconds
-
-            require_trainable(LocalModel(local_path(source)), lora)

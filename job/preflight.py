@@ -1,5 +1,6 @@
 """Finds in seconds what would go wrong later, before anything is downloaded or computed."""
 
+import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 
@@ -10,9 +11,17 @@ from job.storage.hub import is_hub
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
 from job.storage.uris import as_folder, local_path
+from lora_engine.config.adapter import LoraConfig
 from lora_engine.models.captioner_kind import captioner_kind, reader_of
 from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors, with_pickles
 from lora_engine.system.distributed import ALONE, Processes
+
+# The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
+_LINEAR = re.compile(
+    r"(.+\.)?(to_[qkv]|to_out\.0|(ff\.)?net\.0\.proj|(ff\.)?net\.2|time_emb_proj|(attentions\.\d+\.)?proj_(in|out))"
+)
+_PROJECTION = re.compile(r"(.+\.)?proj_(in|out)")  # a convolution in SD 1.x
+_SD1 = re.compile(r"(?<![a-z])(stable-diffusion|sd)-?v?1(?!\d)", re.IGNORECASE)  # in the name of a base
 
 
 def check_access(manifest: Manifest) -> bool:
@@ -62,6 +71,34 @@ def check_device(manifest: Manifest, processes: Processes = ALONE) -> None:
             resolve_precision("fp16", device)
     for training in trainings:
         processes.local_slice(training.images_per_step)
+
+
+def check_targets(manifest: Manifest) -> None:
+    """Refuse targets that are no layers of the UNet that take an adapter; by their names where it is not at hand.
+
+    Raises:
+        JobError, ModelError: 40 where the names tell, 43 where the base model's UNet has no such layer.
+    """
+    from job.manifest.packs import resolve_variants
+
+    source = manifest.base_model.source
+    at_hand = not is_remote(source) and local_path(source).is_dir()
+    is_sd1 = bool(_SD1.search(source.rstrip("/").rpartition("/")[2]))
+    for lora in {variant.lora for variant in resolve_variants(manifest)}:
+        if lora.target_modules == LoraConfig().target_modules:  # all UNets have these
+            continue
+        if at_hand:
+            from lora_engine.models.stable_diffusion import require_trainable  # it imports torch, which takes seconds
+
+            require_trainable(LocalModel(local_path(source)), lora)
+            continue
+        for target in lora.target_modules:
+            if not _LINEAR.fullmatch(target) or (is_sd1 and _PROJECTION.fullmatch(target)):
+                raise JobError(
+                    ExitCode.MANIFEST,
+                    f"lora.target_modules names {target!r}, which is no linear layer in a block of the UNet.",
+                    "Choose among to_q, to_k, to_v, to_out.0, net.0.proj, net.2, time_emb_proj.",
+                )
 
 
 def _check_model(model: ModelPlace, settings: StorageSettings) -> None:

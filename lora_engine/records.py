@@ -23,8 +23,7 @@ class ImageRecord:
     """One row of `data/images.jsonl`: a file of the dataset, and what became of it."""
 
     # SHA-256 of the file's bytes, hexadecimal; of further files with the same bytes that are used, too, another that is
-    # made from it. Empty where it is ignored, or they could not
-    # be read.
+    # made from it. Empty where the file is ignored, or cannot be read.
     id: str
     source: str  # the file's key
     size_bytes: int

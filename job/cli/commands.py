@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,10 +87,11 @@ def validate(
     """Report every error of a manifest; unless --offline also of storage, device, dataset, and models but a hub's."""
     loaded = _load(manifest, sets)
     if not offline:
-        from job.preflight import check_access, check_device
+        from job.preflight import check_access, check_device, check_targets
 
         check_access(loaded)
         check_device(loaded)
+        check_targets(loaded)
         _look_into_data(loaded)
     typer.echo(f"{loaded.name}: valid")
 
@@ -261,8 +263,10 @@ def _look_into_data(manifest: Manifest) -> None:
     said: list[str] = []
     try:
         with Progress(sys.stderr) as progress:
-            scratch = env.workdir(os.environ, None, manifest.name)
-            said.extend(map(printable, check_data(manifest, scratch, progress, StopFlag())))
+            # A run of this name may be at work in its own folder.
+            folder = env.workdir(os.environ, None, manifest.name)
+            with tempfile.TemporaryDirectory(prefix="validate-", dir=folder) as scratch:
+                said.extend(map(printable, check_data(manifest, Path(scratch), progress, StopFlag())))
     finally:  # What was seen before an error may be its cause.
         if said:
             typer.echo("\n".join(said), err=True)

@@ -79,8 +79,10 @@ def init(
         typer.echo(text, nl=False)
     else:
         _write(file, text)
+        quoted = shlex.quote(str(file))
         said += [f'Look through {file}, where "{words} style" stands for what only you can name, then run']
-        said += [f"  lora-job run {shlex.quote(str(file))}"]
+        said += [f"  lora-job validate {quoted}   # says what of the pictures and captions is odd"]
+        said += [f"  lora-job run {quoted}"]
         said += [f"and open {join(destination, order.name, layout.PAGE)}"]
     typer.echo("\n".join(map(printable, said)), err=file is None)
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from job.convert.folders import CAPTIONS, Folder, is_of_class
+from job.convert.folders import Folder, is_of_class
 from job.convert.settings import Reading, show
+from lora_engine.images.sidecars import BESIDE
 
 SOURCE_TO_FILL_IN = "the-folder-of-your-images"
 _OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
@@ -150,7 +151,8 @@ def _class_tokens(reading: Reading, folders: Sequence[Folder], key: str) -> str 
 def _say_which_are_read(reading: Reading) -> None:
     """A remark on captions with an extension that is not read."""
     extension = reading.text("caption_extension", "variants[0].captions.strategy")
-    if reading.program.is_kohya and f".{str(extension).lstrip('.')}" not in CAPTIONS:
+    if reading.program.is_kohya and f".{str(extension).lstrip('.')}" not in BESIDE:
         reading.lose(
-            "caption_extension", "captions are read from .txt and .caption files: rename those beside the images"
+            "caption_extension",
+            f"captions are read from files with {', '.join(BESIDE)}: rename those beside the images",
         )

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path, PurePath
 
 from job.convert.settings import Reading, Setting, as_number
-from lora_engine.images.sidecars import METADATA
+from lora_engine.images.sidecars import split_sidecars
+from lora_engine.records import SourceFile
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
-CAPTIONS = (".txt", ".caption")  # the extensions of captions that other trainers write and the program reads
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")  # that sd-scripts count when they make epochs
 _MOST_FILES = 500_000  # that are looked at; of a folder with more, images are not counted
 _SECTION = re.compile(r"([0-9]{1,6})(?:_(.*))?", re.DOTALL)  # how sd-scripts name a folder: repeats, and a caption
 
@@ -76,10 +76,8 @@ def _sections(folder: str) -> Iterator[tuple[str, int, str]]:
 def _look(path: str, repeats: int, tokens: str | None, *, is_whole: bool = False) -> Folder:
     """Count the images of a folder; those in folders below count, too, where it `is_whole`."""
     names = list(islice(_names(path, is_whole), _MOST_FILES)) if path else []
-    stems = {str(name.with_suffix("")) for name in names if name.suffix.lower() in _IMAGES}
     images = sum(name.suffix.lower() in _IMAGES for name in names)
-    beside = {name.suffix.lower() for name in names if str(name.with_suffix("")) in stems}
-    has_captions = not beside.isdisjoint(CAPTIONS) or any(name.name == METADATA for name in names)
+    has_captions = bool(split_sidecars([SourceFile(name.relative_to(path).as_posix(), "") for name in names])[1])
     is_here = bool(path) and _is_folder(path) and len(names) < _MOST_FILES
     return Folder(path, repeats, tokens or None, images if is_here else None, has_captions)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from job.manifest.foreign import fate_of
-from job.manifest.problems import Problem, nearest
+from job.manifest.problems import Problem, is_typo, nearest
 from job.manifest.yaml_reader import Document, Path, dotted
 
 _UNKNOWN = "an unknown key"  # what is found where one stands
@@ -69,7 +69,7 @@ def _as_of_others(problem: Problem, path: Path) -> Problem:
     """
     meant = len(path) == 1 or path[0] in _OF_TRAINING or (path[0] == "variants" and len(path) > 2)
     fate = fate_of(str(path[-1])) if meant else None
-    if fate is None or (problem.suggestion is not None and not fate.key):
+    if fate is None or (not fate.key and problem.suggestion is not None and is_typo(str(path[-1]), problem.suggestion)):
         return problem
     if fate.key:
         return replace(problem, suggestion=fate.key, note=f"{fate.why[:1].upper()}{fate.why[1:]}." if fate.why else "")

@@ -73,6 +73,11 @@ def first_of_each_key(problems: Sequence[Problem]) -> list[Problem]:
     return list(first.values())
 
 
+def is_typo(word: str, choice: str) -> bool:
+    """Whether a word is spelled so much like a choice that hardly anything else can have been meant."""
+    return bool(difflib.get_close_matches(word, [choice], cutoff=0.85))
+
+
 def nearest(word: str, choices: Sequence[str]) -> str | None:
     """The choice that was probably meant; None where none is similar."""
     return next(iter(difflib.get_close_matches(word, choices, n=1, cutoff=0.6)), None)

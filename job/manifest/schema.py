@@ -58,7 +58,7 @@ class DatasetConfig(SplitConfig):
 
     source: DataSource = Field(
         description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...; or miniature://drawings. "
-        "In a folder, links to files are followed; links to other folders count as rejected files."
+        "In a folder, links to files are followed; links to other folders are ignored, and said."
     )
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
 

@@ -16,7 +16,7 @@ SCHEMA_VERSION = 2
 class DataCounts(Part):
     """How many of the dataset's files were used, and how many were not."""
 
-    files: int = Field(description="Files met, but those that hold captions.")
+    files: int = Field(description="Files met, but those that hold captions of images.")
     train: int
     validation: int
     groups: int = Field(description="Groups of near-duplicates among the images used.")

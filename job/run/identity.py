@@ -118,10 +118,19 @@ def _different(stored: Identity, current: Identity) -> list[str]:
     now = current.model_dump(mode="json")
     before = _with_defaults(stored)
     for name in stored.variants.keys() & current.variants.keys():
-        if "lines" not in stored.variants[name].captions and current.variants[name].captions.get("lines") == "join":
-            before["variants"][name]["captions"]["lines"] = "join"  # As earlier versions did, which had no key for it.
+        captions = before["variants"][name]["captions"]
+        _join_lines(captions, stored.variants[name].captions, current.variants[name].captions)
     before["evaluation"] = {key: now["evaluation"].get(key) for key in _NEWER} | before["evaluation"]
     return different_fields(before, now, "")
+
+
+def _join_lines(filled: dict[str, Any], stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Have `filled` join lines where `now` asks for it: so did earlier versions, which had no key for it."""
+    if "lines" not in stored and now.get("lines") == "join":
+        filled["lines"] = "join"
+    parts = (captions.get("parts", ()) for captions in (filled, stored, now))
+    for part, stored_part, part_now in zip(*parts, strict=False):
+        _join_lines(part["captions"], stored_part["captions"], part_now["captions"])
 
 
 def _with_defaults(stored: Identity) -> dict[str, Any]:

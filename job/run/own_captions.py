@@ -11,6 +11,7 @@ from job.storage.stored import StoredJson
 from lora_engine.captions.strategies import NO_CAPTION_REMEDY, lacks_missing
 from lora_engine.config.captions import CaptionsConfig
 from lora_engine.errors import DataError
+from lora_engine.images.caption_files import KEYS
 from lora_engine.images.sidecars import BESIDE, OwnCaptions, read_sidecars
 from lora_engine.records import ImageRecord, SourceFile, used_images
 
@@ -100,7 +101,7 @@ def require_captions(own: FoundCaptions, configs: Iterable[CaptionsConfig]) -> N
         count, is_one = len(own.without), len(own.without) == 1
         raise DataError(
             f"{count} of {own.facts.images} images {'has' if is_one else 'have'} no caption of "
-            f"{'its' if is_one else 'their'} own: {named(own.without)}.",
+            f"{'its' if is_one else 'their'} own: {_named(own.without)}.",
             NO_CAPTION_REMEDY,
         )
 
@@ -112,7 +113,9 @@ def _kind(file: str) -> str:
 
 
 def _why(own: OwnCaptions, key: str) -> str:
-    return f" ({own.blank[key]} is empty)" if key in own.blank else ""
+    if key not in own.blank:
+        return ""
+    return f" ({own.blank[key]} {'is empty' if _kind(own.blank[key]) in ('.txt', '.caption') else 'gives none'})"
 
 
 def _warnings(
@@ -122,19 +125,36 @@ def _warnings(
         table, name = own.stray_rows[0]
         yield f"{len(own.stray_rows)} of {own.rows} rows name no file of the dataset, such as {name} in {table}"
     for table in own.useless_tables:
-        yield f"{table} gives no captions: it lacks a column file_name, or one that is called text, caption or prompt"
+        yield f"{table} gives no captions: it needs a file_name and a {', '.join(KEYS[:-1])} or {KEYS[-1]} in its rows"
+    if own.stray_files:
+        yield (
+            f"{_count(own.stray_files, 'file')} of captions not used, since another is written exactly as the image: "
+            f"{_named(own.stray_files)}"
+        )
     differ = [f"{k} ({own.source[k]} counts, not {own.contradicted[k]})" for k in used if k in own.contradicted]
     if differ:
-        yield f"of {len(differ)} images another file gives another caption, which does not count: {named(differ)}"
+        yield f"of {_count(differ, 'image')} another file gives another caption, which does not count: {_named(differ)}"
     others = [f"{k} ({each})" for k in used for each in copies.get(k, ()) if own.captions[each] != found[k]]
     if others:
-        yield f"{len(others)} copies of images have other captions, which are not used: {named(others)}"
-    blank = sorted({file for key, file in own.blank.items() if key in used})
+        yield (
+            f"of {_count(others, 'image')} a copy has another caption, which is not used (preprocess.deduplicate): "
+            f"{_named(others)}"
+        )
+    blank = [f"{key} ({own.blank[key]})" for key in used if key in own.blank]
     if blank:
-        yield f"{len(blank)} caption files give no caption: {named(blank)}"
+        yield f"of {_count(blank, 'image')} the entry is there and gives no caption: {_named(blank)}"
+    if own.beside_none and len(found) < len(used):
+        yield (
+            f"{_count(own.beside_none, 'file')} of captions may be meant for images that have none, but lie beside no "
+            f"image of their name: {_named(own.beside_none)}"
+        )
 
 
-def named(things: Sequence[str]) -> str:
+def _count(things: Sequence[str], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+
+
+def _named(things: Sequence[str]) -> str:
     """The first of the things, and how many more there are."""
     more = f" and {len(things) - _MOST_NAMED} more" * (len(things) > _MOST_NAMED)
     return ", ".join(things[:_MOST_NAMED]) + more

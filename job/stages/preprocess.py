@@ -102,8 +102,9 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile], recorded: Sequenc
     if begun is not None and begun.data_sha256 != data_sha256(records):
         raise JobError(
             ExitCode.CONFLICT,
-            f"{attempt.run.root} holds a run of this name with other images than dataset.source has now.",
-            "Give this one another name: --set name=...",
+            f"{attempt.run.root} holds a run of this name with other images than are read of dataset.source now.",
+            "Give this one another name: --set name=... A run that an earlier version began may have read files there "
+            "that this one leaves out, such as those in reg/: that version ends it.",
         )
     attempt.run.write_jsonl(layout.IMAGES, (asdict(record) for record in records))
     used = {record.id for record in records if record.used}

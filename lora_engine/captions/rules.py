@@ -66,7 +66,7 @@ def clean(text: str, config: CleaningConfig) -> Cleaned:
     """
     rules = _rules(config)
     if not rules:
-        line = _without_control_characters(re.sub(r"\s*[\r\n]\s*", " ", text)).strip()
+        line = _without_control_characters(" ".join(filter(None, map(str.strip, re.split(r"[\r\n]+", text))))).strip()
         return Cleaned(line[:_LONGEST].rstrip(), len(line) > _LONGEST)
     cleaned, truncated = _cut(_normalise(text))
     for _ in range(len(text) + 1):  # every round but the last takes something away

@@ -31,8 +31,8 @@ class PreprocessConfig(Config):
         default=6,
         ge=0,
         le=32,
-        description="Images whose 256-bit perceptual hashes, or that of one's mirror image, differ in at most so many "
-        "bits form a group, and a group is never split between training and validation.",
+        description="Images whose perceptual hashes, of the page or of what is drawn on it, differ in at most so many "
+        "of 256 bits form a group, mirrored or not, and a group is never split between training and validation.",
     )
     max_pixels: int = Field(
         default=100_000_000, ge=4096, le=1_000_000_000, description="A larger image is rejected unread."

@@ -5,26 +5,23 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_engine.records import SourceFile
 
-_KEYS = (
-    "text",
-    "caption",
-    "prompt",
-    "tags",
-    "tag_string",
-)  # under which captions stand; the first that holds one counts
+KEYS = ("text", "caption", "prompt", "tags", "tag_string")  # of captions, of which the first that holds one counts
 _NAME = "file_name"
 _LONGEST_CAPTION = 16_384  # bytes of a file, characters of a text; text encoders read some 300
 _LONGEST_JSON = 2**24  # bytes of one beside an image, which may hold much else
 _LONGEST_TABLE = 2**28  # bytes
 _MOST_LINES = 5  # of a table, that are named where they give no caption
+_SURPLUS = "\0"  # under which fields stand that have no column: no column can be called so
+_NOTHING = frozenset(("null", "none", "nan", "n/a", "na"))  # what programs write for a field that holds nothing
 _ROW_REMEDY = 'Write {"file_name": "a.png", "text": "..."} on every line of a metadata.jsonl.'
+_CSV_REMEDY = "Give every row a file_name and, in quotes where it holds commas, a text."
 
 
 class UnfitError(ValueError):
@@ -55,35 +52,47 @@ def captions_beside(file: SourceFile) -> tuple[str, ...]:
         return _lines(_read_text(file, _LONGEST_CAPTION))
     text = _read_text(file, _LONGEST_JSON)
     try:
-        value: Any = json.loads(text)
+        value: Any = json.loads(text, parse_int=float)
     except (ValueError, RecursionError) as error:
         raise UnfitError("no JSON", "Mend it, or remove it.") from error
     return (_captions(value) if isinstance(value, dict) else None) or ()
 
 
 def rows_of(file: SourceFile) -> list[Row] | None:
-    """The rows of a `metadata.jsonl` or `metadata.csv`; None for a CSV without columns of names and of captions.
+    """The rows of a `metadata.jsonl` or `metadata.csv`; None for a table of which no row could give a caption.
 
     Raises:
         UnfitError: the file cannot be read or is not text, or a row is not a caption of a named image.
     """
     text = _read_text(file, _LONGEST_TABLE)
-    numbered = _of_csv(text) if file.key.lower().endswith(".csv") else _of_json_lines(text)
-    if numbered is None:
-        return None
+    is_csv = file.key.lower().endswith(".csv")
+    numbered = _of_csv(text) if is_csv else _of_json_lines(text)
     rows, wrong = [], []
-    for number, fields in numbered:
+    gives_captions = False
+    for number, fields in numbered or ():
         captions = _captions(fields)
+        gives_captions |= captions is not None
         if captions is None or not isinstance(fields.get(_NAME), str) or not _is_text(fields[_NAME]):
             wrong.append(number)
         else:
             rows.append(Row(fields[_NAME], captions))
+    if not gives_captions and not any(map(_is_broken, (() if is_csv else text.split("\n")))):
+        return None
     if wrong:
-        named = ", ".join(map(str, wrong[:_MOST_LINES]))
-        place = f", line {named}" if len(wrong) == 1 else f", lines {named}"
-        more = f" and {len(wrong) - _MOST_LINES} more" * (len(wrong) > _MOST_LINES)
-        raise UnfitError("no caption of a named file", _ROW_REMEDY, place + more)
+        raise UnfitError("no caption of a named file", _CSV_REMEDY if is_csv else _ROW_REMEDY, _of_lines(wrong))
     return rows
+
+
+def _is_broken(line: str) -> bool:
+    """Whether a line of a table in JSON is no object."""
+    return bool(line.strip()) and _object(line) is None
+
+
+def _of_lines(numbers: Sequence[int]) -> str:
+    """The first of the lines, for the end of a file's name."""
+    named = ", ".join(map(str, numbers[:_MOST_LINES]))
+    more = f" and {len(numbers) - _MOST_LINES} more" * (len(numbers) > _MOST_LINES)
+    return f", line{'s' * (len(numbers) > 1)} {named}{more}"
 
 
 def _of_json_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -91,38 +100,59 @@ def _of_json_lines(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     # `splitlines` would also part a caption that holds other separators of lines, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                fields: Any = json.loads(line)
-            except (ValueError, RecursionError):
-                fields = None
-            yield number, fields if isinstance(fields, dict) else {}
+            yield number, _object(line) or {}
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None where it is none."""
+    try:
+        value: Any = json.loads(text, parse_int=float)  # A number of thousands of digits is no fault of the captions.
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _of_csv(text: str) -> Iterator[tuple[int, Mapping[str, Any]]] | None:
     """The rows of a table by its columns, with the numbers of their last lines; None where it has not the columns."""
+    first, _, rest = text.partition("\n")
+    skipped = 1 if re.fullmatch(r'"?sep=.+', first.strip(), re.IGNORECASE) else 0  # what Excel reads the delimiter from
     for delimiter in ",;\t":  # spreadsheets write semicolons where a comma parts a number's decimals
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines = io.StringIO(rest if skipped else text, newline="")
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True, restkey=_SURPLUS)
         try:
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         except csv.Error:
             continue
-        if _NAME in reader.fieldnames and not set(_KEYS).isdisjoint(reader.fieldnames):
-            return _csv_rows(reader)
+        if _NAME in reader.fieldnames and not set(KEYS).isdisjoint(reader.fieldnames):
+            return _csv_rows(reader, skipped)
     return None
 
 
-def _csv_rows(reader: "csv.DictReader[str]") -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _csv_rows(reader: "csv.DictReader[str]", skipped: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    split: list[int] = []
     try:
         for fields in reader:
-            yield reader.line_num, fields
+            if _SURPLUS in fields:
+                split.append(reader.line_num + skipped)
+            yield (
+                reader.line_num + skipped,
+                {
+                    key: None if value is None or value.strip().lower() in _NOTHING else value
+                    for key, value in fields.items()
+                    if key != _SURPLUS
+                },
+            )
     except csv.Error as error:
-        raise UnfitError(f"no CSV, {error}", "Mend it, or remove it.", f", line {reader.line_num}") from error
+        line = reader.reader.line_num + skipped
+        raise UnfitError(f"no CSV, {error}", "Mend it, or remove it.", f", line {line}") from error
+    if split:
+        raise UnfitError("more fields than columns", "Put captions with commas in quotes.", _of_lines(split))
 
 
 def _captions(fields: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The captions under the first key that holds some; None where none of the keys is there with a text or null."""
     found: tuple[str, ...] | None = None
-    for key in _KEYS:
+    for key in KEYS:
         value = "" if fields.get(key) is None else fields[key]
         values = value if isinstance(value, list) else [value]
         if key not in fields or not all(isinstance(each, str) and _is_text(each) for each in values):

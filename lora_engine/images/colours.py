@@ -100,6 +100,8 @@ def _bmp_profile(path: Path) -> bytes | None:
         return None
     ends = [end / 2**30 for end in struct.unpack("<9l", header[74:110])]
     gamma = struct.unpack("<L", header[110:114])[0] / 2**16
+    if not 1 / _STEEPEST <= gamma <= _STEEPEST:
+        return None
     return _matrix_profile((*_WHITE, *ends[0:2], *ends[3:5], *ends[6:8]), (gamma,))
 
 

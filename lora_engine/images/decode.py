@@ -65,6 +65,8 @@ def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image,
         RejectedImageError: the file cannot be used.
     """
     with _opened(path, config) as image:
+        if image.format == "PNG":
+            _check_sums(path)
         turn, profile = _turn(image), profile_of(image, path)
         size = _upright_size(image, turn)
         _scale_transparency(image)
@@ -72,6 +74,21 @@ def decode_with_size(path: Path, config: PreprocessConfig) -> tuple[Image.Image,
         rgb = _to_rgb(decoded, profile, config)
         rgb.info.clear()  # the file's metadata would otherwise go into whatever is saved of it, its orientation, too
         return rgb if turn is None else rgb.transpose(turn), size
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse a PNG whose pixels were altered since it was written; Pillow decodes what is left of them.
+
+    Whether something is missing, or another chunk is damaged, is left to the decoder, as viewers leave it.
+    """
+    with Image.open(path, formats=("PNG",)) as image:
+        try:
+            image.verify()
+        except SyntaxError as error:
+            if "IDAT" in str(error):
+                raise RejectedImageError("a damaged PNG, whose pixels do not fit their checksum") from error
+        except (OSError, struct.error, ValueError):
+            return
 
 
 def _scale_transparency(image: Image.Image) -> None:

@@ -1,5 +1,6 @@
 """Says what became of the files of a dataset: in numbers, in a sentence, and in warnings of what is odd."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,15 @@ from lora_engine.text import shortened
 _MOST_REASONS = 3  # that a sentence tells
 _LONGEST_NAME = 40  # characters of a file's name in a sentence
 _LONGEST_REASON = 80
-_MANY = 0.5  # of the images used: from so many on it is odd that images are enlarged, or other files ignored
+_NUMBER = re.compile(r"-?\d+")
+_MANY = 0.5  # of the images used: more than so many are worth a warning where they are enlarged
 
 
 @dataclass(frozen=True)
 class Fates:
     """How many of the dataset's files were used, and how many were not."""
 
-    files: int  # but captions
+    files: int  # but captions of images
     train: int
     validation: int
     groups: int  # of near-duplicates among the images used
@@ -77,15 +79,16 @@ def said_because(what: str, files: Sequence[tuple[str, str | None]]) -> str:
     Args:
         files: the key of each file, and the reason; None for one to which that did not happen.
     """
-    reasons = Counter(why for _, why in files if why is not None)
+    reasons = _by_reason(why for _, why in files)
     example = {why: source for source, why in reversed(files) if why is not None}
-    told = [
+    told = sorted(reasons.items(), key=lambda item: -item[1])
+    said = [
         f"{count} {shortened(why, _LONGEST_REASON)}, such as {shortened(example[why], _LONGEST_NAME)}"
-        for why, count in reasons.most_common(_MOST_REASONS)
+        for why, count in told[:_MOST_REASONS]
     ]
-    if (others := reasons.total() - sum(count for _, count in reasons.most_common(_MOST_REASONS))) > 0:
-        told.append(f"{others} for other reasons")
-    return f"{reasons.total()} {what} ({'; '.join(told)})" if told else ""
+    if others := sum(count for _, count in told[_MOST_REASONS:]):
+        said.append(f"{others} for other reasons, see data/images.jsonl of a run")
+    return f"{sum(reasons.values())} {what} ({'; '.join(said)})" if said else ""
 
 
 def data_warnings(records: Sequence[ImageRecord], fates: Fates) -> Iterator[str]:
@@ -95,8 +98,6 @@ def data_warnings(records: Sequence[ImageRecord], fates: Fates) -> Iterator[str]
     closed = [(record.source, why) for record in records if (why := record.why_ignored) in MAY_HOLD_IMAGES]
     if closed:
         yield f"There may be images in what is not used: {said_because('ignored', closed)}."
-    if (others := fates.ignored - fates.ignored_because.get(REGULARISATION, 0)) >= _MANY * images:
-        yield f"{_count(others, 'file')} beside the {_count(images, 'image')} used are ignored: is that what you meant?"
     if fates.uniform:
         blank = next(record.source for record in records if record.used and record.uniform)
         yield f"{_count(fates.uniform, 'image')} all of one colour: remove what shows nothing, such as {blank}."
@@ -122,7 +123,11 @@ def folder_warnings(keys: Iterable[str]) -> Iterator[str]:
 
 
 def _by_reason(reasons: Iterable[str | None]) -> dict[str, int]:
-    return dict(sorted(Counter(reason for reason in reasons if reason is not None).items()))
+    """How many there are of each reason. Those that differ in numbers alone are one, in the words of the first."""
+    found: dict[str, list[str]] = {}
+    for reason in filter(None, reasons):
+        found.setdefault(_NUMBER.sub("", reason), []).append(reason)
+    return dict(sorted((same[0], len(same)) for same in found.values()))
 
 
 def _is_enlarged(record: ImageRecord, resolution: int) -> bool:

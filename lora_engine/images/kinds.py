@@ -26,6 +26,8 @@ _LEFT_FOLDERS = frozenset(
 )  # fmt: skip
 
 LEFT_BEHIND = "left behind by a system"
+BACKUP = "a backup or an unfinished copy, as its name says"
+_BACKUP = re.compile(r".+(~|\.(bak|orig|tmp|part|crdownload)|\.[a-z]{3,4}_original)", re.IGNORECASE | re.DOTALL)
 HIDDEN = "hidden, as its name or its folder's begins with a dot"
 REGULARISATION = "in a folder for regularisation images, which are never trained on"
 _ARCHIVE = "an archive; archives within the dataset are not opened"
@@ -42,6 +44,8 @@ def why_left_out(key: str) -> str | None:
         return LEFT_BEHIND
     if any(part.startswith(".") for part in (*folders, name)):
         return HIDDEN
+    if _BACKUP.fullmatch(name):
+        return BACKUP
     return REGULARISATION if is_regularisation(key) else None
 
 
@@ -58,6 +62,17 @@ def claims_image(key: str) -> bool:
 def has_image_suffix(key: str) -> bool:
     """Whether a file is named like an image, wherever it lies."""
     return _suffix(key) in _IMAGES
+
+
+def may_be_image(file: SourceFile) -> bool:
+    """Whether a file's name, or its first bytes, are an image's; of one that was only listed, a name without suffix is.
+
+    Raises:
+        OSError: as `why_ignored`.
+    """
+    if file.path:
+        return why_ignored(file) is None
+    return claims_image(file.key) or (not is_leftover(file.key) and not _suffix(file.key))
 
 
 def why_ignored(file: SourceFile) -> str | None:

@@ -6,7 +6,7 @@ from posixpath import basename, dirname
 
 _REPEATS = re.compile(r"([0-9]{1,3})_(.+)", re.DOTALL)  # how often a folder's pictures are shown, and what they are
 _REGULARISATION = re.compile(
-    r"regs?|(reg|regulari[sz]ation)[_ -]?(images?|imgs?|data)|regulari[sz]ation", re.IGNORECASE
+    r"(regs?|regulari[sz]ation)([_ -].*)?|(reg|regulari[sz]ation|class)[_ -]?(images?|imgs?|data)", re.IGNORECASE
 )
 
 

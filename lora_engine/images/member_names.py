@@ -23,8 +23,12 @@ _CODE_PAGES = {
 }
 _DOS = "cp437"  # in which any bytes are a name, and as which `zipfile` reads them
 _RUN = re.compile(r"[^\x00-\x7f]+")
-# What an accented letter and the one after it look like in a code page of two bytes a character.
-_LONE = re.compile(r"(?<=[A-Za-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f](?=[A-Za-z])")
+# What accented letters look like in such a code page: one beside a letter, or some between two letters. In a page of
+# two bytes a character one takes the letter after it in.
+_WITHIN = re.compile(
+    r"(?<=[A-Za-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f](?=[A-Za-z])"
+    r"|(?<=[A-Za-z])[^\x00-\x7f]+(?=[A-Za-z])"
+)
 
 
 def member_names(members: Sequence[ZipInfo]) -> list[str]:
@@ -50,7 +54,7 @@ def _declared(member: ZipInfo) -> str | None:
         kind, length = struct.unpack("<HH", extra[:4])
         field, extra = extra[4 : 4 + length], extra[4 + length :]
         if kind == _UNICODE_NAME and field[:5] == struct.pack("<BL", 1, zlib.crc32(raw)) and _is_utf8(field[5:]):
-            return _slashed(field[5:].decode())
+            return _slashed(field[5:].decode()) or None
     return None
 
 
@@ -74,7 +78,7 @@ def _fits(page: str, raws: Iterable[bytes]) -> bool:
         return False
     foreign = "".join(_RUN.findall(text))
     is_of_kind = len(re.findall(characters, foreign)) >= share * len(foreign)
-    return is_of_kind and 2 * len(_LONE.findall(text)) <= len(_RUN.findall(text))
+    return is_of_kind and 2 * len(_WITHIN.findall(text)) < max(1, len(_RUN.findall(text)))
 
 
 def _in_page(raw: bytes, page: str) -> str:

@@ -36,7 +36,8 @@ def group_alike(hashes: Sequence[bytes], distance: int) -> _Places:
     """Number the groups of pictures that show the same, and give each picture's, [N]. What links two, links all.
 
     Two show the same where their pages, or that of one and the other's mirror image, differ in at most `distance` of
-    256 bits and their figures are not plainly different; or where their figures differ in so few.
+    256 bits, and, if one has too few waves to tell, their figures are not plainly different; or where their figures
+    differ in so few and have nearly the same waves.
 
     Args:
         hashes: as `perceptual_hash` makes them.

@@ -122,6 +122,9 @@ def preprocess_images(
 
 
 def _begin_worker() -> None:
+    # Libraries below Pillow write of a file's faults there, between the lines of a log; what counts comes as an error.
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - it is no file
+        os.dup2(nowhere.fileno(), 2)
     # A terminal sends its interrupt to the parent too, which ends the workers in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()

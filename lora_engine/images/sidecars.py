@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 from lora_engine.errors import DataError
 from lora_engine.images.caption_files import Row, UnfitError, captions_beside, rows_of
-from lora_engine.images.kinds import is_leftover
+from lora_engine.images.kinds import is_leftover, may_be_image
 from lora_engine.records import SourceFile
 
-METADATA = "metadata.jsonl"
-TABLES = (METADATA, "metadata.csv")
+TABLES = ("metadata.jsonl", "metadata.csv")
 BESIDE = (".txt", ".caption", ".json")
 _MOST_NAMED = 100  # files that cannot be read
 
@@ -27,15 +26,13 @@ class OwnCaptions:
 
     captions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # one or more, in their order
     source: dict[str, str] = field(default_factory=dict)  # the key of the file that they are from
-    contradicted: dict[str, str] = field(
-        default_factory=dict
-    )  # the key of a file that gives others, which do not count
+    contradicted: dict[str, str] = field(default_factory=dict)  # the key of a file that gives others: they do not count
     blank: dict[str, str] = field(default_factory=dict)  # of images without: the key of a file that should give one
     rows: int = 0  # of all tables
-    stray_rows: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # those that name no image: the table's key, the name
+    stray_rows: list[tuple[str, str]] = field(default_factory=list)  # that name no image: the table's key, the name
     useless_tables: list[str] = field(default_factory=list)  # the keys of those without columns of names and captions
+    stray_files: list[str] = field(default_factory=list)  # the keys of those whose image has one of exactly its name
+    beside_none: list[str] = field(default_factory=list)  # of files that are called like captions, but of no image
 
     @property
     def first(self) -> dict[str, str]:
@@ -53,8 +50,14 @@ class OwnCaptions:
 
 
 def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
-    """Part the files that should be images from those that hold captions. Files that systems leave behind hold none."""
-    images = [file.key for file in files if _parted(file.key)[1] not in BESIDE and not is_leftover(file.key)]
+    """Part the files that should be images from those that hold captions, which lie beside one or are tables.
+
+    Files that systems leave behind hold none.
+
+    Raises:
+        OSError: the disk fails, or a file is gone.
+    """
+    images = [file.key for file in files if _parted(file.key)[1] not in BESIDE and may_be_image(file)]
     names = {_folded(name) for key in images for name in _names(key)}
     pictures: list[SourceFile] = []
     sidecars: list[SourceFile] = []
@@ -63,6 +66,14 @@ def split_sidecars(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[
         holds_captions = _is_table(file.key) or (suffix in BESIDE and _folded(base) in names)
         (sidecars if holds_captions and not is_leftover(file.key) else pictures).append(file)
     return pictures, sidecars
+
+
+def without_captions(images: Sequence[str], sidecars: Sequence[str]) -> list[str]:
+    """The images that no file of captions lies beside, by names alone; none where a table may name them."""
+    if any(map(_is_table, sidecars)):
+        return []
+    bases = {_folded(_parted(key)[0]) for key in sidecars}
+    return [key for key in images if bases.isdisjoint(map(_folded, _names(key)))]
 
 
 def read_sidecars(files: Sequence[SourceFile]) -> OwnCaptions:
@@ -82,6 +93,7 @@ def read_sidecars(files: Sequence[SourceFile]) -> OwnCaptions:
     _read_tables(own, keys, [file for file in sidecars if _is_table(file.key)], unfit)
     if unfit:
         raise _not_read(unfit)
+    own.beside_none = [key for key in keys if _parted(key)[1] in BESIDE and not is_leftover(key)]
     own.blank = {image: file for image, file in own.blank.items() if image not in own.captions}
     return own
 
@@ -103,10 +115,13 @@ def _read_beside(
         exact.setdefault(base, []).append(sidecar)
         if base not in names:
             alike.setdefault(_folded(base), []).append(sidecar)
+    strays = dict.fromkeys(found)
     for key in keys:
         for name in _names(key):
             for sidecar in exact.get(name) or alike.get(_folded(name)) or ():
                 own.add(key, sidecar, found[sidecar])
+                strays.pop(sidecar, None)
+    own.stray_files = list(strays)
 
 
 def _read_tables(

@@ -15,6 +15,7 @@ from typing import IO, Literal
 
 from lora_engine.errors import DataError, EngineError, UnsafeError
 from lora_engine.images.member_names import member_names
+from lora_engine.images.zip_files import open_zip
 from lora_engine.records import SourceFile
 from lora_engine.text import shortened
 
@@ -157,7 +158,7 @@ def _unpack(archive: Path, member: _Member, path: Path) -> None:
 def _members(archive: Path) -> Iterator[_Member]:
     """The members of an archive in its order. A tar's must each be unpacked before the next is asked for."""
     if archive.name.lower().endswith(".zip"):
-        with zipfile.ZipFile(archive) as packed:
+        with open_zip(archive) as packed:
             infos = packed.infolist()
             for info, name in zip(infos, member_names(infos), strict=True):
                 kind = stat.S_IFMT(info.external_attr >> 16)
@@ -228,7 +229,7 @@ def _checked_key(archive: Path, member: _Member) -> str:
 
 
 def _check_inside(archive: Path, name: str) -> None:
-    if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name) or "\0" in name:
+    if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:/", name) or "\0" in name:
         raise _unsafe(archive, f"has a member {_shown(name)} that leads out of the archive")
 
 

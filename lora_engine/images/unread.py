@@ -24,6 +24,14 @@ _JPEG_XL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _HEIC = re.compile(rb"....ftyp(?:....)*?(?:hei[cmsx]|hev[cmsx])", re.DOTALL)  # a brand that says how it is coded
 _AVIF = re.compile(rb"....ftyp(?:....)*?avi[fs]", re.DOTALL)
 _START = 128  # bytes that hold all brands of a file
+_STARTS = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "GIF": rb"GIF8[79]a",
+    "WebP": rb"RIFF.{4}WEBP",
+    "AVIF": rb".{4}ftyp(?:.{4})*?avi[fs]",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+}
 _TIFF_COLOURS = {0: "grey", 1: "grey", 2: "colour", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
 _TIFF_NUMBERS = {2: "signed ", 3: "floating-point "}
 _BIG = 43  # the version of a TIFF whose offsets have 8 bytes
@@ -49,7 +57,8 @@ def what_it_is(path: Path) -> str:
             return "an AVIF image, which this build of Pillow cannot decode; install Pillow's own wheel, or make a PNG"
         if start.startswith(tuple(PREFIXES)) and (kind := _tiff_kind(file)):
             return f"a TIFF {kind}, which cannot be read; make a plain TIFF of 8 bits or a PNG of it"
-    return "not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image"
+    begun = next((name for name, begins in _STARTS.items() if re.match(begins, start, re.DOTALL)), None)
+    return f"a damaged {begun}" if begun else "not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image"
 
 
 def _tiff_kind(file: BinaryIO) -> str | None:
@@ -62,7 +71,7 @@ def _tiff_kind(file: BinaryIO) -> str | None:
         tags.load(file)
         if (compression := tags.get(COMPRESSION, 1)) not in COMPRESSION_INFO:
             return f"compressed by method {compression}"
-        colours = _TIFF_COLOURS[tags.get(PHOTOMETRIC_INTERPRETATION, 0)]
+        colours = _TIFF_COLOURS[tags[PHOTOMETRIC_INTERPRETATION]]
         bits = "+".join(map(str, sorted(set(tags.get(BITSPERSAMPLE, (1,))))))
         numbers = _TIFF_NUMBERS.get(max(tags.get(SAMPLEFORMAT, (1,))), "")
         alpha = " and alpha" if any(tags.get(EXTRASAMPLES, ())) else ""

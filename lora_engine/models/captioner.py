@@ -17,13 +17,15 @@ from lora_engine.images.squares import read_square
 from lora_engine.models.captioner_kind import QUESTION, Kind, captioner_kind, not_a_captioner, reader_of
 from lora_engine.models.files import LocalModel, holds_safetensors
 from lora_engine.models.image_text import load_processor, load_whole, read_config
-from lora_engine.models.wording import Wording, wordings
+from lora_engine.models.wording import Wording, require_words, wordings
 from lora_engine.system.device import DTYPES, DtypeName, resolve_precision
 from lora_engine.system.prefetch import prefetch
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model", "chat_template.jinja")
 _KEY = "captioner.source"  # the manifest's key of the model, where none is given
 _PLAIN = re.compile(r"[A-Za-z0-9]+( [A-Za-z0-9]+)*")
+# What a model's own settings of generation may ask for otherwise.
+_ONE_ANSWER = {"num_return_sequences": 1, "return_dict_in_generate": False, "stop_strings": None}
 _OF_THE_MACHINE = ("out of memory", "can't allocate memory", "CUDA error")  # in errors that are none of the model's
 
 
@@ -68,7 +70,11 @@ class Captioner:
                 inputs[name] = value.to(self._model.dtype)
         with torch.inference_mode():
             tokens_BL = self._model.generate(
-                **inputs, do_sample=False, num_beams=self._config.beams, max_new_tokens=self._config.max_new_tokens
+                **inputs,
+                do_sample=False,
+                num_beams=self._config.beams,
+                max_new_tokens=self._config.max_new_tokens,
+                **_ONE_ANSWER,
             )
         return self._wording.captions(tokens_BL, inputs)
 
@@ -81,7 +87,7 @@ def _in_batches(images: Iterable[tuple[str, Path]], size: int) -> Iterator[list[
 
 
 def require_captioner(model: LocalModel, config: CaptionerConfig, what: str = _KEY) -> None:
-    """Refuse a model that cannot caption, or whose processor does not load here, without loading its weights.
+    """Refuse a model that cannot caption, or cannot be asked in its words, without loading its weights.
 
     Args:
         what: the manifest's key of the model, for messages.
@@ -90,11 +96,15 @@ def require_captioner(model: LocalModel, config: CaptionerConfig, what: str = _K
         ModelError: the weights are pickles that are not allowed, or the model cannot caption.
     """
     holds_safetensors(model, what)
-    kind_of(model, config, what)
+    kind = kind_of(model, config, what)
     try:
-        load_processor(model.path, type(read_config(model.path)))
+        processor = load_processor(model.path, type(read_config(model.path)))
     except ValueError as error:
         raise _not_loadable(model.path, what, error) from error
+    try:
+        require_words(processor, kind, config.prompt)
+    except ValueError as error:
+        raise not_a_captioner(what, error) from error
 
 
 def kind_of(model: LocalModel, config: CaptionerConfig, what: str = _KEY) -> Kind:
@@ -150,7 +160,7 @@ def _first_that_works(captioners: Iterable[Captioner]) -> Captioner:
             reasons.append(" ".join(str(error).split())[:300] or type(error).__name__)
         else:
             return captioner
-    raise ValueError(reasons[0] if reasons else "its chat template takes no question about an image")
+    raise ValueError(reasons[0] if reasons else "it cannot be asked")
 
 
 def captioner_precision(config: CaptionerConfig, device: torch.device) -> DtypeName:

@@ -1,5 +1,6 @@
 """The words that go to a captioner beside an image, and which of the words that come back are the caption."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,11 @@ import torch
 from jinja2 import TemplateError
 
 from lora_engine.models.captioner_kind import QUESTION, Kind
+
+_TEMPLATE_ERRORS = (
+    TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError
+)  # fmt: skip
+_LONGEST_REASON = 300  # characters of a template's own error
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Wording:
             tokens_BL: for each of B images, L tokens.
         """
         given_BL = inputs.get("input_ids")
-        repeats = [self.prompt.lower(), self.prompt]
+        repeats = [self.prompt]
         if given_BL is not None:
             length = given_BL.shape[1]
             is_begun_with = tokens_BL.shape[1] >= length and torch.equal(tokens_BL[:, :length], given_BL)
@@ -53,9 +59,13 @@ class Wording:
         return [self._caption(text.strip(), [repeat.strip() for repeat in repeats]) for text in texts]
 
     def _caption(self, text: str, repeats: Sequence[str]) -> str:
-        text = text.removeprefix(next((repeat for repeat in repeats if text.startswith(repeat)), "")).strip()
+        for repeat in filter(None, repeats):
+            # What merely begins with the same letters is no repetition: "a photograph" is none of "a photo".
+            if match := re.match(rf"{re.escape(repeat)}(?!\w)", text, re.IGNORECASE):
+                text = text[match.end() :].strip()
+                break
         if self.kind == "answers":  # A caption is one line, and hints are added to it, so it ends in no full stop.
-            text = " ".join(text.split()).removesuffix(".").rstrip()
+            text = " ".join(text.split()).rstrip(".\u3002").rstrip()
         return text
 
 
@@ -69,7 +79,7 @@ def wordings(processor: Any, kind: Kind, prompt: str) -> Iterator[Wording]:
         prompt: empty for the usual question, or none.
 
     Raises:
-        ValueError: the processor has no chat template, though one is needed.
+        ValueError: a chat template is needed and there is none, it takes no question, or the prompt does not suit it.
     """
     if kind == "continues":
         yield Wording(processor, prompt, prompt, kind)
@@ -78,24 +88,40 @@ def wordings(processor: Any, kind: Kind, prompt: str) -> Iterator[Wording]:
     template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
     if template is None:
         raise ValueError("its processor has no chat template")
+    image = getattr(processor, "image_token", None)
+    if image and image in prompt:
+        raise ValueError(f"its chat template puts {image} into the question, so that captioner.prompt must not hold it")
     contents: list[Any] = [[{"type": "image"}, {"type": "text", "text": question}], question]
-    if image := getattr(processor, "image_token", None):
-        contents.append(f"{image}\n{question}")
+    contents += [f"{image}\n{question}"] if image else []
+    reasons: list[str] = []
     for content in contents:
-        text = _rendered(processor, template, content)
-        if text is not None:
+        try:
+            text = _rendered(processor, template, content)
+        except (
+            _TEMPLATE_ERRORS
+        ) as error:  # A template is a program of the model's authors, and not made for all messages.
+            reasons.append(" ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__)
+        else:
             yield Wording(processor, question, text, kind)
+    if len(reasons) == len(contents):
+        raise ValueError(f"its chat template takes no question about an image ({reasons[0]})")
 
 
-def _rendered(processor: Any, template: Any, content: Any) -> str | None:
-    """A question in the words of a chat template; None where the template does not take such a message."""
+def require_words(processor: Any, kind: Kind, prompt: str) -> None:
+    """Make sure that there are words to ask the model in.
+
+    Raises:
+        ValueError: there are none, for the reason that the message gives.
+    """
+    next(wordings(processor, kind, prompt))
+
+
+def _rendered(processor: Any, template: Any, content: Any) -> str:
+    """A question in the words of a chat template."""
     # Models that think aloud unless they are told not to would say nothing else in so few tokens.
     told = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
     messages = [{"role": "user", "content": content}]
-    try:
-        text: str = processor.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=True, tokenize=False, **told
-        )
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        return None  # A template is a program of the model's authors, and fails at a message that it is not made for.
+    text: str = processor.apply_chat_template(
+        messages, chat_template=template, add_generation_prompt=True, tokenize=False, **told
+    )
     return text

@@ -31,8 +31,9 @@ def test_counts_are_said_in_a_line(tmp_path: Path) -> None:
     done = validate(tmp_path)
     assert (done.returncode, done.stdout) == (0, "small: valid\n"), done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("Data: "))
-    for part in ("12 images", "1 ignored", "such as README.md", "1 with the bytes of others", "12 of 12 images have"):
+    for part in ("12 images", "1 ignored", "such as README.md", "1 with the bytes of others"):
         assert part in line
+    assert "\nCaptions: 12 of 12 images have one of their own (.txt: 12).\n" in done.stderr
     assert "warning: 12 images are few" in done.stderr
 
 
@@ -78,9 +79,11 @@ def test_all_texts_of_a_wrong_encoding_are_named(tmp_path: Path) -> None:
     texts = sorted(drawings(tmp_path / "images").glob("*.txt"))
     for text in texts[:3]:
         text.write_bytes("café".encode("cp1252"))
-    done = validate(tmp_path)
+    done = validate(tmp_path, "preprocess.resolution=96")
     assert done.returncode == 41
     assert all(text.name in done.stderr for text in texts[:3])
+    assert "Data: 12 images" in done.stderr  # what else there is to say is said before
+    assert "resolution is 96" in done.stderr
 
 
 def test_too_few_and_too_many_broken_pictures_are_errors(tmp_path: Path) -> None:
@@ -96,12 +99,28 @@ def test_too_few_and_too_many_broken_pictures_are_errors(tmp_path: Path) -> None
     assert validate(tmp_path, "preprocess.max_rejected_fraction=0.1").returncode == 41
 
 
-@pytest.mark.parametrize(("target", "code"), [("conv1", 40), ("q_proj", 40), ("proj_in", 43), ("net.2", 0)])
+@pytest.mark.parametrize(("target", "code"), [("conv1", 43), ("q_proj", 43), ("proj_in", 43), ("net.2", 0)])
 def test_targets_that_a_run_would_refuse_are_refused(tmp_path: Path, target: str, code: int) -> None:
     done = validate(tmp_path, f"lora.target_modules=[to_q, {target}]")
     assert done.returncode == code, done.stderr
     if code:
         assert repr(target) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("base", "target", "code"),
+    [
+        ("hf://a/stable-diffusion-v1-5", "conv1", 40),
+        ("hf://a/stable-diffusion-v1-5", "proj_in", 40),
+        ("hf://sd1/sd21", "proj_in", 0),
+        ("hf://a/SSD1B", "proj_in", 0),
+    ],
+)
+def test_of_a_base_that_is_not_at_hand_names_tell_which_targets_it_has(
+    tmp_path: Path, base: str, target: str, code: int
+) -> None:
+    done = validate(tmp_path, f"base_model.source={base}", f"lora.target_modules=[to_q, {target}]")
+    assert done.returncode == code, done.stderr
 
 
 def test_settings_that_do_not_suit_are_warned_of(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def test_a_key_of_nothing_here_says_what_there_is_instead() -> None:
     problem = only_problem(f"{PLAIN}min_snr_gamma: 5\n")
     assert (problem.line, problem.suggestion) == (8, None)
     assert str(problem).endswith("There is no such setting: every timestep's loss counts the same.")
-    assert "No such setting is needed: " in str(only_problem(PLAIN, "gradient_checkpointing=true"))
+    for key in ("gradient_checkpointing", "training.gradient_checkpointing", "training.cache_latents"):
+        assert "No such setting is needed: " in str(only_problem(PLAIN, f"{key}=true"))
 
 
 def test_a_prompts_keys_are_its_own() -> None:

@@ -187,4 +187,12 @@ def test_a_run_of_a_version_that_joined_lines_goes_on_with_either_setting_but_no
     for same in (None, "first", "join"):
         assert identity_conflicts(earlier, of(same)) == ()
     assert identity_conflicts(earlier, of("random")) == ("variants.one.captions.lines",)
+    mix = (
+        "variants=[{name: one, captions: {strategy: mix, parts: [{captions: {strategy: existing%s}}, {captions: %s}]}}]"
+    )
+    constant = "{strategy: constant, text: a}"
+    mixed = identity_of(mix % ("", constant)).model_copy(deep=True)
+    del mixed.variants["one"].captions["parts"][0]["captions"]["lines"]
+    assert identity_conflicts(mixed, identity_of(mix % (", lines: join", constant))) == ()
+    assert identity_conflicts(mixed, identity_of(mix % (", lines: random", constant))) != ()
     assert identity_conflicts(of("first"), of("join")) == ("variants.one.captions.lines",)

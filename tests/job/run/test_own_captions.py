@@ -40,11 +40,10 @@ def test_all_is_counted(tmp_path: Path) -> None:
     assert (facts.contradicted, facts.rows, facts.stray_rows) == (1, 5, 1)
     assert facts.warnings == (
         "1 of 5 rows name no file of the dataset, such as g.png in metadata.jsonl",
-        "labels/metadata.csv gives no captions: it lacks a column file_name, or one that is called text, caption or "
-        "prompt",
-        "of 1 images another file gives another caption, which does not count: "
-        "a.png (a.txt counts, not metadata.jsonl)",
-        "1 caption files give no caption: c.txt",
+        "labels/metadata.csv gives no captions: it needs a file_name and a text, caption, prompt, tags or tag_string "
+        "in its rows",
+        "of 1 image another file gives another caption, which does not count: a.png (a.txt counts, not metadata.jsonl)",
+        "of 1 image the entry is there and gives no caption: c.png (c.txt)",
     )
     assert facts.text == (
         "4 of 6 images have one of their own (.caption: 1, .txt: 1, metadata.csv: 1, metadata.jsonl: 1); 2 missing; "
@@ -58,7 +57,9 @@ def test_a_copy_gives_its_caption_to_an_image_that_has_none(tmp_path: Path) -> N
     found = find(tmp_path, records, {"z/a.txt": "first", "z/b.txt": "second", "c.txt": "own", "z/c.txt": "own"})
     assert found.of == {"a.png": ("first",), "c.png": ("own",)}
     assert (found.facts.from_copies, found.facts.missing, found.facts.sources) == (1, 0, {".txt": 2})
-    assert found.facts.warnings == ("1 copies of images have other captions, which are not used: a.png (z/b.png)",)
+    assert found.facts.warnings == (
+        "of 1 image a copy has another caption, which is not used (preprocess.deduplicate): a.png (z/b.png)",
+    )
     assert "; 1 from copies" in found.facts.text
 
 
@@ -69,7 +70,16 @@ def test_nothing_is_said_where_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert (facts.text, facts.warnings) == ("1 of 1 images have one of their own (.txt: 1)", ())
 
 
+def test_texts_that_lie_beside_no_image_are_told_where_images_have_none(tmp_path: Path) -> None:
+    records = [used("a.png"), used("b.png")]
+    texts = {"a.txt": "a", "captions/b.txt": "b", "README.txt": "read me"}
+    (warning,) = find(tmp_path, records, texts).facts.warnings
+    assert warning.startswith("2 files of captions may be meant for images that have none")
+    assert warning.endswith(": captions/b.txt, README.txt")
+    assert find(tmp_path, records, texts | {"b.txt": "b"}).facts.warnings == ()
+
+
 def test_of_many_the_first_are_named(tmp_path: Path) -> None:
     records = [used(f"{at:02}.png") for at in range(12)]
     (warning,) = find(tmp_path, records, {f"{at:02}.txt": "" for at in range(12)}).facts.warnings
-    assert warning.endswith("08.txt, 09.txt and 2 more")
+    assert warning.endswith("08.png (08.txt), 09.png (09.txt) and 2 more")

@@ -31,7 +31,7 @@ def used(data: bytes, quarters: Sequence[Colour] = QUARTERS, tolerance: int = 4)
     return Case(data, quarters=quarters, tolerance=tolerance)
 
 
-def rejected(data: bytes, reason: str = "cannot be decoded|not a JPEG") -> Case:
+def rejected(data: bytes, reason: str = "cannot be decoded|not a JPEG|a damaged") -> Case:
     return Case(data, reason=reason)
 
 
@@ -276,7 +276,7 @@ def hostile_files() -> dict[str, Case]:
         "text-bomb.png": rejected(png_text(b"zTXt", 2**26)),
         "i-text-bomb.png": rejected(png_text(b"iTXt", 2**26)),
         "bad-header-sum.png": rejected(plain_png().replace(b"IHDR", b"IHDX", 1)),
-        "bad-data-sum.png": rejected(plain_png()[:-20] + b"\0\0\0\0" + plain_png()[-16:]),
+        "bad-data-sum.png": rejected(plain_png()[:-20] + b"\0\0\0\0" + plain_png()[-16:], "do not fit their checksum"),
         "odd-chunk.png": rejected(plain_png(chunk(b"\x1b[31", b""))),
         "no-end.png": used(plain_png()[:-12]),
         "trailing.jpg": used(jpeg() + b"PK\3\4 and more"),

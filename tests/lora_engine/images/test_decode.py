@@ -413,6 +413,18 @@ def test_reasons_say_what_is_wrong(tmp_path: Path) -> None:
             decoded(tmp_path, bad[name])
 
 
+def test_a_png_with_an_altered_byte_is_refused(tmp_path: Path) -> None:
+    """Pillow decodes some of them, to other pixels."""
+    saved = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(saved, "PNG")
+    data = bytearray(saved.getvalue())
+    start = data.index(b"IDAT") + 4
+    for at in range(start + 10, len(data) - 20, len(data) // 40):
+        altered = bytes(data[:at]) + bytes([data[at] ^ 1]) + bytes(data[at + 1 :])
+        with pytest.raises(RejectedImageError):
+            decoded(tmp_path, altered)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -423,7 +435,9 @@ def test_reasons_say_what_is_wrong(tmp_path: Path) -> None:
         (b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl " + bytes(99), "a JPEG XL image"),
         (b"\0\0\0\x1cftypisom\0\0\2\0isomiso2mp41" + bytes(99), "not a JPEG, PNG, WebP, AVIF"),
         (tiff({258: (3, 1, 64), 262: (3, 1, 1), 277: (3, 1, 1), 339: (3, 1, 3)}), "of floating-point grey in 64 bits"),
-        (tiff({262: (3, 1, 32803)}), "not a JPEG, PNG, WebP, AVIF"),
+        (tiff({262: (3, 1, 32803)}), "a damaged TIFF"),
+        (b"II*\0\x08\0\0\0", "a damaged TIFF"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "a damaged PNG"),
     ],
 )
 def test_other_kinds_are_named_for_what_they_are(tmp_path: Path, data: bytes, reason: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_engine.images.kinds import HIDDEN, LEFT_BEHIND, REGULARISATION, claims_image, is_leftover, why_ignored
+from lora_engine.images.kinds import BACKUP, HIDDEN, LEFT_BEHIND, REGULARISATION, claims_image, is_leftover, why_ignored
 from lora_engine.images.kohya import is_regularisation, plain_name, repeats_of
 from lora_engine.images.sources import list_files
 from lora_engine.records import SourceFile
@@ -31,18 +31,45 @@ def test_what_systems_leave_behind_is_known_by_name(key: str) -> None:
     assert (why_ignored(SourceFile(key, "/nowhere")), claims_image(key)) == (LEFT_BEHIND, False)
 
 
+@pytest.mark.parametrize("key", ["a.png~", "d/a.jpg_original", "a.png.bak", "b.JPG.crdownload", "c.webp.part"])
+def test_backups_and_unfinished_copies_are_known_by_name(key: str) -> None:
+    assert (why_ignored(SourceFile(key, "/nowhere")), claims_image(key)) == (BACKUP, False)
+
+
 @pytest.mark.parametrize("key", [".DS_Store", "a/._b.png", ".git/x", "b/.thumbnails/1.png", ".png", ".a/b/c.jpg"])
 def test_hidden_files_are_known_by_name(key: str) -> None:
     assert (why_ignored(SourceFile(key, "/nowhere")), claims_image(key)) == (HIDDEN, False)
 
 
-@pytest.mark.parametrize("key", ["reg/1_man/a.png", "kohya/Reg/a.png", "regularization_images/a.png", "REG/b/c/d.jpg"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "reg/1_man/a.png",
+        "kohya/Reg/a.png",
+        "regularization_images/a.png",
+        "REG/b/c/d.jpg",
+        "reg_man/1_man/a.png",
+        "class_images/a.png",
+    ],
+)
 def test_regularisation_images_are_known_by_their_folder(key: str) -> None:
     assert (why_ignored(SourceFile(key, "/nowhere")), claims_image(key)) == (REGULARISATION, False)
 
 
 @pytest.mark.parametrize(
-    "key", ["reg.png", "region/a.png", "regina/a.png", "img/10_reg/a.png", "a@eaDir/b.png", "x/.a/../b"]
+    "key",
+    [
+        "reg.png",
+        "region/a.png",
+        "class/a.png",
+        "reggae/a.png",
+        "a_original.png",
+        "part.png",
+        "regina/a.png",
+        "img/10_reg/a.png",
+        "a@eaDir/b.png",
+        "x/.a/../b",
+    ],
 )
 def test_other_names_are_not_taken_for_those(key: str) -> None:
     assert is_leftover(key) is (key == "x/.a/../b")

@@ -6,11 +6,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from lora_engine.images.kinds import why_left_out
 from lora_engine.images.member_names import member_names
+from lora_engine.images.sources import extract_archive
 from tests.old_zip import old_zip
 
 JAPANESE = [
@@ -92,6 +94,29 @@ def test_the_unicode_field_counts_where_it_belongs_to_the_name() -> None:
 def test_codes_may_be_mixed() -> None:
     raws = ["Zoë.png".encode(), "Łódź.png".encode(), *(name.encode("cp932") for name in JAPANESE)]
     assert member_names(packed(raws)) == ["Zoë.png", "Łódź.png", *JAPANESE]
+
+
+@pytest.mark.parametrize("code", ["cp850", "cp437"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Größe/Übergröße.png", "Größe/Müßig.png"],
+        ["Fußgänger.png"],
+        ["déçu.png", "Noël/à côté.png"],
+        ["Straße.png", "Übung.txt", "Äpfel.png"],
+        ["José.png", "niño/pingüino.png"],
+    ],
+)
+def test_accented_letters_are_no_letters_of_other_alphabets(code: str, names: list[str]) -> None:
+    assert member_names(packed([name.encode(code) for name in names])) == names
+
+
+def test_a_flag_that_says_utf_8_of_other_bytes_is_not_believed(tmp_path: Path) -> None:
+    members = [(name.encode("cp932"), name.encode()) for name in JAPANESE] + [("Zoë.png".encode(), b"z")]
+    archive = tmp_path / "flagged.zip"
+    archive.write_bytes(old_zip(members, flags=1 << 11))
+    found = {file.key: Path(file.path).read_bytes() for file in extract_archive(archive, tmp_path / "unpacked")}
+    assert found == {name: name.encode() for name in JAPANESE} | {"Zoë.png": b"z"}
 
 
 def test_any_bytes_are_a_name() -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from lora_engine.errors import DataError
-from lora_engine.images.sidecars import OwnCaptions, read_sidecars, split_sidecars
+from lora_engine.images.sidecars import OwnCaptions, read_sidecars, split_sidecars, without_captions
 from lora_engine.images.sources import extract_archive
 from lora_engine.records import SourceFile
+
+PNG = b"\x89PNG\r\n\x1a\n"  # what makes a file without a suffix an image
 
 
 def files(tmp_path: Path, contents: dict[str, bytes | str]) -> list[SourceFile]:
@@ -48,7 +50,7 @@ def test_a_caption_has_the_name_of_its_image_whole_or_without_suffix(
     stem = image.rpartition(".")[0] if image.endswith(("png", "jpg", "webp")) else image
     key = f"{image if whole else stem}{suffix}"
     content = '{"caption": "a cat"}' if suffix.lower() == ".json" else "a cat"
-    found = read(tmp_path, {image: "", key: content})
+    found = read(tmp_path, {image: PNG, key: content})
     assert (found.first, found.source) == ({image: "a cat"}, {image: key})
 
 
@@ -56,6 +58,35 @@ def test_a_caption_has_the_name_of_its_image_whole_or_without_suffix(
 def test_a_caption_without_an_image_is_a_file_like_others(tmp_path: Path, suffix: str) -> None:
     pictures, sidecars = split_sidecars(files(tmp_path, {f"README{suffix}": "", "a.png": ""}))
     assert ([file.key for file in pictures], sidecars) == ([f"README{suffix}", "a.png"], [])
+
+
+def test_a_text_beside_what_is_no_image_is_a_file_like_others(tmp_path: Path) -> None:
+    contents = {
+        "README.md": "",
+        "README.txt": b"caf\xe9",
+        "labels.csv": "a,b",
+        "labels.json": "{",
+        "b.npz": "",
+        "b.txt": "",
+    }
+    made = files(tmp_path, contents | {"a.png": "", "a.txt": "a cat"})
+    pictures, sidecars = split_sidecars(made)
+    assert [file.key for file in pictures] == [*contents, "a.png"]
+    assert [file.key for file in sidecars] == ["a.txt"]
+    assert read_sidecars(made).first == {"a.png": "a cat"}
+
+
+def test_a_text_whose_image_has_one_of_exactly_its_name_is_told(tmp_path: Path) -> None:
+    found = read(tmp_path, {"a.png": "", "a.txt": "small", "A.txt": "large"})
+    assert (found.first, found.stray_files) == ({"a.png": "small"}, ["A.txt"])
+
+
+def test_of_files_that_were_only_listed_names_tell_which_lack_captions() -> None:
+    images = ["a.png", "B.png", "c.d/e.png"]
+    assert without_captions(images, ["a.txt", "c.d/e.png.json"]) == ["B.png"]
+    assert without_captions(images, ["b.caption", "metadata.csv"]) == []
+    listed = [SourceFile(key, "") for key in ("a", "a.txt", "README.md", "README.txt")]
+    assert [file.key for file in split_sidecars(listed)[1]] == ["a.txt"]
 
 
 def test_names_may_differ_in_case_and_in_how_accents_are_written(tmp_path: Path) -> None:
@@ -311,6 +342,40 @@ def test_a_csv_of_something_else_gives_no_captions(tmp_path: Path) -> None:
     for table in ("image_id,label\n1,cat\n", "file_name,label\na.png,cat\n", "", "\n\n"):
         found = read(tmp_path, {"a.png": "", "metadata.csv": table})
         assert (found.captions, found.useless_tables, found.rows) == ({}, ["metadata.csv"], 0)
+
+
+def test_a_table_without_captions_is_none(tmp_path: Path) -> None:
+    labels = rows({"file_name": "a.png", "label": 0}, {"file_name": "b.png", "label": 1})
+    found = read(tmp_path, {"a.png": "", "b.png": "", "a.txt": "a cat", "metadata.jsonl": labels})
+    assert (found.first, found.useless_tables) == ({"a.png": "a cat"}, ["metadata.jsonl"])
+
+
+def test_numbers_of_any_length_are_no_fault_of_captions(tmp_path: Path) -> None:
+    long = f'{{"file_name": "b.png", "caption": "b", "seed": {"9" * 5000}}}'
+    found = read(tmp_path, {"a.png": "", "b.png": "", "a.json": long, "metadata.jsonl": long})
+    assert found.first == {"a.png": "b", "b.png": "b"}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_row_of_more_fields_than_columns_is_refused(tmp_path: Path, delimiter: str) -> None:
+    """As one with a comma in its caption and no quotes is, of which the rest would be lost."""
+    table = "file_name,text\na.png,a cat\nb.png,a cat, sitting, on a mat\n".replace(",", delimiter)
+    with pytest.raises(DataError, match=r"metadata\.csv, line 3 \(more fields than columns\)") as caught:
+        read(tmp_path, {"a.png": "", "b.png": "", "metadata.csv": table})
+    assert "quotes" in caught.value.remedy
+
+
+@pytest.mark.parametrize("nothing", ["null", "NULL", "NaN", "None", " n/a "])
+def test_a_field_that_holds_nothing_in_words_is_no_caption(tmp_path: Path, nothing: str) -> None:
+    found = read(tmp_path, {"a.png": "", "metadata.csv": f"File_Name,Text\na.png,{nothing}\n"})
+    assert (found.first, found.blank) == ({}, {"a.png": "metadata.csv"})
+
+
+def test_excels_line_for_the_delimiter_is_skipped(tmp_path: Path) -> None:
+    found = read(tmp_path, {"a.png": "", "metadata.csv": 'sep=;\r\nfile_name;text\r\na.png;"a; b"\r\n'})
+    assert found.first == {"a.png": "a; b"}
+    with pytest.raises(DataError, match=r"line 4 \(no CSV"):
+        read(tmp_path, {"a.png": "", "metadata.csv": 'sep=;\nfile_name;text\na.png;a\nb.png;"x"y\n'})
 
 
 @pytest.mark.parametrize("rest", ['"a.png,x\n', 'a.png,"x"y\n', "a.png," + "x" * 200_000])

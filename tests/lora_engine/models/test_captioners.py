@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from lora_engine.images.squares import read_square, write_square
 from lora_engine.models.captioner import captioner_key, load_captioner, require_captioner
 from lora_engine.models.captioner_kind import QUESTION, WORDLESS, captioner_kind
 from lora_engine.models.files import LocalModel, model_sha256
+from lora_engine.models.wording import Wording
 from tests import tiny_captioners
 
 CPU = torch.device("cpu")
@@ -172,6 +174,44 @@ def test_a_template_that_takes_no_image_is_refused(tmp_path: Path, template: str
     with pytest.raises(ModelError, match=r"cannot caption images") as caught:
         load_captioner(LocalModel(folder), config(), CPU)
     assert code_of(caught.value) == 43
+    if template != "asked":  # that there is no image in what it says, the model alone can tell
+        with pytest.raises(ModelError, match=r"its chat template takes no question about an image \(.+\)"):
+            require_captioner(LocalModel(folder), config())
+
+
+def test_a_prompt_that_holds_what_the_template_adds_is_refused(tmp_path: Path) -> None:
+    folder = tiny_captioners.make("llava", tmp_path / "llava")
+    with pytest.raises(ModelError, match=r"its chat template puts <image> into the question"):
+        require_captioner(LocalModel(folder), config(prompt="USER: <image>\nwhat is it? ASSISTANT:"))
+
+
+@pytest.mark.parametrize(
+    ("said", "caption"),
+    [
+        ("a photo of a red heart", "of a red heart"),
+        ("A Photo of a red heart", "of a red heart"),
+        ("a photograph of a red heart", "a photograph of a red heart"),
+        ("a photo", ""),
+    ],
+)
+def test_a_prompt_is_taken_off_at_the_end_of_a_word(said: str, caption: str) -> None:
+    class Words:
+        def batch_decode(self, tokens_BL: torch.Tensor, **_: Any) -> list[str]:
+            return [said] * len(tokens_BL)
+
+    asked = Wording(Words(), "a photo", "a photo", "continues")
+    assert asked.captions(torch.zeros(1, 4), {}) == [caption]
+
+
+def test_a_models_settings_for_several_answers_do_not_count(
+    models: Callable[[str], Path], tmp_path: Path, pictures: list[tuple[str, Path]]
+) -> None:
+    expected = captions(models("llava"), pictures)
+    folder = shutil.copytree(models("llava"), tmp_path / "llava")
+    asked = {"return_dict_in_generate": True, "num_return_sequences": 2, "stop_strings": ["a"], "do_sample": True}
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | asked))
+    assert captions(folder, pictures) == expected
 
 
 def test_a_prompt_that_does_not_fit_a_model_without_template_is_refused(tmp_path: Path) -> None:
