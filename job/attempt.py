@@ -10,6 +10,7 @@ from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest
 from job.preflight import check_access, check_device
+from job.process.deadline import end_in_time
 from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
 from job.run.context import Attempt, new_attempt
@@ -37,6 +38,7 @@ def run_attempt(
     Raises:
         JobError, EngineError: the attempt ended early; the code says whether to start again.
     """
+    end_in_time(stop, manifest.limits.stop_seconds)
     scratch = env.workdir(os.environ, workdir, manifest.name)
     sweep_parts(scratch)
     if processes.rank > 0:

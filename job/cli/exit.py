@@ -11,14 +11,12 @@ from pathlib import Path
 import typer
 
 from job.errors import ExitCode, JobError, code_of
+from job.process.last_line import PROGRAM, show_last_line
 from job.storage.files import NO_SPACE
 from lora_engine.errors import EngineError
 from lora_engine.system.garbage import leave_to_the_system
 from lora_engine.text import printable, shortened
 
-PROGRAM = "lora-job"  # however it was started
-_TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its text as the reason why a container ended.
-_LARGEST_LOG = 1024  # characters of at most 4 bytes each, since Kubernetes takes 4 KB
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that the signal has ended
 
 
@@ -28,8 +26,9 @@ def run_to_exit(app: typer.Typer) -> None:
         # A character that the terminal's encoding lacks would otherwise end the command with a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
     code = _guarded(app)
-    if any(code == stop for stop in ExitCode if stop.is_stop):
-        sys.stdout.flush()
+    if any(code == stop for stop in ExitCode if stop.is_stop or stop >= ExitCode.STORAGE_RETRIES):
+        with suppress(OSError):  # The terminal may be gone.
+            sys.stdout.flush()
         sys.stderr.flush()
         # Threads that the stop abandoned may wait for the network, and an ordinary exit waits for them: the platform
         # would kill this process before, and its exit code would be lost.
@@ -92,9 +91,6 @@ def _one_line(message: str) -> str:
 
 
 def _fail(code: ExitCode, message: str) -> int:
-    """Show the last line, also where Kubernetes looks for it, and return the exit code."""
-    typer.echo(f"lora-job: {message}", err=True)
-    if _TERMINATION_LOG.exists():
-        with suppress(OSError):  # Some containers have the file but may not write it.
-            _TERMINATION_LOG.write_text(f"{code}: {message}"[:_LARGEST_LOG])
+    """Show the last line and return the exit code."""
+    show_last_line(code, message)
     return int(code)

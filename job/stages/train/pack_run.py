@@ -216,6 +216,12 @@ class PackRun:
             self._writer.commit(self._metrics, self._evaluation.curve_losses)
 
     def _keep(self, records: Sequence[StepRecord]) -> None:
+        self._attempt.stop.unsaved = JobError(
+            ExitCode.STALLED,
+            f"The updates of {self._pack.unit} up to step {records[0].step} are not saved: the next one took too long.",
+            "Start the same manifest again: it goes on from the last checkpoint. Raise limits.stop_seconds and the "
+            "platform's grace period, or lower training.batch_size.",
+        )
         for member, record in zip(self._pack.members, records, strict=True):
             self._metrics[member].append(record)
 
