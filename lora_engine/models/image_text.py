@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from lora_engine.models.finite import why_not_finite
+
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -27,7 +29,7 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, *, use_safete
 
     Raises:
         ValueError: the model cannot be loaded, for the reason that the message gives; or its files lack weights, which
-            the library would fill with random numbers.
+            the library would fill with random numbers, or hold some that are not finite.
     """
     options = {"use_safetensors": use_safetensors, "weights_only": True, "dtype": dtype, **_LOCAL}
     try:
@@ -39,6 +41,8 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, *, use_safete
     processor = load_processor(folder, type(model.config))
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"its weights lack {', '.join(missing[:3])}")
+    if reason := why_not_finite(model.state_dict().items()):
+        raise ValueError(reason)
     return model.eval(), processor
 
 

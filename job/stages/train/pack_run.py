@@ -202,9 +202,9 @@ class PackRun:
             for records in self._trainer.run(until, lambda: self._writer.failed or self._attempt.stop()):
                 self._keep(records)
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+                for remark in self._trainer.take_remarks():
+                    self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
         self._memory.peak(self.unet, self._trainer.micro_batches)
-        for remark in self._trainer.take_remarks():
-            self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
         if self._writer.failed:
             self._writer.wait()
         self._stop_with_followers(until)
