@@ -15,6 +15,7 @@ from job.process.last_line import PROGRAM, show_last_line
 from job.storage.files import NO_SPACE
 from lora_engine.errors import EngineError
 from lora_engine.system.garbage import leave_to_the_system
+from lora_engine.system.limits import limit_hit
 from lora_engine.text import printable, shortened
 
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that the signal has ended
@@ -54,8 +55,8 @@ def _guarded(app: typer.Typer) -> int:
         _drop_output()  # The libraries that write raise it when nobody reads standard output any more.
         return _CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - nobody further up could say what happened
-        if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
-            return _fail(ExitCode.RESOURCES, "No folder takes scratch files. Set TMPDIR to one that is writable.")
+        if (limit := limit_hit(error)) is not None:
+            return _fail(ExitCode.RESOURCES, " ".join(limit))
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             _drop_output()
             what = f"{error.filename or 'Standard output'} cannot be written: {error.strerror}."

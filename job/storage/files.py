@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from job.errors import ExitCode, JobError
 from job.storage.base import Digest
+from lora_engine.system.limits import limit_hit
 
 CHUNK_BYTES = 256 * 1024  # read from a file at once
 _LOCK_SECONDS = 30.0  # to wait for a lock that is held for the milliseconds of a write
@@ -208,7 +209,9 @@ def local_errors(path: Path) -> Iterator[None]:
 
 
 def local_error(error: OSError, path: Path) -> JobError:
-    """The error for a person: 44 for a full disk, 50 for a network file system that may recover, 42 for all else."""
+    """The error for a person: 44 for a full disk or a limit, 50 for a network file system that may recover, else 42."""
+    if (limit := limit_hit(error)) is not None:
+        return JobError(ExitCode.RESOURCES, *limit)
     cause = f"{path} cannot be used: {error.strerror or type(error).__name__}."
     if error.errno in NO_SPACE:
         return JobError(ExitCode.RESOURCES, cause, "Free disk space, or put the folder on a larger disk.")

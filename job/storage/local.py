@@ -18,6 +18,7 @@ from job.storage.files import (
     require_digest,
 )
 from job.storage.uris import as_folder, local_path, probe_uri
+from lora_engine.system.limits import limit_hit
 
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -69,6 +70,8 @@ def require_readable(path: Path, key: str, absent: ExitCode) -> None:
     except FileNotFoundError as error:
         raise JobError(absent, f"{key}: there is nothing at {path}.", f"Correct {key}.") from error
     except OSError as error:
+        if (limit := limit_hit(error)) is not None:
+            raise JobError(ExitCode.RESOURCES, *limit) from error
         raise JobError(
             absent, f"{key}: {path} cannot be read: {error.strerror}.", f"Correct {key}, or let this user read there."
         ) from error

@@ -17,6 +17,7 @@ from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
 from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors
 from lora_engine.models.finite import REMEDY, why_not_finite
+from lora_engine.system.limits import raise_if_limit
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the libraries whose classes a pipeline may name
 
@@ -75,6 +76,7 @@ def _model_errors(folder: Path, component: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # diffusers and transformers raise almost any where something is wrong with a file.
+        raise_if_limit(error)
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"The base model's {component} cannot be loaded from {folder}: {reason}.",
@@ -324,6 +326,7 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> Non
     except MemoryError:
         raise
     except Exception as error:  # As in `_model_errors`, it can be almost any.
+        raise_if_limit(error)
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{checkpoint.name} is not a Stable Diffusion checkpoint that matches {components}: {reason}.",
