@@ -16,12 +16,16 @@ from job.process.stop import StopFlag
 from job.run.context import Attempt, new_attempt
 from job.run.status import spent_seconds
 from job.stages.train.followers import Followers, followers_of
+from job.storage import is_remote
 from job.storage.files import sweep_parts
+from job.storage.uris import local_path
 from job.threads import wait_for
 from lora_engine.system.distributed import Processes
 from lora_engine.system.garbage import lasting
 
 _PROBE_SECONDS = 5.0  # that probes may still take after a signal, so that they can delete the objects that they wrote
+
+_LEFT_SECONDS = 3600.0  # after which an unfinished file in the destination is one that a killed process left
 
 
 def run_attempt(
@@ -77,6 +81,9 @@ def _do_run(
         progress.say("already done", run=attempt.run.root)
         _conclude(attempt)
         return
+    for folder in (attempt.run, attempt.cache):
+        if not is_remote(folder.root):
+            sweep_parts(local_path(folder.root), _LEFT_SECONDS)
     if manifest.limits.max_hours is not None:
         stop.limit_run(manifest.limits.max_hours, spent_seconds(attempt.run))
     _name_device(attempt, followers.processes)

@@ -110,14 +110,22 @@ class LocalStorage:
 
         `write`, `upload` and `delete` take no lock: what one of them does at that moment may be overwritten.
         """
-        path = local_path(uri)
-        with locked(path):
-            found = self.head(uri)
-            if etag != (found and found.etag):
+        with locked(local_path(uri)):
+            if not self._is_at(uri, etag):
                 return None
-            with atomic_file(path, durable=True) as writer:
+            with atomic_file(local_path(uri), durable=True) as writer:
                 writer.write(data)
             return writer.etag
+
+    def upload_if(self, path: Path, uri: str, etag: str | None) -> Digest | None:
+        """Upload while the lock of `write_if` is held."""
+        with locked(local_path(uri)):
+            return self.upload(path, uri) if self._is_at(uri, etag) else None
+
+    def _is_at(self, uri: str, etag: str | None) -> bool:
+        """Whether the file has that etag, or is absent where it is None."""
+        found = self.head(uri)
+        return etag == (found and found.etag)
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
         """Copy the file to `path` and check the copy. 42 when there is no file."""

@@ -205,8 +205,14 @@ def test_a_last_checkpoint_that_is_gone_is_trained_again(
         (checkpoint / "COMMIT.json").write_text("{")
     else:
         shutil.rmtree(checkpoint)
+    folders = tmp_path / "runs" / "small" / "variants", tmp_path / "runs" / ".cache"
+    left = [folder / f"that-a-killed-process-left.part-{'0a' * 8}" for folder in folders]
+    for path in left:
+        path.touch()
+        os.utime(path, (0, 0))
     again = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
+    assert not any(path.exists() for path in left)
     assert_as_straight(tmp_path, straight)
 
 
