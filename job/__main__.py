@@ -1,4 +1,4 @@
-"""The console script: takes SIGTERM and SIGINT before it imports anything that takes time."""
+"""The console script: takes signals before it imports anything that takes time."""
 
 import os
 import signal
@@ -12,6 +12,8 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, _end)
     interrupted = signal.signal(signal.SIGINT, _end)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else `nohup` started it, to outlive the terminal
+        signal.signal(signal.SIGHUP, _end)
     from job.cli.commands import app
     from job.cli.exit import run_to_exit
     from job.process.stderr import lose_no_work_to_a_lost_log

@@ -10,17 +10,22 @@ from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest
 from job.preflight import check_access, check_device
+from job.process.deadline import end_in_time
 from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
 from job.run.context import Attempt, new_attempt
 from job.run.status import spent_seconds
 from job.stages.train.followers import Followers, followers_of
+from job.storage import is_remote
 from job.storage.files import sweep_parts
+from job.storage.uris import local_path
 from job.threads import wait_for
 from lora_engine.system.distributed import Processes
 from lora_engine.system.garbage import lasting
 
 _PROBE_SECONDS = 5.0  # that probes may still take after a signal, so that they can delete the objects that they wrote
+
+_LEFT_SECONDS = 3600.0  # after which an unfinished file in the destination is one that a killed process left
 
 
 def run_attempt(
@@ -37,6 +42,7 @@ def run_attempt(
     Raises:
         JobError, EngineError: the attempt ended early; the code says whether to start again.
     """
+    end_in_time(stop, manifest.limits.stop_seconds)
     scratch = env.workdir(os.environ, workdir, manifest.name)
     sweep_parts(scratch)
     if processes.rank > 0:
@@ -75,6 +81,9 @@ def _do_run(
         progress.say("already done", run=attempt.run.root)
         _conclude(attempt)
         return
+    for folder in (attempt.run, attempt.cache):
+        if not is_remote(folder.root):
+            sweep_parts(local_path(folder.root), _LEFT_SECONDS)
     if manifest.limits.max_hours is not None:
         stop.limit_run(manifest.limits.max_hours, spent_seconds(attempt.run))
     _name_device(attempt, followers.processes)

@@ -13,6 +13,7 @@ from job.manifest.schema import MANIFEST_VARIABLE
 from job.storage import is_remote, open_from_environment
 from job.storage.files import local_errors
 from lora_engine.system.distributed import ALONE, Processes
+from lora_engine.system.limits import raise_if_limit
 
 WORKDIR_VARIABLE = "LORA_JOB_WORKDIR"
 # The variables in which platforms tell each process of a job its index, from 0, and the number of processes.
@@ -97,6 +98,7 @@ def read_text(place: str, what: str, environ: Mapping[str, str], stdin: TextIO |
         with Path(place).open("rb") as file:
             return file.read(_LARGEST_READ), place
     except OSError as error:
+        raise_if_limit(error)
         raise JobError(
             ExitCode.MANIFEST,
             f"The {what} {place} cannot be read: {error.strerror}.",

@@ -14,8 +14,8 @@ from job.process.faults import resource_errors
 from job.prospect import forward_passes, passes_of_a_picture
 from job.report.notes import copies_found
 from job.report.publish import publish_report
-from job.run.checkpoints import FinalPointer
 from job.run.context import Attempt
+from job.run.converged import require_converged
 from job.run.dataset import Captions, Images, source_fingerprint
 from job.run.decisions import Resolved, is_prepared, read_resolved, resolve
 from job.run.held_out import held_out
@@ -34,7 +34,6 @@ from job.stages.train.followers import Followers, Read, Start, Train, broadcasts
 from job.stages.train.pack_run import PackRun, is_finished
 from lora_engine.captions.prompts import held_out_prompts
 from lora_engine.config.captions import CaptionsConfig
-from lora_engine.errors import DivergedError
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord
@@ -51,7 +50,7 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
         followers: the processes that train each pack together with this one.
 
     Raises:
-        DivergedError: adapters diverged; all else is done.
+        DivergedError: adapters diverged, or were never updated; all else is done.
         HeldError: 52 when another process works on what is left, and this one was told of no other.
     """
     device, packs = _set_up_device(attempt), attempt.packs
@@ -260,13 +259,5 @@ def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
 
 
 def _require_converged(attempt: Attempt, packs: Sequence[Pack]) -> None:
-    """Raise DivergedError if a member of the packs has diverged."""
-    members = [member for pack in packs for member in pack.members]
-    finals = {member: attempt.run.read_stored(layout.final(member), FinalPointer) for member in members}
-    diverged = {m: final.diverged_at for m, final in finals.items() if final and final.diverged_at is not None}
-    if diverged:
-        where = "; ".join(f"{member.variant}, seed {member.seed} at step {step}" for member, step in diverged.items())
-        raise DivergedError(
-            f"Diverged: {where}. It keeps the weights that it had; the others are trained and reported.",
-            "Lower training.optimizer.learning_rate or use precision: bf16 or fp32, with --set name=...",
-        )
+    """Raise DivergedError if a member of the packs has diverged, or was never updated."""
+    require_converged(attempt.run, [member for pack in packs for member in pack.members])

@@ -11,14 +11,13 @@ from pathlib import Path
 import typer
 
 from job.errors import ExitCode, JobError, code_of
+from job.process.last_line import PROGRAM, show_last_line
 from job.storage.files import NO_SPACE
 from lora_engine.errors import EngineError
 from lora_engine.system.garbage import leave_to_the_system
+from lora_engine.system.limits import limit_hit
 from lora_engine.text import printable, shortened
 
-PROGRAM = "lora-job"  # however it was started
-_TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its text as the reason why a container ended.
-_LARGEST_LOG = 1024  # characters of at most 4 bytes each, since Kubernetes takes 4 KB
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # the exit code of a program that the signal has ended
 
 
@@ -28,8 +27,9 @@ def run_to_exit(app: typer.Typer) -> None:
         # A character that the terminal's encoding lacks would otherwise end the command with a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
     code = _guarded(app)
-    if any(code == stop for stop in ExitCode if stop.is_stop):
-        sys.stdout.flush()
+    if any(code == stop for stop in ExitCode if stop.is_stop or stop >= ExitCode.STORAGE_RETRIES):
+        with suppress(OSError):  # The terminal may be gone.
+            sys.stdout.flush()
         sys.stderr.flush()
         # Threads that the stop abandoned may wait for the network, and an ordinary exit waits for them: the platform
         # would kill this process before, and its exit code would be lost.
@@ -55,8 +55,8 @@ def _guarded(app: typer.Typer) -> int:
         _drop_output()  # The libraries that write raise it when nobody reads standard output any more.
         return _CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - nobody further up could say what happened
-        if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
-            return _fail(ExitCode.RESOURCES, "No folder takes scratch files. Set TMPDIR to one that is writable.")
+        if (limit := limit_hit(error)) is not None:
+            return _fail(ExitCode.RESOURCES, " ".join(limit))
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             _drop_output()
             what = f"{error.filename or 'Standard output'} cannot be written: {error.strerror}."
@@ -92,9 +92,6 @@ def _one_line(message: str) -> str:
 
 
 def _fail(code: ExitCode, message: str) -> int:
-    """Show the last line, also where Kubernetes looks for it, and return the exit code."""
-    typer.echo(f"lora-job: {message}", err=True)
-    if _TERMINATION_LOG.exists():
-        with suppress(OSError):  # Some containers have the file but may not write it.
-            _TERMINATION_LOG.write_text(f"{code}: {message}"[:_LARGEST_LOG])
+    """Show the last line and return the exit code."""
+    show_last_line(code, message)
     return int(code)

@@ -158,6 +158,11 @@ def aws_batch(workload: Workload, settings: AwsBatchSettings) -> None:
     """A job definition, in JSON."""
     typer.echo(json.dumps(aws_batch_job_definition(workload, settings), indent=2))
     _say_next(*aws_batch_commands(workload, settings))
+    # A job definition cannot say how long a container has to stop: the agent of the machine does.
+    seconds = workload.grace_seconds
+    typer.echo(
+        f"note: set ECS_CONTAINER_STOP_TIMEOUT={seconds}s for the ECS agent; without it, it kills after 30s", err=True
+    )
 
 
 @_command(GcpBatchSettings)

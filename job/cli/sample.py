@@ -14,6 +14,8 @@ from job.errors import ExitCode, JobError
 from job.manifest.places import ModelSource
 from job.manifest.prompt_file import read_prompts
 from job.manifest.prompt_line import read_prompt
+from job.manifest.schema import LimitsConfig
+from job.process.deadline import end_in_time
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.run.status import require_run
@@ -59,6 +61,7 @@ def sample_command(target: str, options: SampleOptions, stop: StopFlag) -> str:
     Raises:
         JobError: 2 for options that do not fit; else as `sample_run` and `sample_file`.
     """
+    end_in_time(stop, LimitsConfig().stop_seconds)
     config, is_file = _config(options), target.lower().endswith(".safetensors")
     _check(options, is_file=is_file)
     if not is_file:

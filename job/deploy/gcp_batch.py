@@ -44,6 +44,7 @@ def _task(workload: Workload, settings: GcpBatchSettings) -> dict[str, Any]:
     if settings.secrets:
         environment["secretVariables"] = dict(secret.split("=", 1) for secret in settings.secrets)
     options = ["--read-only", "--mount type=volume,dst=/scratch", f"--shm-size {SHARED_MEMORY_MIB}m"]
+    options.append(f"--stop-timeout {workload.grace_seconds}")
     if settings.gpus:
         options.append(f"--env LD_LIBRARY_PATH={_DRIVER_FOLDER}")
     container = {

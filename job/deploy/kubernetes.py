@@ -17,7 +17,6 @@ CONTAINER = "lora-job"
 MANIFEST_FILE = "manifest.yaml"
 _MANIFEST_FOLDER = "/manifest"
 _SCRATCH_FOLDER = "/scratch"  # where the image puts all that it writes
-_GRACE_SECONDS = 120  # to finish the update that is under way, and to commit
 _KEPT_SECONDS = 3 * 24 * 3600  # a finished Job can be looked at over a weekend
 _LOGS_MIB = 1024  # logs count as ephemeral storage too
 _LARGEST_DATA = 1024**2  # bytes that a ConfigMap may hold
@@ -102,7 +101,7 @@ def _pod(workload: Workload, settings: KubernetesSettings, config_map: str) -> D
         volumes.insert(0, {"name": "manifest", "configMap": {"name": config_map}})
     pod: Document = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "terminationGracePeriodSeconds": workload.grace_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},

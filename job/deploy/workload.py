@@ -15,6 +15,7 @@ from job.manifest.yaml_reader import write_yaml
 from job.storage.backends import backend_of
 from job.storage.uris import is_remote, local_path, scheme_of
 
+_GRACE_SLACK_SECONDS = 30  # for the process to be told, and to end once its own time is over
 _DEADLINE_SLACK_SECONDS = 3600  # to wait for a machine and to pull the image; the job itself keeps to its limit
 
 
@@ -41,6 +42,11 @@ class Workload:
         """Seconds after which the platform ends a job that overran `limits.max_hours`; None where that is not set."""
         hours = self.manifest.limits.max_hours
         return None if hours is None else math.ceil(hours * 3600) + _DEADLINE_SLACK_SECONDS
+
+    @property
+    def grace_seconds(self) -> int:
+        """Seconds that the platform waits after SIGTERM before it kills: more than `limits.stop_seconds`."""
+        return math.ceil(self.manifest.limits.stop_seconds) + _GRACE_SLACK_SECONDS
 
     def arguments(self, place: str | None = None) -> list[str]:
         """The arguments of `lora-job` in a container.

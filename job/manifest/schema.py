@@ -95,6 +95,13 @@ class LimitsConfig(Config):
     attempt_hours: float | None = Field(default=None, gt=0, description="Commit and exit 55 after so many hours.")
     max_hours: float | None = Field(default=None, gt=0, description="Over all attempts: commit and exit 48.")
     stall_minutes: float | None = Field(default=None, gt=0, description="Exit 54 after so long without progress.")
+    stop_seconds: float = Field(
+        default=90,
+        ge=1,
+        le=3600,
+        description="After SIGTERM, SIGINT or SIGHUP, end within so long even where the store does not answer. "
+        "`render` gives platforms 30 s more.",
+    )
     lease_wait: float = Field(
         default=10, ge=0, description="Minutes to wait for another process that works on this run; then exit 52."
     )

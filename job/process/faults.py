@@ -1,6 +1,5 @@
-"""Tells memory and disk that run out, and hardware that fails, from bugs."""
+"""Tells memory, disk and limits that are reached, and hardware that fails, from bugs."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ from safetensors import SafetensorError
 
 from job.errors import ExitCode, JobError
 from job.storage.files import NO_SPACE
+from lora_engine.system.limits import errno_of, limit_hit
 
 
 @contextmanager
@@ -15,11 +15,12 @@ def resource_errors() -> Iterator[None]:
     """Turn the errors of full memory, a full disk or a failed GPU into one with a remedy; others pass as they are.
 
     Raises:
-        JobError: 44 when memory or disk is full, 53 when the GPU failed.
+        JobError: 44 when memory or disk is full or a limit of the process is reached, 53 when the GPU failed.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        _refuse_limit(error)
         if isinstance(error, MemoryError) or _means_full_memory(error):
             raise JobError(
                 ExitCode.RESOURCES,
@@ -34,7 +35,8 @@ def resource_errors() -> Iterator[None]:
             ) from error
         raise
     except (OSError, SafetensorError) as error:
-        if _errno_of(error) in NO_SPACE:
+        _refuse_limit(error)
+        if errno_of(error) in NO_SPACE:
             raise JobError(
                 ExitCode.RESOURCES,
                 f"The disk of {getattr(error, 'filename', None) or 'the scratch folder'} is full.",
@@ -43,12 +45,9 @@ def resource_errors() -> Iterator[None]:
         raise
 
 
-def _errno_of(error: Exception) -> int | None:
-    """The system's number of the error; None where it is not the system's."""
-    if isinstance(error, OSError):
-        return error.errno
-    named = re.search(r"\(os error (\d+)\)", str(error))  # safetensors gives the number in its message alone.
-    return int(named[1]) if named else None
+def _refuse_limit(error: Exception) -> None:
+    if (found := limit_hit(error)) is not None:
+        raise JobError(ExitCode.RESOURCES, *found) from error
 
 
 def _means_full_memory(error: RuntimeError) -> bool:

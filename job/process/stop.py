@@ -9,7 +9,12 @@ from typing import TypeVar
 from job.errors import ExitCode, JobError
 
 Result = TypeVar("Result")
-_AGAIN = "Start the same manifest again to continue."
+AGAIN = "Start the same manifest again to continue."
+
+
+def hangup() -> list[signal.Signals]:
+    """SIGHUP, which says that the terminal is gone; nothing where `nohup` has it ignored."""
+    return [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
 
 
 class _InterruptedError(BaseException):
@@ -20,18 +25,30 @@ class _InterruptedError(BaseException):
 
 
 class StopFlag:
-    """The flag that says whether to stop. A call of it gives the answer, and `check` raises where that is yes."""
+    """The flag that says whether to stop. A call of it gives the answer, and `check` raises where that is yes.
+
+    Attributes:
+        unsaved: what would be lost if the process ended at this moment, as the error to end with; None where all that
+            was done is stored. Whoever does such work sets it.
+    """
 
     def __init__(self) -> None:
+        self.unsaved: JobError | None = None
         self._signal: signal.Signals | None = None
+        self._signalled = 0.0  # when the signal came, on the monotonic clock
         self._at_once = False  # whether a signal raises an exception where it arrives
         self._abort: JobError | None = None
         self._limits: list[tuple[float, JobError]] = []  # deadlines on the monotonic clock, with their errors
 
     def install(self) -> None:
-        """Have SIGTERM and SIGINT set the flag. Further signals change nothing."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Have signals set the flag: SIGTERM, SIGINT, and SIGHUP unless it is ignored. Further ones change nothing."""
+        for number in (signal.SIGTERM, signal.SIGINT, *hangup()):
             signal.signal(number, self._receive)
+
+    @property
+    def signalled_seconds(self) -> float:
+        """How long ago the first signal came; below 0 while none has."""
+        return -1.0 if self._signal is None else time.monotonic() - self._signalled
 
     def at_once(self, work: Callable[[], Result]) -> Result:
         """Do the work and return its result; a signal stops it wherever it is.
@@ -72,7 +89,7 @@ class StopFlag:
     def limit_attempt(self, hours: float) -> None:
         """Set the flag, with code 55, that long from now."""
         cause = f"limits.attempt_hours ({hours:g}) is over; what was done is saved."
-        self._limits.append((time.monotonic() + hours * 3600, JobError(ExitCode.ATTEMPT_HOURS, cause, _AGAIN)))
+        self._limits.append((time.monotonic() + hours * 3600, JobError(ExitCode.ATTEMPT_HOURS, cause, AGAIN)))
 
     def limit_run(self, hours: float, spent_seconds: float) -> None:
         """Set the flag, with code 48, once all attempts at the run together have taken that long.
@@ -90,13 +107,23 @@ class StopFlag:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self._signal is None:
+            self._signalled = time.monotonic()
             self._signal = signal.Signals(number)
             if self._at_once:
                 raise _InterruptedError
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self._abort is not None or self._signal is not None or self._over() is not None
+        return self.reason is not None
+
+    @property
+    def reason(self) -> JobError | None:
+        """The error that `check` raises; None where the flag is not set."""
+        if self._abort is not None:
+            return self._abort
+        if self._signal is not None:
+            return JobError(ExitCode.PREEMPTED, f"Stopped by {self._signal.name}; what was done is saved.", AGAIN)
+        return self._over()
 
     def _over(self) -> JobError | None:
         """The error of a limit that is over; None where none is."""
@@ -109,11 +136,5 @@ class StopFlag:
         Raises:
             JobError: 51 for a signal, 55 or 48 when a limit is over, or the error that `abort` was given.
         """
-        if self._abort is not None:
-            raise self._abort
-        if self._signal is not None:
-            cause = f"Stopped by {self._signal.name}; what was done is saved."
-            raise JobError(ExitCode.PREEMPTED, cause, _AGAIN)
-        over = self._over()
-        if over is not None:
-            raise over
+        if (reason := self.reason) is not None:
+            raise reason

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -26,6 +27,8 @@ from job.process.stop import StopFlag
 from job.storage import Digest, ObjectInfo, Storage, Stored
 from job.storage.folder import RunFolder
 from job.storage.stored import StoredJson
+
+Written = TypeVar("Written")
 
 _RENEWALS = 4  # in the time for which a lease lasts, so that one that fails does not cost it
 _POLL_SECONDS = 1.0  # at most, between two looks of a process that waits for a lease
@@ -254,11 +257,16 @@ class FencedStorage:
         Raises:
             JobError: 52 when another process holds the lease, or as `Storage.write` does.
         """
+        self._fence(uri, lambda etag: self._storage.write_if(uri, data, etag))
+        return Digest(len(data), hashlib.sha256(data).hexdigest())
+
+    def _fence(self, uri: str, write: Callable[[str | None], Written | None]) -> Written:
+        """Write by the function, which is given an etag as the condition and gives None where that does not hold."""
         while True:
             before = self._storage.head(uri)
             self._lease.require()
-            if self.write_if(uri, data, before.etag if before else None) is not None:
-                return Digest(len(data), hashlib.sha256(data).hexdigest())
+            if (written := write(before.etag if before else None)) is not None:
+                return written
             self._lease.confirm()
 
     def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
@@ -266,8 +274,12 @@ class FencedStorage:
         return self._storage.write_if(uri, data, etag)
 
     def upload(self, path: Path, uri: str) -> Digest:
-        """Write a file's bytes as `write` does, so the file has to fit in memory."""
-        return self.write(uri, path.read_bytes())
+        """Upload as `Storage.upload` does, fenced as `write` is."""
+        return self._fence(uri, lambda etag: self._storage.upload_if(path, uri, etag))
+
+    def upload_if(self, path: Path, uri: str, etag: str | None) -> Digest | None:
+        """Upload as `Storage.upload_if` does. The lease is not asked for, as in `write_if`."""
+        return self._storage.upload_if(path, uri, etag)
 
     def delete(self, uri: str) -> None:
         """Delete as `Storage.delete` does, if the lease, which is renewed before, is held.

@@ -9,7 +9,7 @@ from job.run.context import Attempt
 from job.run.dataset import Images, Prepared, SourceStamp
 from job.run.decisions import read_resolved
 from job.storage.transfer import write_all
-from lora_engine.errors import DataError
+from lora_engine.errors import EngineError
 from lora_engine.images.fates import data_warnings, fates_of, sentence
 from lora_engine.images.prepare import PreparedImage, pixels_key, preprocess_images
 from lora_engine.images.sidecars import split_sidecars
@@ -89,8 +89,8 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile], recorded: Sequenc
         try:
             for _ in write_all(attempt.run.storage, thumbnails(), check=attempt.stop.check):
                 pass
-        except DataError:
-            # Ctrl-C sends its signal to the worker processes, too: that they are gone is then no fault of the data.
+        except EngineError:
+            # A signal may go to the worker processes, too: that they are gone is then the fault of nothing else.
             attempt.stop.check()
             raise
     records = assign(prepared, config, attempt.manifest.dataset.split, recorded)

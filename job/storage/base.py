@@ -90,6 +90,10 @@ class Storage(Protocol):
         """Stream a file into an object; the store verifies what it received."""
         ...
 
+    def upload_if(self, path: Path, uri: str, etag: str | None) -> Digest | None:
+        """Stream a file into an object on the condition of `write_if`; None where something else was found."""
+        ...
+
     def head(self, uri: str) -> ObjectInfo | None:
         """The object's size and etag, or None when there is none."""
         ...

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import BinaryIO
 
 from job.errors import ExitCode, JobError
 from job.storage.base import Digest
+from lora_engine.system.limits import limit_hit
 
 CHUNK_BYTES = 256 * 1024  # read from a file at once
 _LOCK_SECONDS = 30.0  # to wait for a lock that is held for the milliseconds of a write
@@ -110,14 +112,29 @@ def _new_part(path: Path) -> Iterator[Path]:
                 return
 
 
-def sweep_parts(folder: Path) -> None:
-    """Remove the unfinished files below `folder` whose processes have died; living processes hold locks on theirs."""
+def sweep_parts(folder: Path, older_seconds: float = 0.0) -> None:
+    """Remove the unfinished files of this user below `folder` whose processes have died.
+
+    Living processes hold locks on theirs.
+
+    Args:
+        older_seconds: how long nothing may have been written to them. Another machine's lock is not seen on every
+            network file system.
+    """
     for at, _, names in os.walk(folder):
         for part in (Path(at, name) for name in names if is_part(name)):
-            with suppress(OSError), part.open("rb+") as file:  # it may be removed by now, locked, or another user's
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(file, part):
-                    part.unlink()
+            with suppress(OSError):  # It may be removed by now, or locked.
+                if _is_left(part.lstat(), older_seconds):
+                    with part.open("rb+") as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        if _is_at(file, part):
+                            part.unlink()
+
+
+def _is_left(status: os.stat_result, older_seconds: float) -> bool:
+    """Whether it is a file of this user that is so old. What others own is not this run's, whatever its name is."""
+    is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    return is_own and time.time() - status.st_mtime >= older_seconds
 
 
 @contextmanager
@@ -208,7 +225,9 @@ def local_errors(path: Path) -> Iterator[None]:
 
 
 def local_error(error: OSError, path: Path) -> JobError:
-    """The error for a person: 44 for a full disk, 50 for a network file system that may recover, 42 for all else."""
+    """The error for a person: 44 for a full disk or a limit, 50 for a network file system that may recover, else 42."""
+    if (limit := limit_hit(error)) is not None:
+        return JobError(ExitCode.RESOURCES, *limit)
     cause = f"{path} cannot be used: {error.strerror or type(error).__name__}."
     if error.errno in NO_SPACE:
         return JobError(ExitCode.RESOURCES, cause, "Free disk space, or put the folder on a larger disk.")

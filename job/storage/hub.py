@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
+from lora_engine.system.limits import limit_hit
 
 SCHEME = "hf"
 FORM = "hf://owner/name"  # how a model of the hub is written, for messages
@@ -48,6 +49,8 @@ def fetch_hub(
         ) from error
     except any_http_error as error:
         unreachable = error
+    if (limit := limit_hit(unreachable)) is not None:
+        raise JobError(ExitCode.RESOURCES, *limit) from unreachable
     try:
         # Versions before 2 ask the hub for a pinned revision's list of files before they look into the cache.
         return _snapshot(repository, revision, patterns, moved, local_files_only=True)

@@ -18,6 +18,7 @@ from job.storage.files import (
     require_digest,
 )
 from job.storage.uris import as_folder, local_path, probe_uri
+from lora_engine.system.limits import limit_hit
 
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -69,6 +70,8 @@ def require_readable(path: Path, key: str, absent: ExitCode) -> None:
     except FileNotFoundError as error:
         raise JobError(absent, f"{key}: there is nothing at {path}.", f"Correct {key}.") from error
     except OSError as error:
+        if (limit := limit_hit(error)) is not None:
+            raise JobError(ExitCode.RESOURCES, *limit) from error
         raise JobError(
             absent, f"{key}: {path} cannot be read: {error.strerror}.", f"Correct {key}, or let this user read there."
         ) from error
@@ -107,14 +110,22 @@ class LocalStorage:
 
         `write`, `upload` and `delete` take no lock: what one of them does at that moment may be overwritten.
         """
-        path = local_path(uri)
-        with locked(path):
-            found = self.head(uri)
-            if etag != (found and found.etag):
+        with locked(local_path(uri)):
+            if not self._is_at(uri, etag):
                 return None
-            with atomic_file(path, durable=True) as writer:
+            with atomic_file(local_path(uri), durable=True) as writer:
                 writer.write(data)
             return writer.etag
+
+    def upload_if(self, path: Path, uri: str, etag: str | None) -> Digest | None:
+        """Upload while the lock of `write_if` is held."""
+        with locked(local_path(uri)):
+            return self.upload(path, uri) if self._is_at(uri, etag) else None
+
+    def _is_at(self, uri: str, etag: str | None) -> bool:
+        """Whether the file has that etag, or is absent where it is None."""
+        found = self.head(uri)
+        return etag == (found and found.etag)
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
         """Copy the file to `path` and check the copy. 42 when there is no file."""

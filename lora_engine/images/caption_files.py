@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_engine.records import SourceFile
+from lora_engine.system.limits import raise_if_limit
 
 KEYS = ("text", "caption", "prompt", "tags", "tag_string")  # of captions, of which the first that holds one counts
 _NAME = "file_name"
@@ -182,6 +183,7 @@ def _read_text(file: SourceFile, longest: int) -> str:
             raise UnfitError(f"more than {longest} bytes", "A caption is a sentence or two.")
         data = Path(file.path).read_bytes()
     except OSError as error:
+        raise_if_limit(error)
         raise UnfitError(f"{error.strerror}", "Make it readable to this user, or remove it.") from error
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

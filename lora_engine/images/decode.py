@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.images.colours import profile_of
 from lora_engine.images.unread import RejectedImageError, check_decoder, what_it_is
+from lora_engine.system.limits import limit_hit
 from lora_engine.text import printable
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))
@@ -185,6 +186,8 @@ def _opened(path: Path, config: PreprocessConfig) -> Iterator[Image.Image]:
         except RejectedImageError:
             raise
         except Exception as error:
+            if limit_hit(error) is not None:
+                raise
             reason = printable(" ".join(str(error).split()))[:120] or type(error).__name__
             raise RejectedImageError(f"cannot be decoded: {reason}") from error
         finally:

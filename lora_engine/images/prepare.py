@@ -7,28 +7,31 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from PIL import Image
 
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.errors import DataError
+from lora_engine.errors import DataError, EngineError, ResourceError
 from lora_engine.images.decode import decode_with_size, to_square, upright_size
 from lora_engine.images.kinds import why_ignored, why_unread
 from lora_engine.images.perceptual_hash import perceptual_hash
 from lora_engine.images.squares import SUFFIX, read_square, write_square
 from lora_engine.images.unread import RejectedImageError
 from lora_engine.records import SourceFile
+from lora_engine.system.limits import raise_if_limit
 from lora_engine.system.malloc import keep_freed_blocks
 
 _DECODER_VERSION = 7  # raised whenever the same file and settings come to give other pixels
 _THUMBNAIL_SIDE = 128  # pixels at least, where the square has as many
 _WINDOW = 16  # files under way for each worker
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)  # how a decoder goes wrong
 _KEPT_BLOCK = 32 * 2**20  # bytes of the largest block that a worker keeps for reuse; a huge image's go back at once
 
 
@@ -92,6 +95,7 @@ def preprocess_images(
 
     Raises:
         DataError: a file cannot be read, or an image took the worker that decoded it down.
+        ResourceError: the system killed a worker, or a limit of the process is reached.
     """
     folder = out / f"images-{pixels_key(config)}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,25 +104,49 @@ def preprocess_images(
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
     # Spawned workers, unlike forked ones, inherit neither threads nor the memory of a large parent.
     context = multiprocessing.get_context("spawn")
+    processes: set[BaseProcess] = set()
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker) as pool:
-        try:
-            for file in islice(remaining, count * _WINDOW):
+
+        def submit(files: Iterable[SourceFile]) -> None:
+            for file in files:
                 window.append((file, pool.submit(prepare, file, config, folder)))
+                processes.update(multiprocessing.active_children())
+
+        try:
+            submit(islice(remaining, count * _WINDOW))
             while window:
                 prepared = _result(*window[0])
                 window.popleft()
-                for file in islice(remaining, 1):
-                    window.append((file, pool.submit(prepare, file, config, folder)))
+                submit(islice(remaining, 1))
                 yield prepared
         except BrokenProcessPool as error:
             # Workers take files in order, so the fatal one is among the first that are not done.
             undone = [file.key for file, future in window if not future.done() or future.exception()]
-            raise DataError(
-                f"Decoding took a worker process down, at one of: {', '.join(undone[: 2 * count])}.",
-                "Remove the image, or give the machine more memory.",
-            ) from error
+            pool.shutdown(wait=True, cancel_futures=True)  # Until then a process may not be known to have ended.
+            codes = {process.exitcode for process in processes}
+            raise _worker_error(codes, ", ".join(undone[: 2 * count])) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _worker_error(codes: Set[int | None], candidates: str) -> EngineError:
+    """The error for a worker that ended: the data's fault where it crashed, else the machine's.
+
+    Args:
+        codes: the exit codes of all workers; a negative one is minus the signal that ended it.
+        candidates: the files that it may have been at.
+    """
+    crashes = [signal.Signals(-code).name for code in codes if code is not None and -code in _CRASHES]
+    if crashes:
+        return DataError(
+            f"Decoding took a worker process down ({crashes[0]}), at one of: {candidates}.", "Remove the image."
+        )
+    how = "was killed (SIGKILL), as the system does where memory is full" if -signal.SIGKILL in codes else "ended early"
+    return ResourceError(
+        f"A process that decodes images {how}, at one of: {candidates}.",
+        "Raise the memory limit of the machine or the container (cgroup memory.max, `docker run --memory`), or give it "
+        "fewer CPUs, for each of which there is such a process.",
+    )
 
 
 def _begin_worker() -> None:
@@ -148,6 +176,7 @@ def _result(file: SourceFile, future: Future[PreparedImage]) -> PreparedImage:
     try:
         return future.result()
     except OSError as error:
+        raise_if_limit(error)
         if error.filename != file.path:
             raise  # a fault of the disk that is written to, not of the file
         raise _unread(file, error) from error
@@ -214,6 +243,7 @@ def look_at(file: SourceFile, config: PreprocessConfig) -> PreparedImage:
     except RejectedImageError as error:
         return PreparedImage("", file.key, size, rejected=str(error))
     except OSError as error:
+        raise_if_limit(error)
         reason = why_unread(path, error)
         if reason is None:
             raise _unread(file, error) from error

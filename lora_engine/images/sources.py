@@ -17,6 +17,7 @@ from lora_engine.errors import DataError, EngineError, UnsafeError
 from lora_engine.images.member_names import member_names
 from lora_engine.images.zip_files import open_zip
 from lora_engine.records import SourceFile
+from lora_engine.system.limits import raise_if_limit
 from lora_engine.text import shortened
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -67,6 +68,7 @@ def _is_listed(path: Path) -> bool:
 
 
 def _unreadable(error: OSError) -> None:
+    raise_if_limit(error)
     raise DataError(
         f"The folder {error.filename} cannot be read ({error.strerror}).", "Correct its name or its permissions."
     ) from error
@@ -132,6 +134,7 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
     except (EngineError, MemoryError):
         raise
     except Exception as error:  # zipfile and tarfile report damage by almost any kind of exception
+        raise_if_limit(error)
         if isinstance(error, OSError) and error.filename == str(archive):
             raise DataError(
                 f"The archive {archive} cannot be read ({error.strerror}).", "Correct its name or its permissions."

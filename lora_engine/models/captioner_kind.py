@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_engine.errors import ModelError
+from lora_engine.system.limits import raise_if_limit
 
 # What a model that is asked gets as its question: of all that it says, Stable Diffusion reads 77 tokens.
 QUESTION = "Describe this image in one short sentence of at most 20 words."
@@ -69,6 +70,7 @@ def reader_of(folder: Path) -> Read:
         except FileNotFoundError:
             return None
         except OSError as error:
+            raise_if_limit(error)
             raise ModelError(
                 f"{folder / name} cannot be read: {error.strerror}.", "Let this user read it, or name another model."
             ) from error

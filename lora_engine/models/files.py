@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lora_engine.errors import ModelError
+from lora_engine.system.limits import raise_if_limit
 
 _SUFFIXES = (".json", ".txt", ".safetensors", ".model", ".jinja")  # of files that belong to a model's hash
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # suffixes of pickles
@@ -43,6 +44,7 @@ def _reading(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        raise_if_limit(error)
         raise ModelError(
             f"{what}: {error.filename} cannot be read: {error.strerror}.", "Let this user read it, or name another."
         ) from error
@@ -168,6 +170,7 @@ def check_safetensors(path: Path, what: str) -> None:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
+        raise_if_limit(error)
         raise ModelError(
             f"{what}: {path.name} in {path.parent} is damaged or no safetensors file ({error}).",
             "Fetch it again; a download that was cut off looks like this.",

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 
+from lora_engine.models.finite import why_not_finite
+from lora_engine.system.limits import raise_if_limit
+
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -19,6 +22,7 @@ def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, **_LOCAL)
     except Exception as error:  # The library raises almost any exception where something is wrong with a file.
+        raise_if_limit(error)
         raise ValueError(_line(error)) from error
 
 
@@ -27,7 +31,7 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, *, use_safete
 
     Raises:
         ValueError: the model cannot be loaded, for the reason that the message gives; or its files lack weights, which
-            the library would fill with random numbers.
+            the library would fill with random numbers, or hold some that are not finite.
     """
     options = {"use_safetensors": use_safetensors, "weights_only": True, "dtype": dtype, **_LOCAL}
     try:
@@ -35,10 +39,13 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, *, use_safete
     except MemoryError:
         raise
     except Exception as error:  # As in `read_config`, it can be almost any.
+        raise_if_limit(error)
         raise ValueError(_line(error)) from error
     processor = load_processor(folder, type(model.config))
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"its weights lack {', '.join(missing[:3])}")
+    if reason := why_not_finite(model.state_dict().items()):
+        raise ValueError(reason)
     return model.eval(), processor
 
 
@@ -61,6 +68,7 @@ def load_processor(folder: Path, config_class: type[Any]) -> Any:
         without: Any = type(processor_class.__name__, (processor_class,), {"get_attributes": kept})
         return without.from_pretrained(folder, **_LOCAL)
     except Exception as error:  # As in `read_config`, it can be almost any.
+        raise_if_limit(error)
         raise ValueError(_line(error)) from error
 
 

@@ -1,7 +1,7 @@
 """Loads the parts of a Stable Diffusion pipeline, one at a time, from a folder in diffusers layout."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from lora_engine.config.evaluation import SamplerName
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
 from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors
+from lora_engine.models.finite import REMEDY, why_not_finite
+from lora_engine.system.limits import raise_if_limit
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the libraries whose classes a pipeline may name
 
@@ -56,7 +58,14 @@ def _load_weights(model: LocalModel, component: str, model_class: Any, **options
     with _model_errors(model.path, component):
         if loaded["missing_keys"]:
             raise ValueError(f"its weights lack {', '.join(sorted(loaded['missing_keys'])[:3])}")
+    _require_finite(model, component, part.state_dict())
     return part.eval()
+
+
+def _require_finite(model: LocalModel, component: str, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not numbers, which would make every loss and every picture as bad."""
+    if (reason := why_not_finite(weights.items())) is not None:
+        raise ModelError(f"The base model's {component} in {model.path} cannot be used: {reason}.", REMEDY)
 
 
 @contextmanager
@@ -67,6 +76,7 @@ def _model_errors(folder: Path, component: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # diffusers and transformers raise almost any where something is wrong with a file.
+        raise_if_limit(error)
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"The base model's {component} cannot be loaded from {folder}: {reason}.",
@@ -155,6 +165,7 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
     with _model_errors(model.path, "unet"):
         weights = {name: w for file in _weight_files(model.path / "unet") for name, w in _read(file, dtype, device)}
         unet.load_state_dict(weights, assign=True)
+    _require_finite(model, "unet", weights)
     return unet.eval()
 
 
@@ -315,6 +326,7 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> Non
     except MemoryError:
         raise
     except Exception as error:  # As in `_model_errors`, it can be almost any.
+        raise_if_limit(error)
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{checkpoint.name} is not a Stable Diffusion checkpoint that matches {components}: {reason}.",

@@ -54,9 +54,11 @@ class PackMembers:
         self.frozen_at[name] = step
         self._gather(moments)
 
-    def count_refused(self, place: int, updates: int) -> None:
-        """Remember that so many updates were refused by the fault of the member at this place."""
-        self._refused[self.all[place].name] += updates
+    def count_refused(self, place: int) -> int:
+        """Remember that an update was refused by the fault of the member at this place; how many were so far."""
+        name = self.all[place].name
+        self._refused[name] += 1
+        return self._refused[name]
 
     def diverged(self, max_refused: int) -> list[str]:
         """The names of the active members by whose fault more than `max_refused` updates were refused."""

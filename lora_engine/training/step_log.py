@@ -33,10 +33,14 @@ class _Measured:
 
 
 class StepLog:
-    """The updates that were done since the log was last flushed. Its clock starts when it is made."""
+    """The updates that were done since the log was last flushed. Its clock starts when it is made.
 
-    def __init__(self, members: PackMembers, config: TrainingConfig) -> None:
-        self._members, self._config = members, config
+    Args:
+        remarks: is given a sentence at the first update that each member has refused by its own fault.
+    """
+
+    def __init__(self, members: PackMembers, config: TrainingConfig, remarks: list[str]) -> None:
+        self._members, self._config, self._remarks = members, config, remarks
         self._pending: list[_Measured] = []
         self._since = time.monotonic()
 
@@ -68,11 +72,17 @@ class StepLog:
                 losses_K, norms_K, finite_K, at_fault_K = values[:, start : start + len(measured.places)]
                 start += len(measured.places)
                 for at, place in enumerate(measured.places):
-                    self._members.count_refused(place, int(at_fault_K[at]))
+                    if at_fault_K[at] and self._members.count_refused(place) == 1:
+                        self._remarks.append(self._first_refusal(measured.step, place, losses_K[at]))
                 numbers = {place: (losses_K[at], norms_K[at]) for at, place in enumerate(measured.places)}
                 yield self._records(measured, numbers, images_per_second, skipped=not finite_K.all())
         # The clock starts again only now: what the caller did with the records is not the updates' time.
         self._pending, self._since = [], time.monotonic()
+
+    def _first_refusal(self, step: int, place: int, loss: float) -> str:
+        what = "its gradient is not finite, though its loss is" if np.isfinite(loss) else "its loss is not finite"
+        name, most = self._members.all[place].name, self._config.max_skipped_steps
+        return f"{name}: the update of step {step} was refused, since {what}; more than {most} of these freeze it"
 
     def _records(
         self, measured: _Measured, numbers: dict[int, tuple[float, float]], images_per_second: float, *, skipped: bool

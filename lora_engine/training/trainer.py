@@ -68,6 +68,7 @@ class PackTrainer:
         self._gradients = PackGradients(unet, config.images_per_step, self._scale, whole)
         self._update = PackUpdate(self._gradients, data, noise_schedule, config.max_grad_norm, self._scale, processes)
         self._fast_update = FastUpdate(self._update, config, processes, data.device)
+        self._remarks: list[str] = []
         self._take_up_the_active()
 
     @property
@@ -91,7 +92,7 @@ class PackTrainer:
         A member that had more updates refused by its own fault than the configuration allows is frozen; ends when all
         of them are. Of several processes, all stop when one is told to.
         """
-        log = StepLog(self._members, self._config)
+        log = StepLog(self._members, self._config, self._remarks)
         if self.active:
             self._members.weights.select()
         with closing(prefetch(self._reader.read, range(self.step + 1, last_step + 1), _READ_AHEAD)) as reads:
@@ -151,7 +152,8 @@ class PackTrainer:
 
     def take_remarks(self) -> list[str]:
         """Hand out the remarks that are new: sentences on what was asked for and is not done, and why."""
-        return self._fast_update.take_remarks()
+        remarks, self._remarks[:] = [*self._fast_update.take_remarks(), *self._remarks], []
+        return remarks
 
     def state(self, name: str) -> dict[str, Tensor]:
         """The tensors that continuing one member needs, copied to the CPU: weights, optimizer moments, counters."""

@@ -262,8 +262,8 @@ _LEASES = (
         "write-without-its-condition",
         "A process that slept between its look and its write replaces what the next holder wrote.",
         "job/run/lease.py",
-        "if self.write_if(uri, data, before.etag if before else None) is not None:",
-        "if self._storage.write(uri, data).size == len(data):",
+        "self._fence(uri, lambda etag: self._storage.write_if(uri, data, etag))",
+        "self._fence(uri, lambda _: self._storage.write(uri, data))",
         (f"{LEASE}::test_a_write_that_comes_after_the_next_holders_replaces_nothing",),
     ),
     Fault(

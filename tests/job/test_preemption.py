@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,13 +18,17 @@ from PIL import Image
 import job.process.stop
 from job.errors import ExitCode, JobError
 from job.process.stop import StopFlag
-from tests.job.small_run import arguments
+from tests.http_fault_proxy import Drop, HttpFaultProxy
+from tests.job.small_run import arguments, folder_of
 from tests.lora_job import COLD, ROOT, start
+from tests.s3_server import S3Server
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @pytest.fixture
 def stop() -> Iterator[StopFlag]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     flag = StopFlag()
     flag.install()
     yield flag
@@ -31,12 +36,22 @@ def stop() -> Iterator[StopFlag]:
         signal.signal(number, handler)
 
 
-def test_a_signal_waits_until_it_is_asked_for(stop: StopFlag) -> None:
-    signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_waits_until_it_is_asked_for(stop: StopFlag, number: signal.Signals) -> None:
+    assert stop.signalled_seconds < 0
+    signal.raise_signal(number)
     assert stop()
-    with pytest.raises(JobError) as caught:
+    assert stop.signalled_seconds >= 0
+    with pytest.raises(JobError, match=number.name) as caught:
         stop.at_once(lambda: pytest.fail("nothing more is begun"))
     assert caught.value.code == ExitCode.PREEMPTED
+
+
+def test_what_nohup_has_ignored_stays_ignored(stop: StopFlag) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop.install()
+    signal.raise_signal(signal.SIGHUP)
+    assert not stop()
 
 
 def test_where_nothing_is_held_a_signal_stops_at_once_and_no_library_can_hide_it(stop: StopFlag) -> None:
@@ -96,6 +111,51 @@ def test_a_store_that_accepts_and_never_answers_holds_up_no_stop(miniature: Path
         with silent.accept()[0]:
             started.send_signal(signal.SIGTERM)
             assert started.wait(timeout=30) == ExitCode.PREEMPTED, started.stderr
+
+
+def test_a_store_that_falls_silent_holds_up_no_stop(miniature: Path, tmp_path: Path, s3_admin: S3Server) -> None:
+    """At first while the checkpoint is stored, which is then lost; then after it, when the lease is to be given back.
+
+    The store is asked for all of it again and again, and takes minutes to be given up.
+    """
+    bucket = s3_admin.make_bucket()
+    silent = threading.Event()
+    with HttpFaultProxy(s3_admin.port) as proxy:
+        command = [
+            "run",
+            *arguments(
+                miniature,
+                tmp_path,
+                f"output.destination=s3://{bucket}/runs",
+                f"storage={{endpoint_url: '{proxy.url}', region: us-east-1, addressing_style: path}}",
+                "training.steps=2000",
+                "evaluation={every: 2000, timesteps: 2, final_timesteps: 4}",
+                "limits.stop_seconds=3",
+            ),
+            "--workdir",
+            tmp_path / "work",
+        ]
+        for falls_silent, code, said in (
+            (lambda _: True, ExitCode.STORAGE_RETRIES, "The checkpoint of pack-0 at step "),
+            (
+                lambda request: "/units/" in request.path,
+                ExitCode.PREEMPTED,
+                "Stopped by SIGHUP; what was done is saved.",
+            ),
+        ):
+            silent.clear()
+            proxy.plan = lambda request, falls=falls_silent: (
+                Drop("stall") if silent.is_set() and falls(request) else None
+            )
+            started = start(*command)
+            assert started.wait_until_it_says('"loss": '), started.stderr
+            silent.set()
+            started.send_signal(signal.SIGHUP)
+            assert started.wait(timeout=60) == code, started.stderr
+            assert started.stderr.splitlines()[-1].startswith(f"lora-job: {said}")
+            assert "limits.stop_seconds" in started.stderr.splitlines()[-1]
+    commits = [key for key, _ in folder_of(f"s3://{bucket}/runs/small", s3_admin.endpoint_url).list("variants")]
+    assert sum(key.endswith("COMMIT.json") for key in commits) == 2
 
 
 @pytest.mark.parametrize(("command", "codes"), [("validate", {143}), ("run", {143, 51})])
@@ -188,9 +248,10 @@ def large_pictures(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("number", "at_work"),
     [
-        (signal.SIGTERM, True),
+        (signal.SIGHUP, True),
         (signal.SIGINT, False),
         pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, True, marks=pytest.mark.slow),
     ],
 )

@@ -54,12 +54,12 @@ def test_a_signal_in_any_stage_saves_once_and_the_next_start_goes_on(
     for at, stage in enumerate(STAGES):
         started = start(*command, "--workdir", tmp_path / f"machine-{at}")
         assert started.wait_until_it_says(f'"stage started", "stage": "{stage}"'), f"{stage}: {started.stderr}"
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             started.send_signal(number)
             time.sleep(0.02)
         assert started.wait() == 51, started.stderr
         # Of signals that wait for a busy process, the system delivers the one with the lowest number first.
-        assert any(f"Stopped by {name};" in started.stderr.splitlines()[-1] for name in ("SIGTERM", "SIGINT"))
+        assert any(f"Stopped by {name};" in started.stderr.splitlines()[-1] for name in ("SIGTERM", "SIGINT", "SIGHUP"))
         assert "Traceback" not in started.stderr
     done = lora_job(*command, "--workdir", tmp_path / "last")
     assert done.returncode == 0, done.stderr
@@ -205,8 +205,14 @@ def test_a_last_checkpoint_that_is_gone_is_trained_again(
         (checkpoint / "COMMIT.json").write_text("{")
     else:
         shutil.rmtree(checkpoint)
+    folders = tmp_path / "runs" / "small" / "variants", tmp_path / "runs" / ".cache"
+    left = [folder / f"that-a-killed-process-left.part-{'0a' * 8}" for folder in folders]
+    for path in left:
+        path.touch()
+        os.utime(path, (0, 0))
     again = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
+    assert not any(path.exists() for path in left)
     assert_as_straight(tmp_path, straight)
 
 

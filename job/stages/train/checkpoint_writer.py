@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from job import layout
+from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.manifest.packs import Pack
 from job.run import checkpoints
@@ -74,15 +75,33 @@ class CheckpointWriter(Background):
             )
             for member in self._pack.members
         ]
-        self.submit(partial(self._publish, snapshots))
+        self._attempt.stop.unsaved = JobError(
+            ExitCode.STORAGE_RETRIES,
+            f"The checkpoint of {self._pack.unit} at step {trainer.step} is not stored: the store did not answer.",
+            "Check the store, then start the same manifest again: it goes on from the checkpoint before.",
+        )
+        self.submit(partial(self._publish, snapshots, self._attempt.stop.unsaved))
 
-    def _publish(self, snapshots: Sequence[_Snapshot]) -> None:
+    def _publish(self, snapshots: Sequence[_Snapshot], unsaved: JobError) -> None:
+        stop = self._attempt.stop
+        try:
+            self._store(snapshots)
+        except JobError as error:
+            stop.unsaved = error
+            raise
+        if stop.unsaved is unsaved:  # else there are updates after it
+            stop.unsaved = None
+        self._collect_garbage(snapshots)
+
+    def _store(self, snapshots: Sequence[_Snapshot]) -> None:
         # The metrics come first: an attempt refuses a checkpoint that is further than they are.
         for snapshot in snapshots:
             member = snapshot.member
             self._attempt.run.write_jsonl(layout.metrics(member), map(asdict, snapshot.metrics))
         for snapshot in snapshots:
             self._publish_member(snapshot)
+
+    def _collect_garbage(self, snapshots: Sequence[_Snapshot]) -> None:
         keep = self._attempt.manifest.output.keep_checkpoints
         if keep is None:
             return

@@ -202,9 +202,9 @@ class PackRun:
             for records in self._trainer.run(until, lambda: self._writer.failed or self._attempt.stop()):
                 self._keep(records)
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+                for remark in self._trainer.take_remarks():
+                    self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
         self._memory.peak(self.unet, self._trainer.micro_batches)
-        for remark in self._trainer.take_remarks():
-            self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
         if self._writer.failed:
             self._writer.wait()
         self._stop_with_followers(until)
@@ -216,6 +216,12 @@ class PackRun:
             self._writer.commit(self._metrics, self._evaluation.curve_losses)
 
     def _keep(self, records: Sequence[StepRecord]) -> None:
+        self._attempt.stop.unsaved = JobError(
+            ExitCode.STALLED,
+            f"The updates of {self._pack.unit} up to step {records[0].step} are not saved: the next one took too long.",
+            "Start the same manifest again: it goes on from the last checkpoint. Raise limits.stop_seconds and the "
+            "platform's grace period, or lower training.batch_size.",
+        )
         for member, record in zip(self._pack.members, records, strict=True):
             self._metrics[member].append(record)
 

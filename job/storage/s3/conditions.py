@@ -1,8 +1,7 @@
 """A PUT that takes place only if the object is still what the writer has seen."""
 
-import hashlib
 import secrets
-from typing import Any
+from typing import Any, BinaryIO
 
 import urllib3.exceptions
 from botocore.client import BaseClient
@@ -16,7 +15,7 @@ SHA256_KEY = "sha256"
 _WRITE_KEY = "write"  # a random number of the call that stored the object
 
 
-def put_if(client: BaseClient, uri: str, data: bytes, etag: str | None) -> str | None:
+def put_if(client: BaseClient, uri: str, body: bytes | BinaryIO, sha256: str, etag: str | None) -> str | None:
     """Store the bytes if the object is still at `etag`, or if that is None and there is none; the new etag or None.
 
     The answer to a PUT can be lost, and the same PUT, sent again, is then refused because of what it has itself
@@ -25,7 +24,7 @@ def put_if(client: BaseClient, uri: str, data: bytes, etag: str | None) -> str |
     """
     write = secrets.token_hex(16)
     try:
-        return _put(client, uri, data, write, etag)
+        return _put(client, uri, body, {SHA256_KEY: sha256, _WRITE_KEY: write}, etag)
     except (BotoCoreError, urllib3.exceptions.HTTPError, ClientError) as error:
         refused = _is_refusal(error, etag)
         if not refused and isinstance(error, ClientError) and 400 <= status_of(error) < 500:
@@ -42,12 +41,11 @@ def etag_in(answer: dict[str, Any]) -> str:
     return etag.strip('"')
 
 
-def _put(client: BaseClient, uri: str, data: bytes, write: str, etag: str | None) -> str:
+def _put(client: BaseClient, uri: str, body: bytes | BinaryIO, metadata: dict[str, str], etag: str | None) -> str:
     """Send the PUT with its condition; the etag that the store gives the object."""
     bucket, key = bucket_and_key(uri)
-    metadata = {SHA256_KEY: hashlib.sha256(data).hexdigest(), _WRITE_KEY: write}
     condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": f'"{etag}"'}
-    return etag_in(client.put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata, **condition))
+    return etag_in(client.put_object(Bucket=bucket, Key=key, Body=body, Metadata=metadata, **condition))
 
 
 def _is_refusal(error: Exception, etag: str | None) -> bool:

@@ -9,6 +9,7 @@ from botocore import exceptions as boto
 
 from job.errors import ExitCode, JobError
 from job.storage.base import UnsupportedError
+from lora_engine.system.limits import limit_hit
 
 # Codes of a store's answer, by what they mean.
 NO_OBJECT = {"NoSuchKey", "404"}
@@ -95,6 +96,8 @@ def _refused(error: boto.ClientError, where: str) -> JobError:
 def _failed(error: Exception, where: str) -> JobError:
     """The error for a request that was not sent, or not answered."""
     kind = type(error).__name__
+    if (limit := limit_hit(error)) is not None:
+        return JobError(ExitCode.RESOURCES, *limit)
     if isinstance(error, _NO_CREDENTIALS):
         return JobError(
             ExitCode.STORAGE_ACCESS,

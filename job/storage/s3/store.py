@@ -79,7 +79,14 @@ class S3Storage:
     def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
         """Store the bytes in one request that the store refuses if the object has changed, as `put_if` does."""
         with self._errors(uri):
-            return put_if(self._client, uri, data, etag)
+            return put_if(self._client, uri, data, hashlib.sha256(data).hexdigest(), etag)
+
+    def upload_if(self, path: Path, uri: str, etag: str | None) -> Digest | None:
+        """Stream a file in one request, of at most 5 GB, under the condition of `write_if`."""
+        with local_errors(path):
+            digest = digest_of(path)
+            with path.open("rb") as file, self._errors(uri):
+                return None if put_if(self._client, uri, file, digest.sha256, etag) is None else digest
 
     def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
         """Stream the object to a file. A body that breaks off is continued; a damaged one is fetched once more."""

@@ -65,7 +65,7 @@ class Rendered:
     @property
     def commands(self) -> list[str]:
         """What to do with the document."""
-        return [line.removeprefix("next: ") for line in self.said.splitlines()]
+        return [line.removeprefix("next: ") for line in self.said.splitlines() if line.startswith("next: ")]
 
 
 def render(target: str, manifest: Path | str | None, *options: str) -> Rendered:

@@ -57,6 +57,24 @@ def test_the_embedded_manifest_is_the_same_with_its_overrides(name: str) -> None
     assert found.model_fields_set == expected.model_fields_set  # nothing is stated that was not
 
 
+@pytest.mark.parametrize(("seconds", "grace"), [(None, 120), (20, 50), (89.5, 120)])
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("kubernetes", "terminationGracePeriodSeconds: {}\n"),
+        ("gcp-batch", "--stop-timeout {} "),
+        ("aws-batch", "ECS_CONTAINER_STOP_TIMEOUT={}s "),
+    ],
+)
+def test_a_platform_waits_longer_than_the_job_takes_to_stop(
+    target: str, said: str, seconds: float | None, grace: int
+) -> None:
+    sets = () if seconds is None else ("--set", f"limits.stop_seconds={seconds}")
+    options = (*("--machine-type", "g2-standard-4"), *GCP) if target == "gcp-batch" else TARGETS[target]
+    rendered = render(target, STUDY, *IMAGE, *options, *sets)
+    assert said.format(grace) in rendered.document + rendered.said
+
+
 @settings(max_examples=100, deadline=None)
 @given(prompt=TEXTS, hints=TEXTS, number=st.floats(1e-300, 1))
 def test_no_text_or_number_changes_on_its_way(prompt: str, hints: str, number: float) -> None:

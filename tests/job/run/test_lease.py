@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from job.errors import ExitCode, JobError
 from job.process.stop import StopFlag
 from job.run.lease import LeaseRecord, LeaseTimes, ProcessRecord, held
 from job.storage import Digest, StorageSettings, open_storage
+from job.storage.files import digest_of
 from job.storage.folder import RunFolder
 from job.storage.local import LocalStorage
 from tests.job.small_run import folder_of
@@ -201,6 +203,22 @@ def test_a_write_that_comes_after_the_next_holders_replaces_nothing(tmp_path: Pa
             mine.write("object", b"mine")
         assert caught.value.code == ExitCode.LEASE_HELD
     assert plain.read("object") == b"of the other"
+
+
+def test_a_checkpoints_file_is_not_held_in_memory_while_it_is_stored(run: RunFolder, tmp_path: Path) -> None:
+    file, size = tmp_path / "file", 32 * 2**20
+    file.write_bytes(bytes(size))
+    with held(run, UNIT, LeaseTimes(60, 0), StopFlag(), no_wait) as (mine, _):
+        mine.upload(file, "first")  # what is loaded once
+        tracemalloc.start()
+        try:
+            digest = mine.upload(file, "object")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < size / 8
+    info = run.storage.head(run.uri("object"))
+    assert (digest, info and info.size) == (digest_of(file), size)
 
 
 def test_of_many_claimants_one_holds_at_a_time(run: RunFolder) -> None:

@@ -71,6 +71,18 @@ def test_replace_wants_the_etag_that_is_there(place):
     assert place.storage.read(uri) == b"6"
 
 
+def test_a_file_is_uploaded_on_the_same_condition(place, tmp_path):
+    uri, file = join(place.root, "object"), tmp_path / "file"
+    file.write_bytes(b"of the file")
+    assert place.storage.upload_if(file, uri, None) == Digest(11, _sha256(b"of the file"))
+    assert place.storage.upload_if(file, uri, None) is None
+    etag = place.storage.head(uri).etag
+    file.write_bytes(b"changed")
+    assert place.storage.upload_if(file, uri, etag) == Digest(7, _sha256(b"changed"))
+    assert place.storage.upload_if(file, uri, etag) is None
+    assert place.storage.read(uri) == b"changed"
+
+
 def test_nothing_is_replaced_where_nothing_is(place):
     uri = join(place.root, "object")
     etag = place.storage.write_if(uri, b"1", None)

@@ -1,6 +1,8 @@
 import hashlib
 import io
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lora_engine.config.data import PreprocessConfig, SplitConfig
-from lora_engine.errors import DataError
+from lora_engine.errors import DataError, EngineError, ResourceError
 from lora_engine.images.kinds import HIDDEN
 from lora_engine.images.perceptual_hash import perceptual_hash
 from lora_engine.images.prepare import pixels_key, prepare, preprocess_images
@@ -171,7 +173,16 @@ def test_zip_tar_and_folder_give_the_same_records(tmp_path: Path) -> None:
     assert sum(row.used for row in rows[0]) == 8
 
 
-def test_a_worker_that_dies_is_an_error_with_candidates(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (signal.SIGKILL, ResourceError, r"was killed \(SIGKILL\).*, at one of: \d\d\.png, \d\d\.png\. .*memory\.max"),
+        (signal.SIGSEGV, DataError, r"took a worker process down \(SIGSEGV\), at one of: \d\d\.png, \d\d\.png\."),
+    ],
+)
+def test_a_worker_that_dies_is_an_error_with_candidates(
+    tmp_path: Path, number: signal.Signals, kind: type[EngineError], said: str
+) -> None:
     slow = noise_png(0, side=900)
     files = []
     for at in range(20):
@@ -181,8 +192,9 @@ def test_a_worker_that_dies_is_an_error_with_candidates(tmp_path: Path) -> None:
     rows = preprocess_images(files, CONFIG, tmp_path / "out", workers=1)
     assert next(rows).source == "00.png"
     for child in multiprocessing.active_children():
-        child.kill()
-    with pytest.raises(DataError, match=r"took a worker process down, at one of: \d\d\.png, \d\d\.png\."):
+        assert child.pid is not None
+        os.kill(child.pid, number)
+    with pytest.raises(kind, match=said):
         list(rows)
 
 

@@ -1,4 +1,4 @@
-"""A model whose files lack weights is refused: the library would draw them at random, and only warn."""
+"""A model whose files lack weights, which the library would draw at random, or hold no numbers is refused."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ CAPTIONER = CaptionerConfig(source="x")
         ("clip", "visual_projection.weight", lambda model: load_clip(model, CPU)),
     ],
 )
-def test_a_file_that_lacks_a_layer_is_refused(
+def test_a_file_that_lacks_a_layer_or_its_numbers_is_refused(
     tmp_path: Path, name: str, layer: str, load: Callable[[Path], object]
 ) -> None:
     folder = tmp_path / name
@@ -39,6 +39,10 @@ def test_a_file_that_lacks_a_layer_is_refused(
     load(LocalModel(folder))
     path = folder / "model.safetensors"
     weights = load_file(path)
+    weights[layer].view(-1)[0] = float("nan")
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"cannot be loaded.*{re.escape(layer)} .*not finite"):
+        load(LocalModel(folder))
     del weights[layer]
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ModelError, match=rf"cannot be loaded.*lack {re.escape(layer)}"):

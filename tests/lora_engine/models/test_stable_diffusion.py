@@ -78,24 +78,21 @@ def test_a_unet_is_read_as_diffusers_reads_it(all_layers: Path, tmp_path: Path) 
             assert torch.equal(value, expected.state_dict()[key]), key
 
 
-@pytest.mark.parametrize(
-    ("file", "layer", "load"),
-    [
-        (
-            "unet/diffusion_pytorch_model",
-            "conv_in.weight",
-            lambda model: stable_diffusion.load_unet(model, torch.float32),
-        ),
-        ("vae/diffusion_pytorch_model", "encoder.conv_in.weight", stable_diffusion.load_vae),
-        (
-            "text_encoder/model",
-            "final_layer_norm.bias",
-            lambda model: stable_diffusion.load_text_encoder(model, torch.float32),
-        ),
-    ],
-)
+# A part's file, one of its layers, and what loads it.
+PARTS: list[tuple[str, str, Callable[[LocalModel], object]]] = [
+    ("unet/diffusion_pytorch_model", "conv_in.weight", lambda model: stable_diffusion.load_unet(model, torch.float16)),
+    ("vae/diffusion_pytorch_model", "encoder.conv_in.weight", stable_diffusion.load_vae),
+    (
+        "text_encoder/model",
+        "final_layer_norm.bias",
+        lambda model: stable_diffusion.load_text_encoder(model, torch.float32),
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "layer", "load"), PARTS)
 def test_a_file_that_lacks_a_layer_is_refused(
-    miniature: Path, tmp_path: Path, file: str, layer: str, load: Callable[[Path], object]
+    miniature: Path, tmp_path: Path, file: str, layer: str, load: Callable[[LocalModel], object]
 ) -> None:
     """The libraries would draw it at random, and only warn."""
     shutil.copytree(miniature / "sd", tmp_path / "sd")
@@ -104,6 +101,34 @@ def test_a_file_that_lacks_a_layer_is_refused(
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ModelError, match=rf"cannot be loaded.*{re.escape(layer)}"):
         load(LocalModel(tmp_path / "sd"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize(("file", "layer", "load"), PARTS)
+def test_a_file_with_a_weight_that_is_no_number_is_refused(
+    miniature: Path, tmp_path: Path, file: str, layer: str, load: Callable[[LocalModel], object], value: float
+) -> None:
+    shutil.copytree(miniature / "sd", tmp_path / "sd")
+    spoil(tmp_path / "sd" / f"{file}.safetensors", layer, value)
+    with pytest.raises(ModelError, match=rf"base model's {file.partition('/')[0]} .*{re.escape(layer)} .*not finite"):
+        load(LocalModel(tmp_path / "sd"))
+
+
+def test_a_weight_that_fp16_cannot_hold_is_refused_there_alone(miniature: Path, tmp_path: Path) -> None:
+    shutil.copytree(miniature / "sd", tmp_path / "sd")
+    spoil(tmp_path / "sd/unet/diffusion_pytorch_model.safetensors", "conv_in.weight", 1e6)
+    stable_diffusion.load_unet(LocalModel(tmp_path / "sd"), torch.float32)
+    with pytest.raises(ModelError, match=r"conv_in\.weight \(as float16\)"):
+        stable_diffusion.load_unet(LocalModel(tmp_path / "sd"), torch.float16)
+
+
+def spoil(path: Path, layer: str, value: float) -> None:
+    """Put the value at the end of the layer whose name ends so."""
+    weights = load_file(path)
+    name = next(key for key in weights if key.endswith(layer))
+    weights[name] = weights[name].float()
+    weights[name].view(-1)[-1] = value
+    save_file(weights, path, {"format": "pt"})
 
 
 @pytest.mark.parametrize(

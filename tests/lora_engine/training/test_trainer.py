@@ -184,6 +184,8 @@ def test_an_update_that_is_not_finite_is_skipped_by_all_until_its_adapter_is_fro
     records = run(straight, 10)
     assert all(record.skipped for row in records for record in row)
     assert [record.loss is None for record in records[0]] == [True, False, False]
+    said = "a: the update of step 1 was refused, since its loss is not finite; more than 2 of these freeze it"
+    assert (straight.take_remarks(), straight.take_remarks()) == ([said], [])
     for key, value in lora.export(unet, "b").items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
     assert straight.frozen_at == {"a": 10}
@@ -229,6 +231,7 @@ def test_overflows_that_a_smaller_loss_scale_cures_are_nobodys_fault() -> None:
     states = {name: made.state(name) for name in "ab"}
     run(made, 40)
     assert made.frozen_at == {}
+    assert made.take_remarks() == []
     assert int(made.state("a")["skipped"]) == 0
     resumed, resumed_unet = half_precision_trainer(max_skipped_steps=2)
     resumed.restore(states)
@@ -243,6 +246,7 @@ def test_gradients_that_overflow_at_any_loss_scale_freeze_their_adapter() -> Non
     run(made, 60)
     assert set(made.frozen_at) == {"a", "b"}
     assert float(made.state("a")["loss_scale.factor"]) == 1
+    assert all("its gradient is not finite, though its loss is" in remark for remark in made.take_remarks())
 
 
 def test_a_loss_that_is_not_finite_leaves_the_loss_scale_to_the_others() -> None:
