@@ -20,6 +20,7 @@ from job.run.dataset import Captions, Images, source_fingerprint
 from job.run.decisions import Resolved, is_prepared, read_resolved, resolve
 from job.run.held_out import held_out
 from job.run.samples import SampleSet, make_sample_set, require_room
+from job.run.success import write_success
 from job.run.unit import unit_of
 from job.sharding import distribute_packs
 from job.stages.caption import caption
@@ -76,7 +77,7 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
                         sample_pack(unit, steps, wanted, study.model, pack_run.unet, measuring, at_once, passes)
 
     def is_trained(pack: Pack) -> bool:
-        if not is_finished(attempt, pack):
+        if not is_finished(attempt, pack, resolved.run_id):
             return False
         return wanted is None or has_samples(attempt, sampled_steps(attempt, pack), wanted)
 
@@ -238,6 +239,7 @@ def _study(
         held_out=held_out(attempt.run, resolved, images.records, captions),
         model=model,
         started_at=resolved.started_at,
+        run_id=resolved.run_id,
     )
 
 
@@ -254,7 +256,7 @@ def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
         with attempt.progress.doing("Writing the report"):
             comparison = publish_report(report.run, report.workdir, alive)
         _require_converged(report, packs)
-        report.run.write(layout.SUCCESS, b"")
+        write_success(report.run)
         for note in copies_found(comparison.members):
             report.progress.warn(note)
 
