@@ -16,6 +16,7 @@ from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
 from job.report.summary import render_summary
 from job.run.decisions import Resolved
+from job.run.success import write_success
 from job.run.verify import Depth, is_source_of_report, require_whole
 from job.storage.folder import RunFolder, json_bytes
 
@@ -54,4 +55,6 @@ def publish_report(run: RunFolder, scratch: Path | None = None, check: Callable[
         elif run.exists(key):
             run.delete(key)  # An earlier report had something to show there.
     publish_page(found)
+    if run.exists(layout.SUCCESS):
+        write_success(run, check)  # It lists the report that was there before.
     return comparison

@@ -11,7 +11,7 @@ from job.run.adapters import AdapterIndex
 from job.run.checkpoints import RunId
 from job.run.named import Inventory, Named, Problem
 from job.run.success import read_success
-from job.run.verify import altered, conflict, of_sizes
+from job.run.verify import MADE_ANEW, altered, conflict, of_sizes
 from job.storage import ObjectInfo, is_remote
 from job.storage.files import digest_of, local_errors
 from job.storage.folder import RunFolder
@@ -68,6 +68,8 @@ def collect(run: RunFolder, destination: Path, *, adapters_alone: bool = False) 
         raise _no_adapters(run)
     _refuse_another_run(run, destination)
     expected, problems = _expected(run, {key: info for key, (info, _) in items.items()}, adapters_alone=adapters_alone)
+    for problem in problems:
+        items.pop(problem.key, None)
     missing = {key: item for key, item in items.items() if not _is_here(item, expected.get(key))}
     _download(run, missing, expected)
     if problems:
@@ -131,7 +133,7 @@ def _expected(
             Named(file.path, layout.ADAPTER_INDEX, file.size, file.sha256) for file in (index.files() if index else ())
         ]
         success = read_success(run)
-        reported = [file for file in (success.files if success else ()) if file.path.startswith(f"{layout.REPORT}/")]
+        reported = [file for file in (success.files if success else ()) if file.path.startswith(MADE_ANEW)]
         files += [Named(file.path, layout.SUCCESS, file.size, file.sha256) for file in reported]
         problems = []
     else:
@@ -148,7 +150,7 @@ class _Whose(RunId):
     started_at: float
 
 
-class _Named(StoredJson):
+class _Called(StoredJson):
     """What `comparison.json` says of whose it is."""
 
     name: str
@@ -160,17 +162,22 @@ def _refuse_another_run(run: RunFolder, destination: Path) -> None:
     kinds: tuple[tuple[str, type[StoredJson]], ...] = (
         (layout.RESOLVED, _Whose),
         (layout.ADAPTER_INDEX, AdapterIndex),
-        (layout.COMPARISON, _Named),
+        (layout.COMPARISON, _Called),
     )
     for key, kind in kinds:
         mine, theirs = here.read_stored(key, kind), run.read_stored(key, kind)
-        told = [None if each is None else each.model_dump(include=_TELLING) for each in (mine, theirs)]
-        if None not in told and told[0] != told[1]:
+        if mine is None or theirs is None:
+            continue
+        told = [each.model_dump(include=_TELLING, exclude_none=True) for each in (mine, theirs)]
+        if told[0] != told[1]:
+            held, asked = (", ".join(f"{name} {value}" for name, value in each.items()) or "none" for each in told)
             raise JobError(
                 ExitCode.CONFLICT,
-                f"{destination} holds another run: its {key} says {told[0]}, and that of {run.root} {told[1]}.",
-                "Name another folder, or remove that one.",
+                f"{destination} holds another run: {key} has {held} there, and {asked} in {run.root}.",
+                "Name another folder, or remove what is there.",
             )
+        if told[0]:
+            return
 
 
 def _is_here(item: tuple[ObjectInfo, Path], expected: str | None) -> bool:

@@ -87,8 +87,8 @@ class Inventory:
         self.problems: list[Problem] = []
         self.success = self._success()
         began = self.read(layout.RESOLVED, _Began) or _Began()
-        if layout.RESOLVED not in there and self.success is not None:
-            self._complain(layout.RESOLVED, "is missing, though the run is finished")
+        if layout.RESOLVED not in there and (self.success is not None or any(map(_COMMIT.fullmatch, there))):
+            self._complain(layout.RESOLVED, "is missing, though the run has checkpoints")
         self._run_id = began.run_id
         self._members = [member for pack in began.packs for member in pack.members]
         self.commits = self._read_commits()

@@ -23,7 +23,7 @@ from lora_engine.records import CaptionRecord, StepRecord
 
 Row = TypeVar("Row")
 
-_MADE_ANEW = (f"{layout.REPORT}/", f"{layout.ADAPTERS}/")
+MADE_ANEW = (f"{layout.REPORT}/", f"{layout.ADAPTERS}/")  # folders that `lora-job report` writes
 
 
 class Depth(IntEnum):
@@ -113,7 +113,7 @@ def conflict(problems: Iterable[Problem], more: str = "") -> JobError:
     more = f" {more}" if more else ""
     if others:
         more += f" {len(others)} more files are missing or altered: `lora-job verify` names all."
-    anew = first.key.startswith(_MADE_ANEW)
+    anew = first.key.startswith(MADE_ANEW)
     return JobError(
         ExitCode.CONFLICT, first.text + more, f"`lora-job report` makes it anew, or: {RESTORE}" if anew else RESTORE
     )
@@ -121,7 +121,7 @@ def conflict(problems: Iterable[Problem], more: str = "") -> JobError:
 
 def is_source_of_report(key: str) -> bool:
     """Whether a report is made of the file, and does not look at it more closely itself: report and pictures."""
-    return not key.startswith(_MADE_ANEW) and f"/{layout.SAMPLES_NAME}/" not in key
+    return not key.startswith(MADE_ANEW) and f"/{layout.SAMPLES_NAME}/" not in key
 
 
 def altered(uri: str, by: str, then: object, now: object) -> str:

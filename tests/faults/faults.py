@@ -528,9 +528,9 @@ _SHARING = (
         "job/pipeline.py",
         "            comparison = publish_report(report.run, report.workdir, alive)\n"
         "        _require_converged(report, packs)\n"
-        '        report.run.write(layout.SUCCESS, b"")\n',
+        "        write_success(report.run)\n",
         "            _require_converged(report, packs)\n"
-        '            report.run.write(layout.SUCCESS, b"")\n'
+        "            write_success(report.run)\n"
         "            comparison = publish_report(report.run, report.workdir, alive)\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
     ),

@@ -131,7 +131,8 @@ def test_other_bytes_under_the_same_name_are_refused_and_nothing_is_written(
     attempt = attempt_at(tmp_path)
     finish(attempt, tmp_path)
     before = {key: attempt.run.read(key) for key, _ in attempt.run.list()}
-    with pytest.raises(JobError, match=rf"other values of {named}\.") as caught:
+    hashes = r"\(SHA-256 \w{12}\.\.\. -> SHA-256 \w{12}\.\.\.\)"
+    with pytest.raises(JobError, match=rf"other values of {named} {hashes}\.") as caught:
         decide(attempt_at(tmp_path), tmp_path, **changed)
     assert caught.value.code == ExitCode.CONFLICT
     assert {key: attempt.run.read(key) for key, _ in attempt.run.list()} == before
