@@ -74,7 +74,7 @@ def _do_run(
     attempt = new_attempt(manifest, scratch, progress, stop, fenced=fenced, moved=progress.moved)
     if decisions.is_done(attempt):
         with progress.doing("Checking what the run left"):
-            require_whole(attempt.run, Depth.RECORDS, stop.check)
+            require_whole(attempt.run, Depth.RECORDS, stop.check, scratch=scratch)
         progress.say("already done", run=attempt.run.root)
         _conclude(attempt)
         return

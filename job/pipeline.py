@@ -22,6 +22,7 @@ from job.run.held_out import held_out
 from job.run.samples import SampleSet, make_sample_set, require_room
 from job.run.success import write_success
 from job.run.unit import unit_of
+from job.run.verify import Depth, require_whole
 from job.sharding import distribute_packs
 from job.stages.caption import caption
 from job.stages.encode import encode_all
@@ -54,12 +55,15 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
     Raises:
         DivergedError: adapters diverged; all else is done.
         HeldError: 52 when another process works on what is left, and this one was told of no other.
+        JobError: 46 when the run is finished, and not whole.
     """
     device, packs = _set_up_device(attempt), attempt.packs
     with resource_errors():
         with attempt.progress.doing("Looking at the dataset"):
             fingerprint = source_fingerprint(attempt)
         models, resolved, study, used = _prepare(attempt, fingerprint, device)
+        if attempt.run.exists(layout.SUCCESS):  # Files of the dataset or of a model are new, and nothing is to be done.
+            require_whole(attempt.run, Depth.RECORDS, attempt.stop.check, scratch=attempt.workdir)
         wanted = _sample_set(attempt, study, resolved, models)
         followers.read(fingerprint)
 

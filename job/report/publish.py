@@ -42,7 +42,7 @@ def publish_report(run: RunFolder, scratch: Path | None = None, check: Callable[
     Raises:
         JobError: 46 when an artifact is missing, altered, unreadable or contradicts another.
     """
-    require_whole(run, Depth.RECORDS, check, is_source_of_report)
+    require_whole(run, Depth.RECORDS, check, is_source_of_report, scratch)
     pictures = study_pictures(run)
     comparison = build_comparison(run, pictures)
     adapters = publish_adapters(run, comparison.members, scratch, check)

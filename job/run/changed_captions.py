@@ -1,5 +1,7 @@
 """Notices that the captions that came with the images are others than when the run began."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 
 from job import layout
@@ -18,14 +20,22 @@ _MOST_SHOWN = 3  # captions that changed
 
 
 def own_captions_hash(manifest: Manifest, prepared: Prepared) -> str | None:
-    """A hash of the captions that came with the images that are used; None where no strategy reads them.
+    """A hash of what strategies take of the captions that came with the images; None where none reads them.
+
+    It stays when files move or are renamed.
 
     Raises:
         DataError: files of captions cannot be read.
     """
-    if not needs_sidecars(caption_sets(manifest).values()):
+    sets = {name: config for name, config in caption_sets(manifest).items() if needs_sidecars([config])}
+    if not sets:
         return None
-    return prepared.own.sha256(used_images(prepared.records))
+    used, own = used_images(prepared.records), prepared.own
+    taken = {
+        name: [(record.id, _texts_now(config, own.of.get(record.source, ()))) for record in used]
+        for name, config in sets.items()
+    }
+    return hashlib.sha256(json.dumps(taken, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_other_captions(attempt: Attempt, begun: Identity, prepared: Prepared) -> None:
@@ -41,7 +51,7 @@ def refuse_other_captions(attempt: Attempt, begun: Identity, prepared: Prepared)
     if then is None or now is None or then == now:
         return
     changed = list(dict.fromkeys(_changes(attempt, prepared)))
-    shown = "; ".join(changed[:_MOST_SHOWN]) or "in lines that no strategy takes"
+    shown = "; ".join(changed[:_MOST_SHOWN]) or f"SHA-256 {then[:12]}... -> {now[:12]}..."
     more = f"; and {len(changed) - _MOST_SHOWN} more" * (len(changed) > _MOST_SHOWN)
     raise JobError(
         ExitCode.CONFLICT,

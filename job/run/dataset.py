@@ -52,7 +52,7 @@ class Images:
 
     records: tuple[ImageRecord, ...]  # one for each file of the dataset but captions
     prepare: Callable[[], Prepared]
-    own_captions: str | None = None  # a hash of the captions that came with them; None where no strategy reads them
+    own_captions: str | None = None  # a hash of what strategies take of their own captions; None where none reads them
 
     @cached_property
     def prepared(self) -> Prepared:

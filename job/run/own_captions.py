@@ -1,7 +1,5 @@
 """What is used of the captions that came with a run's images, and what is to be said of them."""
 
-import hashlib
-import json
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -57,11 +55,6 @@ class FoundCaptions:
     of: dict[str, tuple[str, ...]]  # key of the image's file to its captions; without those that have none
     without: tuple[str, ...]  # the images that have none, each with why, if a file is there that should give one
     facts: OwnCaptionFacts
-
-    def sha256(self, records: Iterable[ImageRecord]) -> str:
-        """A hash of the captions of these images, which stays when files move or are renamed."""
-        captions = sorted((record.id, self.of.get(record.source, ())) for record in records)
-        return hashlib.sha256(json.dumps(captions).encode()).hexdigest()
 
 
 def find_own_captions(files: Sequence[SourceFile], records: Sequence[ImageRecord]) -> FoundCaptions:

@@ -50,12 +50,14 @@ def verify(
     depth: Depth,
     check: Check = lambda: None,
     only: Callable[[str], bool] = lambda _: True,
+    scratch: Path | None = None,
 ) -> Verified:
     """Compare the files of a run with what the run says of them.
 
     Args:
         check: called now and then; it may raise.
         only: says of which keys.
+        scratch: the folder through which files pass that are read; None for the system's.
 
     Raises:
         JobError: 42 when there is no run, or the store cannot be read; 50 when it fails.
@@ -69,7 +71,7 @@ def verify(
     problems += of_sizes(run, named, there)
     bad = {problem.key for problem in problems}
     wanted = [f for f in named if f.sha256 and f.key not in bad and (depth == Depth.ALL or f.is_record)]
-    digests = _digests(run, {file.key for file in wanted} if depth > Depth.SIZES else (), check)
+    digests = _digests(run, {file.key for file in wanted} if depth > Depth.SIZES else (), check, scratch)
     problems += _of_contents(run, wanted, digests)
     if depth > Depth.SIZES:
         problems += (problem for problem in _of_rows(run, inventory) if only(problem.key))
@@ -91,13 +93,14 @@ def require_whole(
     depth: Depth,
     check: Check = lambda: None,
     only: Callable[[str], bool] = lambda _: True,
+    scratch: Path | None = None,
 ) -> Verified:
     """As `verify`, but anything that is not as the run says is an error.
 
     Raises:
         JobError: 46, with the file's name.
     """
-    verified = verify(run, depth, check, only)
+    verified = verify(run, depth, check, only, scratch)
     if verified.problems:
         raise conflict(verified.problems)
     return verified
@@ -139,9 +142,9 @@ def of_sizes(run: RunFolder, named: Iterable[Named], there: Mapping[str, ObjectI
             yield Problem(file.key, altered(run.uri(file.key), file.by, f"{file.size} bytes", f"{info.size} bytes"))
 
 
-def _digests(run: RunFolder, keys: Iterable[str], check: Check) -> dict[str, Digest | None]:
+def _digests(run: RunFolder, keys: Iterable[str], check: Check, scratch: Path | None) -> dict[str, Digest | None]:
     """The content of each file; None where it has gone meanwhile."""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=scratch) as folder:
 
         def digest(key: str) -> tuple[str, Digest | None]:
             path = Path(folder) / uuid4().hex

@@ -103,6 +103,7 @@ def test_a_run_whose_copies_an_earlier_version_named_alike_goes_on_with_those_na
     names = [image.id for image in prepared(tmp_path / "today", resolved).used]
     assert len(set(names)) == len(names) == 15
     contents = [hashlib.sha256(Path(f.path).read_bytes()).hexdigest() for f in files if f.key.endswith(".png")]
+    del resolved["identity"]["own_captions"]
     resolved["data_sha256"] = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
     earlier = prepared(tmp_path / "earlier", resolved)
     assert sorted(image.id for image in earlier.used) == sorted(contents)
@@ -137,7 +138,7 @@ def test_a_caption_that_its_user_changed_is_noticed(miniature: Path, finished: P
 
 
 def test_a_row_of_a_table_is_a_caption_like_any_other(tmp_path: Path) -> None:
-    """And a row of no image that is used, or a file that gives no other caption, changes nothing."""
+    """And their order, a row of no image that is used, or a line that no strategy takes change nothing."""
     folder = drawings(tmp_path / "drawings")
     pictures = sorted(folder.glob("*.png"))
     texts = {picture.name: picture.with_suffix(".txt").read_text().strip() for picture in pictures}
@@ -155,6 +156,7 @@ def test_a_row_of_a_table_is_a_caption_like_any_other(tmp_path: Path) -> None:
     first = of(texts)
     assert first is not None
     assert of(dict(reversed(texts.items())) | {"nothing.png": "nothing"}) == first
+    assert of(texts | {pictures[0].name: f"{texts[pictures[0].name]}\na second line"}) == first
     assert of(texts | {pictures[0].name: "a blue whale"}) != first
     constant, _ = attempt_of(tmp_path / "constant", shown, "variants.one.captions={strategy: constant, text: a}")
     assert images_of(constant, "f", lambda: list(list_files(folder))).own_captions is None
