@@ -15,6 +15,7 @@ from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
 from job.run.context import Attempt, new_attempt
 from job.run.status import spent_seconds
+from job.run.verify import Depth, require_whole
 from job.stages.train.followers import Followers, followers_of
 from job.storage import is_remote
 from job.storage.files import sweep_parts
@@ -78,6 +79,8 @@ def _do_run(
     check_device(manifest, followers.processes)
     attempt = new_attempt(manifest, scratch, progress, stop, fenced=fenced, moved=progress.moved)
     if decisions.is_done(attempt):
+        with progress.doing("Checking what the run left"):
+            require_whole(attempt.run, Depth.RECORDS, stop.check, scratch=scratch)
         progress.say("already done", run=attempt.run.root)
         _conclude(attempt)
         return

@@ -10,6 +10,7 @@ ENVIRONMENT = "environment.json"
 IMAGES = "data/images.jsonl"
 SOURCE = "data/source.json"
 OWN_CAPTIONS = "data/own-captions.json"
+CAPTION_HASHES = "data/captions.json"
 REPORT = "report"
 COMPARISON = "report/comparison.json"
 PAGE = "report/report.html"
@@ -33,6 +34,7 @@ SET_UNITS = "samples-"
 _UNITS = "units"
 COMMIT_NAME = "COMMIT.json"
 CACHE = ".cache"
+SAMPLES_NAME = "samples"
 SAMPLE_INDEX_NAME = "samples.json"
 
 
@@ -177,7 +179,7 @@ def set_unit(name: str) -> str:
 
 def all_samples(of: Member, set_name: str = "") -> str:
     """The folder of a member's samples of all steps: the study's own, or those of a set."""
-    return f"{sample_set(set_name)}/{_name_of(of)}" if set_name else f"{member(of)}/samples"
+    return f"{sample_set(set_name)}/{_name_of(of)}" if set_name else f"{member(of)}/{SAMPLES_NAME}"
 
 
 def samples(of: Member, step: int, set_name: str = "") -> str:

@@ -20,7 +20,9 @@ from job.run.dataset import Captions, Images, source_fingerprint
 from job.run.decisions import Resolved, is_prepared, read_resolved, resolve
 from job.run.held_out import held_out
 from job.run.samples import SampleSet, make_sample_set, require_room
+from job.run.success import write_success
 from job.run.unit import unit_of
+from job.run.verify import Depth, require_whole
 from job.sharding import distribute_packs
 from job.stages.caption import caption
 from job.stages.encode import encode_all
@@ -52,12 +54,15 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
     Raises:
         DivergedError: adapters diverged, or were never updated; all else is done.
         HeldError: 52 when another process works on what is left, and this one was told of no other.
+        JobError: 46 when the run is finished, and not whole.
     """
     device, packs = _set_up_device(attempt), attempt.packs
     with resource_errors():
         with attempt.progress.doing("Looking at the dataset"):
             fingerprint = source_fingerprint(attempt)
         models, resolved, study, used = _prepare(attempt, fingerprint, device)
+        if attempt.run.exists(layout.SUCCESS):  # Files of the dataset or of a model are new, and nothing is to be done.
+            require_whole(attempt.run, Depth.RECORDS, attempt.stop.check, scratch=attempt.workdir)
         wanted = _sample_set(attempt, study, resolved, models)
         followers.read(fingerprint)
 
@@ -75,7 +80,7 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
                         sample_pack(unit, steps, wanted, study.model, pack_run.unet, measuring, at_once, passes)
 
     def is_trained(pack: Pack) -> bool:
-        if not is_finished(attempt, pack):
+        if not is_finished(attempt, pack, resolved.run_id):
             return False
         return wanted is None or has_samples(attempt, sampled_steps(attempt, pack), wanted)
 
@@ -237,6 +242,7 @@ def _study(
         held_out=held_out(attempt.run, resolved, images.records, captions),
         model=model,
         started_at=resolved.started_at,
+        run_id=resolved.run_id,
     )
 
 
@@ -253,7 +259,7 @@ def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
         with attempt.progress.doing("Writing the report"):
             comparison = publish_report(report.run, report.workdir, alive)
         _require_converged(report, packs)
-        report.run.write(layout.SUCCESS, b"")
+        write_success(report.run)
         for note in copies_found(comparison.members):
             report.progress.warn(note)
 

@@ -26,7 +26,7 @@ from job.run.checkpoints import BestPointer
 from job.run.context import Workplace
 from job.run.decisions import Resolved
 from job.run.downloads import fetch_object
-from job.run.identity import identity, identity_conflicts
+from job.run.identity import differences, identity, identity_conflicts
 from job.run.samples import SampleSet, make_sample_set
 from job.run.unit import unit_of
 from job.stages.models import fetch_base, fetch_clip
@@ -126,7 +126,8 @@ def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
     if base.sha256 != study.resolved.models.base.sha256:
         raise JobError(
             ExitCode.CONFLICT,
-            f"{config.source} is not the base model that {place.run.root} was trained on.",
+            f"{config.source} is not the base model that {place.run.root} was trained on (SHA-256 "
+            f"{study.resolved.models.base.sha256[:12]}... -> {base.sha256[:12]}...).",
             "Name that one: --base-model SOURCE.",
         )
     return base
@@ -205,11 +206,17 @@ def _read_run(run: RunFolder) -> _Study:
     if text is None or resolved is None or images is None:
         raise no_run(run.root)
     manifest = load_manifest(text, run.uri(layout.MANIFEST))
-    now = identity(manifest, data_sha256=resolved.data_sha256, models=resolved.models.hashes())
+    now = identity(
+        manifest,
+        data_sha256=resolved.data_sha256,
+        models=resolved.models.hashes(),
+        own_captions=resolved.identity.own_captions,
+    )
     if conflicts := identity_conflicts(resolved.identity, now):
         raise JobError(
             ExitCode.CONFLICT,
-            f"{run.uri(layout.MANIFEST)} is not the run's: it has other values of {', '.join(conflicts)}.",
+            f"{run.uri(layout.MANIFEST)} is not the run's: it has other values of "
+            f"{differences(conflicts, resolved.identity, now)}.",
             "Restore it.",
         )
     return _Study(manifest, resolved, images)

@@ -189,6 +189,14 @@ def collect(
     typer.echo(collect_run(_folder(run), destination, adapters_alone=adapters).describe())
 
 
+@app.command(epilog=examples("verify"))
+def verify(run: RunArgument) -> None:
+    """Read every file that a run's commits, pointers and report name: all there, and all whole?"""
+    from job.cli.verify import verify_command
+
+    typer.echo(verify_command(_folder(run)))
+
+
 @app.command(epilog=examples("sample"))
 def sample(
     target: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or an adapter's .safetensors file.")],

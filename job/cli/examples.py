@@ -45,6 +45,10 @@ _EXAMPLES = {
         lora-job collect s3://bucket/runs/study study
         lora-job collect s3://bucket/runs/study study --adapters
     """,
+    "verify": """
+        lora-job verify runs/study
+        lora-job verify s3://bucket/runs/study
+    """,
     "sample": """
         lora-job sample runs/study --prompts prompts.txt
         lora-job sample runs/study --prompt "a snake --d 7" --best --base

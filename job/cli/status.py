@@ -13,6 +13,7 @@ from rich.text import Text
 from job import layout
 from job.process.stage import duration
 from job.run.status import Status, follow_status, read_status
+from job.run.verify import Depth, require_whole
 from job.storage.folder import RunFolder
 from lora_engine.text import printable
 
@@ -21,7 +22,8 @@ def show_status(run: RunFolder, *, follow: bool, as_json: bool) -> None:
     """Show the status once, or until the run ends: on a terminal in its place, elsewhere at every change.
 
     Raises:
-        JobError: 42 when there is no run; one that is followed is waited for.
+        JobError: 42 when there is no run; one that is followed is waited for. 46 when a finished run lacks a file
+            that it names, or one has another size.
     """
     console = Console()
     found = follow_status(run, lambda: _say_waiting(run)) if follow else [read_status(run)]
@@ -33,6 +35,8 @@ def show_status(run: RunFolder, *, follow: bool, as_json: bool) -> None:
                 live.update(Group(*as_text(units, _report_uri(run))), refresh=True)
     else:
         _print_changes(found, lambda units: (as_text(units, _report_uri(run)), _state_of(units)), console)
+    if run.exists(layout.SUCCESS):
+        require_whole(run, Depth.SIZES)
 
 
 def _say_waiting(run: RunFolder) -> None:

@@ -59,7 +59,7 @@ def publish_adapters(
                     if there.pop(layout.ADAPTER_INDEX, None):
                         run.delete(layout.ADAPTER_INDEX)
                     _copy(run, source, file, passing)
-    index = AdapterIndex(adapters=tuple(entries))
+    index = AdapterIndex(run_id=resolved.run_id, adapters=tuple(entries))
     data = json_bytes(index.model_dump(mode="json", by_alias=True))
     if run.read(layout.ADAPTER_INDEX) != data:
         run.write(layout.ADAPTER_INDEX, data)
@@ -68,7 +68,7 @@ def publish_adapters(
 
 def _entry(run: RunFolder, resolved: Resolved, member: MemberReport, name: str) -> AdapterEntry:
     of, chosen = Member(member.variant, member.seed), member.best or member.final
-    commit = read_commit(run, of, chosen.step)
+    commit = read_commit(run, of, chosen.step, resolved.run_id)
     kohya, diffusers = commit.file(kohya_name(member.variant)), commit.file(DIFFUSERS_NAME)
     why_last = "no checkpoint could be scored"
     if member.diverged_at is not None:

@@ -79,7 +79,7 @@ def read_member(
         JobError: 46 when a file is missing or two files contradict each other.
     """
     metrics = rows(run, layout.metrics(member), StepRecord)
-    commits = [read_commit(run, member, step) for step in committed_steps(run, member)]
+    commits = [read_commit(run, member, step, resolved.run_id) for step in committed_steps(run, member)]
     if not commits or not metrics:
         raise missing(run, layout.metrics(member) if commits else layout.checkpoint(member, 0))
     validation, losses = _validation(run, held_out, member)

@@ -16,6 +16,8 @@ from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
 from job.report.summary import render_summary
 from job.run.decisions import Resolved
+from job.run.success import write_success
+from job.run.verify import Depth, is_source_of_report, require_whole
 from job.storage.folder import RunFolder, json_bytes
 
 Render = Callable[[Findings], bytes | None]  # None where the run has nothing to show there
@@ -38,8 +40,9 @@ def publish_report(run: RunFolder, scratch: Path | None = None, check: Callable[
         check: called now and then; it may raise.
 
     Raises:
-        JobError: 46 when an artifact is missing, unreadable or contradicts another.
+        JobError: 46 when an artifact is missing, altered, unreadable or contradicts another.
     """
+    require_whole(run, Depth.RECORDS, check, is_source_of_report, scratch)
     pictures = study_pictures(run)
     comparison = build_comparison(run, pictures)
     adapters = publish_adapters(run, comparison.members, scratch, check)
@@ -52,4 +55,6 @@ def publish_report(run: RunFolder, scratch: Path | None = None, check: Callable[
         elif run.exists(key):
             run.delete(key)  # An earlier report had something to show there.
     publish_page(found)
+    if run.exists(layout.SUCCESS):
+        write_success(run, check)  # It lists the report that was there before.
     return comparison

@@ -32,6 +32,7 @@ class AdapterIndex(StoredJson):
     """All adapters, in the order of the report."""
 
     schema_version: int = Field(default=1, alias="schema")
+    run_id: str | None = None  # the run's in `resolved.json`
     adapters: tuple[AdapterEntry, ...]
 
     def files(self) -> Iterator[FileEntry]:

@@ -10,13 +10,17 @@ from job.layout import Member
 from job.storage import Digest
 from job.storage.folder import RunFolder
 from job.storage.stored import StoredJson
+from lora_engine.adapters.names import kohya_name
 from lora_engine.records import FileEntry
+
+RESTORE = "Restore it from a copy, or start under another name: --set name=..."
 
 
 class Commit(StoredJson):
-    """`COMMIT.json`: the files that a checkpoint consists of, and how it came about."""
+    """`COMMIT.json`: whose checkpoint it is, the files that it consists of, and how it came about."""
 
     schema_version: int = Field(default=1, alias="schema")
+    run_id: str | None = None  # the run's in `resolved.json`; None for both where an earlier version began the run
     variant: str
     seed: int
     step: int
@@ -27,6 +31,7 @@ class Commit(StoredJson):
     initial_weights_sha256: str  # of the weights before the first step
     epoch: int | None = None  # of the lease under which it was written; None where the store can keep no leases
     processes: int = 1  # how many processes trained together
+    metrics_sha256: str | None = None  # of the rows up to its step, see `metrics_hash`; None of an earlier version
 
     @field_validator("files")
     @classmethod
@@ -53,8 +58,14 @@ class Commit(StoredJson):
         raise JobError(
             ExitCode.CONFLICT,
             f"The commit of {self.member.adapter_name} at step {self.step} lists no {name}.",
-            "Restore it, or start under another name: --set name=...",
+            RESTORE,
         )
+
+
+class RunId(StoredJson):
+    """What `resolved.json` says of which run it is."""
+
+    run_id: str | None = None
 
 
 class Pointer(StoredJson):
@@ -77,6 +88,12 @@ class FinalPointer(Pointer):
     """`final.json`: the last checkpoint of a member whose training has ended."""
 
     diverged_at: int | None = None  # the step at which the member was frozen; None where it was not
+
+
+def run_id_of(run: RunFolder) -> str | None:
+    """The name by which a run's checkpoints know it; None where an earlier version began it, or none has begun."""
+    found = run.read_stored(layout.RESOLVED, RunId)
+    return None if found is None else found.run_id
 
 
 def publish(run: RunFolder, folder: Path, commit: Commit) -> None:
@@ -103,10 +120,20 @@ def committed_steps(run: RunFolder, member: Member) -> tuple[int, ...]:
     return layout.steps_with(layout.COMMIT_NAME, folder, (key for key, _ in run.list(folder)))
 
 
-def is_there(run: RunFolder, member: Member, step: int) -> bool:
-    """Whether a checkpoint is committed and its files have the sizes that the commit lists. The files are not read."""
+def is_there(run: RunFolder, member: Member, pointer: Pointer, run_id: str | None = None) -> bool:
+    """Whether the checkpoint that a pointer means is the member's, with files of the sizes that its commit lists.
+
+    The files are not read.
+
+    Args:
+        run_id: see `run_id_of`.
+    """
+    step = pointer.step
     try:
-        wanted = {entry.path: entry.size for entry in read_commit(run, member, step).files}
+        commit = read_commit(run, member, step, run_id)
+        if commit.file(kohya_name(member.variant)).sha256 != pointer.sha256:
+            return False
+        wanted = {entry.path: entry.size for entry in commit.files}
     except JobError as error:
         if error.code == ExitCode.CONFLICT:
             return False
@@ -116,25 +143,31 @@ def is_there(run: RunFolder, member: Member, step: int) -> bool:
     return wanted.items() <= sizes.items()
 
 
-def read_commit(run: RunFolder, member: Member, step: int) -> Commit:
+def read_commit(run: RunFolder, member: Member, step: int, run_id: str | None = None) -> Commit:
     """The commit of a checkpoint.
 
+    Args:
+        run_id: see `run_id_of`.
+
     Raises:
-        JobError: 46 when there is no commit, or the file holds something else, such as another checkpoint's.
+        JobError: 46 when there is no commit, or the file holds something else, such as another checkpoint's or run's.
     """
     key = f"{layout.checkpoint(member, step)}/{layout.COMMIT_NAME}"
     commit = run.read_stored(key, Commit)
     if commit is None:
-        raise JobError(
-            ExitCode.CONFLICT, f"{run.uri(key)} is missing.", "Restore it, or start under another name: --set name=..."
-        )
-    if (commit.member, commit.step) != (member, step):
-        raise JobError(
-            ExitCode.CONFLICT,
-            f"{run.uri(key)} is the commit of {commit.member.adapter_name} at step {commit.step}.",
-            "Restore its own, or start under another name: --set name=...",
-        )
+        raise JobError(ExitCode.CONFLICT, f"{run.uri(key)} is missing.", RESTORE)
+    if problem := belongs_elsewhere(commit, run_id, member, step):
+        raise JobError(ExitCode.CONFLICT, f"{run.uri(key)} is the commit of {problem}.", RESTORE)
     return commit
+
+
+def belongs_elsewhere(commit: Commit, run_id: str | None, member: Member, step: int) -> str | None:
+    """Whose commit it is, where it is not that of this run's member at this step; None where it is."""
+    if (commit.member, commit.step) != (member, step):
+        return f"{commit.member.adapter_name} at step {commit.step}"
+    if commit.run_id != run_id:
+        return f"another run ({commit.run_id or 'of an earlier version'}, not {run_id or 'of an earlier version'})"
+    return None
 
 
 def fetch_file(run: RunFolder, commit: Commit, name: str, path: Path) -> None:

@@ -8,13 +8,20 @@ from pathlib import Path
 from job import layout
 from job.errors import ExitCode, JobError, no_run
 from job.run.adapters import AdapterIndex
-from job.run.checkpoints import Commit
-from job.storage import Digest, ObjectInfo, is_remote
+from job.run.checkpoints import RunId
+from job.run.named import Inventory, Named, Problem
+from job.run.success import read_success
+from job.run.verify import MADE_ANEW, altered, conflict, of_sizes
+from job.storage import ObjectInfo, is_remote
 from job.storage.files import digest_of, local_errors
 from job.storage.folder import RunFolder
+from job.storage.local import LocalStorage
+from job.storage.stored import StoredJson
 from job.storage.transfer import download_all
 from job.storage.uris import local_path
 from lora_engine.text import printable
+
+_TELLING = {"run_id", "started_at", "name"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Collected:
     destination: Path
     files: int  # of the run, or of the part of it that was asked for
     downloaded: int  # files that were not there yet
-    verified: int  # files that a commit or the index of adapters lists, and whose content was checked
+    verified: int  # files of which the run says a SHA-256, and whose content was checked
     adapters: tuple[str, ...]  # names of those in `adapters/`
     finished: bool  # whether the run is
 
@@ -44,9 +51,9 @@ def collect(run: RunFolder, destination: Path, *, adapters_alone: bool = False) 
         adapters_alone: download `adapters/` and `report/` and nothing else.
 
     Raises:
-        JobError: 2 when the folder lies in the run, 42 when there is no run, 46 when a file that a commit or the index
-            of adapters lists is missing, or the adapters that are asked for were not made, 47 when a key would lead out
-            of the folder, 50 when a file has another content than is listed.
+        JobError: 2 when the folder lies in the run, 42 when there is no run, 46 when the folder holds another run, a
+            file that the run names is missing or altered, or the adapters that are asked for were not made, 47 when a
+            key would lead out of the folder.
     """
     if not is_remote(run.root) and destination.resolve().is_relative_to(local_path(run.root).resolve()):
         raise JobError(
@@ -59,31 +66,35 @@ def collect(run: RunFolder, destination: Path, *, adapters_alone: bool = False) 
     index = run.read_stored(layout.ADAPTER_INDEX, AdapterIndex)
     if adapters_alone and index is None:
         raise _no_adapters(run)
-    expected = _expected(run, items, index)
+    _refuse_another_run(run, destination)
+    expected, problems = _expected(run, {key: info for key, (info, _) in items.items()}, adapters_alone=adapters_alone)
+    for problem in problems:
+        items.pop(problem.key, None)
     missing = {key: item for key, item in items.items() if not _is_here(item, expected.get(key))}
     _download(run, missing, expected)
-    if lost := sorted(expected.keys() - items.keys()):
-        raise JobError(
-            ExitCode.CONFLICT,
-            f"{run.root} lacks {len(lost)} of the files that it lists: {lost[0]}{', ...' * (len(lost) > 1)}.",
-            "Restore it from a copy; all other files were collected.",
-        )
+    if problems:
+        raise conflict(problems, "All other files were collected.")
     names = tuple(entry.name for entry in index.adapters) if index else ()
     return Collected(destination, len(items), len(missing), len(expected), names, run.exists(layout.SUCCESS))
 
 
-def _download(run: RunFolder, items: Mapping[str, tuple[ObjectInfo, Path]], expected: Mapping[str, Digest]) -> None:
-    """Download each object to its path, and remove it from there again if it has another content than is expected."""
+def _download(run: RunFolder, items: Mapping[str, tuple[ObjectInfo, Path]], expected: Mapping[str, str]) -> None:
+    """Download each object to its path, and remove it from there again if it has another content than is expected.
+
+    Raises:
+        JobError: 46, one has, twice.
+    """
     for info, digest in download_all(run.storage, items.values()):
         key = info.uri[len(run.uri("x")) - 1 :]
         wanted = expected.get(key)
-        if wanted is not None and digest != wanted:
-            items[key][1].unlink()
-            raise JobError(
-                ExitCode.STORAGE_RETRIES,
-                f"{info.uri} is not what the run lists (SHA-256 {digest.sha256}, expected {wanted.sha256}).",
-                "Collect again; if it stays so, the object was changed after the run.",
-            )
+        if wanted is not None and digest.sha256 != wanted:
+            path = items[key][1]
+            path.unlink()
+            again = run.download(key, path)
+            if again.sha256 != wanted:
+                path.unlink()
+                text = altered(info.uri, "the run", f"SHA-256 {wanted}", f"SHA-256 {again.sha256}")
+                raise conflict([Problem(key, text)])
 
 
 def _no_adapters(run: RunFolder) -> JobError:
@@ -113,22 +124,66 @@ def _inside(run: RunFolder, key: str) -> str:
 
 
 def _expected(
-    run: RunFolder, items: Mapping[str, tuple[ObjectInfo, Path]], index: AdapterIndex | None
-) -> dict[str, Digest]:
-    """The size and hash of every file that a commit or the index of adapters lists, by the file's key."""
-    expected = {file.path: Digest(file.size, file.sha256) for file in (index.files() if index else ())}
-    for key in items:
-        folder, _, name = key.rpartition("/")
-        commit = run.read_stored(key, Commit) if name == layout.COMMIT_NAME else None
-        for file in commit.files if commit else ():
-            expected[f"{folder}/{file.path}"] = Digest(file.size, file.sha256)
-    return expected
+    run: RunFolder, there: Mapping[str, ObjectInfo], *, adapters_alone: bool
+) -> tuple[dict[str, str], list[Problem]]:
+    """The SHA-256 of each file of which the run says one, by the file's key; and what is missing or of another size."""
+    if adapters_alone:
+        index = run.read_stored(layout.ADAPTER_INDEX, AdapterIndex)
+        files = [
+            Named(file.path, layout.ADAPTER_INDEX, file.size, file.sha256) for file in (index.files() if index else ())
+        ]
+        success = read_success(run)
+        reported = [file for file in (success.files if success else ()) if file.path.startswith(MADE_ANEW)]
+        files += [Named(file.path, layout.SUCCESS, file.size, file.sha256) for file in reported]
+        problems = []
+    else:
+        inventory = Inventory(run, there)
+        files, problems = inventory.named, inventory.problems
+    problems = [*problems, *of_sizes(run, files, there)]
+    bad = {problem.key for problem in problems}
+    return {file.key: file.sha256 for file in files if file.sha256 is not None and file.key not in bad}, problems
 
 
-def _is_here(item: tuple[ObjectInfo, Path], expected: Digest | None) -> bool:
+class _Whose(RunId):
+    """What tells one run from another, as `resolved.json` has it."""
+
+    started_at: float
+
+
+class _Called(StoredJson):
+    """What `comparison.json` says of whose it is."""
+
+    name: str
+
+
+def _refuse_another_run(run: RunFolder, destination: Path) -> None:
+    """Raise JobError 46 where the folder holds another run than the one that is collected."""
+    here = RunFolder(LocalStorage(), str(destination.absolute()))
+    kinds: tuple[tuple[str, type[StoredJson]], ...] = (
+        (layout.RESOLVED, _Whose),
+        (layout.ADAPTER_INDEX, AdapterIndex),
+        (layout.COMPARISON, _Called),
+    )
+    for key, kind in kinds:
+        mine, theirs = here.read_stored(key, kind), run.read_stored(key, kind)
+        if mine is None or theirs is None:
+            continue
+        told = [each.model_dump(include=_TELLING, exclude_none=True) for each in (mine, theirs)]
+        if told[0] != told[1]:
+            held, asked = (", ".join(f"{name} {value}" for name, value in each.items()) or "none" for each in told)
+            raise JobError(
+                ExitCode.CONFLICT,
+                f"{destination} holds another run: {key} has {held} there, and {asked} in {run.root}.",
+                "Name another folder, or remove what is there.",
+            )
+        if told[0]:
+            return
+
+
+def _is_here(item: tuple[ObjectInfo, Path], expected: str | None) -> bool:
     """Whether the file is there with the content that is listed; False where none is listed."""
     info, path = item
     if expected is None:
         return False
     with local_errors(path):
-        return path.is_file() and path.stat().st_size == info.size and digest_of(path) == expected
+        return path.is_file() and path.stat().st_size == info.size and digest_of(path).sha256 == expected

@@ -9,6 +9,7 @@ from typing import Any
 
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
+from job.run.own_captions import FoundCaptions, find_own_captions
 from job.storage import Storage, is_remote, open_storage
 from job.storage.local import LocalStorage
 from job.storage.stored import StoredJson
@@ -22,6 +23,7 @@ class SourceStamp(StoredJson):
     pixels: str  # names the settings that decide the pixels, and the version of the code that makes them
     preprocess: dict[str, Any]
     split: dict[str, Any]
+    own_captions: str | None = None  # see `Images`
 
 
 Captions = dict[str, tuple[CaptionRecord, ...]]  # caption set to one record for each used image, in the order of ids
@@ -35,6 +37,11 @@ class Prepared:
     records: tuple[ImageRecord, ...]  # one for each file of the dataset but captions
     paths: dict[str, Path]  # id of each used image to the file with its square image
 
+    @cached_property
+    def own(self) -> FoundCaptions:
+        """The captions that came with the images. Raises DataError where files of them cannot be read."""
+        return find_own_captions(self.files, self.records)
+
 
 @dataclass(frozen=True)
 class Images:
@@ -45,6 +52,7 @@ class Images:
 
     records: tuple[ImageRecord, ...]  # one for each file of the dataset but captions
     prepare: Callable[[], Prepared]
+    own_captions: str | None = None  # a hash of what strategies take of their own captions; None where none reads them
 
     @cached_property
     def prepared(self) -> Prepared:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 import torch
 import yaml
@@ -19,7 +20,16 @@ from job.manifest.schema import Manifest
 from job.process.versions import environment
 from job.run.context import Attempt
 from job.run.dataset import Images, SourceStamp, source_fingerprint
-from job.run.identity import Identity, has_more_steps, identity, identity_conflicts, model_name
+from job.run.identity import (
+    RESTORE_OR_RENAME,
+    Identity,
+    differences,
+    has_more_steps,
+    identity,
+    identity_conflicts,
+    model_name,
+    way_on,
+)
 from job.run.samples import samples_key
 from job.run.status import Status
 from job.storage.stored import StoredJson
@@ -109,6 +119,7 @@ class Resolved(StoredJson):
     """`resolved.json`: the decisions about all that the manifest leaves open, and the identity of the run."""
 
     schema_version: int = Field(default=1, alias="schema")
+    run_id: str | None = None  # by which its checkpoints know it; None where an earlier version began it
     # When the first attempt was here, in seconds since 1970 and before the year 10000.
     started_at: float = Field(ge=0, lt=253_402_300_800)
     manifest: SeenManifest
@@ -160,7 +171,12 @@ def is_done(attempt: Attempt) -> bool:
     stored = read_resolved(attempt)
     if stored is None:
         return False
-    current = identity(attempt.manifest, data_sha256=stored.data_sha256, models=stored.models.hashes())
+    current = identity(
+        attempt.manifest,
+        data_sha256=stored.data_sha256,
+        models=stored.models.hashes(),
+        own_captions=stored.identity.own_captions,
+    )
     _refuse_conflicts(attempt, stored, current)
     if not attempt.run.exists(layout.SUCCESS) or has_more_steps(stored.identity, current):
         return False
@@ -217,8 +233,14 @@ def resolve(
     with attempt.progress.doing("Hashing the models"):
         models = _decided_models(attempt.manifest, base, captioners)
         clip_sha256 = None if clip is None else clip.sha256
-    current = identity(attempt.manifest, data_sha256=data_sha256(images.records), models=models.hashes())
     stored = read_resolved(attempt)
+    current = identity(
+        attempt.manifest,
+        data_sha256=data_sha256(images.records),
+        models=models.hashes(),
+        # A run of an earlier version, which did not look, goes on as it was begun.
+        own_captions=images.own_captions if stored is None or stored.identity.own_captions is not None else None,
+    )
     if stored is not None:
         _refuse_conflicts(attempt, stored, current)
     samples = _decided_samples(attempt, stored, clip_sha256)
@@ -275,6 +297,7 @@ def _decide(
     manifest = attempt.manifest
     sets = set_of_variant(manifest)
     return Resolved(
+        run_id=uuid4().hex if stored is None else stored.run_id,
         started_at=time.time() if stored is None else stored.started_at,
         manifest=SeenManifest.model_validate(manifest.model_dump(mode="json")),
         identity=current,
@@ -312,21 +335,23 @@ def _refuse_conflicts(attempt: Attempt, stored: Resolved, current: Identity) -> 
     if conflicts:
         raise JobError(
             ExitCode.CONFLICT,
-            f"{attempt.run.root} holds a run of this name with other values of {', '.join(conflicts)}.",
-            "Give this one another name: --set name=...",
+            f"{attempt.run.root} holds a run of this name with other values of "
+            f"{differences(conflicts, stored.identity, current)}.",
+            way_on(conflicts),
         )
     names = [variant.name for variant in attempt.variants]
     before = [variant.name for variant in stored.manifest.variants]
     if before != names:  # Captions are named after the first variant that has them.
         raise JobError(
             ExitCode.CONFLICT,
-            f"{attempt.run.root} holds a run of this name with its variants in another order: {', '.join(before)}.",
-            "Restore that order, or give this one another name: --set name=...",
+            f"{attempt.run.root} holds a run of this name with its variants in another order: "
+            f"{', '.join(before)} -> {', '.join(names)}.",
+            RESTORE_OR_RENAME,
         )
     if [pack.members for pack in stored.packs] != [pack.members for pack in attempt.packs]:
         raise JobError(
             ExitCode.CONFLICT,
             f"{attempt.run.root} holds a run of this name whose adapters train in other packs: of those that train "
             "together, some are to have more steps than others.",
-            "Let training.steps grow for all of them, or give this one another name: --set name=...",
+            "Let training.steps grow for all of them or for none, or give this one another name: --set name=...",
         )

@@ -1,7 +1,8 @@
 """The identity of a run: the values in which all starts under one name have to agree."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, SerializerFunctionWrapHandler, TypeAdapter, ValidationError, model_serializer
@@ -16,7 +17,14 @@ from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.evaluation import EvaluationConfig
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.config.training import TrainingConfig
+from lora_engine.text import shortened
 
+RESTORE_OR_RENAME = "Restore what it was to go on with that run, or give this one another name: --set name=..."
+_ONLY_CONSTANT = (
+    "training.steps may only grow, and only where training.schedule.name is constant: other schedules' rates depend on "
+    "them."
+)
+_MOST_NAMED = 8  # fields, in a sentence
 _NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # keys of a captioner, for which the hash of its files stands
 # keys of the evaluation that decide what losses and verdicts mean
 _SCORING = {"every", "timesteps", "final_timesteps", "batch_size", "pairs", "equivalence_margin"}
@@ -44,6 +52,7 @@ class Identity(StoredJson):
     seeds: tuple[int, ...]
     base_model: str  # SHA-256 of its files
     data: str  # SHA-256 of the images that are used
+    own_captions: str | None = None  # see `Images`; None where an earlier version began the run, too
     split: dict[str, Any]
     preprocess: dict[str, Any]
     captioner: dict[str, Any] | None  # the one of that name
@@ -54,9 +63,10 @@ class Identity(StoredJson):
 
     @model_serializer(mode="wrap")
     def _without_what_none_has(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With one captioner, the identity is written as when there could be no others."""
+        """With one captioner and no captions of its own, a run's identity is as when there could be no others."""
         values: dict[str, Any] = dump(self)
-        return values if self.captioners else {key: value for key, value in values.items() if key != "captioners"}
+        newer: dict[str, Any] = {"captioners": {}, "own_captions": None}
+        return {key: value for key, value in values.items() if key not in newer or value != newer[key]}
 
 
 def model_name(captioner: str) -> str:
@@ -64,7 +74,9 @@ def model_name(captioner: str) -> str:
     return captioner if captioner == CAPTIONER else f"captioners.{captioner}"
 
 
-def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str]) -> Identity:
+def identity(
+    manifest: Manifest, *, data_sha256: str, models: Mapping[str, str], own_captions: str | None = None
+) -> Identity:
     """The identity of the manifest's run.
 
     The split decides which images are held out, and the evaluation's timesteps what the losses mean, so they belong to
@@ -74,6 +86,7 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
         data_sha256: the hash of the images that are used.
         models: the hashes of the files of `base`, of `captioner`, and of `captioners.NAME` for the others; of those
             that the run has had so far.
+        own_captions: see `Images`.
     """
     captioners = {
         name: captioner.model_dump(mode="json", exclude=_NOT_IDENTITY) | {"sha256": models.get(model_name(name))}
@@ -83,6 +96,7 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
         seeds=manifest.seeds,
         base_model=models["base"],
         data=data_sha256,
+        own_captions=own_captions,
         split=manifest.dataset.split.model_dump(mode="json"),
         preprocess=manifest.preprocess.model_dump(mode="json"),
         captioner=captioners.get(CAPTIONER),
@@ -109,19 +123,54 @@ def identity_conflicts(stored: Identity, current: Identity) -> tuple[str, ...]:
     return tuple(field for field in _different(stored, current) if not _steps_grew(field, stored, current))
 
 
+def differences(fields: Sequence[str], stored: Identity, current: Identity) -> str:
+    """The fields in which two identities differ, each with its value in the one and in the other."""
+    before, now = _compared(stored, current)
+    named = [f"{field} ({_shown(_at(before, field))} -> {_shown(_at(now, field))})" for field in fields[:_MOST_NAMED]]
+    more = f" and {len(fields) - _MOST_NAMED} more" * (len(fields) > _MOST_NAMED)
+    return ", ".join(named) + more
+
+
+def way_on(fields: Sequence[str]) -> str:
+    """What somebody can do whose manifest differs from the run in these fields."""
+    asks_for_steps = any(field.split(".")[2:] == ["training", "steps"] for field in fields)
+    return f"{_ONLY_CONSTANT} {RESTORE_OR_RENAME}" if asks_for_steps else RESTORE_OR_RENAME
+
+
+def _at(values: Any, field: str) -> Any:
+    """The value of a dotted field; None where there is none."""
+    for part in field.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _shown(value: Any) -> str:
+    """A value for a person: of a hash its beginning, of others at most so much that it fits a line."""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return f"SHA-256 {value[:12]}..."
+    return "none" if value is None else shortened(json.dumps(value, ensure_ascii=False), 60)
+
+
 def has_more_steps(stored: Identity, current: Identity) -> bool:
     """Whether the current identity, which does not conflict with the stored one, has more steps to train."""
     return bool(_different(stored, current))
 
 
 def _different(stored: Identity, current: Identity) -> list[str]:
+    return different_fields(*_compared(stored, current), "")
+
+
+def _compared(stored: Identity, current: Identity) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both as they are compared: where the stored one is of an earlier version, without what that left open."""
     now = current.model_dump(mode="json")
     before = _with_defaults(stored)
     for name in stored.variants.keys() & current.variants.keys():
         captions = before["variants"][name]["captions"]
         _join_lines(captions, stored.variants[name].captions, current.variants[name].captions)
     before["evaluation"] = {key: now["evaluation"].get(key) for key in _NEWER} | before["evaluation"]
-    return different_fields(before, now, "")
+    if stored.own_captions is None:
+        now.pop("own_captions", None)
+    return before, now
 
 
 def _join_lines(filled: dict[str, Any], stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -101,7 +101,7 @@ def require_captions(own: FoundCaptions, configs: Iterable[CaptionsConfig]) -> N
         count, is_one = len(own.without), len(own.without) == 1
         raise DataError(
             f"{count} of {own.facts.images} images {'has' if is_one else 'have'} no caption of "
-            f"{'its' if is_one else 'their'} own: {_named(own.without)}.",
+            f"{'its' if is_one else 'their'} own: {named(own.without)}.",
             NO_CAPTION_REMEDY,
         )
 
@@ -129,24 +129,24 @@ def _warnings(
     if own.stray_files:
         yield (
             f"{_count(own.stray_files, 'file')} of captions not used, since another is written exactly as the image: "
-            f"{_named(own.stray_files)}"
+            f"{named(own.stray_files)}"
         )
     differ = [f"{k} ({own.source[k]} counts, not {own.contradicted[k]})" for k in used if k in own.contradicted]
     if differ:
-        yield f"of {_count(differ, 'image')} another file gives another caption, which does not count: {_named(differ)}"
+        yield f"of {_count(differ, 'image')} another file gives another caption, which does not count: {named(differ)}"
     others = [f"{k} ({each})" for k in used for each in copies.get(k, ()) if own.captions[each] != found[k]]
     if others:
         yield (
             f"of {_count(others, 'image')} a copy has another caption, which is not used (preprocess.deduplicate): "
-            f"{_named(others)}"
+            f"{named(others)}"
         )
     blank = [f"{key} ({own.blank[key]})" for key in used if key in own.blank]
     if blank:
-        yield f"of {_count(blank, 'image')} the entry is there and gives no caption: {_named(blank)}"
+        yield f"of {_count(blank, 'image')} the entry is there and gives no caption: {named(blank)}"
     if own.beside_none and len(found) < len(used):
         yield (
             f"{_count(own.beside_none, 'file')} of captions may be meant for images that have none, but lie beside no "
-            f"image of their name: {_named(own.beside_none)}"
+            f"image of their name: {named(own.beside_none)}"
         )
 
 
@@ -154,7 +154,7 @@ def _count(things: Sequence[str], noun: str) -> str:
     return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
-def _named(things: Sequence[str]) -> str:
+def named(things: Sequence[str]) -> str:
     """The first of the things, and how many more there are."""
     more = f" and {len(things) - _MOST_NAMED} more" * (len(things) > _MOST_NAMED)
     return ", ".join(things[:_MOST_NAMED]) + more

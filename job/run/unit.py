@@ -70,7 +70,8 @@ def _shown(place: Workplace, unit: str) -> Iterator[None]:
         state = "preempted" if code.is_stop else "failed"
         cause, remedy = getattr(error, "cause", str(error)), getattr(error, "remedy", "")
         with contextlib.suppress(JobError):  # A store that cannot be written must not hide the error of the block.
-            writer.write(state, exit_code=int(code), cause=cause[:1500], remedy=remedy[:500])
+            if not writer.restore():
+                writer.write(state, exit_code=int(code), cause=cause[:1500], remedy=remedy[:500])
         raise
     writer.write("done", exit_code=0)
 
@@ -84,6 +85,7 @@ class _Writer:
         self._started = datetime.now(UTC)
         self._seconds_before = dict(place.progress.seconds)  # of stages, spent on other units in this attempt
         earlier = place.run.read_stored(self._key, Status)
+        self._earlier = earlier
         self._earlier_seconds = earlier.seconds if earlier else 0.0
         self._earlier_stages = earlier.stages if earlier else {}
         best = earlier.best_loss if earlier else None
@@ -111,6 +113,17 @@ class _Writer:
                 self._place.progress.warn(f"status.json could not be written: {error.cause}")
             if self._ended.wait(_STATUS_SECONDS):
                 return
+
+    def restore(self) -> bool:
+        """Write what stood there before, if the unit was done and the run still is: whether that is so.
+
+        A start that is refused, or stopped as it looks, changes nothing about a finished run.
+        """
+        run, earlier = self._place.run, self._earlier
+        if earlier is None or earlier.state != "done" or not earlier.is_of_study or not run.exists(layout.SUCCESS):
+            return False
+        run.write_json(self._key, earlier.model_dump(mode="json", exclude_none=True))
+        return True
 
     def write(self, state: str, **end: object) -> None:
         """Write the status now; `end` holds the further fields of a unit that has ended."""

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from job import layout
+from job.errors import ExitCode, JobError
 from job.manifest.packs import caption_sets
 from job.run.cache import text_cache
 from job.run.context import Attempt
 from job.run.dataset import Captions, Images
-from job.run.own_captions import FoundCaptions, find_own_captions, require_captions
+from job.run.hashes import CaptionHashes, captions_hash
+from job.run.own_captions import FoundCaptions, require_captions
 from lora_engine.captions.lint import CaptionLint, lint
 from lora_engine.captions.strategies import caption_record, captioners_of, needs_sidecars
 from lora_engine.config.captions import CAPTIONER, CaptionsConfig, ConstantCaptions, plain_parts
@@ -36,6 +38,7 @@ def caption(
 
     Raises:
         DataError: images lack the caption that a strategy needs, or it cannot be read.
+        JobError: 46 when captions are no longer those that an earlier attempt wrote.
     """
     stored = {name: _stored(attempt, name, config, images) for name, config in caption_sets(attempt.manifest).items()}
     missing = {name: config for name, config in caption_sets(attempt.manifest).items() if stored[name] is None}
@@ -59,7 +62,7 @@ def caption(
             )
             for record in images.used
         )
-        attempt.run.write_jsonl(layout.captions(name), (asdict(record) for record in result[name]))
+    _write(attempt, {name: result[name] for name in missing})
     found = {
         name: lint(result[name], may_repeat=isinstance(config, ConstantCaptions)) for name, config in missing.items()
     }
@@ -68,13 +71,26 @@ def caption(
     return {name: result[name] for name in stored}
 
 
+def _write(attempt: Attempt, made: Captions) -> None:
+    """Write the captions of these sets, and before them their hashes, by which an edit is noticed."""
+    if not made:
+        return
+    before = attempt.run.read_stored(layout.CAPTION_HASHES, CaptionHashes)
+    hashes = {name: captions_hash(records) for name, records in made.items()}
+    attempt.run.write_stored(
+        layout.CAPTION_HASHES, CaptionHashes(sha256=(before.sha256 if before is not None else {}) | hashes)
+    )
+    for name, records in made.items():
+        attempt.run.write_jsonl(layout.captions(name), (asdict(record) for record in records))
+
+
 def _read_own(attempt: Attempt, images: Images, configs: Iterable[CaptionsConfig]) -> FoundCaptions:
     """Read the captions that came with the images, say what is odd about them, and keep that for the report.
 
     Raises:
         DataError: some cannot be read, or images have none and no strategy says what they get instead.
     """
-    own = find_own_captions(images.prepared.files, images.records)
+    own = images.prepared.own
     for warning in own.facts.warnings:
         attempt.progress.warn(f"Captions of the dataset: {warning}")
     require_captions(own, configs)
@@ -102,11 +118,23 @@ def _say(attempt: Attempt, own: FoundCaptions | None, found: Mapping[str, Captio
 
 
 def _stored(attempt: Attempt, name: str, config: CaptionsConfig, images: Images) -> tuple[CaptionRecord, ...] | None:
-    """The captions of a set as an earlier attempt wrote them; None where they are not there, or of something else."""
+    """The captions of a set as an earlier attempt wrote them; None where they are not there, or of something else.
+
+    Raises:
+        JobError: 46 when they were changed since.
+    """
     captions, parts = attempt.run.read_rows(layout.captions(name), CaptionRecord), len(plain_parts(config))
     wanted = [(image.id, parts) for image in images.used]
     if captions is None or [(caption.id, len(caption.places)) for caption in captions] != wanted:
         return None
+    hashes = attempt.run.read_stored(layout.CAPTION_HASHES, CaptionHashes)
+    then, now = None if hashes is None else hashes.sha256.get(name), captions_hash(captions)
+    if then not in (None, now):
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{attempt.run.uri(layout.captions(name))} was altered: its rows had SHA-256 {then}, and have {now}.",
+            "Restore it from a copy, or give this run another name and its captions in the dataset: --set name=...",
+        )
     return tuple(captions)
 
 

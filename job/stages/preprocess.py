@@ -5,16 +5,20 @@ from dataclasses import asdict, replace
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.run.changed_captions import own_captions_hash, refuse_other_captions
 from job.run.context import Attempt
 from job.run.dataset import Images, Prepared, SourceStamp
 from job.run.decisions import read_resolved
+from job.run.identity import RESTORE_OR_RENAME
+from job.run.own_captions import named
+from job.storage.folder import jsonl_bytes
 from job.storage.transfer import write_all
 from lora_engine.errors import EngineError
 from lora_engine.images.fates import data_warnings, fates_of, sentence
 from lora_engine.images.prepare import PreparedImage, pixels_key, preprocess_images
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.split import assign, data_sha256, tell_copies_apart
-from lora_engine.records import ImageRecord, SourceFile
+from lora_engine.records import ImageRecord, SourceFile, used_images
 
 
 def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[SourceFile]]) -> Images:
@@ -35,17 +39,20 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
         preprocess=config.model_dump(mode="json"),
         split=split.model_dump(mode="json"),
     )
-    same = attempt.run.read_stored(layout.SOURCE, SourceStamp) == stamp
+    stored = attempt.run.read_stored(layout.SOURCE, SourceStamp)
+    same = stored if stored is not None and stored.model_copy(update={"own_captions": None}) == stamp else None
     # A begun run keeps the groups and sides that its images have, though this version may see other likenesses.
-    kept = same or read_resolved(attempt) is not None
+    kept = same is not None or read_resolved(attempt) is not None
     rows = attempt.run.read_rows(layout.IMAGES, ImageRecord) if kept else None
     recorded = tuple(rows or ())
-    if same and rows is not None:
+    if same is not None and rows is not None:
         _check_both_sides(attempt, recorded)
-        return Images(recorded, lambda: _preprocess(attempt, fetch(), recorded))
+        return Images(recorded, lambda: _preprocess(attempt, fetch(), recorded), same.own_captions)
     prepared = _preprocess(attempt, fetch(), recorded)
-    attempt.run.write_stored(layout.SOURCE, stamp)  # It is written last: it says that the records are complete.
-    return Images(prepared.records, lambda: prepared)
+    own = own_captions_hash(attempt.manifest, prepared)
+    # It is written last: it says that the records are complete.
+    attempt.run.write_stored(layout.SOURCE, stamp.model_copy(update={"own_captions": own}))
+    return Images(prepared.records, lambda: prepared, own)
 
 
 def _check_both_sides(attempt: Attempt, recorded: Sequence[ImageRecord]) -> None:
@@ -102,14 +109,44 @@ def _preprocess(attempt: Attempt, files: Sequence[SourceFile], recorded: Sequenc
     if begun is not None and begun.data_sha256 != data_sha256(records):
         raise JobError(
             ExitCode.CONFLICT,
-            f"{attempt.run.root} holds a run of this name with other images than are read of dataset.source now.",
-            "Give this one another name: --set name=... A run that an earlier version began may have read files there "
-            "that this one leaves out, such as those in reg/: that version ends it.",
+            f"{attempt.run.root} holds a run of this name with other images than are read of dataset.source now: "
+            f"{_changes(recorded, records)}.",
+            f"{RESTORE_OR_RENAME} A run that an earlier version began may have read files that this one leaves out, "
+            "such as those in reg/: that version ends it.",
         )
-    attempt.run.write_jsonl(layout.IMAGES, (asdict(record) for record in records))
     used = {record.id for record in records if record.used}
     paths = {image.id: image.path for image in prepared if image.id in used and image.path is not None}
-    return Prepared(tuple(files), records, paths)
+    found = Prepared(tuple(files), records, paths)
+    if begun is not None:
+        refuse_other_captions(attempt, begun.identity, found)
+    _write(attempt, records)
+    return found
+
+
+def _write(attempt: Attempt, records: Sequence[ImageRecord]) -> None:
+    """Write what became of the files, where that is not what is there.
+
+    A finished run of which a file has another name by now is to be reported again.
+    """
+    data = jsonl_bytes(map(asdict, records))
+    if attempt.run.read(layout.IMAGES) != data:
+        attempt.run.delete(layout.SUCCESS)
+        attempt.run.write(layout.IMAGES, data)
+
+
+def _changes(before: Sequence[ImageRecord], now: Sequence[ImageRecord]) -> str:
+    """Which images are used now, which were, and which others are held out, for a person."""
+    then, current = ({record.id: record for record in used_images(records)} for records in (before, now))
+    gone = [then[image].source for image in then.keys() - current.keys()]
+    new = [current[image].source for image in current.keys() - then.keys()]
+    moved = [
+        current[image].source for image in then.keys() & current.keys() if then[image].split != current[image].split
+    ]
+    said = [(gone, "no longer there"), (new, "new"), (moved, "on the other side of the split")]
+    parts = [
+        f"{named(sorted(sources))} {'is' if len(sources) == 1 else 'are'} {what}" for sources, what in said if sources
+    ]
+    return f"{len(then)} -> {len(current)} used; {'; '.join(parts) or 'their groups differ'}"
 
 
 def _tell(attempt: Attempt, records: Sequence[ImageRecord]) -> None:

@@ -209,7 +209,7 @@ def _missing(place: Workplace, step: SampledStep, wanted: SampleSet) -> tuple[Me
 
 def _load_adapter(place: Workplace, unet: torch.nn.Module, member: Member, step: int) -> None:
     """Load the weights of a member's checkpoint into its adapter of the UNet."""
-    committed = checkpoints.read_commit(place.run, member, step)
+    committed = checkpoints.read_commit(place.run, member, step, checkpoints.run_id_of(place.run))
     with tempfile.TemporaryDirectory(dir=place.workdir) as scratch:
         path = Path(scratch) / DIFFUSERS_NAME
         checkpoints.fetch_file(place.run, committed, DIFFUSERS_NAME, path)

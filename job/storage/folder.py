@@ -50,7 +50,7 @@ class RunFolder:
 
     def write_jsonl(self, key: str, rows: Iterable[Mapping[str, Any]]) -> Digest:
         """Store each row as a line of JSON, written as `write_json` would."""
-        return self.write(key, "".join(f"{_dump(row)}\n" for row in rows).encode())
+        return self.write(key, jsonl_bytes(rows))
 
     def read_stored(self, key: str, kind: type[Model]) -> Model | None:
         """The object as a `kind`, a pydantic model or a dataclass; None when there is none. 46 when it is not one."""
@@ -131,6 +131,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def json_bytes(value: Mapping[str, Any]) -> bytes:
     """A JSON object as a run keeps it: equal values give equal bytes. ValueError for a number that is not finite."""
     return f"{_dump(value, indent=2)}\n".encode()
+
+
+def jsonl_bytes(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as a run keeps them, a line of JSON each. ValueError for a number that is not finite."""
+    return "".join(f"{_dump(row)}\n" for row in rows).encode()
 
 
 def _dump(value: Mapping[str, Any], indent: int | None = None) -> str:

@@ -118,12 +118,12 @@ def _raws(
     if isinstance(part, ConstantCaptions):
         return (None,)
     if isinstance(part, ExistingCaptions):
-        return _chosen(part, existing) or (_missing(part, source),)
+        return chosen_lines(part, existing) or (_missing(part, source),)
     assert part.captioner in generated, "every image is captioned where a strategy needs it"
     return (generated[part.captioner],)
 
 
-def _chosen(part: ExistingCaptions, existing: Sequence[str]) -> tuple[str, ...]:
+def chosen_lines(part: ExistingCaptions, existing: Sequence[str]) -> tuple[str, ...]:
     """What is taken of the captions that came with an image."""
     if part.lines == "join" and existing:
         return (" ".join(existing),)
@@ -134,7 +134,7 @@ def _unused(part: PlainCaptions, existing: Sequence[str]) -> int:
     """How many of the captions that came with an image are left out."""
     if not isinstance(part, ExistingCaptions) or part.lines == "join":
         return 0
-    return len(existing) - len(_chosen(part, existing))
+    return len(existing) - len(chosen_lines(part, existing))
 
 
 def _missing(part: ExistingCaptions, source: str) -> str:

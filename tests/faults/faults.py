@@ -16,6 +16,7 @@ class Fault:
 
 
 CHECKPOINTS, CACHE = "tests/job/run/test_checkpoints.py", "tests/job/run/test_cache.py"
+VERIFY = "tests/job/run/test_verify.py"
 LEASE, UNIT = "tests/job/run/test_lease.py", "tests/job/run/test_unit.py"
 DECISIONS, IDENTITY = "tests/job/run/test_decisions.py", "tests/job/run/test_identity.py"
 ADAPTERS = "tests/job/test_adapters.py"
@@ -57,6 +58,33 @@ _COMMITS = (
         "return wanted.items() <= sizes.items()",
         "return wanted.keys() <= sizes.keys()",
         (f"{CHECKPOINTS}::test_whether_a_checkpoint_is_there_is_told_by_its_files",),
+    ),
+    Fault(
+        "another-runs-checkpoint-is-believed",
+        "A folder that was copied from another run is continued from, and the comparison is called fair.",
+        "job/run/checkpoints.py",
+        "    if commit.run_id != run_id:",
+        "    if commit.run_id is None and run_id == '':",
+        (
+            f"{CHECKPOINTS}::test_a_checkpoint_of_another_run_or_adapter_is_not_there",
+            f"{RESUME}::test_a_folder_that_was_copied_from_another_run_is_passed_over",
+        ),
+    ),
+    Fault(
+        "altered-records-are-believed",
+        "A finished run whose metrics were edited is reported again, and the new report bears them out.",
+        "job/report/publish.py",
+        "    require_whole(run, Depth.RECORDS, check, is_source_of_report, scratch)\n",
+        "",
+        (f"{VERIFY}::test_an_altered_run_gets_no_new_report_that_bears_it_out",),
+    ),
+    Fault(
+        "refused-start-fails-a-finished-run",
+        "A start that is refused lets a finished run show up as failed.",
+        "job/run/unit.py",
+        "            if not writer.restore():\n                writer.write(",
+        "            if writer is not None:\n                writer.write(",
+        (f"{UNIT}::test_a_start_that_is_refused_leaves_the_status_of_a_finished_run_alone",),
     ),
     Fault(
         "fetched-file-unchecked",
@@ -528,9 +556,9 @@ _SHARING = (
         "job/pipeline.py",
         "            comparison = publish_report(report.run, report.workdir, alive)\n"
         "        _require_converged(report, packs)\n"
-        '        report.run.write(layout.SUCCESS, b"")\n',
+        "        write_success(report.run)\n",
         "            _require_converged(report, packs)\n"
-        '            report.run.write(layout.SUCCESS, b"")\n'
+        "            write_success(report.run)\n"
         "            comparison = publish_report(report.run, report.workdir, alive)\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
     ),

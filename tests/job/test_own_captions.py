@@ -35,17 +35,21 @@ def placed(folder: Path) -> Path:
     return folder
 
 
+LINES = (
+    "preprocess.deduplicate=none",
+    "evaluation.samples=null",
+    "training.steps=2",
+    "variants=[{name: first, captions: {strategy: existing}}, {name: random, captions: "
+    "{strategy: existing, lines: random, style_hints: ink}}]",
+)
+
+
 @pytest.fixture(scope="module")
 def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     tmp_path = tmp_path_factory.mktemp("own")
     placed(tmp_path / "drawings")
-    lines = ["preprocess.deduplicate=none", "evaluation.samples=null", "training.steps=2"]
-    lines.append(
-        "variants=[{name: first, captions: {strategy: existing}}, {name: random, captions: "
-        "{strategy: existing, lines: random, style_hints: ink}}]"
-    )
-    done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
+    done = lora_job("run", *arguments(miniature, tmp_path, *LINES), "--workdir", tmp_path / "work")
     assert done.returncode == 0, done.stderr
     assert '"event": "captions read", "images": 15, "missing": 0, "sources": {".txt": 15}' in done.stderr
     return tmp_path / "runs" / "small"
@@ -96,6 +100,7 @@ def test_a_run_whose_copies_an_earlier_version_named_alike_goes_on_with_those_na
         return images_of(attempt, "f", lambda: files)
 
     resolved = json.loads((finished / RESOLVED).read_text())
+    del resolved["identity"]["own_captions"]
     names = [image.id for image in prepared(tmp_path / "today", resolved).used]
     assert len(set(names)) == len(names) == 15
     contents = [hashlib.sha256(Path(f.path).read_bytes()).hexdigest() for f in files if f.key.endswith(".png")]
@@ -103,3 +108,55 @@ def test_a_run_whose_copies_an_earlier_version_named_alike_goes_on_with_those_na
     earlier = prepared(tmp_path / "earlier", resolved)
     assert sorted(image.id for image in earlier.used) == sorted(contents)
     assert earlier.prepared.paths.keys() == set(contents)
+
+
+def test_a_caption_that_its_user_changed_is_noticed(miniature: Path, finished: Path, tmp_path: Path) -> None:
+    """Of a finished run, too, whose files and status stay as they were."""
+    for name in ("drawings", "runs"):
+        shutil.copytree(finished.parents[1] / name, tmp_path / name)
+    run, command = tmp_path / "runs" / "small", ("run", *arguments(miniature, tmp_path, *LINES))
+    moved = lora_job(*command, "--workdir", tmp_path / "work")
+    assert moved.returncode == 0, moved.stderr
+    assert "the captions" not in moved.stderr
+    text = tmp_path / "drawings" / "z0.txt"
+    then = text.read_text()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lease.json"}
+    text.write_text("a blue whale")
+    for _ in range(2):
+        refused = lora_job(*command, "--workdir", tmp_path / "work")
+        assert refused.returncode == 46, refused.stderr
+        last = refused.stderr.splitlines()[-1]
+        assert "other captions than dataset.source has now: z0.png (':d, another 0,' -> 'a blue whale')." in last
+        assert "Restore what it was" in last
+        assert "--set name=" in last
+        after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lease.json"}
+        assert after == before
+    text.write_text(then)
+    restored = lora_job(*command, "--workdir", tmp_path / "work")
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads((run / "resolved.json").read_text())["identity"]["own_captions"] is not None
+
+
+def test_a_row_of_a_table_is_a_caption_like_any_other(tmp_path: Path) -> None:
+    """And their order, a row of no image that is used, or a line that no strategy takes change nothing."""
+    folder = drawings(tmp_path / "drawings")
+    pictures = sorted(folder.glob("*.png"))
+    texts = {picture.name: picture.with_suffix(".txt").read_text().strip() for picture in pictures}
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    table = folder / "metadata.jsonl"
+    shown = "dataset.validation_min=3"
+
+    def of(texts: dict[str, str]) -> str | None:
+        rows = ({"file_name": name, "text": text} for name, text in texts.items())
+        table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        attempt, _ = attempt_of(tmp_path / str(len(list(tmp_path.iterdir()))), shown)
+        return images_of(attempt, "f", lambda: list(list_files(folder))).own_captions
+
+    first = of(texts)
+    assert first is not None
+    assert of(dict(reversed(texts.items())) | {"nothing.png": "nothing"}) == first
+    assert of(texts | {pictures[0].name: f"{texts[pictures[0].name]}\na second line"}) == first
+    assert of(texts | {pictures[0].name: "a blue whale"}) != first
+    constant, _ = attempt_of(tmp_path / "constant", shown, "variants.one.captions={strategy: constant, text: a}")
+    assert images_of(constant, "f", lambda: list(list_files(folder))).own_captions is None

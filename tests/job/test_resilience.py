@@ -171,6 +171,9 @@ def test_a_live_writer_is_waited_for_and_then_left_alone(miniature: Path, tmp_pa
     assert first.wait() == 51
 
 
+METRICS = "variants/blip/seed-1337/metrics.jsonl"
+
+
 def unconcluded(finished: Path, tmp_path: Path) -> Path:
     """A copy of the run, as it is before its last pack is concluded."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
@@ -216,9 +219,45 @@ def test_a_last_checkpoint_that_is_gone_is_trained_again(
     assert_as_straight(tmp_path, straight)
 
 
+def test_a_run_that_is_called_finished_and_lacks_its_checkpoint_is_not_done(
+    miniature: Path, tmp_path: Path, finished: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    run, command = tmp_path / "runs" / "small", ["run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "w"]
+    done = lora_job(*command)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(run / "variants/blip/seed-1337/checkpoints")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    lacks = lora_job(*command)
+    assert lacks.returncode == 46, lacks.stderr
+    assert "variants/blip/seed-1337/checkpoints/step-00000" in lacks.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("key", "was", "named"),
+    [
+        (METRICS, '"skipped": false', "metrics.jsonl was changed since the checkpoint of step 4"),
+        ("data/captions/vanilla.jsonl", "a drawing", "captions/vanilla.jsonl was altered"),
+    ],
+)
+def test_rows_that_were_edited_between_two_attempts_are_named(
+    miniature: Path, tmp_path: Path, finished: Path, key: str, was: str, named: str
+) -> None:
+    run = unconcluded(finished, tmp_path)
+    path = run / key
+    assert was in path.read_text()
+    path.write_text(path.read_text().replace(was, was.replace("false", "true").replace("drawing", "painting"), 1))
+    before = contents(run)
+    again = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "elsewhere")
+    assert again.returncode == 46, again.stderr
+    assert named in again.stderr.splitlines()[-1]
+    assert contents(run) == before
+
+
 @pytest.mark.parametrize(
     ("lost", "named"),
-    [("variants/blip", "checkpoints of all of"), ("variants/blip/seed-1337/metrics.jsonl", "metrics.jsonl")],
+    [("variants/blip", "checkpoints of all of"), (METRICS, "metrics.jsonl")],
 )
 def test_what_cannot_be_trained_again_is_not_begun_anew(
     miniature: Path, tmp_path: Path, finished: Path, lost: str, named: str

@@ -38,6 +38,7 @@ class Study:
     held_out: HeldOut
     model: LocalModel  # the base model
     started_at: float  # of the run's first attempt, seconds since 1970
+    run_id: str | None  # see `run_id_of`
 
     def training_seed(self, member: Member) -> int:
         """The seed that a member is trained with: the study's, plus its variant's offset."""

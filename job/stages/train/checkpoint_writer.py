@@ -17,6 +17,7 @@ from job.layout import Member
 from job.manifest.packs import Pack
 from job.run import checkpoints
 from job.run.context import Attempt
+from job.run.hashes import metrics_hash
 from job.stages.train.build import Study, TrainablePack
 from job.stages.train.resume import collect_garbage
 from job.threads import Background
@@ -94,7 +95,7 @@ class CheckpointWriter(Background):
         self._collect_garbage(snapshots)
 
     def _store(self, snapshots: Sequence[_Snapshot]) -> None:
-        # The metrics come first: an attempt refuses a checkpoint that is further than they are.
+        # The metrics come first: an attempt refuses a checkpoint that is further than they are, or of other ones.
         for snapshot in snapshots:
             member = snapshot.member
             self._attempt.run.write_jsonl(layout.metrics(member), map(asdict, snapshot.metrics))
@@ -125,6 +126,7 @@ class CheckpointWriter(Background):
             folder = Path(scratch)
             files = formats.write_checkpoint(folder, weights, snapshot.state, self._pack.lora, self._card(member))
             commit = checkpoints.Commit(
+                run_id=self._study.run_id,
                 variant=member.variant,
                 seed=member.seed,
                 step=step,
@@ -135,6 +137,7 @@ class CheckpointWriter(Background):
                 initial_weights_sha256=self._initial[member],
                 epoch=self._attempt.epoch,
                 processes=self._processes,
+                metrics_sha256=metrics_hash(snapshot.metrics),
             )
             checkpoints.publish(self._attempt.run, folder, commit)
 

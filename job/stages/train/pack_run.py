@@ -15,6 +15,7 @@ from job.prospect import FORWARDS_OF_TRAINING
 from job.run import checkpoints
 from job.run.checkpoints import BestPointer, Commit, FinalPointer
 from job.run.context import Attempt
+from job.run.hashes import metrics_hash
 from job.stages.train.build import Study, make_trainable
 from job.stages.train.checkpoint_writer import CheckpointWriter
 from job.stages.train.evaluation import PackEvaluation
@@ -102,19 +103,13 @@ class PackRun:
         """Go on from the newest step at which all members have a whole checkpoint.
 
         Raises:
-            JobError: 46 when there is no such step though there were checkpoints, or rows of the metrics are missing.
+            JobError: 46 when there is no such step though there were checkpoints, or rows of the metrics are missing or
+                others than when the checkpoint was made.
         """
         run, members = self._attempt.run, self._pack.members
-        step, states = rewind(run, members, self._attempt.workdir, self._attempt.progress.warn)
+        step, states = rewind(run, members, self._attempt.workdir, self._attempt.progress.warn, self._study.run_id)
         for member in members:
-            key = layout.metrics(member)
-            self._metrics[member] = [row for row in run.read_rows(key, StepRecord) or [] if row.step <= step]
-            if [row.step for row in self._metrics[member]] != list(range(1, step + 1)):
-                raise JobError(
-                    ExitCode.CONFLICT,
-                    f"{run.uri(key)} lacks steps up to {step}, of which there is a checkpoint.",
-                    "Restore it from a backup, or start under another name: --set name=...",
-                )
+            self._metrics[member] = self._rows_until(member, step)
         self._evaluation.read(step)
         if states:
             self._restore(step, states)
@@ -122,7 +117,27 @@ class PackRun:
             text = f"Going on from step {step} of {steps}"
             self._attempt.progress.skip(step / steps)
             self._attempt.progress.say("resumed", text, pack=self._pack.index, step=step)
-            self._warn_of_other_rounding(checkpoints.read_commit(run, members[0], step))
+            self._warn_of_other_rounding(checkpoints.read_commit(run, members[0], step, self._study.run_id))
+
+    def _rows_until(self, member: Member, step: int) -> list[StepRecord]:
+        """The rows of a member's steps up to that of its checkpoint. Raises JobError 46 as `_resume` says."""
+        run, key = self._attempt.run, layout.metrics(member)
+        rows = [row for row in run.read_rows(key, StepRecord) or [] if row.step <= step]
+        problem = ""
+        if [row.step for row in rows] != list(range(1, step + 1)):
+            problem = f"lacks steps up to {step}, of which there is a checkpoint"
+        elif step:
+            then, now = (
+                checkpoints.read_commit(run, member, step, self._study.run_id).metrics_sha256,
+                metrics_hash(rows),
+            )
+            if then not in (None, now):
+                problem = (
+                    f"was changed since the checkpoint of step {step}: the hash of its rows was {then} and is {now}"
+                )
+        if problem:
+            raise JobError(ExitCode.CONFLICT, f"{run.uri(key)} {problem}.", checkpoints.RESTORE)
+        return rows
 
     def _restore(self, step: int, states: States) -> None:
         try:
@@ -131,7 +146,7 @@ class PackRun:
             raise JobError(
                 ExitCode.CONFLICT,
                 f"The checkpoints of {self._pack.unit} at step {step} are those of other adapters: {error}.",
-                "Restore its own from a backup, or start under another name: --set name=...",
+                checkpoints.RESTORE,
             ) from error
 
     def _warn_of_other_rounding(self, continued: Commit) -> None:
@@ -244,20 +259,25 @@ class PackRun:
 
     def _place(self, member: Member, step: int) -> dict[str, str]:
         """The fields `checkpoint` and `sha256` of a `Pointer` to a checkpoint."""
-        kohya = checkpoints.read_commit(self._attempt.run, member, step).file(kohya_name(member.variant))
+        commit = checkpoints.read_commit(self._attempt.run, member, step, self._study.run_id)
+        kohya = commit.file(kohya_name(member.variant))
         return {"checkpoint": f"checkpoints/{layout.step_name(step)}", "sha256": kohya.sha256}
 
 
-def is_finished(attempt: Attempt, pack: Pack) -> bool:
-    """Whether an earlier attempt trained all of the pack, to its last step or until every member had diverged."""
-    return all(_is_finished(attempt, member, pack.training.steps) for member in pack.members)
+def is_finished(attempt: Attempt, pack: Pack, run_id: str | None = None) -> bool:
+    """Whether an earlier attempt trained all of the pack, to its last step or until every member had diverged.
+
+    Args:
+        run_id: of the run whose checkpoints are believed, see `run_id_of`.
+    """
+    return all(_is_finished(attempt, member, pack.training.steps, run_id) for member in pack.members)
 
 
-def _is_finished(attempt: Attempt, member: Member, steps: int) -> bool:
+def _is_finished(attempt: Attempt, member: Member, steps: int, run_id: str | None) -> bool:
     final = attempt.run.read_stored(layout.final(member), FinalPointer)
     if final is None or (final.step != steps and final.diverged_at is None):
         return False
-    return checkpoints.is_there(attempt.run, member, final.step)
+    return checkpoints.is_there(attempt.run, member, final, run_id)
 
 
 def _in_words(losses: Mapping[Member, float]) -> str:

@@ -18,7 +18,13 @@ from lora_engine.adapters.names import STATE_NAME
 States = dict[str, dict[str, Tensor]]  # adapter name to its state, as `PackTrainer.state` gives it
 
 
-def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Callable[[str], None]) -> tuple[int, States]:
+def rewind(
+    run: RunFolder,
+    members: Sequence[Member],
+    scratch: Path,
+    warn: Callable[[str], None],
+    run_id: str | None = None,
+) -> tuple[int, States]:
     """The newest step at which every member has a whole checkpoint, and the members' states; 0 where none was made yet.
 
     Checkpoints after that step are removed: another member has none of their step, or one is damaged.
@@ -26,6 +32,7 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
     Args:
         scratch: the folder that checkpoints are downloaded to for as long as they are read.
         warn: called with a sentence for each step that is passed over.
+        run_id: of the run whose checkpoints are believed, see `run_id_of`.
 
     Raises:
         JobError: 46 when checkpoints were made, but there is no step at which those of all members are whole.
@@ -35,7 +42,7 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
     step, states = 0, States()
     for candidate in common:
         try:
-            states = {member.adapter_name: _read_whole(run, member, candidate, scratch) for member in members}
+            states = {member.adapter_name: _read_whole(run, member, candidate, scratch, run_id) for member in members}
         except _NotWholeError as error:
             warn(f"{error} The training continues from the checkpoint before.")
         else:
@@ -48,7 +55,7 @@ def rewind(run: RunFolder, members: Sequence[Member], scratch: Path, warn: Calla
         raise JobError(
             ExitCode.CONFLICT,
             f"There is no step of which the checkpoints of all of {names} in {run.root} are whole.",
-            "Restore one from a backup, or start under another name: --set name=...",
+            "Restore one from a copy, or start under another name: --set name=...",
         )
     for member, steps in committed.items():
         for later in sorted(steps - set(range(step + 1)), reverse=True):
@@ -60,7 +67,7 @@ class _NotWholeError(Exception):
     """A checkpoint lacks a file or holds other bytes than its commit lists."""
 
 
-def _read_whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dict[str, Tensor]:
+def _read_whole(run: RunFolder, member: Member, step: int, scratch: Path, run_id: str | None) -> dict[str, Tensor]:
     """Fetch and check every file of a checkpoint, and give the state that it holds.
 
     Raises:
@@ -68,7 +75,7 @@ def _read_whole(run: RunFolder, member: Member, step: int, scratch: Path) -> dic
     """
     where = f"{member.adapter_name} at step {step}"
     try:
-        found = checkpoints.read_commit(run, member, step)
+        found = checkpoints.read_commit(run, member, step, run_id)
         found.file(STATE_NAME)
         for name in (entry.path for entry in found.files):
             key = f"{layout.checkpoint(member, step)}/{name}"

@@ -279,6 +279,7 @@ def _commit(made: MadeRun, pack: Pack, member: Member, step: int) -> None:
         made.run.write(f"{key}/{name}", weights.encode())
     earlier = checkpoints.committed_steps(made.run, member)
     commit = Commit(
+        run_id=made.resolved.run_id,
         variant=member.variant,
         seed=member.seed,
         step=step,
@@ -304,7 +305,7 @@ def _write_pointers(made: MadeRun, member: Member, steps: int, frozen_at: int | 
 
 
 def _place(made: MadeRun, member: Member, step: int) -> dict[str, str]:
-    kohya = checkpoints.read_commit(made.run, member, step).file(kohya_name(member.variant))
+    kohya = checkpoints.read_commit(made.run, member, step, made.resolved.run_id).file(kohya_name(member.variant))
     return {"checkpoint": f"checkpoints/{layout.step_name(step)}", "sha256": kohya.sha256}
 
 

@@ -295,7 +295,9 @@ def test_a_run_that_was_given_more_steps_is_to_be_finished(folder: Path) -> None
     final = json.loads((folder / FOLDER / "final.json").read_text())
     rows = [json.loads(line) for line in (folder / FOLDER / "validation.jsonl").read_text().splitlines()]
     earlier = next(row for row in rows if 0 < row["step"] < final["step"])
-    edit(folder / FOLDER / "final.json", step=earlier["step"], loss=earlier["loss"])
+    commit = json.loads((folder / layout.checkpoint(MEMBER, earlier["step"]) / layout.COMMIT_NAME).read_text())
+    sha256 = next(file["sha256"] for file in commit["files"] if file["path"] == "a.safetensors")
+    edit(folder / FOLDER / "final.json", step=earlier["step"], loss=earlier["loss"], sha256=sha256)
     with pytest.raises(JobError) as caught:
         publish_report(folder_of(str(folder)))
     assert caught.value.code == ExitCode.CONFLICT

@@ -10,7 +10,7 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.run import checkpoints
-from job.run.checkpoints import Commit
+from job.run.checkpoints import Commit, Pointer
 from job.storage.files import DamagedObjectError
 from job.storage.folder import RunFolder
 from job.storage.local import LocalStorage
@@ -40,6 +40,12 @@ def commit_of(folder: Path, step: int) -> Commit:
 def publish(run: RunFolder, tmp_path: Path, *steps: int) -> None:
     for step in steps:
         checkpoints.publish(run, tmp_path / "scratch", commit_of(tmp_path / "scratch", step))
+
+
+def is_there(run: RunFolder, step: int, data: bytes = FILES["blip.safetensors"], run_id: str | None = None) -> bool:
+    """Whether the checkpoint is there, to which a pointer says that its adapter is this."""
+    pointer = Pointer(step=step, loss=None, checkpoint="", sha256=hashlib.sha256(data).hexdigest())
+    return checkpoints.is_there(run, MEMBER, pointer, run_id)
 
 
 def keys(run: RunFolder) -> list[str]:
@@ -87,7 +93,7 @@ def test_a_removal_that_ends_half_way_leaves_no_commit_without_its_files(
     with pytest.raises(InterruptedError):
         checkpoints.remove(RunFolder(EndsAt(deletion), run.root), MEMBER, 4)
     for step in checkpoints.committed_steps(run, MEMBER):
-        assert checkpoints.is_there(run, MEMBER, step)
+        assert is_there(run, step)
     checkpoints.remove(run, MEMBER, 4)
     assert checkpoints.committed_steps(run, MEMBER) == (2,)
     assert {key.split("/")[-2] for key in keys(run)} == {"step-000002"}
@@ -104,8 +110,8 @@ def test_a_copy_of_a_folder_is_no_checkpoint(run: RunFolder, tmp_path: Path) -> 
 @pytest.mark.parametrize("damage", ["cut", "lost", "commit"])
 def test_whether_a_checkpoint_is_there_is_told_by_its_files(run: RunFolder, tmp_path: Path, damage: str) -> None:
     publish(run, tmp_path, 2)
-    assert checkpoints.is_there(run, MEMBER, 2)
-    assert not checkpoints.is_there(run, MEMBER, 4)
+    assert is_there(run, 2)
+    assert not is_there(run, 4)
     root = layout.checkpoint(MEMBER, 2)
     if damage == "cut":
         run.write(f"{root}/state.safetensors", b"to")
@@ -113,7 +119,21 @@ def test_whether_a_checkpoint_is_there_is_told_by_its_files(run: RunFolder, tmp_
         run.delete(f"{root}/state.safetensors")
     else:
         run.write(f"{root}/{layout.COMMIT_NAME}", b"{")
-    assert not checkpoints.is_there(run, MEMBER, 2)
+    assert not is_there(run, 2)
+
+
+def test_a_checkpoint_of_another_run_or_adapter_is_not_there(run: RunFolder, tmp_path: Path) -> None:
+    publish(run, tmp_path, 2)
+    assert not is_there(run, 2, run_id="this run's")
+    assert not is_there(run, 2, b"another adapter")
+    key = f"{layout.checkpoint(MEMBER, 2)}/{layout.COMMIT_NAME}"
+    run.write_json(key, (run.read_json(key) or {}) | {"run_id": "a"})
+    assert is_there(run, 2, run_id="a")
+    for other in ("b", None):
+        with pytest.raises(JobError, match=r"COMMIT\.json is the commit of another run \(a, not ") as caught:
+            checkpoints.read_commit(run, MEMBER, 2, other)
+        assert caught.value.code == ExitCode.CONFLICT
+        assert not is_there(run, 2, run_id=other)
 
 
 @pytest.mark.parametrize("facts", [{"variant": "other"}, {"seed": 8}, {"step": 4}, {"step": -2}])
@@ -126,7 +146,7 @@ def test_the_commit_of_another_checkpoint_is_none_of_this_one(
     with pytest.raises(JobError, match=r"step-000002/COMMIT\.json is the commit of") as caught:
         checkpoints.read_commit(run, MEMBER, 2)
     assert caught.value.code == ExitCode.CONFLICT
-    assert not checkpoints.is_there(run, MEMBER, 2)
+    assert not is_there(run, 2)
 
 
 @pytest.mark.parametrize(

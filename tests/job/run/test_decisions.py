@@ -109,9 +109,26 @@ def test_a_finished_run_is_done_until_it_is_to_have_more_steps(tmp_path: Path) -
     assert not is_done(attempt)
     attempt.run.write(layout.SUCCESS, b"")
     assert not is_done(attempt_at(tmp_path, "training.steps=20"))
-    with pytest.raises(JobError, match=r"variants\.one\.training\.steps") as caught:
+    with pytest.raises(JobError, match=r"variants\.one\.training\.steps \(10 -> 5\)") as caught:
         is_done(attempt_at(tmp_path, "training.steps=5"))
     assert caught.value.code == ExitCode.CONFLICT
+    assert "only where training.schedule.name is constant" in caught.value.remedy
+
+
+def test_a_refusal_shows_what_was_and_what_is_and_both_ways_to_go_on(tmp_path: Path) -> None:
+    finish(attempt_at(tmp_path), tmp_path)
+    changes = ("lora.rank=4", "training.optimizer.learning_rate=0.5", "seeds=[1, 2]")
+    with pytest.raises(JobError, match="other values of ") as caught:
+        is_done(attempt_at(tmp_path, *changes))
+    assert "variants.one.lora.rank (8 -> 4)" in caught.value.cause
+    assert "variants.one.training.optimizer.learning_rate (0.0001 -> 0.5)" in caught.value.cause
+    assert "seeds ([1337] -> [1, 2])" in caught.value.cause
+    assert caught.value.remedy.startswith("Restore what it was ")
+    assert "--set name=" in caught.value.remedy
+    assert "constant" not in caught.value.remedy
+    several = ("{name: two, captions: {strategy: existing}}", "{name: one, captions: {strategy: existing}}")
+    with pytest.raises(JobError, match=r"variants\.two \(none -> \{"):
+        is_done(attempt_at(tmp_path, f"variants=[{', '.join(several)}]"))
 
 
 def test_a_run_that_is_to_have_more_steps_is_not_finished_until_it_has_them(tmp_path: Path) -> None:
@@ -131,7 +148,8 @@ def test_other_bytes_under_the_same_name_are_refused_and_nothing_is_written(
     attempt = attempt_at(tmp_path)
     finish(attempt, tmp_path)
     before = {key: attempt.run.read(key) for key, _ in attempt.run.list()}
-    with pytest.raises(JobError, match=rf"other values of {named}\.") as caught:
+    hashes = r"\(SHA-256 \w{12}\.\.\. -> SHA-256 \w{12}\.\.\.\)"
+    with pytest.raises(JobError, match=rf"other values of {named} {hashes}\.") as caught:
         decide(attempt_at(tmp_path), tmp_path, **changed)
     assert caught.value.code == ExitCode.CONFLICT
     assert {key: attempt.run.read(key) for key, _ in attempt.run.list()} == before

@@ -47,6 +47,19 @@ def test_the_status_of_a_unit_says_how_it_ended(tmp_path: Path, code: ExitCode, 
     assert (found.state, found.exit_code, found.cause) == ("done", 0, None)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_start_that_is_refused_leaves_the_status_of_a_finished_run_alone(tmp_path: Path, *, finished: bool) -> None:
+    attempt, _ = attempt_of(tmp_path)
+    with unit_of(attempt, UNIT, 0):
+        pass
+    before = status(attempt.run)
+    if finished:
+        attempt.run.write(layout.SUCCESS, b"")
+    with pytest.raises(JobError), unit_of(attempt, UNIT, 0):
+        raise JobError(ExitCode.CONFLICT, "The cause.", "The remedy.")
+    assert (status(attempt.run) == before) == finished
+
+
 def test_a_unit_of_another_process_is_waited_for_so_many_minutes(tmp_path: Path) -> None:
     attempt, shown = attempt_of(tmp_path, "limits.lease_seconds=1")
     with held(attempt.run, UNIT, LeaseTimes(0.4, 0), StopFlag(), lambda _: None):

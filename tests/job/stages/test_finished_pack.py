@@ -11,17 +11,18 @@ from job.run import checkpoints
 from job.run.checkpoints import Commit, FinalPointer
 from job.run.context import Attempt
 from job.stages.train.pack_run import is_finished
-from lora_engine.adapters.names import STATE_NAME
+from lora_engine.adapters.names import kohya_name
 from lora_engine.records import FileEntry
 from tests.job.small_run import attempt_of
 
-STATE = b"the state"
+STATE = b"the adapter"
 
 
 def conclude(attempt: Attempt, tmp_path: Path, member: Member, step: int, diverged_at: int | None = None) -> None:
     """Leave what a member that was trained to that step leaves."""
-    (tmp_path / STATE_NAME).write_bytes(STATE)
-    entry = FileEntry(STATE_NAME, len(STATE), hashlib.sha256(STATE).hexdigest())
+    name = kohya_name(member.variant)
+    (tmp_path / name).write_bytes(STATE)
+    entry = FileEntry(name, len(STATE), hashlib.sha256(STATE).hexdigest())
     commit = Commit(**vars(member), step=step, files=(entry,), weights_sha256="w", initial_weights_sha256="i")
     checkpoints.publish(attempt.run, tmp_path, commit)
     place = f"checkpoints/{layout.step_name(step)}"
@@ -48,5 +49,13 @@ def test_a_pack_whose_last_checkpoint_is_lost_is_not_finished(tmp_path: Path) ->
     [pack] = attempt.packs
     conclude(attempt, tmp_path, Member("one", 1), 10)
     assert is_finished(attempt, pack)
-    attempt.run.delete(f"{layout.checkpoint(Member('one', 1), 10)}/{STATE_NAME}")
+    attempt.run.delete(f"{layout.checkpoint(Member('one', 1), 10)}/one.safetensors")
     assert not is_finished(attempt, pack)
+
+
+def test_a_pack_whose_last_checkpoint_is_another_runs_is_not_finished(tmp_path: Path) -> None:
+    attempt, _ = attempt_of(tmp_path, "seeds=[1]")
+    [pack] = attempt.packs
+    conclude(attempt, tmp_path, Member("one", 1), 10)
+    assert is_finished(attempt, pack)
+    assert not is_finished(attempt, pack, "this run's")

@@ -30,14 +30,14 @@ def no_warning(text: str) -> None:
     raise AssertionError(text)
 
 
-def commit(run: RunFolder, tmp_path: Path, member: Member, *steps: int) -> None:
+def commit(run: RunFolder, tmp_path: Path, member: Member, *steps: int, run_id: str | None = None) -> None:
     """Checkpoints whose state is the number of their step."""
     for step in steps:
         path = tmp_path / STATE_NAME
         save_file({"adapter.weight": torch.tensor([float(step)])}, path)
         entry = FileEntry(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-        record = Commit(**vars(member), step=step, files=(entry,), weights_sha256=f"{step}", initial_weights_sha256="0")
-        checkpoints.publish(run, tmp_path, record)
+        facts = {"files": (entry,), "weights_sha256": f"{step}", "initial_weights_sha256": "0"}
+        checkpoints.publish(run, tmp_path, Commit(run_id=run_id, **vars(member), step=step, **facts))
 
 
 def commit_data(run: RunFolder, member: Member, step: int) -> bytes:
@@ -96,6 +96,26 @@ def test_a_damaged_checkpoint_is_passed_over_and_removed(run: RunFolder, tmp_pat
     assert (step, states["two-seed-1"]["adapter.weight"].item()) == (2, 2)
     assert len(warnings) == 1
     assert "two-seed-1 at step 4" in warnings[0]
+    assert committed(run) == [(2,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("own", "foreign"), [("this", "another"), ("this", None), (None, "another")], ids=["both new", "old", "into old"]
+)
+def test_a_folder_that_was_copied_from_another_run_is_passed_over(
+    run: RunFolder, tmp_path: Path, own: str | None, foreign: str | None
+) -> None:
+    """Its files are whole, of the same variant, seed and step."""
+    for member in (ONE, TWO):
+        commit(run, tmp_path, member, 2, run_id=own)
+    commit(run, tmp_path, ONE, 4, run_id=own)
+    commit(run, tmp_path, TWO, 4, run_id=foreign)
+    warnings: list[str] = []
+    step, _ = rewind(run, (ONE, TWO), tmp_path, warnings.append, own)
+    assert step == 2
+    [warning] = warnings
+    assert "two-seed-1 at step 4" in warning
+    assert "the commit of another run" in warning
     assert committed(run) == [(2,), (2,)]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.run.dataset import Images, SourceStamp
+from job.run.dataset import Captions, Images, SourceStamp
 from job.stages.caption import caption
 from job.stages.preprocess import images_of
 from lora_engine.images.prepare import pixels_key
@@ -52,6 +52,35 @@ def test_recorded_images_are_used_only_where_some_are_trained_on_and_some_held_o
     assert caught.value.code == ExitCode.CONFLICT
 
 
+def tokenizer(text: str) -> SimpleNamespace:
+    return SimpleNamespace(input_ids=text.split())
+
+
+def test_captions_that_were_edited_between_two_attempts_are_named(tmp_path: Path) -> None:
+    def prepare() -> None:
+        raise AssertionError("a constant text needs no image")
+
+    attempt, _ = attempt_of(tmp_path, CONSTANT)
+    held = Images(tuple(images("train")), prepare)  # type: ignore[arg-type]
+
+    def captions() -> Captions:
+        return caption(attempt, held, {}, tokenizer, torch.device("cpu"))
+
+    assert captions() == captions()
+    path = Path(attempt.run.uri(layout.captions("one")))
+    before = path.read_text()
+    path.write_text(before.replace("a drawing", "a painting"))
+    with pytest.raises(
+        JobError, match=r"captions/one\.jsonl was altered: its rows had SHA-256 \w+, and have "
+    ) as caught:
+        captions()
+    assert caught.value.code == ExitCode.CONFLICT
+    path.write_text(before)
+    assert captions()["one"][0].texts == ("a drawing",)
+    path.unlink()  # What is lost is made again.
+    assert captions()["one"][0].texts == ("a drawing",)
+
+
 @pytest.mark.parametrize("texts", [("as it was",), ("as it", "was")])
 def test_recorded_captions_are_used_only_where_they_are_as_many_as_the_strategy_gives(
     tmp_path: Path, texts: tuple[str, ...]
@@ -60,9 +89,6 @@ def test_recorded_captions_are_used_only_where_they_are_as_many_as_the_strategy_
     count = len(texts)
     row = CaptionRecord("0", texts, (None,) * count, (3,) * count, (False,) * count)
     attempt.run.write_jsonl(layout.captions("one"), [asdict(row)])
-
-    def tokenizer(text: str) -> SimpleNamespace:
-        return SimpleNamespace(input_ids=text.split())
 
     def prepare() -> None:
         raise AssertionError("a constant text needs no image")

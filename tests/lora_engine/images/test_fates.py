@@ -47,7 +47,8 @@ def test_every_kind_of_file_is_counted_once_and_named() -> None:
     assert fates.ignored == sum(fates.ignored_because.values())
     assert sentence(records, fates) == (
         "Data: 6 images used, 5 trained on and 1 held out; "
-        "5 ignored (2 not an image (.npz), such as d.npz; 1 hidden, as its name or its folder's begins with a dot, such as .x; "
+        "5 ignored (2 not an image (.npz), such as d.npz; "
+        "1 hidden, as its name or its folder's begins with a dot, such as .x; "
         "1 left behind by a system, such as Thumbs.db; 1 for other reasons, see data/images.jsonl of a run); "
         "3 rejected (2 truncated, such as a.png; 1 the file is empty, such as c.png); "
         "1 copy of another file; 1 group of near-duplicates; 1 all of one colour; "

@@ -1,0 +1,258 @@
+"""What a run says of its own files is believed only where it is so: missing or altered is 46, with the file's name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import layout
+from job.errors import ExitCode, JobError
+from job.report.publish import publish_report
+from job.run.collect import collect
+from job.run.hashes import CaptionHashes, captions_hash, metrics_hash
+from job.run.success import read_success, write_success
+from job.run.verify import Depth, is_source_of_report, require_whole, verify
+from lora_engine.records import CaptionRecord, StepRecord
+from tests.job.report.cases import CASES, A, B
+from tests.job.report.made_run import Design, make_run
+from tests.job.small_run import folder_of
+from tests.lora_job import lora_job
+
+MEMBER, OTHER = layout.Member("a", 1), layout.Member("b", 1)
+LAST = layout.checkpoint(MEMBER, 4)
+ADAPTER = f"{LAST}/a.safetensors"
+COMMIT = f"{LAST}/{layout.COMMIT_NAME}"
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is trained, with hashes of its rows, and not reported yet."""
+    made = make_run(tmp_path_factory.mktemp("made"), Design([A, B], CASES["lower, however prompted"].losses))
+    run, hashes = made.run, {}
+    for member in (MEMBER, OTHER):
+        rows = run.read_rows(layout.metrics(member), StepRecord) or []
+        for step in (2, 4):
+            path = made.folder / layout.checkpoint(member, step) / layout.COMMIT_NAME
+            edit(path, metrics_sha256=metrics_hash(rows[:step]))
+        hashes[member.variant] = captions_hash(run.read_rows(layout.captions(member.variant), CaptionRecord) or [])
+    run.write_stored(layout.CAPTION_HASHES, CaptionHashes(sha256=hashes))
+    return made.folder
+
+
+@pytest.fixture(scope="module")
+def finished(unfinished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, finished."""
+    folder = Path(shutil.copytree(unfinished, tmp_path_factory.mktemp("finished") / "run"))
+    publish_report(folder_of(str(folder)))
+    write_success(folder_of(str(folder)))
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def problems(folder: Path, depth: Depth = Depth.ALL) -> dict[str, str]:
+    return {problem.key: problem.text for problem in verify(folder_of(str(folder)), depth).problems}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_finished_run_is_whole_and_all_of_it_is_named(folder: Path) -> None:
+    found = verify(folder_of(str(folder)), Depth.ALL)
+    assert (found.problems, found.finished, found.lists_records) == ((), True, True)
+    keys = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    unnamed = {key for key in keys if key.startswith(("units/", "data/thumbnails/"))} | {layout.SUCCESS}
+    assert (found.files, found.hashed) == (len(keys - unnamed), len(keys - unnamed))
+    success = read_success(folder_of(str(folder)))
+    assert success is not None
+    listed = {file.path for file in success.files}
+    assert {COMMIT, layout.RESOLVED, layout.COMPARISON, layout.captions("a"), layout.metrics(MEMBER)} <= listed
+    assert ADAPTER not in listed  # The commit lists it.
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut, flip])
+@pytest.mark.parametrize(
+    "key",
+    [
+        ADAPTER,
+        COMMIT,
+        f"{layout.checkpoint(MEMBER, 2)}/{layout.COMMIT_NAME}",
+        layout.final(MEMBER),
+        layout.best(MEMBER),
+        layout.metrics(MEMBER),
+        layout.validation(MEMBER),
+        layout.validation_losses(MEMBER, 2),
+        layout.captions("a"),
+        layout.IMAGES,
+        layout.RESOLVED,
+        layout.COMPARISON,
+        layout.PAGE,
+        layout.ADAPTER_INDEX,
+        layout.adapter("a"),
+        layout.diffusers_adapter("b"),
+    ],
+)
+def test_what_is_missing_or_altered_is_named(folder: Path, key: str, harm: Callable[[Path], None]) -> None:
+    harm(folder / key)
+    found = problems(folder)
+    assert str(folder / key) in found[key]
+    depth = Depth.SIZES  # of what harms a file's size
+    if harm is flip:
+        depth = Depth.ALL if key.endswith(".safetensors") and key.startswith("adapters/") else Depth.RECORDS
+    with pytest.raises(JobError) as caught:
+        require_whole(folder_of(str(folder)), depth)
+    assert caught.value.code == ExitCode.CONFLICT
+    assert "--set name=" in caught.value.remedy
+    if key.startswith(("report/", "adapters/")):
+        assert not verify(folder_of(str(folder)), Depth.ALL, only=is_source_of_report).problems
+        assert "`lora-job report`" in caught.value.remedy
+
+
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_a_finished_run_without_a_checkpoint_is_not_done(folder: Path, *, is_earlier: bool) -> None:
+    """An earlier version listed nothing; its pointers and its report name the checkpoints all the same."""
+    if is_earlier:
+        (folder / layout.SUCCESS).write_bytes(b"")
+    shutil.rmtree(folder / layout.all_checkpoints(MEMBER))
+    assert {COMMIT, f"{layout.checkpoint(MEMBER, 2)}/a.safetensors"} <= problems(folder, Depth.SIZES).keys()
+    done = lora_job("status", folder)
+    assert done.returncode == 46, done.stderr
+    assert "pack-0" in done.stdout
+    assert str(folder / layout.all_checkpoints(MEMBER)) in done.stderr
+    (folder / layout.final(OTHER)).unlink()
+    assert "is missing, though the run is finished" in problems(folder, Depth.SIZES)[layout.final(OTHER)]
+
+
+def test_the_commands_name_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    whole = lora_job("verify", folder)
+    assert whole.returncode == 0, whole.stderr
+    assert "files are there, " in whole.stdout
+    flip(folder / ADAPTER)
+    flip(folder / layout.metrics(OTHER))
+    for command in (("verify", folder), ("report", folder), ("collect", folder, tmp_path / "there")):
+        done = lora_job(*command)
+        assert done.returncode == 46, (command, done.stderr)
+        assert "Traceback" not in done.stderr
+    wrong = lora_job("verify", folder)
+    for key in (ADAPTER, layout.metrics(OTHER)):
+        assert f"{folder / key} was altered: " in wrong.stderr
+    assert "1 more files are missing or altered" in wrong.stderr.splitlines()[-1]
+    nothing = lora_job("verify", tmp_path / "nothing")
+    assert nothing.returncode == 42, nothing.stderr
+
+
+def test_a_report_that_is_made_anew_is_listed_anew(folder: Path) -> None:
+    (folder / layout.PAGE).write_text("another")
+    (folder / layout.adapter("a")).unlink()
+    assert problems(folder).keys() == {layout.PAGE, layout.adapter("a")}
+    publish_report(folder_of(str(folder)))
+    assert problems(folder) == {}
+
+
+def test_an_altered_run_gets_no_new_report_that_bears_it_out(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / layout.metrics(MEMBER)).read_text().splitlines()]
+    rows[0]["loss"] = 0.5
+    (folder / layout.metrics(MEMBER)).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(JobError, match=r"seed-1/metrics\.jsonl was altered: _SUCCESS says ") as caught:
+        publish_report(folder_of(str(folder)))
+    assert caught.value.code == ExitCode.CONFLICT
+
+
+def change_metrics(folder: Path) -> str:
+    path = folder / layout.metrics(MEMBER)
+    path.write_text(path.read_text().replace('"skipped": false', '"skipped": true', 1))
+    return r"metrics\.jsonl was altered: the commit of step 4 says "
+
+
+def change_captions(folder: Path) -> str:
+    path = folder / layout.captions("b")
+    path.write_text(path.read_text().replace("drawing", "painting", 1))
+    return r"captions/b\.jsonl was altered: data/captions\.json says "
+
+
+def copy_another_members(folder: Path) -> str:
+    shutil.copytree(folder / layout.checkpoint(OTHER, 4), folder / LAST, dirs_exist_ok=True)
+    return r"a/.*/step-000004/COMMIT\.json is the commit of b-seed-1 at step 4"
+
+
+def copy_another_steps(folder: Path) -> str:
+    shutil.copytree(folder / layout.checkpoint(MEMBER, 2), folder / LAST, dirs_exist_ok=True)
+    return r"step-000004/COMMIT\.json is the commit of a-seed-1 at step 2"
+
+
+def copy_another_runs(folder: Path) -> str:
+    edit(folder / COMMIT, run_id="another")
+    return r"step-000004/COMMIT\.json is the commit of another run \(another, not "
+
+
+def point_elsewhere(folder: Path) -> str:
+    shutil.copy(folder / layout.final(OTHER), folder / layout.final(MEMBER))
+    return r"a/seed-1/(final\.json names a file|checkpoints/step-000004/a\.safetensors was altered)"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [change_metrics, change_captions, copy_another_members, copy_another_steps, copy_another_runs, point_elsewhere],
+)
+def test_a_lie_before_the_report_is_refused_by_it(unfinished: Path, tmp_path: Path, lie: Callable[[Path], str]) -> None:
+    folder = Path(shutil.copytree(unfinished, tmp_path / "run"))
+    assert problems(folder) == {}
+    sentence = lie(folder)
+    with pytest.raises(JobError, match=sentence) as caught:
+        publish_report(folder_of(str(folder)))
+    assert caught.value.code == ExitCode.CONFLICT
+    assert not (folder / layout.COMPARISON).exists()
+
+
+def test_a_folder_that_holds_another_run_is_not_collected_into(folder: Path, unfinished: Path, tmp_path: Path) -> None:
+    run = folder_of(str(folder))
+    collect(run, tmp_path / "whole")
+    collect(run, tmp_path / "part", adapters_alone=True)
+    edit(folder / layout.ADAPTER_INDEX, run_id="another")
+    edit(folder / layout.RESOLVED, run_id="another", started_at=1.0)
+    (folder / layout.SUCCESS).write_bytes(b"")
+    for there, alone in (("whole", False), ("whole", True), ("part", True), ("part", False)):
+        before = {path: path.read_bytes() for path in (tmp_path / there).rglob("*") if path.is_file()}
+        with pytest.raises(JobError, match=f"{there} holds another run: .* has run_id .*another") as caught:
+            collect(run, tmp_path / there, adapters_alone=alone)
+        assert caught.value.code == ExitCode.CONFLICT
+        assert {path: path.read_bytes() for path in (tmp_path / there).rglob("*") if path.is_file()} == before
+    collect(folder_of(str(unfinished)), tmp_path / "whole")
+
+
+def test_of_runs_of_earlier_versions_it_is_told_when_they_began_and_how_they_are_called(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / layout.SUCCESS).write_bytes(b"")
+    resolved = json.loads((folder / layout.RESOLVED).read_text())
+    for path in (folder / layout.RESOLVED, folder / layout.ADAPTER_INDEX, *folder.rglob(layout.COMMIT_NAME)):
+        edit(path, run_id=None)
+    assert problems(folder) == {}
+    run = folder_of(str(folder))
+    collect(run, tmp_path / "whole")
+    collect(run, tmp_path / "part", adapters_alone=True)
+    collect(run, tmp_path / "part", adapters_alone=True)
+    edit(folder / layout.RESOLVED, started_at=resolved["started_at"] + 1)
+    edit(folder / layout.COMPARISON, name="other")
+    with pytest.raises(JobError, match=r"whole holds another run: resolved\.json has started_at"):
+        collect(run, tmp_path / "whole")
+    with pytest.raises(JobError, match=r"part holds another run: report/comparison\.json has name .*, and name other"):
+        collect(run, tmp_path / "part", adapters_alone=True)
