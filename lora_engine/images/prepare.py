@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.errors import DataError
+from lora_engine.errors import DataError, UnsafeError
 from lora_engine.images.decode import decode_with_size, to_square, upright_size
 from lora_engine.images.kinds import why_ignored, why_unread
 from lora_engine.images.perceptual_hash import perceptual_hash
@@ -25,6 +25,7 @@ from lora_engine.images.squares import SUFFIX, read_square, write_square
 from lora_engine.images.unread import RejectedImageError
 from lora_engine.records import SourceFile
 from lora_engine.system.malloc import keep_freed_blocks
+from lora_engine.system.scratch import make_folder
 
 _DECODER_VERSION = 7  # raised whenever the same file and settings come to give other pixels
 _THUMBNAIL_SIDE = 128  # pixels at least, where the square has as many
@@ -74,7 +75,7 @@ def preprocess_images(
         DataError: a file cannot be read, or an image took the worker that decoded it down.
     """
     folder = out / f"images-{pixels_key(config)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # Starting a worker takes as long as decoding a dozen files, so few files get few workers.
     count = workers or min(_cores(), 1 + len(files) // _WINDOW)
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
@@ -169,7 +170,7 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
         return PreparedImage(identity, file.key, size, rejected=str(error))
     small = square.reduce(max(1, square.width // _THUMBNAIL_SIDE))
     if stored is None:
-        _write(square_path, lambda part: write_square(square, part))
+        write_square(square, square_path)
     uniform = square.getcolors(1) is not None  # there is one colour at most
     look = perceptual_hash(square)
     return PreparedImage(identity, file.key, size, width, height, square_path, _thumbnail(small), look, uniform=uniform)
@@ -218,18 +219,8 @@ def _thumbnail(small: Image.Image) -> bytes:
 
 
 def _stored(path: Path) -> Image.Image | None:
-    """The square that an earlier attempt wrote; None where there is none, or a power cut left a part of it."""
+    """The square that this user's earlier attempt wrote; None where there is none, or it is not as it was written."""
     try:
-        return read_square(path)
-    except (OSError, ValueError):
+        return read_square(path) if path.lstat().st_uid == os.geteuid() else None
+    except (OSError, UnsafeError):
         return None
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """Write under a temporary name, then rename."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from typing import IO, Literal
 from lora_engine.errors import DataError, EngineError, UnsafeError
 from lora_engine.images.member_names import member_names
 from lora_engine.records import SourceFile
+from lora_engine.system.scratch import adopt, make_folder
 from lora_engine.text import shortened
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -109,7 +110,7 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
     """
     if not archive.is_file():  # reading a pipe may never end
         raise DataError(f"{archive} is no file.", "Name a .zip or .tar.gz file, or a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths: dict[str, Path] = {}  # by the key
     total, limit = 0, max(_RATIO_FREE_BYTES, min(_MAX_BYTES, archive.stat().st_size * _MAX_RATIO))
     try:
@@ -152,6 +153,7 @@ def _unpack(archive: Path, member: _Member, path: Path) -> None:
         shutil.copyfileobj(packed, file, 2**20)
         if file.tell() != member.size:
             raise _refused(archive, f"has a member {_shown(member.name)} of another size than it says")
+    adopt(path)
 
 
 def _members(archive: Path) -> Iterator[_Member]:
