@@ -112,12 +112,20 @@ def _kind(file: str) -> str:
 
 
 def _why(own: OwnCaptions, key: str) -> str:
-    return f" ({own.blank[key]} is empty)" if key in own.blank else ""
+    if (file := own.blank.get(key)) is None:
+        return ""
+    return f" ({file} is {'a link out of the dataset' if file in own.left_out else 'empty'})"
 
 
 def _warnings(
     own: OwnCaptions, used: Sequence[str], found: dict[str, tuple[str, ...]], copies: dict[str, list[str]]
 ) -> Iterable[str]:
+    if own.left_out:
+        count = len(own.left_out)
+        yield (
+            f"{count} caption file{'s are links' if count > 1 else ' is a link'} out of the dataset, and left out: "
+            f"{named(sorted(own.left_out))}; dataset.follow_links: true reads such files"
+        )
     if own.stray_rows:
         table, name = own.stray_rows[0]
         yield f"{len(own.stray_rows)} of {own.rows} rows name no file of the dataset, such as {name} in {table}"
@@ -129,7 +137,7 @@ def _warnings(
     others = [f"{k} ({each})" for k in used for each in copies.get(k, ()) if own.captions[each] != found[k]]
     if others:
         yield f"{len(others)} copies of images have other captions, which are not used: {named(others)}"
-    blank = sorted({file for key, file in own.blank.items() if key in used})
+    blank = sorted({file for key, file in own.blank.items() if key in used} - own.left_out)
     if blank:
         yield f"{len(blank)} caption files give no caption: {named(blank)}"
 

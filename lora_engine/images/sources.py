@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from lora_engine.errors import DataError, EngineError, UnsafeError
+from lora_engine.images.links import leads_out
 from lora_engine.images.member_names import member_names
 from lora_engine.records import SourceFile
 from lora_engine.system.scratch import adopt, make_folder
@@ -40,10 +41,13 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(_ARCHIVES)
 
 
-def list_files(folder: Path) -> Iterator[SourceFile]:
+def list_files(folder: Path, *, follow_links: bool = False) -> Iterator[SourceFile]:
     """List every regular file below a folder in the order of the keys, and every link but those to pipes and devices.
 
     A link to a folder is listed, not entered: it could lead back.
+
+    Args:
+        follow_links: whether caption files may be links to anywhere; else those are marked that lead out of the folder.
 
     Raises:
         DataError: a folder cannot be read, or a name is not UTF-8.
@@ -54,7 +58,13 @@ def list_files(folder: Path) -> Iterator[SourceFile]:
         for name in (*names, *(name for name in folders if Path(at, name).is_symlink()))
     ]
     listed = [path for path in paths if _is_listed(path)]
-    files = [SourceFile(_plain_key(path.relative_to(folder).as_posix()), str(path)) for path in listed]
+    root = os.path.realpath(folder)
+    files = [
+        SourceFile(
+            _plain_key(path.relative_to(folder).as_posix()), str(path), not follow_links and leads_out(str(path), root)
+        )
+        for path in listed
+    ]
     yield from sorted(files, key=lambda file: file.key)
 
 
