@@ -14,6 +14,7 @@ from job.errors import ExitCode, JobError
 from job.manifest.places import ModelSource
 from job.manifest.prompt_file import read_prompts
 from job.manifest.prompt_line import read_prompt
+from job.process.cores import settle_threads
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.run.status import require_run
@@ -22,6 +23,7 @@ from job.storage.folder import RunFolder
 from lora_engine.config.captions import PromptTemplate
 from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.config.models import DeviceChoice
+from lora_engine.system.cores import Load
 
 _NAME = r"[a-z0-9]([-_.a-z0-9]{0,61}[a-z0-9])?"
 
@@ -64,6 +66,7 @@ def sample_command(target: str, options: SampleOptions, stop: StopFlag) -> str:
     if not is_file:
         require_run(_folder(target))
     with Progress(sys.stderr) as progress, progress.doing("Loading the model libraries"):
+        settle_threads(os.environ, Load())
         stop.at_once(_import_libraries)
     from job.sampling import Order, sample_file, sample_run
 

@@ -27,6 +27,7 @@ class Commit(StoredJson):
     initial_weights_sha256: str  # of the weights before the first step
     epoch: int | None = None  # of the lease under which it was written; None where the store can keep no leases
     processes: int = 1  # how many processes trained together
+    threads: int | None = None  # that computed on a CPU; None where a GPU did, or an earlier version wrote this
 
     @field_validator("files")
     @classmethod

@@ -24,6 +24,7 @@ from lora_engine.images.perceptual_hash import perceptual_hash
 from lora_engine.images.squares import SUFFIX, read_square, write_square
 from lora_engine.images.unread import RejectedImageError
 from lora_engine.records import SourceFile
+from lora_engine.system.cores import usable_cores
 from lora_engine.system.malloc import keep_freed_blocks
 from lora_engine.system.scratch import make_folder
 
@@ -77,7 +78,7 @@ def preprocess_images(
     folder = out / f"images-{pixels_key(config)}"
     make_folder(folder)
     # Starting a worker takes as long as decoding a dozen files, so few files get few workers.
-    count = workers or min(_cores(), 1 + len(files) // _WINDOW)
+    count = workers or min(usable_cores(), 1 + len(files) // _WINDOW)
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
     # Spawned workers, unlike forked ones, inherit neither threads nor the memory of a large parent.
     context = multiprocessing.get_context("spawn")
@@ -129,15 +130,6 @@ def _result(file: SourceFile, future: Future[PreparedImage]) -> PreparedImage:
         if error.filename != file.path:
             raise  # a fault of the disk that is written to, not of the file
         raise _unread(file, error) from error
-
-
-def _cores() -> int:
-    """The number of cores that this process may use, within a container's quota."""
-    allowed, quota = len(os.sched_getaffinity(0)), Path("/sys/fs/cgroup/cpu.max")
-    if not quota.exists():
-        return allowed
-    limit, period = quota.read_text().split()
-    return allowed if limit == "max" else max(1, min(allowed, int(limit) // int(period)))
 
 
 def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> PreparedImage:

@@ -23,7 +23,7 @@ from job.stages.train.memory import PackMemory
 from job.stages.train.resume import States, rewind
 from lora_engine.adapters.names import kohya_name
 from lora_engine.records import StepRecord
-from lora_engine.system.device import DtypeName
+from lora_engine.system.device import DtypeName, rounding_threads
 from lora_engine.system.memory import free_bytes
 from lora_engine.training import micro_batches
 
@@ -135,13 +135,18 @@ class PackRun:
             ) from error
 
     def _warn_of_other_rounding(self, continued: Commit) -> None:
-        """Warn if another number of processes made the checkpoint: they add up gradients in another order."""
-        before, now = continued.processes, self._followers.processes.count
-        if before != now:
-            self._attempt.progress.warn(
-                f"{self._pack.unit}: processes at a time were {before} and are {now} now, so its weights will be those "
-                "of an uninterrupted run to rounding, not bit for bit"
-            )
+        """Warn if other numbers of processes or threads made the checkpoint: they add up in another order."""
+        threads = rounding_threads(self._data.device)
+        numbers = {
+            "processes at a time": (continued.processes, self._followers.processes.count),
+            "threads": (continued.threads or threads, threads or continued.threads),  # of a GPU, none are known
+        }
+        for what, (before, now) in numbers.items():
+            if before != now:
+                self._attempt.progress.warn(
+                    f"{self._pack.unit}: {what} were {before} and are {now} now, so its weights will be those "
+                    "of an uninterrupted run to rounding, not bit for bit"
+                )
 
     def _choose_micro_batches(self) -> None:
         """Choose micro-batches that fit in memory: once a run, since they decide how sums are rounded."""
