@@ -10,6 +10,7 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.manifest.packs import Pack
+from job.process.pace import Pace
 from job.process.stage import Stage
 from job.prospect import FORWARDS_OF_TRAINING
 from job.run import checkpoints
@@ -52,6 +53,7 @@ class PackRun:
         trainable = make_trainable(attempt, study, pack, device, precision, followers.processes)
         self.unet, self._trainer, self._data = trainable.unet, trainable.trainer, trainable.data
         self._metrics: dict[Member, list[StepRecord]] = {member: [] for member in pack.members}
+        self._pace = Pace(on_cpu=device.type == "cpu")
         self._writer = CheckpointWriter(attempt, study, pack, trainable, followers.processes.count)
         # The losses of an interrupted evaluation are stored only once the checkpoint that it scores is. Otherwise an
         # attempt that does not find the checkpoint could go on with them, and mix the losses of two different weights.
@@ -204,8 +206,11 @@ class PackRun:
         until = min(self._pack.training.steps, (first // every + 1) * every)
         frozen = set(self._trainer.frozen_at)
         with self._followers.training(until, sorted(frozen)):
+            self._pace.resume()
             for records in self._trainer.run(until, lambda: self._writer.failed or self._attempt.stop()):
                 self._keep(records)
+                if slow := self._pace.update():
+                    self._attempt.progress.warn(f"{self._pack.unit}: {slow}")
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
         self._memory.peak(self.unet, self._trainer.micro_batches)
         for remark in self._trainer.take_remarks():
