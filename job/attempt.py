@@ -10,6 +10,7 @@ from job.env import Shard
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest
 from job.preflight import check_access, check_device
+from job.process.cores import Waiting, settle_threads
 from job.process.deadline import end_in_time
 from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
@@ -21,6 +22,7 @@ from job.storage import is_remote
 from job.storage.files import sweep_parts
 from job.storage.uris import local_path
 from job.threads import wait_for
+from lora_engine.system.cores import Load
 from lora_engine.system.distributed import Processes
 from lora_engine.system.garbage import lasting
 
@@ -30,7 +32,7 @@ _LEFT_SECONDS = 3600.0  # after which an unfinished file in the destination is o
 
 
 def run_attempt(
-    manifest: Manifest, workdir: Path | None, shard: Shard | None, stop: StopFlag, processes: Processes
+    manifest: Manifest, workdir: Path | None, shard: Shard | None, stop: StopFlag, processes: Processes, load: Load
 ) -> None:
     """Do all of the run that is not done yet, showing progress on standard error, until `stop` is set.
 
@@ -39,6 +41,7 @@ def run_attempt(
         shard: the place of this process among those that share the run; None if it was told of no other.
         processes: the place of this process among those that train each pack together. Rank 0 does all else too; the
             others are its followers and show nothing.
+        load: of the cores, since the process began.
 
     Raises:
         JobError, EngineError: the attempt ended early; the code says whether to start again.
@@ -46,6 +49,7 @@ def run_attempt(
     end_in_time(stop, manifest.limits.stop_seconds)
     scratch = env.workdir(os.environ, workdir, manifest.name)
     sweep_parts(scratch)
+    waiting = settle_threads(os.environ, load)
     if processes.rank > 0:
         _follow(manifest, scratch, stop, processes)
         return
@@ -56,11 +60,17 @@ def run_attempt(
             watch_for_stalls(progress, manifest.limits.stall_minutes)
         joined = processes.joined(manifest.device, partial(wait_for, check=stop.check))
         with joined, followers_of(processes) as followers:
-            _do_run(manifest, scratch, shard, stop, progress, followers)
+            _do_run(manifest, scratch, shard, stop, progress, followers, waiting)
 
 
 def _do_run(
-    manifest: Manifest, scratch: Path, shard: Shard | None, stop: StopFlag, progress: Progress, followers: Followers
+    manifest: Manifest,
+    scratch: Path,
+    shard: Shard | None,
+    stop: StopFlag,
+    progress: Progress,
+    followers: Followers,
+    waiting: Waiting,
 ) -> None:
     """Make the attempt of a process that is alone, or rank 0 of several."""
     with progress.doing("Trying the storage, and looking for the dataset and the models"):
@@ -89,7 +99,7 @@ def _do_run(
             sweep_parts(local_path(folder.root), _LEFT_SECONDS)
     if manifest.limits.max_hours is not None:
         stop.limit_run(manifest.limits.max_hours, spent_seconds(attempt.run))
-    _name_device(attempt, followers.processes)
+    _name_device(attempt, followers.processes, waiting)
     with progress.doing("Loading the model libraries"):
         stop.at_once(_import_libraries)
     from job import pipeline
@@ -99,20 +109,25 @@ def _do_run(
         _conclude(attempt)
 
 
-def _name_device(attempt: Attempt, processes: Processes) -> None:
-    """Say what is trained on, before anything takes long.
+def _name_device(attempt: Attempt, processes: Processes, waiting: Waiting) -> None:
+    """Say what is trained on, with how many threads and how they wait, before anything takes long.
 
     Raises:
         ResourceError: 44, the device is not there, or lacks the precision that the run began with.
     """
     from job.run.decisions import precisions
-    from lora_engine.system.device import find_device, in_words
+    from lora_engine.system.device import find_device, in_words, threads
 
     device = find_device(attempt.manifest.device)
     words, used = in_words(device), precisions(attempt, device)
     together = f", with {processes.count} processes" if processes.count > 1 else ""
-    facts = {"device": words, "precisions": used, "processes": processes.count}
+    facts = {"device": words, "precisions": used, "processes": processes.count, "threads": threads()}
     attempt.progress.say("device", f"Training on {words}, {' and '.join(used)}{together}", **facts)
+    if waiting.passive:
+        beside = "" if waiting.others is None else f" beside other programs, which use {waiting.others:.1f} cores"
+        facts = {"others_cores": waiting.others}
+        text = f"Threads wait passively{beside}: this changes no result"
+        attempt.progress.say("threads wait passively", text, **facts)
 
 
 def _conclude(attempt: Attempt) -> None:

@@ -1,6 +1,7 @@
 """Reads from the environment where the manifest and the scratch folder are, and which of several processes this is."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from job.storage import is_remote, open_from_environment
 from job.storage.files import local_errors
 from lora_engine.system.distributed import ALONE, Processes
 from lora_engine.system.limits import raise_if_limit
+from lora_engine.system.scratch import make_folder
 
 WORKDIR_VARIABLE = "LORA_JOB_WORKDIR"
 # The variables in which platforms tell each process of a job its index, from 0, and the number of processes.
@@ -164,13 +166,41 @@ def workdir(environ: Mapping[str, str], chosen: Path | None, name: str) -> Path:
     """The folder in which an attempt keeps its scratch files, made if needed.
 
     Args:
-        chosen: the value of `--workdir`; None for `LORA_JOB_WORKDIR`, or else the system's temporary folder.
+        chosen: the value of `--workdir`; None for `LORA_JOB_WORKDIR`, or else a folder of this user's in the system's
+            temporary folder.
         name: of the run, whose own folder lies below.
+
+    Raises:
+        JobError: 47 when what lies in the temporary folder under that name is not this user's alone.
     """
-    base = chosen or Path(environ.get(WORKDIR_VARIABLE) or Path(tempfile.gettempdir()) / "lora-job")
+    given = environ.get(WORKDIR_VARIABLE)
+    base = chosen or (Path(given) if given else _own_folder(Path(tempfile.gettempdir())))
     folder = base / name
     with local_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+    return folder
+
+
+def _own_folder(shared: Path) -> Path:
+    """This user's folder in one that all users may write to, where any of them may have made something of its name."""
+    user = os.geteuid()
+    folder = shared / f"lora-job-{user}"
+    with local_errors(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()  # This is no link's target: where a link leads, its owner decides.
+    wrong = None
+    if not stat.S_ISDIR(found.st_mode):
+        wrong = "is a link"
+    elif found.st_uid != user:
+        wrong = f"belongs to another user (number {found.st_uid})"
+    elif found.st_mode & 0o077:
+        wrong = f"is open to other users (mode {stat.S_IMODE(found.st_mode):04o})"
+    if wrong:
+        raise JobError(
+            ExitCode.UNSAFE,
+            f"The scratch folder {folder} {wrong}, so what lies there may be another's.",
+            "Remove it, or name another with --workdir.",
+        )
     return folder
 
 

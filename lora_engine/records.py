@@ -16,6 +16,7 @@ class SourceFile:
 
     key: str  # its name within the source, with forward slashes
     path: str  # of the file on this machine that holds its bytes
+    leads_out: bool = False  # whether it is a link out of the dataset, and such links are not all to be followed
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from job.manifest.load import load_manifest
 from job.manifest.schema import Manifest, manifest_schema
 from job.process.stop import StopFlag
 from lora_engine.config.models import DeviceChoice
+from lora_engine.system.cores import Load
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +68,7 @@ def run(
     ] = None,
 ) -> None:
     """Do the job, or what is left of it."""
-    stop = StopFlag()
+    load, stop = Load(), StopFlag()
     stop.install()
     stop.at_once(_import_attempt)
     from job import env
@@ -75,7 +76,7 @@ def run(
 
     processes = env.processes(os.environ, manifest)
     loaded = stop.at_once(lambda: _load(manifest, sets))  # Reading a pipe that nobody closes must end at a signal.
-    run_attempt(loaded, workdir, env.shard(os.environ, shard), stop, processes)
+    run_attempt(loaded, workdir, env.shard(os.environ, shard), stop, processes, load)
 
 
 @app.command(epilog=examples("validate"))

@@ -15,6 +15,7 @@ from job.manifest.places import ModelSource
 from job.manifest.prompt_file import read_prompts
 from job.manifest.prompt_line import read_prompt
 from job.manifest.schema import LimitsConfig
+from job.process.cores import settle_threads
 from job.process.deadline import end_in_time
 from job.process.progress import Progress
 from job.process.stop import StopFlag
@@ -24,6 +25,7 @@ from job.storage.folder import RunFolder
 from lora_engine.config.captions import PromptTemplate
 from lora_engine.config.evaluation import SamplesConfig
 from lora_engine.config.models import DeviceChoice
+from lora_engine.system.cores import Load
 
 _NAME = r"[a-z0-9]([-_.a-z0-9]{0,61}[a-z0-9])?"
 
@@ -67,6 +69,7 @@ def sample_command(target: str, options: SampleOptions, stop: StopFlag) -> str:
     if not is_file:
         require_run(_folder(target))
     with Progress(sys.stderr) as progress, progress.doing("Loading the model libraries"):
+        settle_threads(os.environ, Load())
         stop.at_once(_import_libraries)
     from job.sampling import Order, sample_file, sample_run
 

@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from job.deploy.retry import aws_batch_retry_strategy
-from job.deploy.settings import SHARED_MEMORY_MIB, AwsBatchSettings
+from job.deploy.settings import SHARED_MEMORY_MIB, AwsBatchSettings, thread_variables
 from job.deploy.workload import Workload, check_size
 from job.manifest.schema import MANIFEST_VARIABLE
 
@@ -37,7 +37,7 @@ def aws_batch_job_definition(workload: Workload, settings: AwsBatchSettings) -> 
 
 def _container(workload: Workload, settings: AwsBatchSettings) -> dict[str, Any]:
     """The definition's `containerProperties`."""
-    variables = workload.variables()
+    variables = workload.variables() | thread_variables(settings)
     if workload.uri is None:
         variables[MANIFEST_VARIABLE] = workload.json()
     resources = {"VCPU": settings.cpus, "MEMORY": settings.memory_mib, "GPU": settings.gpus}

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from job.deploy.retry import RETRIES, kubernetes_pod_failure_policy
-from job.deploy.settings import SHARED_MEMORY_MIB, KubernetesSettings, quantity
+from job.deploy.settings import SHARED_MEMORY_MIB, KubernetesSettings, quantity, thread_variables
 from job.deploy.workload import Workload, check_size
 from job.manifest.schema import Manifest
 
@@ -124,7 +124,7 @@ def _container(workload: Workload, settings: KubernetesSettings) -> Document:
     container: Document = {
         "name": CONTAINER,
         "image": settings.image,
-        "args": workload.arguments(f"{_MANIFEST_FOLDER}/{MANIFEST_FILE}"),
+        "args": [_literal(argument) for argument in workload.arguments(f"{_MANIFEST_FOLDER}/{MANIFEST_FILE}")],
         "resources": _resources(settings),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -134,11 +134,16 @@ def _container(workload: Workload, settings: KubernetesSettings) -> Document:
         "terminationMessagePolicy": "FallbackToLogsOnError",  # a killed container cannot write a message itself
         "volumeMounts": mounts,
     }
-    if workload.variables():
-        container["env"] = [{"name": name, "value": value} for name, value in workload.variables().items()]
+    variables = workload.variables() | thread_variables(settings)
+    container["env"] = [{"name": name, "value": _literal(value)} for name, value in variables.items()]
     if settings.secrets:
         container["envFrom"] = [{"secretRef": {"name": secret}} for secret in settings.secrets]
     return container
+
+
+def _literal(text: str) -> str:
+    """The text as Kubernetes takes it for itself: it replaces $(VARIABLE) in arguments and variables, and $$ by $."""
+    return text.replace("$", "$$")
 
 
 def _resources(settings: KubernetesSettings) -> Document:

@@ -56,6 +56,14 @@ class Settings:
             _refuse("memory", f"{self.memory_mib}Mi", "at least 2Gi")
 
 
+def thread_variables(settings: Settings) -> dict[str, str]:
+    """Variables for a platform on which `cpus` are a request, that the container cannot see, and no quota.
+
+    Without them it would start a thread for each core of the node, and those of its neighbours' containers, too.
+    """
+    return {"OMP_NUM_THREADS": str(settings.cpus)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScratchSettings(Settings):
     """Settings of a platform that gives each container as much disk as it asks for."""

@@ -60,6 +60,11 @@ class DatasetConfig(SplitConfig):
         description="A folder, prefix, .zip, .tar or .tar.gz: a local path or s3://...; or miniature://drawings. "
         "In a folder, links to files are followed; links to other folders are ignored, and said."
     )
+    follow_links: bool = Field(
+        default=False,
+        description="Read captions through links that lead out of the folder, too. Without it such a link is followed "
+        "where its image's leads into the same folder, or the same store of git-annex or DVC, and else left out.",
+    )
     storage: StorageConfig | None = Field(default=None, description="Keys that differ from the manifest's `storage`.")
 
     @property

@@ -12,6 +12,7 @@ from job.storage.base import Digest, ObjectInfo
 from job.storage.files import DamagedObjectError, MissingObjectError, atomic_file, digest_of, local_errors
 from job.storage.folder import RunFolder
 from job.storage.uris import is_remote, local_path
+from lora_engine.system.scratch import adopt, make_folder
 
 Value = TypeVar("Value")
 _PART_VALUES = 256  # in a part: the most that a kill can cost; a stop costs nothing
@@ -82,7 +83,9 @@ class ContentCache(Generic[Value]):
             if found is not None:
                 self.warn(f"{path}, a copy of {info.uri}, is damaged: it is fetched again.")
             try:
+                make_folder(path.parent)
                 self.folder.download(key, path, Digest(info.size, sha256))
+                adopt(path)
                 return True
             except MissingObjectError:  # Another process found it damaged, and removed it since it was listed.
                 return False
@@ -102,8 +105,10 @@ class ContentCache(Generic[Value]):
         self.folder.write(key, data)
         path = self._path(key)
         if is_remote(self.folder.root):
+            make_folder(path.parent)
             with atomic_file(path, durable=False) as copy:
                 copy.write(data)
+            adopt(path)
         self.files.append(path)
 
 

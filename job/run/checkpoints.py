@@ -32,6 +32,7 @@ class Commit(StoredJson):
     epoch: int | None = None  # of the lease under which it was written; None where the store can keep no leases
     processes: int = 1  # how many processes trained together
     metrics_sha256: str | None = None  # of the rows up to its step, see `metrics_hash`; None of an earlier version
+    threads: int | None = None  # that computed on a CPU; None where a GPU did, or an earlier version wrote this
 
     @field_validator("files")
     @classmethod

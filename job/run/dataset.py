@@ -81,6 +81,8 @@ class Images:
 def source_fingerprint(attempt: Attempt) -> str:
     """A hash of the names, sizes and etags of the dataset's files, which changes when a file does.
 
+    It also says if `dataset.follow_links` is set, which can give images other captions.
+
     Raises:
         JobError: 41 when there is nothing at a local `dataset.source`, 42 or 50 when its storage cannot be read.
     """
@@ -88,7 +90,8 @@ def source_fingerprint(attempt: Attempt) -> str:
     if is_remote(source):
         return _fingerprint(open_storage(source, settings), source)
     try:
-        return _fingerprint(LocalStorage(), source)
+        found = _fingerprint(LocalStorage(), source)
+        return f"{found} with links" if attempt.manifest.dataset.follow_links else found
     except JobError as error:
         if error.code != ExitCode.STORAGE_ACCESS:
             raise

@@ -12,6 +12,7 @@ from job.storage.files import DamagedObjectError, MissingObjectError, etag_of
 from job.storage.transfer import download_all
 from job.storage.uris import as_folder
 from lora_engine.records import SourceFile
+from lora_engine.system.scratch import adopt, make_folder
 
 
 def folder_of(place: Workplace, what: str, source: str) -> Path:
@@ -88,11 +89,15 @@ def _download(place: Workplace, storage: Storage, items: Sequence[tuple[ObjectIn
     fetched = set(log.read_text().splitlines()) if log.exists() else set()
     missing = [(info, path) for info, path in items if not path.is_file() or _entry(info, path) not in fetched]
     place_of = {info.uri: path for info, path in missing}
+    for folder in {path.parent for path in place_of.values()}:
+        make_folder(folder)
     with place.progress.stage("fetch", "Downloading", total=len(items), unit="files") as stage, log.open("a") as lines:
+        adopt(log)
         stage.advance(len(items) - len(missing), earlier=True)
         for info, digest in download_all(storage, missing, check=place.stop.check):
             if digest.size != info.size:
                 raise DamagedObjectError(f"{info.uri} was listed with {info.size} bytes but is {digest.size} bytes.")
+            adopt(place_of[info.uri])
             lines.write(f"{_entry(info, place_of[info.uri])}\n")
             lines.flush()
             stage.advance(1)

@@ -113,14 +113,22 @@ def _kind(file: str) -> str:
 
 
 def _why(own: OwnCaptions, key: str) -> str:
-    if key not in own.blank:
+    if (file := own.blank.get(key)) is None:
         return ""
-    return f" ({own.blank[key]} {'is empty' if _kind(own.blank[key]) in ('.txt', '.caption') else 'gives none'})"
+    if file in own.left_out:
+        return f" ({file} is a link out of the dataset)"
+    return f" ({file} {'is empty' if _kind(file) in ('.txt', '.caption') else 'gives none'})"
 
 
 def _warnings(
     own: OwnCaptions, used: Sequence[str], found: dict[str, tuple[str, ...]], copies: dict[str, list[str]]
 ) -> Iterable[str]:
+    if own.left_out:
+        count = len(own.left_out)
+        yield (
+            f"{count} caption file{'s are links' if count > 1 else ' is a link'} out of the dataset, and left out: "
+            f"{named(sorted(own.left_out))}; dataset.follow_links: true reads such files"
+        )
     if own.stray_rows:
         table, name = own.stray_rows[0]
         yield f"{len(own.stray_rows)} of {own.rows} rows name no file of the dataset, such as {name} in {table}"
@@ -140,7 +148,8 @@ def _warnings(
             f"of {_count(others, 'image')} a copy has another caption, which is not used (preprocess.deduplicate): "
             f"{named(others)}"
         )
-    blank = [f"{key} ({own.blank[key]})" for key in used if key in own.blank]
+    empty = {key: file for key, file in own.blank.items() if file not in own.left_out}
+    blank = [f"{key} ({empty[key]})" for key in used if key in empty]
     if blank:
         yield f"of {_count(blank, 'image')} the entry is there and gives no caption: {named(blank)}"
     if own.beside_none and len(found) < len(used):

@@ -23,7 +23,7 @@ def fetch_dataset(attempt: Attempt) -> list[SourceFile]:
     if not is_remote(source):
         path = local_path(source)
         if path.is_dir():
-            return list(list_files(path))
+            return list(list_files(path, follow_links=attempt.manifest.dataset.follow_links))
         require_path(path, "dataset.source", ExitCode.DATA)
         return _extract(attempt, path, folder_of(attempt, "dataset", str(path.absolute())))
     folder = folder_of(attempt, "dataset", source)

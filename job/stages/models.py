@@ -20,6 +20,7 @@ from lora_engine.models.captioner import require_captioner
 from lora_engine.models.clip import FILE_PATTERNS as CLIP_PATTERNS
 from lora_engine.models.clip import require_clip
 from lora_engine.models.files import WITH_WEIGHTS, LocalModel, hash_ahead, pickled_weights, with_pickles
+from lora_engine.system.scratch import make_folder
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSetti
     )
     folder = place.workdir / "models" / f"{model.path.stem}-{model.sha256[:16]}"
     if not folder.exists():
-        folder.parent.mkdir(exist_ok=True)
+        make_folder(folder.parent)
         with TemporaryDirectory(dir=folder.parent) as scratch:
             with place.progress.doing("Converting a model", f"Converting {model.path.name}"):
                 stable_diffusion.convert_single_file(model.path, components, Path(scratch) / folder.name)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,15 +18,17 @@ from pathlib import Path
 from PIL import Image
 
 from lora_engine.config.data import PreprocessConfig
-from lora_engine.errors import DataError, EngineError, ResourceError
+from lora_engine.errors import DataError, EngineError, ResourceError, UnsafeError
 from lora_engine.images.decode import decode_with_size, to_square, upright_size
 from lora_engine.images.kinds import why_ignored, why_unread
 from lora_engine.images.perceptual_hash import perceptual_hash
 from lora_engine.images.squares import SUFFIX, read_square, write_square
 from lora_engine.images.unread import RejectedImageError
 from lora_engine.records import SourceFile
+from lora_engine.system.cores import usable_cores
 from lora_engine.system.limits import raise_if_limit
 from lora_engine.system.malloc import keep_freed_blocks
+from lora_engine.system.scratch import make_folder
 
 _DECODER_VERSION = 7  # raised whenever the same file and settings come to give other pixels
 _THUMBNAIL_SIDE = 128  # pixels at least, where the square has as many
@@ -98,9 +100,9 @@ def preprocess_images(
         ResourceError: the system killed a worker, or a limit of the process is reached.
     """
     folder = out / f"images-{pixels_key(config)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # Starting a worker takes as long as decoding a dozen files, so few files get few workers.
-    count = workers or min(_cores(), 1 + len(files) // _WINDOW)
+    count = workers or min(usable_cores(), 1 + len(files) // _WINDOW)
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
     # Spawned workers, unlike forked ones, inherit neither threads nor the memory of a large parent.
     context = multiprocessing.get_context("spawn")
@@ -182,15 +184,6 @@ def _result(file: SourceFile, future: Future[PreparedImage]) -> PreparedImage:
         raise _unread(file, error) from error
 
 
-def _cores() -> int:
-    """The number of cores that this process may use, within a container's quota."""
-    allowed, quota = len(os.sched_getaffinity(0)), Path("/sys/fs/cgroup/cpu.max")
-    if not quota.exists():
-        return allowed
-    limit, period = quota.read_text().split()
-    return allowed if limit == "max" else max(1, min(allowed, int(limit) // int(period)))
-
-
 def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> PreparedImage:
     """Prepare one file: write the square `<id>.ppm` into `folder`, and make its thumbnail and perceptual hash.
 
@@ -221,7 +214,7 @@ def prepare(file: SourceFile, config: PreprocessConfig, folder: Path) -> Prepare
         return PreparedImage(identity, file.key, size, rejected=str(error))
     small = square.reduce(max(1, square.width // _THUMBNAIL_SIDE))
     if stored is None:
-        _write(square_path, lambda part: write_square(square, part))
+        write_square(square, square_path)
     uniform = square.getcolors(1) is not None  # there is one colour at most
     look = perceptual_hash(square)
     return PreparedImage(identity, file.key, size, width, height, square_path, _thumbnail(small), look, uniform=uniform)
@@ -271,18 +264,8 @@ def _thumbnail(small: Image.Image) -> bytes:
 
 
 def _stored(path: Path) -> Image.Image | None:
-    """The square that an earlier attempt wrote; None where there is none, or a power cut left a part of it."""
+    """The square that this user's earlier attempt wrote; None where there is none, or it is not as it was written."""
     try:
-        return read_square(path)
-    except (OSError, ValueError):
+        return read_square(path) if path.lstat().st_uid == os.geteuid() else None
+    except (OSError, UnsafeError):
         return None
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """Write under a temporary name, then rename."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from lora_engine.errors import DataError
 from lora_engine.images.caption_files import Row, UnfitError, captions_beside, rows_of
 from lora_engine.images.kinds import is_leftover, may_be_image
+from lora_engine.images.links import follows, images_below
 from lora_engine.records import SourceFile
 
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -33,6 +34,7 @@ class OwnCaptions:
     useless_tables: list[str] = field(default_factory=list)  # the keys of those without columns of names and captions
     stray_files: list[str] = field(default_factory=list)  # the keys of those whose image has one of exactly its name
     beside_none: list[str] = field(default_factory=list)  # of files that are called like captions, but of no image
+    left_out: set[str] = field(default_factory=set)  # the keys of files that are links out of the dataset
 
     @property
     def first(self) -> dict[str, str]:
@@ -89,13 +91,28 @@ def read_sidecars(files: Sequence[SourceFile]) -> OwnCaptions:
     keys = [picture.key for picture in pictures]
     unfit: list[tuple[str, UnfitError]] = []
     own = OwnCaptions()
+    own.left_out = _left_out(pictures, sidecars)
     _read_beside(own, keys, [file for file in sidecars if not _is_table(file.key)], unfit)
-    _read_tables(own, keys, [file for file in sidecars if _is_table(file.key)], unfit)
+    _read_tables(own, keys, [file for file in sidecars if _is_table(file.key) and file.key not in own.left_out], unfit)
     if unfit:
         raise _not_read(unfit)
     own.beside_none = [key for key in keys if _parted(key)[1] in BESIDE and not is_leftover(key)]
     own.blank = {image: file for image, file in own.blank.items() if image not in own.captions}
     return own
+
+
+def _left_out(pictures: Sequence[SourceFile], sidecars: Sequence[SourceFile]) -> set[str]:
+    """The keys of the caption files that are links which may not be followed."""
+    named: dict[str, list[SourceFile]] = {}
+    for picture in pictures:
+        for name in _names(picture.key):
+            named.setdefault(_folded(name), []).append(picture)
+    left_out = set()
+    for file in sidecars:
+        images = images_below(file, pictures) if _is_table(file.key) else named.get(_folded(_parted(file.key)[0]), [])
+        if not follows(file, images):
+            left_out.add(file.key)
+    return left_out
 
 
 def _read_beside(
@@ -104,7 +121,7 @@ def _read_beside(
     found: dict[str, tuple[str, ...]] = {}
     for file in sidecars:
         try:
-            found[file.key] = captions_beside(file)
+            found[file.key] = () if file.key in own.left_out else captions_beside(file)
         except UnfitError as error:
             unfit.append((file.key, error))
     names = {name for key in keys for name in _names(key)}

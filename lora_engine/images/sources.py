@@ -14,10 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from lora_engine.errors import DataError, EngineError, UnsafeError
+from lora_engine.images.links import leads_out
 from lora_engine.images.member_names import member_names
 from lora_engine.images.zip_files import open_zip
 from lora_engine.records import SourceFile
 from lora_engine.system.limits import raise_if_limit
+from lora_engine.system.scratch import adopt, make_folder
 from lora_engine.text import shortened
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -41,10 +43,13 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(_ARCHIVES)
 
 
-def list_files(folder: Path) -> Iterator[SourceFile]:
+def list_files(folder: Path, *, follow_links: bool = False) -> Iterator[SourceFile]:
     """List every regular file below a folder in the order of the keys, and every link but those to pipes and devices.
 
     A link to a folder is listed, not entered: it could lead back.
+
+    Args:
+        follow_links: whether caption files may be links to anywhere; else those are marked that lead out of the folder.
 
     Raises:
         DataError: a folder cannot be read, or a name is not UTF-8.
@@ -55,7 +60,13 @@ def list_files(folder: Path) -> Iterator[SourceFile]:
         for name in (*names, *(name for name in folders if Path(at, name).is_symlink()))
     ]
     listed = [path for path in paths if _is_listed(path)]
-    files = [SourceFile(_plain_key(path.relative_to(folder).as_posix()), str(path)) for path in listed]
+    root = os.path.realpath(folder)
+    files = [
+        SourceFile(
+            _plain_key(path.relative_to(folder).as_posix()), str(path), not follow_links and leads_out(str(path), root)
+        )
+        for path in listed
+    ]
     yield from sorted(files, key=lambda file: file.key)
 
 
@@ -112,7 +123,7 @@ def extract_archive(archive: Path, folder: Path) -> Iterator[SourceFile]:
     """
     if not archive.is_file():  # reading a pipe may never end
         raise DataError(f"{archive} is no file.", "Name a .zip or .tar.gz file, or a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths: dict[str, Path] = {}  # by the key
     total, limit = 0, max(_RATIO_FREE_BYTES, min(_MAX_BYTES, archive.stat().st_size * _MAX_RATIO))
     try:
@@ -156,6 +167,7 @@ def _unpack(archive: Path, member: _Member, path: Path) -> None:
         shutil.copyfileobj(packed, file, 2**20)
         if file.tell() != member.size:
             raise _refused(archive, f"has a member {_shown(member.name)} of another size than it says")
+    adopt(path)
 
 
 def _members(archive: Path) -> Iterator[_Member]:

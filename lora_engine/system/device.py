@@ -69,17 +69,26 @@ def use_deterministic_kernels(*, enabled: bool) -> None:
     torch.use_deterministic_algorithms(enabled)
 
 
+def threads() -> int:
+    """How many threads compute on the CPU at a time."""
+    return torch.get_num_threads()
+
+
+def rounding_threads(device: torch.device) -> int | None:
+    """The threads that decide how sums are rounded on the device; None on a GPU, where none do."""
+    return threads() if device.type == "cpu" else None
+
+
 def in_words(device: torch.device) -> str:
     """The device as a person would name it: "NVIDIA H200 (139 GiB)", "the CPU, 2 threads"."""
     if device.type == "cuda":
         size = torch.cuda.get_device_properties(device).total_memory / 2**30
         return f"{torch.cuda.get_device_name(device)} ({size:.0f} GiB)"
-    threads = torch.get_num_threads()
-    return f"the CPU, {threads} thread{'s' * (threads != 1)}"
+    return f"the CPU, {threads()} thread{'s' * (threads() != 1)}"
 
 
 def describe(device: torch.device) -> str:
     """The device in words, for `environment.json`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+    return f"CPU ({torch.backends.cpu.get_cpu_capability()}, {threads()} threads)"

@@ -36,7 +36,8 @@ def unconcluded(folder: Path) -> Path:
 def continued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "CompletedProcess[str]"]:
     """A run, killed when one of two members had its checkpoint of step 4, then continued; and how that ended.
 
-    What the killed attempt wrote of steps after 2 is marked, and its updates were cut up as this machine would not.
+    What the killed attempt wrote of steps after 2 is marked, and its updates were cut up as this machine would not. It
+    computed with two threads.
     """
     folder = tmp_path_factory.mktemp("continued")
     run = unconcluded(folder)
@@ -47,7 +48,10 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "Complete
             marked = [row | {"loss": MARK} if row["step"] > 2 else row for row in rows(path)]
             path.write_text("".join(f"{json.dumps(row)}\n" for row in marked))
     (run / "units/pack-0/passes.json").write_text(json.dumps(ONE_AT_A_TIME))
-    return run, lora_job("run", "manifest.yaml", "--workdir", folder / "work", cwd=folder)
+    commit = member(run, VARIANTS[0]) / "checkpoints" / "step-000002" / "COMMIT.json"
+    commit.write_text(json.dumps(read(commit) | {"threads": 2}))
+    environ = {"OMP_WAIT_POLICY": "passive"}
+    return run, lora_job("run", "manifest.yaml", "--workdir", folder / "work", cwd=folder, env=environ)
 
 
 def test_what_came_after_the_common_checkpoint_is_trained_and_scored_anew(
@@ -68,6 +72,18 @@ def test_updates_are_cut_up_as_the_first_attempt_decided(continued: tuple[Path, 
     run, done = continued
     assert done.returncode == 0, done.stderr
     assert read(run / "units/pack-0/passes.json") == ONE_AT_A_TIME
+
+
+def test_other_threads_than_before_are_warned_of_and_kept_with_each_checkpoint(
+    continued: tuple[Path, "CompletedProcess[str]"],
+) -> None:
+    run, done = continued
+    assert "pack-0: threads were 2 and are 1 now, so its weights will be those of an uninterrupted run" in done.stderr
+    assert "processes at a time were" not in done.stderr
+    assert '"event": "threads wait passively"' in done.stderr
+    for variant in VARIANTS:
+        commit = member(run, variant) / "checkpoints" / "step-000004" / "COMMIT.json"
+        assert read(commit)["threads"] == 1
 
 
 def test_what_says_that_something_is_there_is_written_after_it(

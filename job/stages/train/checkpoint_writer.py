@@ -24,6 +24,7 @@ from job.threads import Background
 from lora_engine.adapters import formats, lora
 from lora_engine.evaluation.summary import Best
 from lora_engine.records import StepRecord
+from lora_engine.system.device import rounding_threads
 from lora_engine.text import printable
 
 CurveLosses = Mapping[int, npt.NDArray[np.float64]]  # step to the loss of each held-out image on the curve, [N]
@@ -138,6 +139,7 @@ class CheckpointWriter(Background):
                 epoch=self._attempt.epoch,
                 processes=self._processes,
                 metrics_sha256=metrics_hash(snapshot.metrics),
+                threads=rounding_threads(self._trainable.data.device),
             )
             checkpoints.publish(self._attempt.run, folder, commit)
 

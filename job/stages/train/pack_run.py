@@ -10,6 +10,7 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.manifest.packs import Pack
+from job.process.pace import Pace
 from job.process.stage import Stage
 from job.prospect import FORWARDS_OF_TRAINING
 from job.run import checkpoints
@@ -24,7 +25,7 @@ from job.stages.train.memory import PackMemory
 from job.stages.train.resume import States, rewind
 from lora_engine.adapters.names import kohya_name
 from lora_engine.records import StepRecord
-from lora_engine.system.device import DtypeName
+from lora_engine.system.device import DtypeName, rounding_threads
 from lora_engine.system.memory import free_bytes
 from lora_engine.training import micro_batches
 
@@ -53,6 +54,7 @@ class PackRun:
         trainable = make_trainable(attempt, study, pack, device, precision, followers.processes)
         self.unet, self._trainer, self._data = trainable.unet, trainable.trainer, trainable.data
         self._metrics: dict[Member, list[StepRecord]] = {member: [] for member in pack.members}
+        self._pace = Pace(on_cpu=device.type == "cpu")
         self._writer = CheckpointWriter(attempt, study, pack, trainable, followers.processes.count)
         # The losses of an interrupted evaluation are stored only once the checkpoint that it scores is. Otherwise an
         # attempt that does not find the checkpoint could go on with them, and mix the losses of two different weights.
@@ -150,13 +152,18 @@ class PackRun:
             ) from error
 
     def _warn_of_other_rounding(self, continued: Commit) -> None:
-        """Warn if another number of processes made the checkpoint: they add up gradients in another order."""
-        before, now = continued.processes, self._followers.processes.count
-        if before != now:
-            self._attempt.progress.warn(
-                f"{self._pack.unit}: processes at a time were {before} and are {now} now, so its weights will be those "
-                "of an uninterrupted run to rounding, not bit for bit"
-            )
+        """Warn if other numbers of processes or threads made the checkpoint: they add up in another order."""
+        threads = rounding_threads(self._data.device)
+        numbers = {
+            "processes at a time": (continued.processes, self._followers.processes.count),
+            "threads": (continued.threads or threads, threads or continued.threads),  # of a GPU, none are known
+        }
+        for what, (before, now) in numbers.items():
+            if before != now:
+                self._attempt.progress.warn(
+                    f"{self._pack.unit}: {what} were {before} and are {now} now, so its weights will be those "
+                    "of an uninterrupted run to rounding, not bit for bit"
+                )
 
     def _choose_micro_batches(self) -> None:
         """Choose micro-batches that fit in memory: once a run, since they decide how sums are rounded."""
@@ -214,8 +221,11 @@ class PackRun:
         until = min(self._pack.training.steps, (first // every + 1) * every)
         frozen = set(self._trainer.frozen_at)
         with self._followers.training(until, sorted(frozen)):
+            self._pace.resume()
             for records in self._trainer.run(until, lambda: self._writer.failed or self._attempt.stop()):
                 self._keep(records)
+                if slow := self._pace.update():
+                    self._attempt.progress.warn(f"{self._pack.unit}: {slow}")
                 stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
                 for remark in self._trainer.take_remarks():
                     self._attempt.progress.warn(f"{self._pack.unit}: {remark}")

@@ -114,6 +114,32 @@ def test_options_reach_the_documents() -> None:
     assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == [53, 53, 443, 9000]
 
 
+def expanded(text: str, variables: dict[str, str]) -> str:
+    """What a container gets of an argument: `$$` is a dollar, and `$(NAME)` the variable, if there is one."""
+
+    def value(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else variables.get(match[1], match[0])
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", value, text)
+
+
+def test_a_container_gets_the_texts_as_they_were_written() -> None:
+    dollars = ("$(HOME)", "$$(HOME)", "$$$(HOME)", "a $HOME, $", "$$")
+    loaded = load_manifest(STUDY.read_text(), "m.yaml")
+    workload = Workload(loaded, "s3://b/$(HOME).yaml", tuple(f"variants.0.captions.text={text}" for text in dollars))
+    (job,) = kubernetes_documents(workload, KubernetesSettings(image="i"))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["args"][1] == "s3://b/$$(HOME).yaml"
+    assert [expanded(text, {"HOME": "stolen"}) for text in container["args"]] == workload.arguments()
+
+
+@pytest.mark.parametrize(("name", "cpus"), [("kubernetes-plain", "3"), ("kubernetes-every-option", "8")])
+def test_a_pod_starts_no_more_threads_than_it_asks_for_processors(name: str, cpus: str) -> None:
+    (container,) = documents_of(name)["Job"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "OMP_NUM_THREADS", "value": cpus} in container["env"]
+    assert str(container["resources"]["requests"]["cpu"]) == cpus
+
+
 def test_another_document_has_another_name_and_the_same_has_the_same() -> None:
     def name(*options: str) -> str:
         rendered = render("kubernetes", STUDY, "--image", "lora-job:1", *options)

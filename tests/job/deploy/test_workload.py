@@ -38,7 +38,8 @@ def embedded(name: str) -> str:
         return str(next(yaml.safe_load_all(text))["data"]["manifest.yaml"])
     document = json.loads(text)
     if name.startswith("aws-batch"):
-        return str(document["containerProperties"]["environment"][0]["value"])
+        variables = {pair["name"]: pair["value"] for pair in document["containerProperties"]["environment"]}
+        return str(variables["LORA_JOB_MANIFEST"])
     return str(document["taskGroups"][0]["taskSpec"]["environment"]["variables"]["LORA_JOB_MANIFEST"])
 
 

@@ -83,3 +83,13 @@ def test_of_many_the_first_are_named(tmp_path: Path) -> None:
     records = [used(f"{at:02}.png") for at in range(12)]
     (warning,) = find(tmp_path, records, {f"{at:02}.txt": "" for at in range(12)}).facts.warnings
     assert warning.endswith("08.png (08.txt), 09.png (09.txt) and 2 more")
+
+
+def test_links_out_of_the_dataset_are_named(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("a key")
+    files = [SourceFile("a.png", "no image"), SourceFile("a.txt", str(tmp_path / "secret"), leads_out=True)]
+    found = find_own_captions(files, [used("a.png")])
+    assert found.without == ("a.png (a.txt is a link out of the dataset)",)
+    assert found.facts.warnings == (
+        "1 caption file is a link out of the dataset, and left out: a.txt; dataset.follow_links: true reads such files",
+    )

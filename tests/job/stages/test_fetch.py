@@ -13,6 +13,7 @@ import pytest
 
 from job.errors import JobError, code_of
 from job.run.context import Attempt
+from job.run.dataset import source_fingerprint
 from job.stages.fetch import fetch_dataset
 from job.stages.models import fetch_weights
 from job.storage import Storage, StorageSettings, open_storage
@@ -266,3 +267,15 @@ def test_pickles_that_will_be_read_are_warned_of(tmp_path: Path) -> None:
     safe = CaptionerConfig(source=str(miniature.folder("blip")), allow_pickle=True)
     fetch_weights(attempt, "captioner.source", safe, ("*.safetensors",), StorageSettings())
     assert not shown.getvalue()
+
+
+def test_whether_links_are_followed_is_the_manifests_choice_and_part_of_the_source(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").symlink_to(tmp_path / "secret")
+    (tmp_path / "secret").write_text("a key")
+    source = f"dataset.source={tmp_path / 'data'}"
+    manifests = [(source,), (source, "dataset.follow_links=false"), (source, "dataset.follow_links=true")]
+    attempts = [attempt_of(tmp_path, *lines)[0] for lines in manifests]
+    assert [fetch_dataset(attempt)[0].leads_out for attempt in attempts] == [True, True, False]
+    default, refused, followed = map(source_fingerprint, attempts)
+    assert default == refused != followed

@@ -15,12 +15,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lora_engine.config.data import PreprocessConfig, SplitConfig
-from lora_engine.errors import DataError, EngineError, ResourceError
+from lora_engine.errors import DataError, EngineError, ResourceError, UnsafeError
 from lora_engine.images.kinds import HIDDEN
 from lora_engine.images.perceptual_hash import perceptual_hash
 from lora_engine.images.prepare import pixels_key, prepare, preprocess_images
 from lora_engine.images.sources import extract_archive, list_files
 from lora_engine.images.split import assign
+from lora_engine.images.squares import read_square, write_square
 from lora_engine.records import SourceFile
 
 CONFIG = PreprocessConfig(resolution=64)
@@ -95,15 +96,33 @@ def test_finished_work_is_read_back_and_half_written_work_is_made_again(tmp_path
     file = SourceFile("a.png", str(tmp_path / "a.png"))
     made = prepare(file, CONFIG, tmp_path)
     assert made.path is not None
-    content = made.path.read_bytes()
-    Image.new("RGB", (64, 64), "lime").save(made.path)  # tells what is read back from what is made
+    write_square(Image.new("RGB", (64, 64), "lime"), made.path)  # tells what is read back from what is made
     again = prepare(file, CONFIG, tmp_path)
     assert again.perceptual_hash != made.perceptual_hash
-    for damaged in (b"", content[:100], content[: len(content) // 2]):
-        made.path.write_bytes(damaged)
-        assert prepare(file, CONFIG, tmp_path) == made
+
+
+def test_a_square_that_was_planted_moved_or_damaged_is_made_again_and_never_used(tmp_path: Path) -> None:
+    folder = tmp_path / f"images-{pixels_key(CONFIG)}"
+    folder.mkdir()
+    (tmp_path / "a.png").write_bytes(noise_png(1))
+    file = SourceFile("a.png", str(tmp_path / "a.png"))
+    made = prepare(file, CONFIG, folder)
+    assert made.path is not None
+    content, plain = made.path.read_bytes(), io.BytesIO()
+    Image.new("RGB", (64, 64), "lime").save(plain, "PPM")
+    others = (folder / "other.ppm", tmp_path / made.path.name)  # of another image, and of other settings
+    for other in others:
+        write_square(Image.new("RGB", (64, 64), "lime"), other)
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    wrong = {"flipped": flipped, "empty": b"", "cut off": content[: len(content) // 2], "longer": content + b"\0"}
+    wrong |= {"planted": plain.getvalue(), "another's": others[0].read_bytes(), "moved": others[1].read_bytes()}
+    for what, data in wrong.items():
+        made.path.write_bytes(data)
+        with pytest.raises(UnsafeError, match="is not the image that was prepared"):
+            read_square(made.path)
+        assert prepare(file, CONFIG, folder) == made, what
         assert made.path.read_bytes() == content
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(folder.glob("*.part"))
 
 
 def test_only_what_decides_the_pixels_names_the_folder() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lora_engine.errors import DataError
 from lora_engine.images.sidecars import OwnCaptions, read_sidecars, split_sidecars, without_captions
-from lora_engine.images.sources import extract_archive
+from lora_engine.images.sources import extract_archive, list_files
 from lora_engine.records import SourceFile
 
 PNG = b"\x89PNG\r\n\x1a\n"  # what makes a file without a suffix an image
@@ -400,3 +400,67 @@ def test_a_webdataset_tar_has_image_and_caption_by_stem(tmp_path: Path) -> None:
     found = read_sidecars(list(extract_archive(tmp_path / "00000.tar", tmp_path / "out")))
     assert found.first == {f"00{at}.jpg": f"picture {at}" for at in range(3)}
     assert not found.contradicted
+
+
+def linked(tmp_path: Path, links: dict[str, str], stored: dict[str, str]) -> Path:
+    """A dataset of links, and what lies beside it."""
+    for name, text in stored.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for key, target in links.items():
+        (tmp_path / "data" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / key).symlink_to(tmp_path / target)
+    return tmp_path / "data"
+
+
+ANNEX = ".git/annex/objects"
+PNG_KEY, TXT_KEY = "SHA256E-s3--0a.png", "SHA256E-s5--0b.txt"
+STORES = {
+    "beside it": ("pool/a.png", "pool/a.txt"),
+    "below it": ("pool/a.png", "pool/texts/a.txt"),
+    "git-annex": (f"{ANNEX}/1x/Gq/{PNG_KEY}/{PNG_KEY}", f"{ANNEX}/zz/0K/{TXT_KEY}/{TXT_KEY}"),
+    "DVC": (f"cache/files/md5/ab/{'0' * 30}", f"cache/files/md5/cd/{'1' * 30}"),
+    "a hub": (f"blobs/{'a' * 64}", f"blobs/{'b' * 40}"),
+}
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_caption_is_read_through_a_link_where_its_images_leads(tmp_path: Path, store: str) -> None:
+    image, text = STORES[store]
+    table = f"{text.rpartition('/')[0]}/t.jsonl" if store in ("beside it", "a hub") else None
+    links = {"d/a.png": image, "d/a.txt": text} | ({"metadata.jsonl": table} if table else {})
+    stored = {image: "", text: "a cat"} | ({table: rows({"file_name": "d/a.png", "text": "a dog"})} if table else {})
+    found = read_sidecars(list(list_files(linked(tmp_path, links, stored))))
+    assert (found.first, found.left_out, found.rows) == ({"d/a.png": "a cat"}, set(), int(table is not None))
+
+
+OUT = {
+    "no link of its image": ("a.png", None, "home/secret"),
+    "another folder": ("a.png", "pool/a.png", "home/secret"),
+    "above the image": ("a.png", "home/pictures/a.png", "home/secret"),
+    "a folder whose name begins alike": ("a.png", "home/s/a.png", "home/secrets/a"),
+    "another image's folder": ("b.png", "home/a.png", "home/secret"),
+    "a folder beside a store": ("a.png", f"cache/md5/ab/{'0' * 30}", "cache/secret"),
+}
+
+
+@pytest.mark.parametrize("kind", OUT)
+@pytest.mark.parametrize("name", ["a.txt", "a.png.JSON", "metadata.jsonl"])
+def test_a_link_out_of_the_dataset_gives_no_caption_unless_asked_for(tmp_path: Path, kind: str, name: str) -> None:
+    image, target, secret = OUT[kind]
+    if kind == "another image's folder" and name == "metadata.jsonl":
+        image, target = "d/a.png", "pool/a.png"
+    text = rows({"file_name": image, "text": "a key", "caption": "a key"})
+    links = {name: secret} | ({image: target} if target else {})
+    folder = linked(tmp_path, links, {secret: text} | ({target: ""} if target else {}))
+    (folder / "a.png").touch()
+    found = read_sidecars(list(list_files(folder)))
+    assert (found.captions, found.left_out) == ({}, {name})
+    asked = read_sidecars(list(list_files(folder, follow_links=True)))
+    assert (bool(asked.captions), asked.left_out) == (True, set())
+
+
+def test_links_within_a_dataset_that_is_a_link_itself_are_read(tmp_path: Path) -> None:
+    folder = linked(tmp_path, {"a.txt": "data/texts/1"}, {"data/texts/1": "a cat", "data/a.png": ""})
+    (tmp_path / "link").symlink_to(folder)
+    assert read_sidecars(list(list_files(tmp_path / "link"))).first == {"a.png": "a cat"}
