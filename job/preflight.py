@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest, ModelPlace
-from job.storage import Storage, StorageSettings, is_remote, join, open_storage
+from job.storage import Patience, Storage, StorageSettings, is_remote, join, open_storage
 from job.storage.hub import is_hub
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
@@ -15,14 +15,17 @@ from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors
 from lora_engine.system.distributed import ALONE, Processes
 
 
-def check_access(manifest: Manifest) -> bool:
+def check_access(manifest: Manifest, patience: Patience | None = None) -> bool:
     """Try to write to the destination and to read the sources; True if the destination keeps a second writer out.
+
+    Args:
+        patience: how long to wait for a store that is down; None for not at all.
 
     Raises:
         JobError: the first of them does not work: 41 data, 42 storage, 43 models.
     """
     destination = manifest.output.destination
-    storage = open_storage(destination, manifest.output_storage())
+    storage = open_storage(destination, manifest.output_storage(), patience=patience)
     probe_write(storage, destination)
     fenced = probe_conditions(storage, destination)
     if not fenced and not manifest.output.unfenced:
@@ -32,14 +35,14 @@ def check_access(manifest: Manifest) -> bool:
             "writing one run at the same time.",
             "Use another store, or set output.unfenced: true and see to it that only one runs.",
         )
-    probe_source(manifest.dataset.source, manifest.dataset_storage(), "dataset.source", ExitCode.DATA)
+    probe_source(manifest.dataset.source, manifest.dataset_storage(), "dataset.source", ExitCode.DATA, patience)
     for model in manifest.models():
         if not is_hub(model.source):  # a hub says what it has when it is asked for the files
-            probe_source(model.source, manifest.model_storage(), model.key, ExitCode.MODEL)
-            _check_model(model, manifest.model_storage())
+            probe_source(model.source, manifest.model_storage(), model.key, ExitCode.MODEL, patience)
+            _check_model(model, manifest.model_storage(), patience)
     for name, captioner in manifest.named_captioners().items():
         if not is_hub(captioner.source):
-            read = _reader(captioner.source, manifest.model_storage())
+            read = _reader(captioner.source, manifest.model_storage(), patience)
             captioner_kind(read, captioner.prompt, f"{manifest.captioner_key(name)}.source")
     return fenced
 
@@ -64,13 +67,13 @@ def check_device(manifest: Manifest, processes: Processes = ALONE) -> None:
         processes.local_slice(training.images_per_step)
 
 
-def _check_model(model: ModelPlace, settings: StorageSettings) -> None:
+def _check_model(model: ModelPlace, settings: StorageSettings, patience: Patience | None) -> None:
     """Make sure that each part has its configuration and weights; only the model libraries can say if they fit."""
     parts = WITH_WEIGHTS if model.key.startswith("base_model.") else ("",)
     has_weights = model.key != "base_model.components"
     if is_remote(model.source):
         if not model.source.endswith(".safetensors"):
-            storage = open_storage(model.source, settings)
+            storage = open_storage(model.source, settings, patience=patience)
             for part in parts:
                 _require_objects(storage, model, join(model.source, part) if part else model.source, has_weights)
         return
@@ -84,11 +87,11 @@ def _check_model(model: ModelPlace, settings: StorageSettings) -> None:
             holds_safetensors(LocalModel(path / part, model.allow_pickle), model.key)
 
 
-def _reader(source: str, settings: StorageSettings) -> Callable[[str], bytes | None]:
+def _reader(source: str, settings: StorageSettings, patience: Patience | None) -> Callable[[str], bytes | None]:
     """Reads the small files of a model where it is stored."""
     if not is_remote(source):
         return reader_of(local_path(source))
-    storage = open_storage(source, settings)
+    storage = open_storage(source, settings, patience=patience)
     return lambda name: storage.read(join(source, name))
 
 

@@ -95,6 +95,11 @@ class LimitsConfig(Config):
     attempt_hours: float | None = Field(default=None, gt=0, description="Commit and exit 55 after so many hours.")
     max_hours: float | None = Field(default=None, gt=0, description="Over all attempts: commit and exit 48.")
     stall_minutes: float | None = Field(default=None, gt=0, description="Exit 54 after so long without progress.")
+    storage_wait_minutes: float = Field(
+        default=10,
+        ge=0,
+        description="Wait so long for a store that is down or busy; then exit 50. stall_minutes does not count it.",
+    )
     lease_wait: float = Field(
         default=10, ge=0, description="Minutes to wait for another process that works on this run; then exit 52."
     )

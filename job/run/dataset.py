@@ -78,7 +78,7 @@ def source_fingerprint(attempt: Attempt) -> str:
     """
     source, settings = attempt.manifest.dataset.source, attempt.manifest.dataset_storage()
     if is_remote(source):
-        return _fingerprint(open_storage(source, settings), source)
+        return _fingerprint(open_storage(source, settings, patience=attempt.patience), source)
     try:
         return _fingerprint(LocalStorage(), source)
     except JobError as error:

@@ -41,7 +41,7 @@ def fetch_object(place: Workplace, source: str, settings: StorageSettings, folde
     Raises:
         MissingObjectError: 42 when there is no such object.
     """
-    storage = open_storage(source, settings, place.progress.moved)
+    storage = open_storage(source, settings, place.progress.moved, place.patience)
     info = storage.head(source)
     if info is None:
         raise MissingObjectError(source)
@@ -54,7 +54,8 @@ def fetch_prefix(
     place: Workplace, source: str, settings: StorageSettings, folder: Path, wanted: Callable[[str], bool]
 ) -> list[SourceFile]:
     """Download every object below `source` whose key is wanted into the folder; give the files in the order of keys."""
-    storage, start = open_storage(source, settings, place.progress.moved), len(as_folder(source))
+    storage = open_storage(source, settings, place.progress.moved, place.patience)
+    start = len(as_folder(source))
     listed = {info.uri[start:]: info for info in storage.list(source)}
     keys = [key for key in listed if key and not key.endswith("/") and wanted(key)]
     folders = {str(parent) for key in keys for parent in PurePosixPath(key).parents}

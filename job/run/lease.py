@@ -25,6 +25,7 @@ from job.errors import ExitCode, JobError
 from job.process.stop import StopFlag
 from job.storage import Digest, ObjectInfo, Storage, Stored
 from job.storage.folder import RunFolder
+from job.storage.patience import changed, impatient
 from job.storage.stored import StoredJson
 
 _RENEWALS = 4  # in the time for which a lease lasts, so that one that fails does not cost it
@@ -117,6 +118,8 @@ class Lease:
                 raise HeldError(*self._held_by(stored))
             stop.check()
             self._ended.wait(min(_POLL_SECONDS, self._times.seconds / 10))
+        # From now on who writes waits for a store that is down, and asks for the lease at every try.
+        self._storage = impatient(self._storage)
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
     def _take(self, stored: Stored | None, looks: "_Looks") -> bool:
@@ -212,7 +215,7 @@ def held(
     lease = Lease(run, unit, times, stop.abort)
     lease.acquire(stop, waiting)
     try:
-        yield RunFolder(FencedStorage(run.storage, lease), run.root), lease.epoch
+        yield RunFolder(changed(run.storage, lambda storage: FencedStorage(storage, lease)), run.root), lease.epoch
     finally:
         # A lease that is not released expires by itself, and an error that ended the block says more than one here.
         with suppress(JobError):

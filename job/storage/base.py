@@ -47,6 +47,10 @@ class Stored:
     etag: str  # an `ObjectInfo` of the same bytes has the same
 
 
+class UnreachableError(JobError):
+    """The store, or what gives the credentials for it, is down or busy: the same request may succeed in minutes."""
+
+
 class UnsupportedError(JobError):
     """The store does not know the kind of request that it was sent."""
 
@@ -111,8 +115,12 @@ class Backend(Protocol):
 
     form: str  # how a URI of this kind is written, for messages: s3://bucket/prefix
 
+    def check(self, settings: StorageSettings, environ: Mapping[str, str]) -> None:
+        """Refuse, without a request, settings (40) and variables (42) with which the store can never be reached."""
+        ...
+
     def open(self, settings: StorageSettings, moved: Moved) -> Storage:
-        """A storage that reaches the store so. 40 for settings that cannot be right."""
+        """A storage that reaches the store so. 40 or 42 as `check`, or 50 where credentials cannot be had just now."""
         ...
 
     def settings_in(self, environ: Mapping[str, str]) -> StorageSettings:

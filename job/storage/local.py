@@ -27,6 +27,9 @@ class LocalBackend:
 
     form = "file:///path"
 
+    def check(self, settings: StorageSettings, environ: Mapping[str, str]) -> None:
+        """There is nothing to refuse."""
+
     def open(self, settings: StorageSettings, moved: Moved) -> Storage:  # noqa: ARG002 - the port's
         """The files themselves: no settings apply, and nothing crosses a network."""
         return LocalStorage()

@@ -24,8 +24,9 @@ from job.storage.files import (
     require_digest,
 )
 from job.storage.s3.client import make_client
+from job.storage.s3.codes import CHANGED, NO_OBJECT
 from job.storage.s3.conditions import SHA256_KEY, etag_in, put_if
-from job.storage.s3.errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors, status_of
+from job.storage.s3.errors import code_of, public_endpoint, s3_errors, status_of
 from job.storage.s3.pulse import Pulse
 from job.storage.s3.settings import S3Settings
 from job.storage.s3.uris import bucket_and_key
