@@ -244,9 +244,9 @@ class FencedStorage:
         """List as `Storage.list` does."""
         return self._storage.list(prefix)
 
-    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
+    def download(self, uri: str, path: Path, expect: Digest | None = None, etag: str | None = None) -> Digest:
         """Download as `Storage.download` does."""
-        return self._storage.download(uri, path, expect)
+        return self._storage.download(uri, path, expect, etag)
 
     def write(self, uri: str, data: bytes) -> Digest:
         """Write as `Storage.write` does, if the lease is held.

@@ -8,6 +8,7 @@ from job.errors import ExitCode, JobError
 from job.run.context import Attempt
 from job.run.dataset import Images, Prepared, SourceStamp
 from job.run.decisions import read_resolved
+from job.run.unverified import write_unverified
 from job.storage.transfer import write_all
 from lora_engine.errors import DataError
 from lora_engine.images.fates import data_warnings, fates_of, sentence
@@ -21,7 +22,7 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
     """The images of the dataset: as an earlier attempt recorded them, or else prepared now.
 
     Args:
-        fingerprint: of the dataset's source, see `source_fingerprint`; with another one, or other settings of
+        fingerprint: of the dataset's source, see `fingerprint_of`; with another one, or other settings of
             preprocessing and split, the earlier records do not hold.
         fetch: brings the dataset's files to this machine. Called only where the images are prepared, now or later.
 
@@ -44,6 +45,7 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
         _check_both_sides(attempt, recorded)
         return Images(recorded, lambda: _preprocess(attempt, fetch(), recorded))
     prepared = _preprocess(attempt, fetch(), recorded)
+    write_unverified(attempt.run, attempt.unverified)
     attempt.run.write_stored(layout.SOURCE, stamp)  # It is written last: it says that the records are complete.
     return Images(prepared.records, lambda: prepared)
 

@@ -1,7 +1,7 @@
 """The ports of storage: what a store does for the job, and what a kind of store is. URIs are plain strings."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -37,6 +37,8 @@ class Digest:
 
     size: int  # bytes
     sha256: str  # hexadecimal
+    # The checksum by which the bytes that arrived are known to be those that were stored; None where there was none.
+    verified_by: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,16 @@ class Storage(Protocol):
         """
         ...
 
-    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
-        """Stream to a temporary file beside `path`, check size and digest, rename. 42 when there is no object."""
+    def download(self, uri: str, path: Path, expect: Digest | None = None, etag: str | None = None) -> Digest:
+        """Stream to a temporary file beside `path`, check size and digest, rename.
+
+        Args:
+            expect: what the bytes have to be; None for whatever the store has and, if it does, promises of them.
+            etag: that a listing showed; None for whichever the object has.
+
+        Raises:
+            MissingObjectError, ChangedObjectError: 42, there is no object; 50, it is another than was listed.
+        """
         ...
 
     def upload(self, path: Path, uri: str) -> Digest:

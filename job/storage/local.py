@@ -8,6 +8,7 @@ from pathlib import Path
 from job.errors import ExitCode, JobError
 from job.storage.base import Digest, Moved, ObjectInfo, Storage, StorageSettings, Stored
 from job.storage.files import (
+    ChangedObjectError,
     MissingObjectError,
     atomic_file,
     copy_into,
@@ -119,12 +120,14 @@ class LocalStorage:
                 writer.write(data)
             return writer.etag
 
-    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
-        """Copy the file to `path` and check the copy. 42 when there is no file."""
+    def download(self, uri: str, path: Path, expect: Digest | None = None, etag: str | None = None) -> Digest:
+        """Copy the file to `path` and check the copy. 42 when there is no file, 50 when it is at another etag."""
         source = local_path(uri)
         with local_errors(source):
             if not source.is_file():
                 raise MissingObjectError(uri)
+            if etag not in (None, etag_of(source.stat())):
+                raise ChangedObjectError(uri)
         with atomic_file(path, durable=False) as writer:
             return require_digest(uri, copy_into(source, writer), expect)
 

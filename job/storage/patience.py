@@ -149,9 +149,9 @@ class PatientStorage:
 
         return self._wait.until_it_works(write, writes=True)
 
-    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
+    def download(self, uri: str, path: Path, expect: Digest | None = None, etag: str | None = None) -> Digest:
         """Download as `Storage.download` does."""
-        return self._wait.until_it_works(lambda: self._storage.download(uri, path, expect))
+        return self._wait.until_it_works(lambda: self._storage.download(uri, path, expect, etag))
 
     def upload(self, path: Path, uri: str) -> Digest:
         """Upload as `Storage.upload` does."""
