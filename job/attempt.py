@@ -14,11 +14,11 @@ from job.process.cores import Waiting, settle_threads
 from job.process.deadline import end_in_time
 from job.process.progress import Progress, watch_for_stalls
 from job.process.stop import StopFlag
-from job.run.context import Attempt, new_attempt
+from job.run.context import Attempt, new_attempt, patience_of
 from job.run.status import spent_seconds
 from job.run.verify import Depth, require_whole
 from job.stages.train.followers import Followers, followers_of
-from job.storage import is_remote
+from job.storage import UnreachableError, is_remote
 from job.storage.files import sweep_parts
 from job.storage.uris import local_path
 from job.threads import wait_for
@@ -74,7 +74,7 @@ def _do_run(
 ) -> None:
     """Make the attempt of a process that is alone, or rank 0 of several."""
     with progress.doing("Trying the storage, and looking for the dataset and the models"):
-        fenced = wait_for(lambda: check_access(manifest), stop.check_after(_PROBE_SECONDS))
+        fenced = _check_access(manifest, stop, progress)
     if shard is not None and not fenced:
         raise JobError(
             ExitCode.STORAGE_ACCESS,
@@ -107,6 +107,16 @@ def _do_run(
     stop.check()
     if pipeline.run(attempt, shard, followers):
         _conclude(attempt)
+
+
+def _check_access(manifest: Manifest, stop: StopFlag, progress: Progress) -> bool:
+    """As `check_access` does, waiting for stores that are down; a stop ends that as one."""
+    patience = patience_of(manifest.limits, progress, stop)
+    try:
+        return wait_for(lambda: check_access(manifest, patience), stop.check_after(_PROBE_SECONDS))
+    except UnreachableError:
+        stop.check()  # What was not written was only to try the store.
+        raise
 
 
 def _name_device(attempt: Attempt, processes: Processes, waiting: Waiting) -> None:

@@ -10,9 +10,11 @@ from typing import TextIO
 
 from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack
-from job.manifest.schema import MANIFEST_VARIABLE
+from job.manifest.schema import MANIFEST_VARIABLE, Manifest
 from job.storage import is_remote, open_from_environment
+from job.storage.backends import source_backend_of
 from job.storage.files import local_errors
+from job.storage.hub import is_hub
 from lora_engine.system.distributed import ALONE, Processes
 from lora_engine.system.limits import raise_if_limit
 from lora_engine.system.scratch import make_folder
@@ -106,6 +108,19 @@ def read_text(place: str, what: str, environ: Mapping[str, str], stdin: TextIO |
             f"The {what} {place} cannot be read: {error.strerror}.",
             "Correct the path, or who may read it.",
         ) from error
+
+
+def check_stores(manifest: Manifest, environ: Mapping[str, str]) -> None:
+    """Refuse, without a request, settings and variables with which the manifest's stores can never be reached.
+
+    Raises:
+        JobError: 40 for a key of the manifest, 42 for a variable of the environment.
+    """
+    places = [(manifest.output.destination, manifest.output_storage())]
+    places.append((manifest.dataset.source, manifest.dataset_storage()))
+    places += [(model.source, manifest.model_storage()) for model in manifest.models() if not is_hub(model.source)]
+    for uri, settings in places:
+        source_backend_of(uri).check(settings, environ)
 
 
 def shard(environ: Mapping[str, str], chosen: str | None) -> Shard | None:

@@ -16,7 +16,7 @@ from job.report.notes import copies_found
 from job.report.publish import publish_report
 from job.run.context import Attempt
 from job.run.converged import require_converged
-from job.run.dataset import Captions, Images, source_fingerprint
+from job.run.dataset import Captions, Images, fingerprint_of, list_source
 from job.run.decisions import Resolved, is_prepared, read_resolved, resolve
 from job.run.held_out import held_out
 from job.run.samples import SampleSet, make_sample_set, require_room
@@ -34,6 +34,7 @@ from job.stages.sample import Measuring, has_samples, sample_pack, sampled_steps
 from job.stages.train.build import Study, TrainablePack, make_trainable
 from job.stages.train.followers import Followers, Read, Start, Train, broadcasts
 from job.stages.train.pack_run import PackRun, is_finished
+from job.storage import ObjectInfo
 from lora_engine.captions.prompts import held_out_prompts
 from lora_engine.config.captions import CaptionsConfig
 from lora_engine.models import stable_diffusion
@@ -59,8 +60,9 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
     device, packs = _set_up_device(attempt), attempt.packs
     with resource_errors():
         with attempt.progress.doing("Looking at the dataset"):
-            fingerprint = source_fingerprint(attempt)
-        models, resolved, study, used = _prepare(attempt, fingerprint, device)
+            listed = list_source(attempt)
+        fingerprint = fingerprint_of(attempt, listed)
+        models, resolved, study, used = _prepare(attempt, listed, device)
         if attempt.run.exists(layout.SUCCESS):  # Files of the dataset or of a model are new, and nothing is to be done.
             require_whole(attempt.run, Depth.RECORDS, attempt.stop.check, scratch=attempt.workdir)
         wanted = _sample_set(attempt, study, resolved, models)
@@ -142,13 +144,14 @@ def _set_up_device(attempt: Attempt) -> torch.device:
 
 
 def _prepare(
-    attempt: Attempt, fingerprint: str, device: torch.device
+    attempt: Attempt, listed: Sequence[ObjectInfo], device: torch.device
 ) -> tuple[Models, Resolved, Study, tuple[ImageRecord, ...]]:
     """Make or read all that training needs: models, decisions, captions, latents, text embeddings, the images used.
 
     Args:
-        fingerprint: of the dataset's source, see `source_fingerprint`.
+        listed: the dataset's source, see `list_source`.
     """
+    fingerprint = fingerprint_of(attempt, listed)
     # Of several packs, this process can find one to train once another process has prepared the run, so it waits for
     # that without a limit. A single pack is trained by whoever prepares the run, and nothing would be left to do here.
     wait_minutes = attempt.manifest.limits.lease_wait if len(attempt.packs) == 1 else math.inf
@@ -156,7 +159,7 @@ def _prepare(
         with attempt.progress.doing("Looking at the models' files"):
             models = fetch_models(prepare)
             _require_room(prepare, models.base)
-        images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare))
+        images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare, listed))
         resolved = resolve(prepare, images, models.base, models.captioners, models.clip, device)
         captions = caption(prepare, images, models.captioners, stable_diffusion.load_tokenizer(models.base), device)
         study = _study(prepare, images, captions, models.base, resolved, device)

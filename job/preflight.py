@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest, ModelPlace
-from job.storage import Storage, StorageSettings, is_remote, join, open_storage
+from job.storage import Patience, Storage, StorageSettings, is_remote, join, open_storage
 from job.storage.hub import is_hub
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
@@ -24,14 +24,17 @@ _PROJECTION = re.compile(r"(.+\.)?proj_(in|out)")  # a convolution in SD 1.x
 _SD1 = re.compile(r"(?<![a-z])(stable-diffusion|sd)-?v?1(?!\d)", re.IGNORECASE)  # in the name of a base
 
 
-def check_access(manifest: Manifest) -> bool:
+def check_access(manifest: Manifest, patience: Patience | None = None) -> bool:
     """Try to write to the destination and to read the sources; True if the destination keeps a second writer out.
+
+    Args:
+        patience: how long to wait for a store that is down; None for not at all.
 
     Raises:
         JobError: the first of them does not work: 41 data, 42 storage, 43 models.
     """
     destination = manifest.output.destination
-    storage = open_storage(destination, manifest.output_storage())
+    storage = open_storage(destination, manifest.output_storage(), patience=patience)
     probe_write(storage, destination)
     fenced = probe_conditions(storage, destination)
     if not fenced and not manifest.output.unfenced:
@@ -41,14 +44,14 @@ def check_access(manifest: Manifest) -> bool:
             "writing one run at the same time.",
             "Use another store, or set output.unfenced: true and see to it that only one runs.",
         )
-    probe_source(manifest.dataset.source, manifest.dataset_storage(), "dataset.source", ExitCode.DATA)
+    probe_source(manifest.dataset.source, manifest.dataset_storage(), "dataset.source", ExitCode.DATA, patience)
     for model in manifest.models():
         if not is_hub(model.source):  # a hub says what it has when it is asked for the files
-            probe_source(model.source, manifest.model_storage(), model.key, ExitCode.MODEL)
-            _check_model(model, manifest.model_storage())
+            probe_source(model.source, manifest.model_storage(), model.key, ExitCode.MODEL, patience)
+            _check_model(model, manifest.model_storage(), patience)
     for name, captioner in manifest.named_captioners().items():
         if not is_hub(captioner.source):
-            read = _reader(captioner.source, manifest.model_storage())
+            read = _reader(captioner.source, manifest.model_storage(), patience)
             captioner_kind(read, captioner.prompt, f"{manifest.captioner_key(name)}.source")
     return fenced
 
@@ -101,13 +104,13 @@ def check_targets(manifest: Manifest) -> None:
                 )
 
 
-def _check_model(model: ModelPlace, settings: StorageSettings) -> None:
+def _check_model(model: ModelPlace, settings: StorageSettings, patience: Patience | None) -> None:
     """Make sure that each part has its configuration and weights; only the model libraries can say if they fit."""
     parts = WITH_WEIGHTS if model.key.startswith("base_model.") else ("",)
     has_weights = model.key != "base_model.components"
     if is_remote(model.source):
         if not model.source.endswith(".safetensors"):
-            storage = open_storage(model.source, settings)
+            storage = open_storage(model.source, settings, patience=patience)
             for part in parts:
                 _require_objects(storage, model, join(model.source, part) if part else model.source, has_weights)
         return
@@ -121,11 +124,11 @@ def _check_model(model: ModelPlace, settings: StorageSettings) -> None:
             holds_safetensors(LocalModel(path / part, model.allow_pickle), model.key)
 
 
-def _reader(source: str, settings: StorageSettings) -> Callable[[str], bytes | None]:
+def _reader(source: str, settings: StorageSettings, patience: Patience | None) -> Callable[[str], bytes | None]:
     """Reads the small files of a model where it is stored."""
     if not is_remote(source):
         return reader_of(local_path(source))
-    storage = open_storage(source, settings)
+    storage = open_storage(source, settings, patience=patience)
     return lambda name: storage.read(join(source, name))
 
 

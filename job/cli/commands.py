@@ -86,7 +86,10 @@ def validate(
     offline: Annotated[bool, typer.Option("--offline", help="Check the manifest alone.")] = False,
 ) -> None:
     """Report every error of a manifest; unless --offline also of storage, device, dataset, and models but a hub's."""
+    from job import env
+
     loaded = _load(manifest, sets)
+    env.check_stores(loaded, os.environ)
     if not offline:
         from job.preflight import check_access, check_device, check_targets
 

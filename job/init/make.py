@@ -1,6 +1,7 @@
 """From what the user asked for to a manifest: fetch, look, choose, write."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -9,10 +10,12 @@ from job.init.look import look, split_few
 from job.init.manifest import Order, describe, draft, manifest_text, warnings
 from job.manifest.load import load_manifest
 from job.manifest.problems import ManifestError
-from job.manifest.schema import Manifest
+from job.manifest.schema import LimitsConfig, Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.run.context import new_attempt
+
+_IMPATIENT = LimitsConfig(storage_wait_minutes=0)
 
 
 def check_order(order: Order) -> Manifest:
@@ -37,7 +40,8 @@ def make_manifest(least: Manifest, order: Order, words: str, workdir: Path, stre
         JobError, DataError, UnsafeError: the dataset cannot be fetched, or there is too little in it.
     """
     with Progress(stream) as progress:
-        attempt = new_attempt(least, workdir, progress, StopFlag())
+        # A person waits for the answer, who sees at once that a store is down.
+        attempt = replace(new_attempt(least, workdir, progress, StopFlag()), limits=_IMPATIENT)
         found = look(attempt)
         resolution = fitting_resolution(found, order.base)
         preprocess = least.preprocess.model_copy(update={"resolution": resolution})

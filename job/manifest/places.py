@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from job.storage import hub
 from job.storage.backends import BACKENDS
+from job.storage.s3.environment import endpoint_problem
 from job.storage.uris import SHIPPED
 
 _STORES = {scheme: backend.form for scheme, backend in BACKENDS.items()}
@@ -31,6 +32,13 @@ def _address(value: str) -> str:
         raise ValueError("an address without credentials; they come from the environment")
     if "\n" in value or "\t" in value:
         raise ValueError("one line without tabs")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    """Refuse what is the address of no store."""
+    if (problem := endpoint_problem(_address(value))) is not None:
+        raise ValueError(f"https://host or https://host:port (it {problem})")
     return value
 
 
@@ -65,7 +73,7 @@ def _revision(value: str) -> str:
 
 
 _Address = Annotated[str, Field(min_length=1, max_length=1024)]
-Endpoint = Annotated[_Address, AfterValidator(_address)]
+Endpoint = Annotated[_Address, AfterValidator(_endpoint)]
 Destination = Annotated[_Address, AfterValidator(_place_in(_STORES))]
 DataSource = Annotated[_Address, AfterValidator(_place_in(_STORES | _SHIPPED))]
 ModelSource = Annotated[_Address, AfterValidator(_place_in(_KNOWN))]

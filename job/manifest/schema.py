@@ -107,6 +107,11 @@ class LimitsConfig(Config):
         description="After SIGTERM, SIGINT or SIGHUP, end within so long even where the store does not answer. "
         "`render` gives platforms 30 s more.",
     )
+    storage_wait_minutes: float = Field(
+        default=10,
+        ge=0,
+        description="Wait so long for a store that is down or busy; then exit 50. stall_minutes does not count it.",
+    )
     lease_wait: float = Field(
         default=10, ge=0, description="Minutes to wait for another process that works on this run; then exit 52."
     )

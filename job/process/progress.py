@@ -39,6 +39,7 @@ class Progress:
         self.seconds: dict[str, float] = {}  # that each stage has taken in this attempt
         self.observer: Callable[[dict[str, Any]], None] = lambda _: None  # called with the facts at every advance
         self.alive = time.monotonic()  # when there was the last sign of life
+        self._excused_until = self.alive  # by when nothing has to advance, since a store is waited for
 
     @contextmanager
     def stage(
@@ -131,6 +132,15 @@ class Progress:
         """Note a sign of life of an item that is not done yet. May be called in any thread."""
         self.alive = time.monotonic()
 
+    def excuse(self, until: float) -> None:
+        """Take it for no stall if nothing advances until then, on the monotonic clock. May be called in any thread."""
+        self._excused_until = until
+
+    @property
+    def idle_seconds(self) -> float:
+        """For how long nothing has advanced that should have."""
+        return time.monotonic() - max(self.alive, self._excused_until)
+
     def say(self, event: str, text: str | None = None, /, **facts: Any) -> None:
         """Show an event.
 
@@ -220,7 +230,7 @@ def watch_for_stalls(progress: Progress, minutes: float) -> None:
     """Have a thread end the process, with code 54 and all threads' stacks, after that long without a sign of life."""
 
     def watch() -> None:
-        while time.monotonic() - progress.alive < minutes * 60:
+        while progress.idle_seconds < minutes * 60:
             time.sleep(min(1.0, minutes * 6))
         faulthandler.dump_traceback(sys.stderr)
         print(  # noqa: T201 - the process is stuck, and the thread that shows its last line may be the one that hangs

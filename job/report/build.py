@@ -28,6 +28,7 @@ from job.run.decisions import PackDecision, Resolved
 from job.run.held_out import held_out
 from job.run.own_captions import OwnCaptionFacts
 from job.run.status import Status
+from job.run.unverified import unverified_notes
 from job.storage.folder import RunFolder
 from lora_engine.captions.lint import lint
 from lora_engine.config.data import PreprocessConfig
@@ -87,7 +88,7 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
         own_captions=run.read_stored(layout.OWN_CAPTIONS, OwnCaptionFacts),
         timing=_timing(run, len(resolved.packs)),
         environment=_environment(run),
-        notes=notes(resolved, members, pairs, is_earlier=scored.is_earlier),
+        notes=[*notes(resolved, members, pairs, is_earlier=scored.is_earlier), *unverified_notes(run)],
     )
 
 

@@ -9,8 +9,9 @@ from job.manifest.packs import Pack, ResolvedVariant, packs_of, resolve_variants
 from job.manifest.schema import LimitsConfig, Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
-from job.storage import open_storage
+from job.storage import Patience, open_storage
 from job.storage.folder import RunFolder
+from job.storage.uris import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,13 @@ class Workplace:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     fenced: bool = True  # whether the store can keep a second writer out
     epoch: int | None = None  # epoch of the lease that is held on a unit; None where none is held
+    # Of each source, how many files came without a checksum, and one of them; see `job.run.unverified`.
+    unverified: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def patience(self) -> Patience:
+        """How long this process waits for a store that is down."""
+        return patience_of(self.limits, self.progress, self.stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,8 @@ def new_attempt(
         moved: called in any thread whenever bytes of a large object have been transferred, as a sign of life.
     """
     variants, packs = resolve_variants(manifest), packs_of(manifest)
-    run, cache = open_run(manifest, moved), open_cache(manifest, moved)
+    patience = patience_of(manifest.limits, progress, stop)
+    run, cache = open_run(manifest, moved, patience), open_cache(manifest, moved, patience)
     return Attempt(
         run=run,
         workdir=workdir,
@@ -76,19 +85,28 @@ def new_attempt(
     )
 
 
-def open_run(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
-    """The folder of the manifest's run; `moved` is called as in `new_attempt`."""
+def patience_of(limits: LimitsConfig, progress: Progress, stop: StopFlag) -> Patience:
+    """How long a process with these limits waits for a store that is down, and that it says so."""
+    return Patience(limits.storage_wait_minutes, stop.check, progress.say, progress.excuse)
+
+
+def open_run(
+    manifest: Manifest, moved: Callable[[], None] = lambda: None, patience: Patience | None = None
+) -> RunFolder:
+    """The folder of the manifest's run; `moved` and `patience` are as in `open_storage`."""
     settings = manifest.output_storage()
-    storage = open_storage(manifest.output.destination, settings, moved)
+    storage = open_storage(manifest.output.destination, settings, moved, patience)
     folder = RunFolder(storage, manifest.output.destination)
     return RunFolder(storage, folder.uri(manifest.name))
 
 
-def open_cache(manifest: Manifest, moved: Callable[[], None] = lambda: None) -> RunFolder:
-    """The cache's folder, which all runs of a destination share by default; `moved` is called as in `new_attempt`."""
+def open_cache(
+    manifest: Manifest, moved: Callable[[], None] = lambda: None, patience: Patience | None = None
+) -> RunFolder:
+    """The cache's folder, which all runs of a destination share by default; else as `open_run`."""
     settings = manifest.output_storage()
     root = manifest.output.cache
     if root is None:
         destination = manifest.output.destination
-        root = RunFolder(open_storage(destination, settings), destination).uri(layout.CACHE)
-    return RunFolder(open_storage(root, settings, moved), root)
+        root = join(destination, layout.CACHE)
+    return RunFolder(open_storage(root, settings, moved, patience), root)

@@ -1,7 +1,7 @@
 """The images and captions of a run, and the dataset's source that they were made from."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
 from job.run.own_captions import FoundCaptions, find_own_captions
-from job.storage import Storage, is_remote, open_storage
+from job.storage import ObjectInfo, Storage, is_remote, open_storage
 from job.storage.local import LocalStorage
 from job.storage.stored import StoredJson
 from lora_engine.records import CaptionRecord, ImageRecord, SourceFile, used_images
@@ -78,8 +78,8 @@ class Images:
         return tuple(record for record in self.used if record.split == split)
 
 
-def source_fingerprint(attempt: Attempt) -> str:
-    """A hash of the names, sizes and etags of the dataset's files, which changes when a file does.
+def list_source(attempt: Attempt) -> tuple[ObjectInfo, ...]:
+    """The dataset's files, or the archive that holds them, as the source shows them now.
 
     It also says if `dataset.follow_links` is set, which can give images other captions.
 
@@ -88,18 +88,30 @@ def source_fingerprint(attempt: Attempt) -> str:
     """
     source, settings = attempt.manifest.dataset.source, attempt.manifest.dataset_storage()
     if is_remote(source):
-        return _fingerprint(open_storage(source, settings), source)
+        return _entries(open_storage(source, settings, patience=attempt.patience), source)
     try:
-        found = _fingerprint(LocalStorage(), source)
-        return f"{found} with links" if attempt.manifest.dataset.follow_links else found
+        return _entries(LocalStorage(), source)
     except JobError as error:
         if error.code != ExitCode.STORAGE_ACCESS:
             raise
         raise JobError(ExitCode.DATA, f"dataset.source: {error.cause}", error.remedy) from error
 
 
-def _fingerprint(storage: Storage, source: str) -> str:
+def source_fingerprint(attempt: Attempt) -> str:
+    """The fingerprint of the dataset's source as it is now. Raises as `list_source`."""
+    return fingerprint_of(attempt, list_source(attempt))
+
+
+def _entries(storage: Storage, source: str) -> tuple[ObjectInfo, ...]:
     file = storage.head(source.rstrip("/") or "/")  # an archive; None where the source is a folder or a prefix
-    entries = [file] if file is not None else storage.list(source)
-    lines = (f"{info.uri}\0{info.size}\0{info.etag}" for info in entries)
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return (file,) if file is not None else tuple(storage.list(source))
+
+
+def fingerprint_of(attempt: Attempt, listed: Iterable[ObjectInfo]) -> str:
+    """A hash of the names, sizes and etags of the dataset's files, which changes when a file does.
+
+    It also says if `dataset.follow_links` is set, which can give images other captions.
+    """
+    lines = (f"{info.uri}\0{info.size}\0{info.etag}" for info in listed)
+    found = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{found} with links" if attempt.manifest.dataset.follow_links else found

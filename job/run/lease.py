@@ -26,6 +26,7 @@ from job.errors import ExitCode, JobError
 from job.process.stop import StopFlag
 from job.storage import Digest, ObjectInfo, Storage, Stored
 from job.storage.folder import RunFolder
+from job.storage.patience import changed, impatient
 from job.storage.stored import StoredJson
 
 Written = TypeVar("Written")
@@ -120,6 +121,8 @@ class Lease:
                 raise HeldError(*self._held_by(stored))
             stop.check()
             self._ended.wait(min(_POLL_SECONDS, self._times.seconds / 10))
+        # From now on who writes waits for a store that is down, and asks for the lease at every try.
+        self._storage = impatient(self._storage)
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
     def _take(self, stored: Stored | None, looks: "_Looks") -> bool:
@@ -215,7 +218,7 @@ def held(
     lease = Lease(run, unit, times, stop.abort)
     lease.acquire(stop, waiting)
     try:
-        yield RunFolder(FencedStorage(run.storage, lease), run.root), lease.epoch
+        yield RunFolder(changed(run.storage, lambda storage: FencedStorage(storage, lease)), run.root), lease.epoch
     finally:
         # A lease that is not released expires by itself, and an error that ended the block says more than one here.
         with suppress(JobError):
@@ -244,9 +247,9 @@ class FencedStorage:
         """List as `Storage.list` does."""
         return self._storage.list(prefix)
 
-    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
+    def download(self, uri: str, path: Path, expect: Digest | None = None, etag: str | None = None) -> Digest:
         """Download as `Storage.download` does."""
-        return self._storage.download(uri, path, expect)
+        return self._storage.download(uri, path, expect, etag)
 
     def write(self, uri: str, data: bytes) -> Digest:
         """Write as `Storage.write` does, if the lease is held.

@@ -1,21 +1,26 @@
 """Brings the dataset to this machine."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from job.errors import ExitCode
 from job.run.context import Attempt
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
-from job.storage import is_remote
+from job.storage import ObjectInfo, is_remote
 from job.storage.uris import local_path
 from lora_engine.images.sources import extract_archive, is_archive, list_files
 from lora_engine.records import SourceFile
 
 
-def fetch_dataset(attempt: Attempt) -> list[SourceFile]:
+def fetch_dataset(attempt: Attempt, listed: Sequence[ObjectInfo] | None = None) -> list[SourceFile]:
     """Every file of the dataset, which is a folder, a prefix or an archive, in the order of the keys.
 
+    Args:
+        listed: what `list_source` gave; None where nothing relies on what it was.
+
     Raises:
-        JobError: 41 when there is nothing at a local `dataset.source`, 42 or 50 when its storage cannot be read.
+        JobError: 41 when there is nothing at a local `dataset.source`, 42 or 50 when its storage cannot be read, or an
+            object is no longer what was listed.
         DataError: a folder cannot be read, or the archive is damaged.
         UnsafeError: the archive would write elsewhere than into its folder, or unpack to far more than it is.
     """
@@ -28,9 +33,10 @@ def fetch_dataset(attempt: Attempt) -> list[SourceFile]:
         return _extract(attempt, path, folder_of(attempt, "dataset", str(path.absolute())))
     folder = folder_of(attempt, "dataset", source)
     if is_archive(source):
-        archive = fetch_object(attempt, source, settings, folder)
+        seen = next((info for info in listed or () if info.uri == source), None)
+        archive = fetch_object(attempt, source, settings, folder, seen)
         return _extract(attempt, archive, folder / "members")
-    return fetch_prefix(attempt, source, settings, folder, lambda _: True)
+    return fetch_prefix(attempt, source, settings, folder, lambda _: True, listed)
 
 
 def _extract(attempt: Attempt, archive: Path, folder: Path) -> list[SourceFile]:

@@ -10,8 +10,9 @@ from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ClipConfig
 from job.run.context import Attempt, Workplace
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
+from job.run.unverified import note_unverified
 from job.storage import StorageSettings, is_remote
-from job.storage.hub import fetch_hub, is_hub, repository_of
+from job.storage.hub import fetch_hub, is_hub, repository_of, unverified_in
 from job.storage.uris import local_path
 from job.threads import wait_for
 from lora_engine.models import stable_diffusion
@@ -110,9 +111,11 @@ def fetch_model(
     if is_hub(source):
         repository = repository_of(source)
         with place.progress.doing("Fetching a model from the hub", f"Fetching {source}, if its cache lacks it"):
-            return wait_for(
+            folder = wait_for(
                 lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved), place.stop.check
             )
+        note_unverified(place, source, unverified_in(folder, patterns))
+        return folder
     if not is_remote(source):
         path = local_path(source)
         require_path(path, what, ExitCode.MODEL)

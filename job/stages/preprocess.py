@@ -11,6 +11,7 @@ from job.run.dataset import Images, Prepared, SourceStamp
 from job.run.decisions import read_resolved
 from job.run.identity import RESTORE_OR_RENAME
 from job.run.own_captions import named
+from job.run.unverified import write_unverified
 from job.storage.folder import jsonl_bytes
 from job.storage.transfer import write_all
 from lora_engine.errors import EngineError
@@ -25,7 +26,7 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
     """The images of the dataset: as an earlier attempt recorded them, or else prepared now.
 
     Args:
-        fingerprint: of the dataset's source, see `source_fingerprint`; with another one, or other settings of
+        fingerprint: of the dataset's source, see `fingerprint_of`; with another one, or other settings of
             preprocessing and split, the earlier records do not hold.
         fetch: brings the dataset's files to this machine. Called only where the images are prepared, now or later.
 
@@ -50,6 +51,7 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
         return Images(recorded, lambda: _preprocess(attempt, fetch(), recorded), same.own_captions)
     prepared = _preprocess(attempt, fetch(), recorded)
     own = own_captions_hash(attempt.manifest, prepared)
+    write_unverified(attempt.run, attempt.unverified)
     # It is written last: it says that the records are complete.
     attempt.run.write_stored(layout.SOURCE, stamp.model_copy(update={"own_captions": own}))
     return Images(prepared.records, lambda: prepared, own)

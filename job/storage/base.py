@@ -1,7 +1,7 @@
 """The ports of storage: what a store does for the job, and what a kind of store is. URIs are plain strings."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -37,6 +37,8 @@ class Digest:
 
     size: int  # bytes
     sha256: str  # hexadecimal
+    # The checksum by which the bytes that arrived are known to be those that were stored; None where there was none.
+    verified_by: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Stored:
 
     data: bytes
     etag: str  # an `ObjectInfo` of the same bytes has the same
+
+
+class UnreachableError(JobError):
+    """The store, or what gives the credentials for it, is down or busy: the same request may succeed in minutes."""
 
 
 class UnsupportedError(JobError):
@@ -82,8 +88,16 @@ class Storage(Protocol):
         """
         ...
 
-    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
-        """Stream to a temporary file beside `path`, check size and digest, rename. 42 when there is no object."""
+    def download(self, uri: str, path: Path, expect: Digest | None = None, etag: str | None = None) -> Digest:
+        """Stream to a temporary file beside `path`, check size and digest, rename.
+
+        Args:
+            expect: what the bytes have to be; None for whatever the store has and, if it does, promises of them.
+            etag: that a listing showed; None for whichever the object has.
+
+        Raises:
+            MissingObjectError, ChangedObjectError: 42, there is no object; 50, it is another than was listed.
+        """
         ...
 
     def upload(self, path: Path, uri: str) -> Digest:
@@ -115,8 +129,12 @@ class Backend(Protocol):
 
     form: str  # how a URI of this kind is written, for messages: s3://bucket/prefix
 
+    def check(self, settings: StorageSettings, environ: Mapping[str, str]) -> None:
+        """Refuse, without a request, settings (40) and variables (42) with which the store can never be reached."""
+        ...
+
     def open(self, settings: StorageSettings, moved: Moved) -> Storage:
-        """A storage that reaches the store so. 40 for settings that cannot be right."""
+        """A storage that reaches the store so. 40 or 42 as `check`, or 50 where credentials cannot be had just now."""
         ...
 
     def settings_in(self, environ: Mapping[str, str]) -> StorageSettings:

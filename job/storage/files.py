@@ -37,6 +37,17 @@ class DamagedObjectError(JobError):
         )
 
 
+class ChangedObjectError(JobError):
+    """An object is no longer the one that was listed."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(
+            ExitCode.STORAGE_RETRIES,
+            f"{uri} was changed after it was listed.",
+            "Let whatever writes there finish, then start the job again.",
+        )
+
+
 class MissingObjectError(JobError):
     """An object that was to be downloaded does not exist."""
 

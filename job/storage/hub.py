@@ -1,9 +1,13 @@
 """Models of a Hugging Face hub: `hf://owner/name`."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
+from job.storage.files import CHUNK_BYTES, DamagedObjectError, local_errors
 from lora_engine.system.limits import limit_hit
 
 SCHEME = "hf"
@@ -25,13 +29,59 @@ def fetch_hub(
 ) -> Path:
     """The local folder of a repository's files that match `patterns`, from the hub or from its cache.
 
+    A file that has not the hash by which the hub names it is fetched once more.
+
     Args:
         what: the manifest's key, for messages.
         moved: called, in any thread, as bytes arrive.
 
     Raises:
-        JobError: 43 when the hub has no such repository or revision, 50 when it cannot be reached.
+        JobError: 43 when the hub has no such repository or revision, 50 when it cannot be reached, or a file arrived
+            damaged twice.
     """
+    for _ in range(2):
+        folder = _fetch(what, repository, revision, patterns, moved)
+        damaged = [blob for blob in _blobs(folder, patterns) if _is_named_by_hash(blob) and not _is_whole(blob, moved)]
+        if not damaged:
+            return folder
+        for blob in damaged:
+            with local_errors(blob):
+                blob.unlink()
+    raise DamagedObjectError(f"{what}: hf://{repository} arrived damaged twice, by the hashes that the hub gives.")
+
+
+def unverified_in(folder: Path, patterns: Sequence[str]) -> list[str]:
+    """The names of the files that match, in a folder that `fetch_hub` gave, for which its cache keeps no hash."""
+    return [blob.name for blob in _blobs(folder, patterns) if not _is_named_by_hash(blob)]
+
+
+def _blobs(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    """The files that match, as the hub's cache keeps them: behind links, under the hash that the hub told for each."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
+            yield path.resolve()
+
+
+def _is_named_by_hash(blob: Path) -> bool:
+    return re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name) is not None
+
+
+def _is_whole(blob: Path, moved: Callable[[], None]) -> bool:
+    """Whether a file has the hash that it is named by: SHA-256 for large files, that of git's blobs for others."""
+    with local_errors(blob), blob.open("rb") as file:
+        digest = hashlib.sha256()
+        if len(blob.name) == 40:
+            digest = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            moved()
+    return digest.hexdigest() == blob.name
+
+
+def _fetch(
+    what: str, repository: str, revision: str | None, patterns: Sequence[str], moved: Callable[[], None]
+) -> Path:
+    """As `fetch_hub`, without a look at what came."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     # The hub's own error derives from that of the HTTP library beneath it, which differs between its versions.

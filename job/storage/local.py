@@ -8,6 +8,7 @@ from pathlib import Path
 from job.errors import ExitCode, JobError
 from job.storage.base import Digest, Moved, ObjectInfo, Storage, StorageSettings, Stored
 from job.storage.files import (
+    ChangedObjectError,
     MissingObjectError,
     atomic_file,
     copy_into,
@@ -27,6 +28,9 @@ class LocalBackend:
     """The disks of this machine. They need no settings."""
 
     form = "file:///path"
+
+    def check(self, settings: StorageSettings, environ: Mapping[str, str]) -> None:
+        """There is nothing to refuse."""
 
     def open(self, settings: StorageSettings, moved: Moved) -> Storage:  # noqa: ARG002 - the port's
         """The files themselves: no settings apply, and nothing crosses a network."""
@@ -127,12 +131,14 @@ class LocalStorage:
         found = self.head(uri)
         return etag == (found and found.etag)
 
-    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
-        """Copy the file to `path` and check the copy. 42 when there is no file."""
+    def download(self, uri: str, path: Path, expect: Digest | None = None, etag: str | None = None) -> Digest:
+        """Copy the file to `path` and check the copy. 42 when there is no file, 50 when it is at another etag."""
         source = local_path(uri)
         with local_errors(source):
             if not source.is_file():
                 raise MissingObjectError(uri)
+            if etag not in (None, etag_of(source.stat())):
+                raise ChangedObjectError(uri)
         with atomic_file(path, durable=False) as writer:
             return require_digest(uri, copy_into(source, writer), expect)
 

@@ -3,8 +3,9 @@
 import secrets
 
 from job.errors import ExitCode, JobError
-from job.storage.backends import backend_of, source_backend_of
+from job.storage.backends import backend_of, open_source, source_backend_of
 from job.storage.base import Storage, StorageSettings
+from job.storage.patience import Patience
 from job.storage.uris import probe_uri
 
 
@@ -30,7 +31,8 @@ def probe_conditions(storage: Storage, folder_uri: str) -> bool:
     return backend_of(folder_uri).probe_conditions(storage, folder_uri)
 
 
-def probe_source(uri: str, settings: StorageSettings, key: str, absent: ExitCode) -> None:
+def probe_source(
+    uri: str, settings: StorageSettings, key: str, absent: ExitCode, patience: Patience | None = None
+) -> None:
     """Make sure that what the manifest's `key` names can be read, as `Backend.probe_source` does."""
-    backend = source_backend_of(uri)
-    backend.probe_source(backend.open(settings, lambda: None), uri, key, absent)
+    source_backend_of(uri).probe_source(open_source(uri, settings, patience), uri, key, absent)

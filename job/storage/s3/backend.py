@@ -1,10 +1,12 @@
 """S3 as a kind of storage: how it is opened and tried out. Imports no cloud library until a store is opened."""
 
+import os
 from collections.abc import Mapping
 
 from job.errors import ExitCode, JobError
 from job.storage.base import Moved, Storage, StorageSettings, UnsupportedError
 from job.storage.s3 import settings as s3
+from job.storage.s3.environment import check_settings
 from job.storage.uris import probe_uri
 
 
@@ -13,8 +15,13 @@ class S3Backend:
 
     form = "s3://bucket/prefix"
 
+    def check(self, settings: StorageSettings, environ: Mapping[str, str]) -> None:
+        """See whether the endpoint is one, and whether the variables of credentials and files make sense."""
+        check_settings(settings, environ)
+
     def open(self, settings: StorageSettings, moved: Moved) -> Storage:
         """A client of the store. boto3 is imported here, since it takes a while and local runs do without it."""
+        check_settings(settings, os.environ)
         from job.storage.s3.store import S3Storage
 
         return S3Storage(s3.with_limits(settings), moved)

@@ -12,11 +12,12 @@ import boto3
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.client import BaseClient
 from botocore.config import Config
-from botocore.exceptions import InvalidRegionError
+from botocore.exceptions import BotoCoreError
 
 from job.errors import ExitCode, JobError
 from job.storage.files import CHUNK_BYTES
-from job.storage.s3.errors import PASSING, public_endpoint
+from job.storage.s3.codes import is_passing
+from job.storage.s3.errors import public_endpoint
 from job.storage.s3.pulse import PULSE_BYTES, CountedBody, Pulse
 from job.storage.s3.settings import S3Settings
 
@@ -35,7 +36,7 @@ def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
         moved: called while a large body is sent.
 
     Raises:
-        JobError: 40, the endpoint is no URL.
+        JobError: 42, an address that the environment names for credentials may not be asked.
     """
     session = boto3.Session()
     client = _client(session, settings, moved)
@@ -54,7 +55,7 @@ def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
 
 
 def _client(session: boto3.Session, settings: S3Settings, moved: Callable[[], None], **checksums: str) -> BaseClient:
-    """A client with the settings' limits, which retries `PASSING` refusals and counts the bodies that it sends."""
+    """A client with the settings' limits, which retries refusals that pass and counts the bodies that it sends."""
     config = Config(
         connect_timeout=settings.connect_timeout_seconds,
         read_timeout=settings.read_timeout_seconds,
@@ -66,13 +67,14 @@ def _client(session: boto3.Session, settings: S3Settings, moved: Callable[[], No
     )
     try:
         client = session.client("s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config)
-    except InvalidRegionError:
+    except BotoCoreError:  # some are ValueErrors, too
         raise
-    except ValueError as error:
+    except ValueError as error:  # of the provider of credentials, since the endpoint is known to be a URL
         raise JobError(
-            ExitCode.MANIFEST, "storage.endpoint_url is not a URL.", "Write it as https://host or https://host:port."
+            ExitCode.STORAGE_ACCESS,
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI, or another address in the settings of AWS, is none that may be asked.",
+            "Correct or unset it.",
         ) from error
-
     client.meta.events.register("needs-retry.s3", partial(_retry_passing, settings.attempts))
     for operation in _PUTS:
         client.meta.events.register(f"before-send.s3.{operation}", partial(_count_body, moved))
@@ -81,8 +83,10 @@ def _client(session: boto3.Session, settings: S3Settings, moved: Callable[[], No
 
 def _retry_passing(most: int, attempts: int, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:
     """The pause in seconds before a request is retried that boto3 would give up; None where it is right to do so."""
-    code = response[1].get("Error", {}).get("Code") if response else None
-    return 0.1 * 2**attempts if code in PASSING and attempts < most else None
+    if response is None or attempts >= most:
+        return None
+    code, status = response[1].get("Error", {}).get("Code"), response[0].status_code
+    return 0.1 * 2**attempts if code and is_passing(code, status) else None
 
 
 def _count_body(moved: Callable[[], None], request: AWSPreparedRequest, **_: Any) -> None:

@@ -7,7 +7,8 @@ import urllib3.exceptions
 from botocore.client import BaseClient
 from botocore.exceptions import BotoCoreError, ClientError
 
-from job.storage.s3.errors import CHANGED, NO_OBJECT, code_of, status_of
+from job.storage.s3.codes import CHANGED, NO_OBJECT
+from job.storage.s3.errors import code_of, no_store, status_of
 from job.storage.s3.uris import bucket_and_key
 
 # Keys of an object's metadata.
@@ -37,7 +38,9 @@ def put_if(client: BaseClient, uri: str, body: bytes | BinaryIO, sha256: str, et
 
 def etag_in(answer: dict[str, Any]) -> str:
     """The etag that a request's answer or an entry of a listing names."""
-    etag: str = answer["ETag"]
+    etag: str | None = answer.get("ETag")
+    if etag is None:
+        raise no_store("its answer has no ETag")
     return etag.strip('"')
 
 

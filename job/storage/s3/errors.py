@@ -1,63 +1,74 @@
-"""Says an S3 store's refusals to a person. Only codes and names are shown, never the store's own text."""
+"""Says to a person what an S3 store refuses, and why others cannot be asked. Only names are shown, no other's text."""
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import urllib3.exceptions
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from job.errors import ExitCode, JobError
-from job.storage.base import UnsupportedError
+from job.storage.base import UnreachableError, UnsupportedError
+from job.storage.s3.codes import refusal_of
+from job.storage.s3.credentials import is_busy, provider_of
+from job.storage.s3.environment import ENDPOINT_VARIABLES, file_variable
 from lora_engine.system.limits import limit_hit
 
-# Codes of a store's answer, by what they mean.
-NO_OBJECT = {"NoSuchKey", "404"}
-CHANGED = {"PreconditionFailed", "412"}  # the object is not the one that the request was for
-PASSING = {  # the same request, sent again, may well succeed
-    "BadDigest",  # the body arrived damaged
-    "XAmzContentSHA256Mismatch",
-    "IncompleteBody",
-    "ConditionalRequestConflict",  # another writer changed the object at the same moment
-    "OperationAborted",
-}
-
-_REMEDIES = {
-    "NoSuchBucket": "Create the bucket or correct its name, storage.region and storage.endpoint_url.",
-    "InvalidAccessKeyId": "Give this store's key in AWS_ACCESS_KEY_ID, and check storage.endpoint_url.",
-    "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY, storage.region and storage.endpoint_url.",
-    "ExpiredToken": "Renew the credentials; a role that the platform provides renews itself.",
-    "InvalidToken": "Check AWS_SESSION_TOKEN; unset it where the key is a permanent one.",
-    "RequestTimeTooSkewed": "Set this machine's clock.",
-    "PermanentRedirect": "Set storage.region to the bucket's region.",
-    "AuthorizationHeaderMalformed": "Set storage.region to the bucket's region.",
-}
-# Other names of the same refusals.
-_SAME = {"ExpiredTokenException": "ExpiredToken", "TokenRefreshRequired": "ExpiredToken", "301": "PermanentRedirect"}
-_DENIED = (
-    "Allow these credentials {action} there; s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket are needed."
-)
 _RETRY = "Check the network, storage.endpoint_url and the store, then start the job again: it goes on where it was."
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
     boto.CredentialRetrievalError,
-    boto.ProfileNotFound,
     boto.TokenRetrievalError,
     boto.SSOError,
+    boto.LoginError,
 )
-_BAD_NAME = (boto.ParamValidationError, boto.InvalidRegionError)
+# A request was not sent, not answered, or its answer not understood, as may be otherwise the next time. All other
+# exceptions of botocore's own are about settings.
+_PASSING = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    boto.MetadataRetrievalError,
+    boto.CapacityNotAvailableError,
+    boto.ChecksumError,
+    boto.FlexibleChecksumError,
+    ResponseParserError,
+    urllib3.exceptions.HTTPError,
+)
+_BAD_NAME = (
+    boto.BaseEndpointResolverError,
+    boto.EndpointProviderError,
+    boto.InvalidDNSNameError,
+    boto.InvalidHostLabelError,
+    boto.ParamValidationError,
+    boto.UnsupportedS3ArnError,
+    boto.UnsupportedS3ConfigurationError,
+    boto.ValidationError,
+)
+# What OpenSSL says where the other side speaks no TLS.
+_NO_TLS = re.compile("WRONG_VERSION_NUMBER|HTTP_REQUEST|PACKET_LENGTH_TOO_LONG|RECORD_LAYER_FAILURE|UNKNOWN_PROTOCOL")
+_BAD_BUNDLE = re.compile(r"NO_CERTIFICATE|No such file|PEM lib|X509")
 
 
 @contextmanager
 def s3_errors(uri: str, endpoint: str) -> Iterator[None]:
-    """Turn what boto3 raises about `uri` at `endpoint` into a JobError."""
+    """Turn what boto3 raises about `uri` at `endpoint` into a JobError, an UnreachableError where it may soon pass."""
+    where = f"{uri} at {endpoint}"
     try:
         yield
     except boto.ClientError as error:
-        raise _refused(error, f"{uri} at {endpoint}") from error
-    except (boto.BotoCoreError, urllib3.exceptions.HTTPError) as error:
-        raise _failed(error, f"{uri} at {endpoint}") from error
+        raise _refused(error, where) from error
+    except (boto.BotoCoreError, urllib3.exceptions.HTTPError, ResponseParserError) as error:
+        raise _failed(error, where) from error
+    except OSError as error:
+        name = file_variable(error.filename, os.environ)
+        if name is None:  # it is about a local file
+            raise
+        raise _unset(f"The file {error.filename} cannot be read: {error.strerror}", name) from error
 
 
 def code_of(error: boto.ClientError) -> str:
@@ -76,21 +87,34 @@ def public_endpoint(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
+def no_store(where: str) -> JobError:
+    """The error for an answer that no S3 store gives."""
+    name = endpoint_name()
+    return JobError(
+        ExitCode.STORAGE_ACCESS,
+        f"What answers is no S3 store: {where}.",
+        f"Correct {name}; it may be a store's console, or another server.",
+    )
+
+
+def endpoint_name() -> str:
+    """Where the endpoint may be said: the manifest's key, and the variable that is set."""
+    names = [name for name in ENDPOINT_VARIABLES if os.environ.get(name)]
+    return " or ".join(["storage.endpoint_url", *names[:1]])
+
+
 def _refused(error: boto.ClientError, where: str) -> JobError:
-    """The error for a request that the store has answered, but not granted."""
-    code = code_of(error)
-    status = status_of(error)
-    cause = f"The store refused {error.operation_name} of {where}: {code or status}."
-    remedy = _REMEDIES.get(_SAME.get(code, code))
-    if remedy is not None:
-        return JobError(ExitCode.STORAGE_ACCESS, cause, remedy)
-    if status in {401, 403}:
-        return JobError(ExitCode.STORAGE_ACCESS, cause, _DENIED.format(action=error.operation_name))
+    """The error for a request that a service has answered, but not granted."""
+    code, status, operation = code_of(error), status_of(error), error.operation_name
+    refusal = refusal_of(operation, code, status, str(error.response.get("Error", {}).get("Message", "")))
+    wanted = f", which wants {refusal.wanted}" if refusal.wanted else ""
+    cause = f"{refusal.service} refused {operation} of {where}: {code or status}{wanted}."
+    if refusal.passes:
+        return UnreachableError(ExitCode.STORAGE_RETRIES, cause, _RETRY)
     if code == "NotImplemented":
         return UnsupportedError(ExitCode.STORAGE_ACCESS, cause, "Use a store that knows this request of S3's.")
-    if status in {408, 429} or code in PASSING or not 400 <= status < 500:
-        return JobError(ExitCode.STORAGE_RETRIES, cause, _RETRY)
-    return JobError(ExitCode.STORAGE_ACCESS, cause, "Correct the URI, the storage settings or the credentials.")
+    remedy = refusal.remedy or "Correct the URI, the storage settings or the credentials."
+    return JobError(ExitCode.STORAGE_ACCESS, cause, remedy)
 
 
 def _failed(error: Exception, where: str) -> JobError:
@@ -99,19 +123,82 @@ def _failed(error: Exception, where: str) -> JobError:
     if (limit := limit_hit(error)) is not None:
         return JobError(ExitCode.RESOURCES, *limit)
     if isinstance(error, _NO_CREDENTIALS):
+        return _no_credentials(error, where)
+    if isinstance(error, boto.SSLError) and (certain := _bad_tls(str(error), where)) is not None:
+        return certain
+    if type(error) is boto.HTTPClientError and isinstance(
+        getattr(error, "kwargs", {}).get("error"), (ValueError, TypeError)
+    ):
         return JobError(
             ExitCode.STORAGE_ACCESS,
-            f"There are no usable credentials for {where}: {kind}.",
-            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role that may use the bucket.",
+            f"The request for {where} cannot be sent: a key or token holds a character that no header may have.",
+            "Set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the credentials' file, anew.",
         )
+    if isinstance(error, boto.ProxyConnectionError):
+        remedy = "Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY, then start the job again: it goes on where it was."
+        return UnreachableError(
+            ExitCode.STORAGE_RETRIES, f"The proxy before {where} cannot be reached: {kind}.", remedy
+        )
+    if isinstance(error, _PASSING):
+        cause = f"The store cannot be reached or broke off: {where}: {kind}{_elsewhere(error, where)}."
+        return UnreachableError(ExitCode.STORAGE_RETRIES, cause, _RETRY)
     if isinstance(error, _BAD_NAME):
         return JobError(
-            ExitCode.MANIFEST, f"{where} cannot be an object: {kind}.", "Correct the URI and storage.region."
+            ExitCode.MANIFEST,
+            f"{where} cannot be an object: {kind}.",
+            f"Correct the URI, storage.region and {endpoint_name()}.",
         )
-    if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+    return _unset(f"The settings for {where} are wrong: {kind}", _setting_of(error))
+
+
+def _elsewhere(error: Exception, where: str) -> str:
+    """The address that did not answer, where that is not the store's own: STS gives credentials, for one."""
+    url = getattr(error, "kwargs", {}).get("endpoint_url")
+    asked = public_endpoint(url) if isinstance(url, str) else ""
+    return f" of {asked}" if asked and not where.endswith(asked) else ""
+
+
+def _no_credentials(error: Exception, where: str) -> JobError:
+    kind, provider = type(error).__name__, provider_of(error, os.environ)
+    if is_busy(error, os.environ):
+        cause = f"There are no credentials for {where} just now: {provider} answers with an error of its own, or not."
+        return UnreachableError(ExitCode.STORAGE_RETRIES, cause, "Start the job again, or see what that provider logs.")
+    return JobError(
+        ExitCode.STORAGE_ACCESS,
+        f"There are no usable credentials for {where}: {kind}{f' of {provider}' if provider else ''}.",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role that may use the bucket.",
+    )
+
+
+def _bad_tls(text: str, where: str) -> JobError | None:
+    """The error for a connection that can never be secured, by OpenSSL's words; None where it may only have broken."""
+    if _NO_TLS.search(text):
+        return JobError(
+            ExitCode.STORAGE_ACCESS,
+            f"The port of {where} speaks no TLS.",
+            f"Write http:// in {endpoint_name()}, or the port that speaks https.",
+        )
+    if _BAD_BUNDLE.search(text):
+        cause = f"The file of trusted certificates for {where} is missing or holds none"
+        return _unset(cause, "AWS_CA_BUNDLE")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
         return JobError(
             ExitCode.STORAGE_ACCESS,
             f"The certificate of the store is not trusted: {where}.",
-            "Name the authority's certificates in AWS_CA_BUNDLE, or correct storage.endpoint_url.",
+            f"Name the authority's certificates in AWS_CA_BUNDLE, or correct {endpoint_name()}.",
         )
-    return JobError(ExitCode.STORAGE_RETRIES, f"The store cannot be reached or broke off: {where}: {kind}.", _RETRY)
+    return None
+
+
+def _setting_of(error: Exception) -> str:
+    """The variable that holds what botocore refuses, as far as its exception tells."""
+    facts = getattr(error, "kwargs", {})
+    if isinstance(error, boto.ProfileNotFound):
+        return "AWS_PROFILE"
+    if "config_key" in facts:
+        return f"AWS_{str(facts['config_key']).upper()}"
+    return file_variable(facts.get("path"), os.environ) or "the AWS_ variables and the files in ~/.aws"
+
+
+def _unset(cause: str, name: str) -> JobError:
+    return JobError(ExitCode.STORAGE_ACCESS, f"{cause}: {name}.", f"Correct or unset {name}.")

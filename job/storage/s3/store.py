@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumErro
 
 from job.storage.base import Digest, ObjectInfo, Stored
 from job.storage.files import (
+    ChangedObjectError,
     DamagedObjectError,
     HashingWriter,
     MissingObjectError,
@@ -23,9 +25,11 @@ from job.storage.files import (
     local_errors,
     require_digest,
 )
+from job.storage.s3.checksums import Promise, promise_of
 from job.storage.s3.client import make_client
+from job.storage.s3.codes import CHANGED, NO_OBJECT
 from job.storage.s3.conditions import SHA256_KEY, etag_in, put_if
-from job.storage.s3.errors import CHANGED, NO_OBJECT, code_of, public_endpoint, s3_errors, status_of
+from job.storage.s3.errors import code_of, public_endpoint, s3_errors, status_of
 from job.storage.s3.pulse import Pulse
 from job.storage.s3.settings import S3Settings
 from job.storage.s3.uris import bucket_and_key
@@ -88,12 +92,12 @@ class S3Storage:
             with path.open("rb") as file, self._errors(uri):
                 return None if put_if(self._client, uri, file, digest.sha256, etag) is None else digest
 
-    def download(self, uri: str, path: Path, expect: Digest | None = None) -> Digest:
+    def download(self, uri: str, path: Path, expect: Digest | None = None, etag: str | None = None) -> Digest:
         """Stream the object to a file. A body that breaks off is continued; a damaged one is fetched once more."""
         try:
-            return self._download(uri, path, expect)
+            return self._download(uri, path, expect, etag)
         except DamagedObjectError:
-            return self._download(uri, path, expect)
+            return self._download(uri, path, expect, etag)
 
     def upload(self, path: Path, uri: str) -> Digest:
         """Store a file, in parts if it is large, and ask the store what it then has."""
@@ -190,27 +194,46 @@ class S3Storage:
 
     def _read(self, uri: str) -> Stored | None:
         buffer = io.BytesIO()
-        found = self._fetch(uri, HashingWriter(buffer), None)
+        found = self._fetch(uri, HashingWriter(buffer))
         return None if found is None else Stored(buffer.getvalue(), found[1])
 
-    def _download(self, uri: str, path: Path, expect: Digest | None) -> Digest:
+    def _download(self, uri: str, path: Path, expect: Digest | None, etag: str | None) -> Digest:
         with atomic_file(path, durable=False) as writer:
-            found = self._fetch(uri, writer, expect)
+            found = self._fetch(uri, writer, expect, etag)
             if found is None:
                 raise MissingObjectError(uri)
         return found[0]
 
-    def _fetch(self, uri: str, writer: HashingWriter, expect: Digest | None) -> tuple[Digest, str] | None:
+    def _fetch(
+        self, uri: str, writer: HashingWriter, expect: Digest | None = None, listed: str | None = None
+    ) -> tuple[Digest, str] | None:
         """Write the object's bytes and check them; their digest and etag, or None when there is no object."""
         with self._errors(uri):
-            answer = self._get(uri)
+            answer = self._get(uri, ChecksumMode="ENABLED")
             if answer is None:
                 return None
-            self._write_body(uri, answer, writer)
+            if listed not in (None, etag_in(answer)) and not self._is_still_listed(uri, listed):
+                answer["Body"].close()
+                raise ChangedObjectError(uri)
+            stored = _stored_sha256(answer)
+            promise = None if stored else promise_of(answer, bucket_and_key(uri)[0])
+            self._write_body(uri, answer, writer, promise)
+        if promise is not None and not promise.is_kept():
+            raise DamagedObjectError(f"{uri} arrived with another {promise.name} than the store's.")
         digest = writer.digest()
-        promised = Digest(answer["ContentLength"], _stored_sha256(answer) or digest.sha256)
-        require_digest(uri, digest, promised)
-        return require_digest(uri, digest, expect), etag_in(answer)
+        require_digest(uri, digest, Digest(answer["ContentLength"], stored or digest.sha256))
+        require_digest(uri, digest, expect)
+        verified_by = "SHA-256" if stored or expect else (promise.name if promise else None)
+        return replace(digest, verified_by=verified_by), etag_in(answer)
+
+    def _is_still_listed(self, uri: str, etag: str) -> bool:
+        """Whether a listing shows that etag, as that of some stores does where a GET shows another."""
+        bucket, key = bucket_and_key(uri)
+        try:
+            found = self._client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", ())
+        except ClientError:  # who may read an object need not be allowed to list
+            return False
+        return any(item["Key"] == key and etag_in(item) == etag for item in found)
 
     def _get(self, uri: str, **conditions: str) -> Answer | None:
         bucket, key = bucket_and_key(uri)
@@ -223,7 +246,7 @@ class S3Storage:
                 raise
             return None
 
-    def _write_body(self, uri: str, answer: Answer, writer: HashingWriter) -> None:
+    def _write_body(self, uri: str, answer: Answer, writer: HashingWriter, promise: Promise | None) -> None:
         """Copy the body of a GET; where it breaks off, ask for the rest. boto3 retries requests but not bodies."""
         size, body, drops = answer["ContentLength"], answer["Body"], 0
         pulse = Pulse(self._moved)
@@ -232,6 +255,8 @@ class S3Storage:
             try:
                 for chunk in body.iter_chunks(_READ_BYTES):
                     writer.write(chunk)
+                    if promise is not None:
+                        promise.hash.update(chunk)
                     pulse.count(len(chunk))
                 return
             except FlexibleChecksumError as error:

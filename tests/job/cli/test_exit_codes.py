@@ -75,6 +75,7 @@ def test_an_archive_that_leads_out_is_47_and_writes_nothing_there(miniature: Pat
 @pytest.mark.usefixtures("s3_admin")
 def test_a_store_that_cannot_be_reached_is_50(miniature: Path, tmp_path: Path) -> None:
     lines = ("output.destination=s3://bucket/runs", "storage={endpoint_url: 'http://127.0.0.1:9', region: us-east-1}")
+    lines += ("limits.storage_wait_minutes=0",)
     done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "w")
     assert done.returncode == 50, done.stderr
     assert "127.0.0.1:9" in done.stderr.splitlines()[-1]

@@ -13,7 +13,8 @@ import pytest
 
 from job.errors import JobError, code_of
 from job.run.context import Attempt
-from job.run.dataset import source_fingerprint
+from job.run.dataset import list_source, source_fingerprint
+from job.run.unverified import unverified_notes, write_unverified
 from job.stages.fetch import fetch_dataset
 from job.stages.models import fetch_weights
 from job.storage import Storage, StorageSettings, open_storage
@@ -123,6 +124,51 @@ def test_a_file_that_a_crash_cut_off_is_fetched_again(
     assert contents(attempt) == {"a.png": b"whole"}
 
 
+def test_a_copy_whose_bytes_rotted_is_fetched_again(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
+) -> None:
+    source = put("ds/a.png", b"whole").removesuffix("/a.png")
+    attempt, _ = attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
+    path = Path(fetch_dataset(attempt)[0].path)
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.write(b"W")
+    os.utime(path, ns=times)  # so that it looks as it did
+    assert contents(attempt) == {"a.png": b"whole"}
+
+
+def test_an_object_that_changes_after_the_source_was_looked_at_is_named(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
+) -> None:
+    source = put("ds/a.png", b"before").removesuffix("/a.png")
+    attempt, _ = attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
+    listed = list_source(attempt)
+    put("ds/a.png", b"after!")  # as long as it was
+    with pytest.raises(JobError, match=r"/ds/a\.png was changed after it was listed") as caught:
+        fetch_dataset(attempt, listed)
+    assert code_of(caught.value) == 50
+
+
+def test_what_nothing_could_verify_is_recorded_and_said_also_of_copies(
+    tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
+) -> None:
+    source = put("ds/a.png", b"verified").removesuffix("/a.png")
+    bucket, _, prefix = source.removeprefix("s3://").partition("/")
+    client, place = s3_admin.client(), {"Bucket": bucket, "Key": f"{prefix}/b.png"}
+    upload = {**place, "UploadId": client.create_multipart_upload(**place)["UploadId"]}
+    part = {"PartNumber": 1, "ETag": client.upload_part(**upload, PartNumber=1, Body=b"in parts")["ETag"]}
+    client.complete_multipart_upload(**upload, MultipartUpload={"Parts": [part]})
+    for _ in range(2):  # the second finds the copies of the first
+        attempt, shown = attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
+        assert contents(attempt) == {"a.png": b"verified", "b.png": b"in parts"}
+        assert attempt.unverified == {source: (1, f"{source}/b.png")}
+        assert "1 files came without a checksum" in shown.getvalue()
+    write_unverified(attempt.run, attempt.unverified)
+    write_unverified(attempt.run, {"hf://a/b": (2, "model.safetensors")})
+    notes = unverified_notes(attempt.run)
+    assert [note.partition(" files are unverified")[0] for note in notes] == ["Of hf://a/b, 2", f"Of {source}, 1"]
+
+
 def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_one(
     tmp_path: Path, s3_admin: S3Server, put: Callable[[str, bytes], str]
 ) -> None:
@@ -135,7 +181,7 @@ def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_on
 
     with HttpFaultProxy(s3_admin.port, arrived=arrived) as proxy:
         attempt, _ = attempt_of(tmp_path, f"dataset.source={source}", at(proxy.url))
-        with pytest.raises(JobError, match="listed with 6 bytes but is 12 bytes") as caught:
+        with pytest.raises(JobError, match=r"/ds/a\.png was changed after it was listed") as caught:
             fetch_dataset(attempt)
     assert code_of(caught.value) == 50
     assert contents(attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))[0]) == {

@@ -1,0 +1,91 @@
+"""Finds, without a request, what no store can be reached with: an endpoint that is none, variables that are damaged."""
+
+import configparser
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from job.errors import ExitCode, JobError
+from job.storage.base import StorageSettings
+
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first goes before the second
+_KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_CONFIG_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+_BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+_TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+
+
+def check_settings(settings: StorageSettings, environ: Mapping[str, str]) -> None:
+    """Refuse settings and variables with which no request can ever succeed.
+
+    Raises:
+        JobError: 40 for a key of the manifest, 42 for a variable; the message names it and shows no secret.
+    """
+    variable = next((name for name in ENDPOINT_VARIABLES if environ.get(name)), None)
+    endpoint = settings.endpoint_url or (environ[variable] if variable else None)
+    from_variable = variable is not None and environ[variable] == endpoint
+    if endpoint is not None and (problem := endpoint_problem(endpoint)) is not None:
+        raise JobError(
+            ExitCode.STORAGE_ACCESS if from_variable else ExitCode.MANIFEST,
+            f"{variable if from_variable else 'storage.endpoint_url'} {problem}.",
+            "Write it as https://host or https://host:port.",
+        )
+    _check_keys(environ)
+    _check_files(environ, bundles=not (endpoint or "").startswith("http:"))
+
+
+def endpoint_problem(url: str) -> str | None:
+    """Why the URL is no endpoint of a store, in words that follow its name; None where it is one."""
+    try:
+        parts = urlsplit(url)
+        is_address = bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # the port is no number, or a bracket is left open
+        return "is not a URL"
+    if parts.scheme not in ("http", "https") and "://" in url:
+        return f"is of the scheme {parts.scheme}, which no store speaks"
+    if parts.scheme not in ("http", "https") or not is_address or re.search(r"[^!-~]", url):
+        return "is not a URL"
+    if parts.path.strip("/"):
+        return "has a path; a bucket stands in s3://bucket/..., and nothing else may follow the host"
+    return "has a query or a fragment" if parts.query or parts.fragment or url[-1] in "?#" else None
+
+
+def file_variable(path: object, environ: Mapping[str, str]) -> str | None:
+    """The variable that names the file; None where none does."""
+    return next((name for name in (*_TOKEN_FILES, *_BUNDLES, *_CONFIG_FILES) if environ.get(name) == path), None)
+
+
+def _check_keys(environ: Mapping[str, str]) -> None:
+    for name in _KEY_VARIABLES:
+        if re.search(r"[^!-~]", environ.get(name, "")):
+            raise JobError(
+                ExitCode.STORAGE_ACCESS,
+                f"{name} holds a line break, a blank, or another character that no key has.",
+                "Set it anew; `echo -n`, or `tr -d '\\n'`, leaves out the line break at the end of a secret.",
+            )
+
+
+def _check_files(environ: Mapping[str, str], *, bundles: bool) -> None:
+    names = [*_BUNDLES] if bundles else []
+    if not environ.get("AWS_ACCESS_KEY_ID"):  # else nobody asks for credentials with a token
+        names += _TOKEN_FILES
+    for name in names:
+        place = environ.get(name)
+        if place and not Path(place).exists():
+            raise JobError(
+                ExitCode.STORAGE_ACCESS, f"{name}: there is nothing at {place}.", f"Correct or unset {name}."
+            )
+    for name, usual in _CONFIG_FILES.items():
+        path = Path(environ.get(name) or usual).expanduser()
+        try:
+            if path.is_file():
+                configparser.RawConfigParser().read(path)
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise JobError(
+                ExitCode.STORAGE_ACCESS,
+                f"{name}: {path} is no configuration of AWS ({type(error).__name__}).",
+                "Correct the file: [sections] of lines like `key = value`.",
+            ) from error
+        except OSError:  # whoever may not read it is treated as if it were not there
+            continue

@@ -1,0 +1,168 @@
+"""Whether to try again is said by the error's code, and the message says who refused, and what would help."""
+
+from pathlib import Path
+
+import pytest
+
+from job.errors import ExitCode, JobError
+from job.storage import UnreachableError, open_storage
+from job.storage.s3.codes import is_passing, refusal_of
+from job.storage.s3.environment import endpoint_problem
+from job.storage.s3.settings import S3Settings
+from tests.error_server import ErrorServer, s3_error, sts_error
+
+PASSING = {
+    400: ["RequestTimeout", "ThrottlingException", "Throttling", "IDPCommunicationError", "KMS.ThrottlingException"],
+    403: ["RequestThrottled", "RequestThrottledException"],
+    409: ["OperationAborted", "ConditionalRequestConflict"],
+    429: ["TooManyRequests", "Whatever"],
+    500: ["InternalError", "KMS.KMSInternalException", "Whatever"],
+    503: ["SlowDown", "SlowDownWrite", "ServiceUnavailable", "503"],
+}
+NEVER = {
+    400: ["ExpiredToken", "InvalidIdentityToken", "KMS.DisabledException", "UserProjectMissing", "Whatever"],
+    403: ["AccessDenied", "AccessDeniedException", "InvalidAccessKeyId", "InvalidObjectState", "403"],
+    503: ["AccessDenied"],  # the code says what is wrong, whatever the status
+    507: ["XMinioStorageFull", "InsufficientStorage"],
+}
+DENIED_KMS = "User: arn:aws:iam::1:user/x is not authorized to perform: kms:GenerateDataKey on resource: arn:aws:kms:y"
+DENIED_STS = "Not authorized to perform sts:AssumeRoleWithWebIdentity"
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """The environment of a process that has no credentials yet."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return monkeypatch
+
+
+@pytest.fixture
+def keys(no_keys: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    no_keys.setenv("AWS_ACCESS_KEY_ID", "A")
+    no_keys.setenv("AWS_SECRET_ACCESS_KEY", "S")
+    return no_keys
+
+
+def refused(url: str | None) -> JobError:
+    """What a read ends with."""
+    settings = S3Settings(url, region="us-east-1", attempts=1, connect_timeout_seconds=1, read_timeout_seconds=5)
+    with pytest.raises(JobError) as caught:
+        open_storage("s3://bucket", settings).read("s3://bucket/key")
+    assert (caught.value.code == ExitCode.STORAGE_RETRIES) == isinstance(caught.value, UnreachableError)
+    return caught.value
+
+
+def test_the_code_says_whether_a_request_may_soon_succeed() -> None:
+    for expected, table in ((True, PASSING), (False, NEVER)):
+        found = {(code, status): is_passing(code, status) for status, codes in table.items() for code in codes}
+        assert found == dict.fromkeys(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "service", "wanted", "remedy"),
+    [
+        ("AccessDenied", DENIED_KMS, "AWS KMS", "kms:GenerateDataKey", "policy of the bucket's KMS key"),
+        ("AccessDenied", "this is a Requester Pays bucket", "The store", "requester pays", "copy the data"),
+        ("KMS.DisabledException", "", "AWS KMS", None, "Enable the KMS key"),
+        ("AccessDenied", "<script>perform: x:y", "The store", None, "s3:GetObject"),
+    ],
+    ids=["kms", "requester pays", "disabled", "nonsense"],
+)
+def test_who_refused_and_what_it_wanted(code: str, message: str, service: str, wanted: str | None, remedy: str) -> None:
+    found = refusal_of("GetObject", code, 403, message)
+    assert (found.service, found.wanted, found.passes) == (service, wanted, False)
+    assert remedy in (found.remedy or "")
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_store_says_so_itself() -> None:
+    with ErrorServer(400, s3_error("RequestTimeout")) as server:
+        assert "RequestTimeout" in refused(server.url).cause
+        server.answer = 403, s3_error("AccessDenied", DENIED_KMS)
+        error = refused(server.url)
+        assert error.code == ExitCode.STORAGE_ACCESS
+        assert error.cause.startswith("AWS KMS refused GetObject of s3://bucket/key")
+        server.answer = 200, b"<html>a console</html>"
+        error = refused(server.url)
+        assert (error.code, "no S3 store" in error.cause) == (ExitCode.STORAGE_ACCESS, True)
+        error = refused(server.url.replace("http:", "https:"))
+        assert (error.code, "speaks no TLS" in error.cause) == (ExitCode.STORAGE_ACCESS, True)
+
+
+def test_a_role_that_sts_gives(no_keys: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("token")
+    no_keys.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/x")
+    no_keys.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    with ErrorServer(400, sts_error("IDPCommunicationError")) as sts:
+        no_keys.setenv("AWS_ENDPOINT_URL_STS", sts.url)
+        error = refused("http://127.0.0.1:9")
+        assert error.code == ExitCode.STORAGE_RETRIES
+        assert error.cause.startswith("AWS STS refused AssumeRoleWithWebIdentity")
+        sts.answer = 403, sts_error("AccessDenied", DENIED_STS)
+        error = refused("http://127.0.0.1:9")
+        assert (error.code, "sts:AssumeRoleWithWebIdentity" in error.cause) == (ExitCode.STORAGE_ACCESS, True)
+        assert "AWS_WEB_IDENTITY_TOKEN_FILE" in error.remedy
+    error = refused("http://127.0.0.1:9")
+    assert (error.code, sts.url in error.cause) == (ExitCode.STORAGE_RETRIES, True)
+    (tmp_path / "token").unlink()
+    assert "AWS_WEB_IDENTITY_TOKEN_FILE" in refused("http://127.0.0.1:9").cause
+
+
+@pytest.mark.parametrize("status", [500, 429, 403])
+def test_an_agent_that_is_busy_is_asked_again(no_keys: pytest.MonkeyPatch, status: int) -> None:
+    expected = ExitCode.STORAGE_ACCESS if status == 403 else ExitCode.STORAGE_RETRIES
+    with ErrorServer(status, b"{}") as agent:
+        no_keys.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+        no_keys.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{agent.url}/role")
+        error = refused("http://127.0.0.1:9")
+    assert (error.code, "AWS_CONTAINER_CREDENTIALS_FULL_URI" in error.cause) == (expected, True)
+
+
+@pytest.mark.parametrize("status", [500, 404])
+def test_a_metadata_service_that_is_busy_is_asked_again(no_keys: pytest.MonkeyPatch, status: int) -> None:
+    with ErrorServer(status, b"") as service:
+        no_keys.setenv("AWS_EC2_METADATA_DISABLED", "false")
+        no_keys.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
+        error = refused("http://127.0.0.1:9")
+    assert error.code == (ExitCode.STORAGE_RETRIES if status == 500 else ExitCode.STORAGE_ACCESS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ACCESS_KEY_ID", "A\n"),
+        ("AWS_SECRET_ACCESS_KEY", "secret-S\r\n"),
+        ("AWS_SESSION_TOKEN", "a b"),
+        ("AWS_CONFIG_FILE", "{bad}"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "{bad}"),
+        ("AWS_CA_BUNDLE", "{folder}/none.pem"),
+        ("REQUESTS_CA_BUNDLE", "{folder}/none.pem"),
+        ("AWS_CA_BUNDLE", "{bad}"),
+        ("AWS_PROFILE", "nobody"),
+        ("AWS_ENDPOINT_URL", "ftp://host"),
+        ("AWS_ENDPOINT_URL_S3", "https://host/bucket"),
+        ("AWS_RESPONSE_CHECKSUM_VALIDATION", "perhaps"),
+    ],
+)
+def test_a_variable_that_cannot_be_right_is_named(
+    keys: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    (tmp_path / "bad").write_text("no section\n")
+    keys.setenv(name, value.format(bad=tmp_path / "bad", folder=tmp_path))
+    with ErrorServer(200, b"") as server:
+        error = refused(None if "ENDPOINT" in name else server.url.replace("http:", "https:"))
+    assert (error.code, name in f"{error.cause} {error.remedy}") == (ExitCode.STORAGE_ACCESS, True)
+    assert "secret-S" not in str(error)
+
+
+def test_an_endpoint_is_a_scheme_and_a_host() -> None:
+    for url in ("https://s3.example.com", "http://minio:9000", "http://[::1]:9000/", "https://10.0.0.1/"):
+        assert endpoint_problem(url) is None
+    wrong = ["ftp://host", "s3://host", "host:9000", "http://", "http://ho st", "http://host:99999", "http://[::1"]
+    wrong += ["https://host/bucket", "https://host?x=1", "https://host/#x", "https://host?", "http://h\n"]
+    assert [url for url in wrong if endpoint_problem(url) is None] == []
