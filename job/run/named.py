@@ -86,12 +86,9 @@ class Inventory:
         self._run, self._there, self._check = run, there, check
         self.problems: list[Problem] = []
         self.success = self._success()
-        began = self.read(layout.RESOLVED, _Began) or _Began()
-        if layout.RESOLVED not in there and (self.success is not None or any(map(_COMMIT.fullmatch, there))):
-            self._complain(layout.RESOLVED, "is missing, though the run has checkpoints")
-        self._run_id = began.run_id
-        self._members = [member for pack in began.packs for member in pack.members]
-        self.commits = self._read_commits()
+        began = self.read(layout.RESOLVED, _Began)
+        self._members = [member for pack in (began.packs if began else ()) for member in pack.members]
+        self.commits = self._read_commits(began)
         self.named: list[Named] = [
             *self._of_commits(),
             *self._of_pointers(),
@@ -134,17 +131,25 @@ class Inventory:
         found = as_finished(read, keys, READERS, self._check)
         return {key: value for key, value in sorted(found, key=lambda pair: pair[0]) if value is not None}
 
-    def _read_commits(self) -> dict[tuple[Member, int], Commit]:
-        """The commits by the checkpoints whose they are."""
+    def _read_commits(self, began: RunId | None) -> dict[tuple[Member, int], Commit]:
+        """The commits by the checkpoints whose they are.
+
+        Args:
+            began: the run that they should be of; None where that is not known.
+        """
         matches = {key: match for key in self._there if (match := _COMMIT.fullmatch(key))}
         places = {
             key: (Member(match[1], int(match[2])), step)
             for key, match in matches.items()
             if (step := layout.step_of(match[3])) is not None
         }
-        commits = {}
-        for key, commit in self._read_all(places, Commit).items():
-            if owner := belongs_elsewhere(commit, self._run_id, *places[key]):
+        commits, found = {}, self._read_all(places, Commit)
+        knows_run = any(commit.run_id for commit in found.values())
+        if layout.RESOLVED not in self._there and (knows_run or self.success is not None):
+            self._complain(layout.RESOLVED, "is missing, though the run has begun")
+        for key, commit in found.items():
+            run_id = commit.run_id if began is None else began.run_id
+            if owner := belongs_elsewhere(commit, run_id, *places[key]):
                 self._complain(key, f"is the commit of {owner}")
             else:
                 commits[places[key]] = commit
