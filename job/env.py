@@ -11,7 +11,6 @@ from job.errors import ExitCode, JobError
 from job.manifest.packs import Pack
 from job.manifest.schema import MANIFEST_VARIABLE
 from job.storage import is_remote, open_from_environment
-from job.storage.files import local_errors
 from lora_engine.system.distributed import ALONE, Processes
 from lora_engine.system.limits import raise_if_limit
 
@@ -166,12 +165,23 @@ def workdir(environ: Mapping[str, str], chosen: Path | None, name: str) -> Path:
     Args:
         chosen: the value of `--workdir`; None for `LORA_JOB_WORKDIR`, or else the system's temporary folder.
         name: of the run, whose own folder lies below.
+
+    Raises:
+        JobError: 44, nothing can be written there.
     """
     base = chosen or Path(environ.get(WORKDIR_VARIABLE) or Path(tempfile.gettempdir()) / "lora-job")
     folder = base / name
-    with local_errors(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise_if_limit(error)
+        raise JobError(
+            ExitCode.RESOURCES,
+            f"There is no scratch folder: {folder} cannot be written: {error.strerror}.",
+            f"Name one that can: --workdir, {WORKDIR_VARIABLE} or TMPDIR.",
+        ) from error
 
 
 def parse_shard(text: str, origin: str) -> Shard:
