@@ -13,7 +13,6 @@ from job.manifest.packs import Pack
 from job.manifest.schema import MANIFEST_VARIABLE, Manifest
 from job.storage import is_remote, open_from_environment
 from job.storage.backends import source_backend_of
-from job.storage.files import local_errors
 from job.storage.hub import is_hub
 from lora_engine.system.distributed import ALONE, Processes
 from lora_engine.system.limits import raise_if_limit
@@ -187,22 +186,38 @@ def workdir(environ: Mapping[str, str], chosen: Path | None, name: str) -> Path:
 
     Raises:
         JobError: 47 when what lies in the temporary folder under that name is not this user's alone.
+        JobError: 44, nothing can be written there.
     """
     given = environ.get(WORKDIR_VARIABLE)
     base = chosen or (Path(given) if given else _own_folder(Path(tempfile.gettempdir())))
     folder = base / name
-    with local_errors(folder):
+    try:
         make_folder(folder)
-    return folder
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
+def _unwritten(folder: Path, error: OSError) -> JobError:
+    """The error of a scratch folder in which nothing can be written; a limit's own where one is reached."""
+    raise_if_limit(error)
+    return JobError(
+        ExitCode.RESOURCES,
+        f"There is no scratch folder: {folder} cannot be written: {error.strerror}.",
+        f"Name one that can: --workdir, {WORKDIR_VARIABLE} or TMPDIR.",
+    )
 
 
 def _own_folder(shared: Path) -> Path:
     """This user's folder in one that all users may write to, where any of them may have made something of its name."""
     user = os.geteuid()
     folder = shared / f"lora-job-{user}"
-    with local_errors(folder):
+    try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()  # This is no link's target: where a link leads, its owner decides.
+    except OSError as error:
+        raise _unwritten(folder, error) from error
     wrong = None
     if not stat.S_ISDIR(found.st_mode):
         wrong = "is a link"

@@ -136,5 +136,7 @@ class StopFlag:
         Raises:
             JobError: 51 for a signal, 55 or 48 when a limit is over, or the error that `abort` was given.
         """
-        if (reason := self.reason) is not None:
-            raise reason
+        # No variable holds the error: it would keep the frames that it passes through alive, and with them what they
+        # are to give back to the system before the process ends.
+        if self.reason is not None:
+            raise self.reason

@@ -1,6 +1,7 @@
 """A limit of the process is named, wherever it is reached: it is no fault of data, models, storage or the program."""
 
 import os
+import re
 import resource
 import tempfile
 import threading
@@ -113,4 +114,14 @@ def test_no_writable_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tempfile, "tempdir", None)
     with limit(resource.RLIMIT_FSIZE, 0), pytest.raises(JobError, match="Set TMPDIR") as caught, resource_errors():
         tempfile.gettempdir()
+    assert caught.value.code == ExitCode.RESOURCES
+
+
+@pytest.mark.parametrize("folder", ["m.yaml", "/proc/sys"])
+def test_a_scratch_folder_that_cannot_be_written_is_named(tmp_path: Path, folder: str) -> None:
+    """There is a file in its way; or it is there and read-only, as all folders of a container may be."""
+    (tmp_path / "m.yaml").touch()
+    place = tmp_path / folder
+    with pytest.raises(JobError, match=rf"{re.escape(str(place))} cannot be written.*TMPDIR") as caught:
+        env.workdir({"LORA_JOB_WORKDIR": str(place.parent)}, None, place.name)
     assert caught.value.code == ExitCode.RESOURCES
