@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
-from job.manifest.models import ScoredSamplesConfig
+from job.manifest.models import BaseModelConfig, ScoredSamplesConfig
 from job.manifest.packs import Pack, set_of_variant
 from job.manifest.schema import Manifest
 from job.process.versions import environment
@@ -50,6 +50,7 @@ class ModelDecisions(StoredJson):
     """The frozen models that decide what is trained."""
 
     base: ModelDecision
+    vae: ModelDecision | None = None  # the one that the base model is used with; None for its own
     captioner: ModelDecision | None = None  # the one of that name
     captioners: dict[str, ModelDecision] = {}  # the others by their names
 
@@ -57,7 +58,8 @@ class ModelDecisions(StoredJson):
         """The hashes of the models' files, as `identity` takes them."""
         others = {model_name(name): model.sha256 for name, model in self.captioners.items()}
         only = {} if self.captioner is None else {CAPTIONER: self.captioner.sha256}
-        return {"base": self.base.sha256} | only | others
+        vae = {} if self.vae is None else {"vae": self.vae.sha256}
+        return {"base": self.base.sha256} | vae | only | others
 
 
 # How adapters are scored, see `HeldOut`. A run that does not say it was begun by a version that did it otherwise.
@@ -176,7 +178,10 @@ def is_done(attempt: Attempt) -> bool:
 def _asked_models(manifest: SeenManifest) -> object:
     """What the manifest says about the base model and the captioners."""
     only = {} if manifest.captioner is None else {CAPTIONER: manifest.captioner}
-    return manifest.base_model, only | manifest.captioners
+    base: object = manifest.base_model
+    with contextlib.suppress(ValidationError):  # A later version wrote it.
+        base = BaseModelConfig.model_validate_json(json.dumps(base))
+    return base, only | manifest.captioners
 
 
 def _asked_samples(manifest: SeenManifest) -> object:
@@ -239,8 +244,10 @@ def _decided_models(manifest: Manifest, base: LocalModel, captioners: Mapping[st
         name: ModelDecision(source=captioner.source, sha256=captioners[name].sha256)
         for name, captioner in manifest.named_captioners().items()
     }
+    vae = manifest.base_model.vae
     return ModelDecisions(
         base=ModelDecision(source=manifest.base_model.source, sha256=base.sha256),
+        vae=None if vae is None else ModelDecision(source=vae, sha256=base.part("vae").sha256),
         captioner=found.get(CAPTIONER),
         captioners={name: model for name, model in found.items() if name != CAPTIONER},
     )

@@ -43,6 +43,7 @@ class Identity(StoredJson):
 
     seeds: tuple[int, ...]
     base_model: str  # SHA-256 of its files
+    base_model_as: dict[str, Any] = {}  # how it is used, where that is not as its files say, and the hash of its VAE
     data: str  # SHA-256 of the images that are used
     split: dict[str, Any]
     preprocess: dict[str, Any]
@@ -54,9 +55,9 @@ class Identity(StoredJson):
 
     @model_serializer(mode="wrap")
     def _without_what_none_has(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With one captioner, the identity is written as when there could be no others."""
+        """What a run does not use is not written, as by versions that did not know of it."""
         values: dict[str, Any] = dump(self)
-        return values if self.captioners else {key: value for key, value in values.items() if key != "captioners"}
+        return {key: value for key, value in values.items() if value or key not in ("captioners", "base_model_as")}
 
 
 def model_name(captioner: str) -> str:
@@ -72,8 +73,8 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
 
     Args:
         data_sha256: the hash of the images that are used.
-        models: the hashes of the files of `base`, of `captioner`, and of `captioners.NAME` for the others; of those
-            that the run has had so far.
+        models: the hashes of the files of `base`, of the `vae` that it is used with, of `captioner`, and of
+            `captioners.NAME` for the others; of those that the run has had so far.
     """
     captioners = {
         name: captioner.model_dump(mode="json", exclude=_NOT_IDENTITY) | {"sha256": models.get(model_name(name))}
@@ -82,6 +83,8 @@ def identity(manifest: Manifest, *, data_sha256: str, models: Mapping[str, str])
     return Identity(
         seeds=manifest.seeds,
         base_model=models["base"],
+        base_model_as=manifest.base_model.use.model_dump(mode="json", exclude_defaults=True)
+        | ({} if manifest.base_model.vae is None else {"vae": models.get("vae")}),
         data=data_sha256,
         split=manifest.dataset.split.model_dump(mode="json"),
         preprocess=manifest.preprocess.model_dump(mode="json"),
