@@ -25,8 +25,10 @@ from job.run.status import Status
 from job.storage.stored import StoredJson
 from lora_engine.config.captions import CAPTIONER, PromptTemplate
 from lora_engine.config.evaluation import EvaluationConfig, Pairs
+from lora_engine.config.models import PredictionType
 from lora_engine.images.split import data_sha256
 from lora_engine.models.files import LocalModel
+from lora_engine.models.schedule import load_noise_schedule
 from lora_engine.system.device import DtypeName, has_bf16, resolve_precision
 
 
@@ -44,6 +46,8 @@ class ModelDecision(StoredJson):
 
     source: str
     sha256: str  # of its files, see `model_sha256`
+    prediction_type: PredictionType | None = None  # of a base model, as it was trained on; None from earlier versions
+    zero_terminal_snr: bool = False  # whether its last timestep was noise alone
 
 
 class ModelDecisions(StoredJson):
@@ -244,9 +248,14 @@ def _decided_models(manifest: Manifest, base: LocalModel, captioners: Mapping[st
         name: ModelDecision(source=captioner.source, sha256=captioners[name].sha256)
         for name, captioner in manifest.named_captioners().items()
     }
-    vae = manifest.base_model.vae
+    vae, schedule = manifest.base_model.vae, load_noise_schedule(base)
     return ModelDecisions(
-        base=ModelDecision(source=manifest.base_model.source, sha256=base.sha256),
+        base=ModelDecision(
+            source=manifest.base_model.source,
+            sha256=base.sha256,
+            prediction_type=schedule.prediction_type,
+            zero_terminal_snr=schedule.zero_terminal_snr,
+        ),
         vae=None if vae is None else ModelDecision(source=vae, sha256=base.part("vae").sha256),
         captioner=found.get(CAPTIONER),
         captioners={name: model for name, model in found.items() if name != CAPTIONER},
