@@ -14,13 +14,14 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.captions import CAPTIONER, CaptionsConfig
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.evaluation import EvaluationConfig
-from lora_engine.config.models import CaptionerConfig
+from lora_engine.config.models import BaseModelUse, CaptionerConfig
 from lora_engine.config.training import TrainingConfig
 
 _NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # keys of a captioner, for which the hash of its files stands
 # keys of the evaluation that decide what losses and verdicts mean
 _SCORING = {"every", "timesteps", "final_timesteps", "batch_size", "pairs", "equivalence_margin"}
 _NEWER = {"batch_size", "pairs", "equivalence_margin"}  # of these, a run of the first version accepts any value
+_AS_ITS_FILES_SAY: dict[str, Any] = BaseModelUse().model_dump(mode="json")
 _CAPTIONS: TypeAdapter[Any] = TypeAdapter(CaptionsConfig)
 
 
@@ -119,6 +120,7 @@ def has_more_steps(stored: Identity, current: Identity) -> bool:
 
 def _different(stored: Identity, current: Identity) -> list[str]:
     now = current.model_dump(mode="json")
+    now["base_model_as"] = _AS_ITS_FILES_SAY | current.base_model_as
     before = _with_defaults(stored)
     for name in stored.variants.keys() & current.variants.keys():
         if "lines" not in stored.variants[name].captions and current.variants[name].captions.get("lines") == "join":
@@ -132,6 +134,7 @@ def _with_defaults(stored: Identity) -> dict[str, Any]:
     generating = CaptionerConfig(source="unknown").model_dump(mode="json", exclude=_NOT_IDENTITY)
     others = {name: generating | captioner for name, captioner in stored.captioners.items()}
     return stored.model_dump(mode="json") | {
+        "base_model_as": _AS_ITS_FILES_SAY | stored.base_model_as,
         "split": SplitConfig().model_dump(mode="json") | stored.split,
         "preprocess": PreprocessConfig().model_dump(mode="json") | stored.preprocess,
         "captioner": None if stored.captioner is None else generating | stored.captioner,
