@@ -26,9 +26,9 @@ from job.storage.stored import StoredJson
 from lora_engine.config.captions import CAPTIONER, PromptTemplate
 from lora_engine.config.evaluation import EvaluationConfig, Pairs
 from lora_engine.config.models import PredictionType
+from lora_engine.diffusion import NoiseSchedule
 from lora_engine.images.split import data_sha256
 from lora_engine.models.files import LocalModel
-from lora_engine.models.schedule import load_noise_schedule
 from lora_engine.system.device import DtypeName, has_bf16, resolve_precision
 
 
@@ -46,7 +46,7 @@ class ModelDecision(StoredJson):
 
     source: str
     sha256: str  # of its files, see `model_sha256`
-    prediction_type: PredictionType | None = None  # of a base model, as it was trained on; None from earlier versions
+    prediction_type: PredictionType | None = None  # of a base model, as it was trained on; None where that is not known
     zero_terminal_snr: bool = False  # whether its last timestep was noise alone
 
 
@@ -213,18 +213,20 @@ def resolve(
     captioners: Mapping[str, LocalModel],
     clip: LocalModel | None,
     device: torch.device,
+    noise_schedule: NoiseSchedule | None = None,
 ) -> Resolved:
     """Decide what the manifest leaves open and no earlier attempt has decided, and write it.
 
     Args:
         captioners: all that the manifest names.
         clip: scores the samples; None where the manifest names none.
+        noise_schedule: the base model's, of which the run keeps what its UNet predicts.
 
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
     """
     with attempt.progress.doing("Hashing the models"):
-        models = _decided_models(attempt.manifest, base, captioners)
+        models = _decided_models(attempt.manifest, base, captioners, noise_schedule)
         clip_sha256 = None if clip is None else clip.sha256
     current = identity(attempt.manifest, data_sha256=data_sha256(images.records), models=models.hashes())
     stored = read_resolved(attempt)
@@ -243,18 +245,20 @@ def resolve(
     return resolved
 
 
-def _decided_models(manifest: Manifest, base: LocalModel, captioners: Mapping[str, LocalModel]) -> ModelDecisions:
+def _decided_models(
+    manifest: Manifest, base: LocalModel, captioners: Mapping[str, LocalModel], noise_schedule: NoiseSchedule | None
+) -> ModelDecisions:
     found = {
         name: ModelDecision(source=captioner.source, sha256=captioners[name].sha256)
         for name, captioner in manifest.named_captioners().items()
     }
-    vae, schedule = manifest.base_model.vae, load_noise_schedule(base)
+    vae = manifest.base_model.vae
     return ModelDecisions(
         base=ModelDecision(
             source=manifest.base_model.source,
             sha256=base.sha256,
-            prediction_type=schedule.prediction_type,
-            zero_terminal_snr=schedule.zero_terminal_snr,
+            prediction_type=noise_schedule.prediction_type if noise_schedule else None,
+            zero_terminal_snr=noise_schedule is not None and noise_schedule.zero_terminal_snr,
         ),
         vae=None if vae is None else ModelDecision(source=vae, sha256=base.part("vae").sha256),
         captioner=found.get(CAPTIONER),

@@ -14,9 +14,13 @@ from job.errors import JobError, code_of
 from job.manifest.load import load_manifest
 from job.preflight import check_access
 from job.run.context import Attempt
+from job.run.dataset import Images
 from job.run.decisions import Resolved
+from job.stages.encode import encode_all
 from job.stages.models import fetch_base
 from job.storage import StorageSettings, open_storage
+from lora_engine.config.models import BaseModelUse
+from lora_engine.dataset.encoded import EMPTY_PROMPT, text_name
 from lora_engine.errors import ModelError
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel, model_sha256
@@ -180,6 +184,24 @@ def test_of_a_bucket_variants_are_fetched_and_validated(
     for at in ("model.ckpt", "MODEL.CKPT"):
         with pytest.raises(ModelError, match="is a pickle"):
             fetched(attempt_of(tmp_path, store, f"base_model.source=s3://{s3_bucket}/{at}")[0])
+
+
+def test_embeddings_of_another_layer_are_others_in_the_cache(miniature: Path, tmp_path: Path) -> None:
+    attempt, _ = attempt_of(tmp_path)
+    first, again, skipped = (
+        encode_all(
+            attempt,
+            Images((), lambda: pytest.fail("no image is needed")),
+            {},
+            LocalModel(miniature / "sd", use=BaseModelUse(clip_skip=clip_skip)),
+            torch.device("cpu"),
+            ["fp32"],
+            flips=False,
+        ).embeddings[torch.float32][text_name(EMPTY_PROMPT)]
+        for clip_skip in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, skipped)
 
 
 def test_a_checkpoint_that_predicts_v_is_trained_and_its_adapters_say_so(
