@@ -32,7 +32,7 @@ from lora_engine.dataset.table import TensorTable
 from lora_engine.dataset.tensor_files import TensorFiles
 from lora_engine.evaluation.components import Condition
 from lora_engine.evaluation.denoising import Grid, Scoring, final_grid
-from lora_engine.models import stable_diffusion
+from lora_engine.models import schedule, stable_diffusion
 from lora_engine.models.files import LocalModel
 
 MANIFEST = Path(__file__).resolve().parents[1] / "manifests" / "quickstart.yaml"
@@ -62,7 +62,7 @@ class Study:
         self._data = ValidationData(tuple(ids), means, table, rows)
         self._timesteps = timesteps
         model = LocalModel(miniature.folder("stable-diffusion"))
-        self._noise_schedule = stable_diffusion.load_noise_schedule(model)
+        self._noise_schedule = schedule.load_noise_schedule(model)
         self._unet = stable_diffusion.load_unet(model, torch.float32, DEVICE)
         lora.inject(self._unet, [(name, 0) for name in VARIANTS], LoraConfig(rank=8, alpha=8))
         for name in VARIANTS:

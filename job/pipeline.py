@@ -39,6 +39,7 @@ from lora_engine.captions.prompts import held_out_prompts
 from lora_engine.config.captions import CaptionsConfig
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
+from lora_engine.models.schedule import load_noise_schedule
 from lora_engine.records import ImageRecord
 from lora_engine.system.device import find_device
 from lora_engine.system.distributed import Processes
@@ -160,7 +161,15 @@ def _prepare(
             models = fetch_models(prepare)
             _require_room(prepare, models.base)
         images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare, listed))
-        resolved = resolve(prepare, images, models.base, models.captioners, models.clip, device)
+        resolved = resolve(
+            prepare,
+            images,
+            models.base,
+            models.captioners,
+            models.clip,
+            device,
+            load_noise_schedule(models.base),
+        )
         captions = caption(prepare, images, models.captioners, stable_diffusion.load_tokenizer(models.base), device)
         study = _study(prepare, images, captions, models.base, resolved, device)
         measure_references(prepare, images, models.clip, device)

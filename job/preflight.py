@@ -3,17 +3,20 @@
 import re
 from collections.abc import Callable
 from fnmatch import fnmatch
+from pathlib import Path
 
 from job.errors import ExitCode, JobError
 from job.manifest.schema import Manifest, ModelPlace
 from job.storage import Patience, Storage, StorageSettings, is_remote, join, open_storage
-from job.storage.hub import is_hub
+from job.storage.hub import is_hub, refuse_bare_name
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
 from job.storage.uris import as_folder, local_path
 from lora_engine.config.adapter import LoraConfig
+from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
 from lora_engine.models.captioner_kind import captioner_kind, reader_of
-from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors, with_pickles
+from lora_engine.models.checkpoint import require_checkpoint
+from lora_engine.models.files import LocalModel, check_safetensors, holds_safetensors
 from lora_engine.system.distributed import ALONE, Processes
 
 # The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
@@ -47,8 +50,10 @@ def check_access(manifest: Manifest, patience: Patience | None = None) -> bool:
     probe_source(manifest.dataset.source, manifest.dataset_storage(), "dataset.source", ExitCode.DATA, patience)
     for model in manifest.models():
         if not is_hub(model.source):  # a hub says what it has when it is asked for the files
+            if not is_remote(model.source):
+                refuse_bare_name(model.source, model.key)
             probe_source(model.source, manifest.model_storage(), model.key, ExitCode.MODEL, patience)
-            _check_model(model, manifest.model_storage(), patience)
+            _check_model(model, manifest, patience)
     for name, captioner in manifest.named_captioners().items():
         if not is_hub(captioner.source):
             read = _reader(captioner.source, manifest.model_storage(), patience)
@@ -104,24 +109,53 @@ def check_targets(manifest: Manifest) -> None:
                 )
 
 
-def _check_model(model: ModelPlace, settings: StorageSettings, patience: Patience | None) -> None:
+def _check_model(model: ModelPlace, manifest: Manifest, patience: Patience | None) -> None:
     """Make sure that each part has its configuration and weights; only the model libraries can say if they fit."""
-    parts = WITH_WEIGHTS if model.key.startswith("base_model.") else ("",)
+    is_remote_one = is_remote(model.source)
+    if is_single_file(model.source) or (not is_remote_one and local_path(model.source).is_file()):
+        if not is_remote_one:
+            _check_file(local_path(model.source), model, manifest)
+        return
+    if is_remote_one or not local_path(model.source).is_dir():
+        refuse_pickle(model.source, model.key)
     has_weights = model.key != "base_model.components"
-    if is_remote(model.source):
-        if not model.source.endswith(".safetensors"):
-            storage = open_storage(model.source, settings, patience=patience)
-            for part in parts:
-                _require_objects(storage, model, join(model.source, part) if part else model.source, has_weights)
-        return
-    path = local_path(model.source)
-    if path.is_file() and model.key == "base_model.source":
-        check_safetensors(path, model.key)
-        return
-    for part in parts:
-        require_readable(path / part / "config.json", model.key, ExitCode.MODEL)
+    storage = open_storage(model.source, manifest.model_storage(), patience=patience) if is_remote_one else None
+    for part in _parts(model, manifest, storage):
+        if storage is not None:
+            _require_objects(storage, model, join(model.source, part) if part else model.source, has_weights)
+            continue
+        folder = local_path(model.source) / part
+        require_readable(folder / "config.json", model.key, ExitCode.MODEL)
         if has_weights:
-            holds_safetensors(LocalModel(path / part, model.allow_pickle), model.key)
+            holds_safetensors(LocalModel(folder, model.allow_pickle), model.key)
+
+
+def _parts(model: ModelPlace, manifest: Manifest, storage: Storage | None) -> tuple[str, ...]:
+    """The folders of a model that hold weights; "" for its own."""
+    if model.key == "base_model.vae":
+        config = join(model.source, "vae", "config.json") if storage is not None else ""
+        in_pipeline = storage.head(config) if storage else (local_path(model.source) / "vae").is_dir()
+        return ("vae",) if in_pipeline else ("",)
+    if model.key.startswith("base_model."):
+        has_own = model.key == "base_model.components" or manifest.base_model.vae is None
+        return tuple(part for part in WITH_WEIGHTS if part != "vae" or has_own)
+    return ("",)
+
+
+def _check_file(path: Path, model: ModelPlace, manifest: Manifest) -> None:
+    """Look at the header of a model in one file; where its components are at hand, also whether it fits them."""
+    base = manifest.base_model
+    if model.key == "base_model.vae":
+        refuse_pickle(path.name, model.key)
+        check_safetensors(path, model.key)
+    elif model.key == "base_model.source":
+        require_checkpoint(path, has_vae=base.vae is not None)
+        if not is_hub(base.components) and not is_remote(base.components) and local_path(base.components).is_dir():
+            from lora_engine.models.single_file import require_fitting  # it imports torch, which takes seconds
+
+            require_fitting(path, local_path(base.components), has_vae=base.vae is not None)
+    else:
+        raise JobError(ExitCode.MODEL, f"{model.key}: {path} is a file.", f"Name a folder as {model.key}.")
 
 
 def _reader(source: str, settings: StorageSettings, patience: Patience | None) -> Callable[[str], bytes | None]:
@@ -135,10 +169,10 @@ def _reader(source: str, settings: StorageSettings, patience: Patience | None) -
 def _require_objects(storage: Storage, model: ModelPlace, folder: str, has_weights: bool) -> None:
     lacking = "config.json" if storage.head(join(folder, "config.json")) is None else ""
     if not lacking and has_weights:
-        patterns = with_pickles(("*.safetensors",), allow_pickle=model.allow_pickle)
-        names = (info.uri[len(as_folder(folder)) :] for info in storage.list(folder))
-        if not any("/" not in name and fnmatch(name, pattern) for name in names for pattern in patterns):
-            lacking = " or ".join(patterns)
+        names = {info.uri[len(as_folder(folder)) :] for info in storage.list(folder)}
+        pickles = LOADED_PICKLES if model.allow_pickle else ()
+        if find_weights(names) is None and not any(fnmatch(name, p) for name in names for p in pickles):
+            lacking = " or ".join(("*.safetensors with weights", *pickles))
     if lacking:
         raise JobError(
             ExitCode.MODEL,

@@ -130,6 +130,13 @@ def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
             f"{study.resolved.models.base.sha256[:12]}... -> {base.sha256[:12]}...).",
             "Name that one: --base-model SOURCE.",
         )
+    vae = study.resolved.models.vae
+    if vae is not None and base.part("vae").sha256 != vae.sha256:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{config.vae} is not the VAE that {place.run.root} was trained with.",
+            "Put that one there again.",
+        )
     return base
 
 
@@ -171,7 +178,9 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
         device = _set_up_device(place, order.device or "auto")
         path = _fetch_file(place, uri)
         from_file.require_unet_alone(path)
-        base = fetch_base(place, BaseModelConfig(source=order.base_model), StorageSettings())
+        use = from_file.base_model_use(path)
+        base_config = BaseModelConfig(source=order.base_model, **use.model_dump(exclude_defaults=True))
+        base = fetch_base(place, base_config, StorageSettings())
         clip = fetch_clip(place, None if order.clip is None else ClipConfig(source=order.clip), StorageSettings())
         member = Member(_variant_of(path.stem), 0)
         trigger = _trigger(place, path)

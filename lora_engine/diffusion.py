@@ -4,25 +4,29 @@ Shape legend: B images in a batch, C latent channels, H and W latent height and 
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-PredictionType = Literal["epsilon", "v_prediction"]
+from lora_engine.config.models import PredictionType
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
     """The amount of noise at each timestep, and what the base model predicts, as its scheduler says."""
 
-    alphas_cumprod_T: Tensor  # the product of (1 - beta) up to each timestep, in (0, 1], float64 as it is loaded
+    alphas_cumprod_T: Tensor  # the product of (1 - beta) up to each timestep, in [0, 1], float64 as it is loaded
     prediction_type: PredictionType
 
     @property
     def num_train_timesteps(self) -> int:
         """The number of timesteps that training draws from: timesteps are in [0, num_train_timesteps)."""
         return self.alphas_cumprod_T.shape[0]
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether the last timestep is noise alone."""
+        return bool(self.alphas_cumprod_T[-1] == 0)
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "NoiseSchedule":
         """The same noise schedule on a device and in a dtype to compute with."""

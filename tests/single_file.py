@@ -9,6 +9,11 @@ from safetensors.torch import load_file, save_file
 
 def write_single_file(pipeline: Path, path: Path) -> None:
     """Write UNet, VAE and text encoder of the folder to one `.safetensors` file."""
+    save_file(checkpoint_of(pipeline), path)
+
+
+def checkpoint_of(pipeline: Path) -> dict[str, torch.Tensor]:
+    """The tensors of UNet, VAE and text encoder of the folder, by their original names."""
     unet = load_file(pipeline / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(pipeline / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(pipeline / "text_encoder" / "model.safetensors")
@@ -16,7 +21,7 @@ def write_single_file(pipeline: Path, path: Path) -> None:
     checkpoint |= dict(ldm_vae(key, value) for key, value in vae.items())
     prefix = "cond_stage_model.transformer.text_model."
     checkpoint |= {prefix + key.removeprefix("text_model."): value.clone() for key, value in text.items()}
-    save_file(checkpoint, path)
+    return checkpoint
 
 
 def ldm_name(key: str) -> str:

@@ -41,34 +41,69 @@ def name(reading: Reading, stem: str) -> str:
 
 
 def base_model(reading: Reading) -> dict[str, Any]:
-    """The manifest's `base_model`: a path, or a hub's name of a model."""
+    """The manifest's `base_model`: a path, or a hub's name of a model, and how it is used."""
     key = "base_model.source"
     text = reading.text("pretrained_model_name_or_path", key)
     revision = reading.text("revision", "base_model.revision")
     unusable = _why_unusable(reading, text)
     if text is None or unusable:
         reading.lose("pretrained_model_name_or_path", unusable)
-        reading.lose("revision", "it is another model's")
+        for name in ("revision", "vae", "v_parameterization", "prediction_type", "zero_terminal_snr", "clip_skip"):
+            reading.lose(name, "it is another model's")
         reading.miss(key, f"your model, an SD 1.x or 2.x one; {_SD_15} stands there")
         return {"source": _SD_15}
     if text.endswith(".safetensors") and reading.has("v2"):
         reading.miss("base_model.components", "where the configuration and tokenizer of SD 2.x are, for a single file")
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) or text.endswith(".safetensors") or Path(text).exists():
-        reading.lose("revision", "a local model has none")
-        return {"source": text}
+    source = _source(text)
+    if not source.startswith("hf://") or text == _GONE:
+        reading.lose("revision", "a local model has none" if text != _GONE else "it is another model's")
+        revision = None
     if text == _GONE:
         reading.remarks.append(f"{_GONE} is no longer on its hub; {_SD_15} is the same model.")
-        return {"source": _SD_15}
-    return {"source": f"hf://{text}"} | ({} if revision is None else {"revision": revision})
+        source = _SD_15
+    return {"source": source} | ({} if revision is None else {"revision": revision}) | _use(reading)
+
+
+def _source(text: str) -> str:
+    """A path as it is, and a hub's name with its scheme."""
+    is_path = not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) or text.endswith(".safetensors") or Path(text).exists()
+    return text if is_path else f"hf://{text}"
+
+
+def _use(reading: Reading) -> dict[str, Any]:
+    """How the base model is used, where that is not as its files say."""
+    made: dict[str, Any] = {}
+    vae = reading.text("vae", "base_model.vae")
+    if vae is not None and (unusable := _why_unreadable(vae)):
+        reading.lose("vae", unusable)
+    elif vae is not None:
+        made["vae"] = _source(vae)
+    predicted = reading.text("prediction_type", "base_model.prediction_type")
+    if reading.flag("v_parameterization", "base_model.prediction_type"):
+        predicted = "v_prediction"
+    if predicted in ("epsilon", "v_prediction"):
+        made["prediction_type"] = predicted
+    elif predicted is not None:
+        reading.lose("prediction_type", "only epsilon and v_prediction can be trained")
+    if reading.flag("zero_terminal_snr", "base_model.zero_terminal_snr"):
+        if predicted == "v_prediction":
+            made["zero_terminal_snr"] = True
+        else:
+            reading.lose("zero_terminal_snr", "where all is noise, only v can be learnt")
+    skip = reading.count("clip_skip", "base_model.clip_skip")
+    return made | ({"clip_skip": skip} if skip > 1 else {})
 
 
 def _why_unusable(reading: Reading, text: str | None) -> str:
     """Why the model cannot be read here; "" where it can."""
     if reading.has("sdxl"):
         return "only SD 1.x and 2.x are trained here"
-    if text is None:
-        return ""
-    if text.endswith((".ckpt", ".pt", ".bin")):
+    return "" if text is None else _why_unreadable(text)
+
+
+def _why_unreadable(text: str) -> str:
+    """Why a place of a model cannot be read; "" where it can."""
+    if text.lower().endswith((".ckpt", ".pt", ".bin")):
         return "pickles are not read; convert it to .safetensors"
     if re.match(r"https?://", text):
         return "models are not downloaded from the web; save it and name the file"

@@ -27,6 +27,9 @@ _KEYS = {
     "name": "output_name",
     "seeds": "seed",
     "base_model.source": "pretrained_model_name_or_path",
+    "base_model.vae": "vae",
+    "base_model.zero_terminal_snr": "zero_terminal_snr",
+    "base_model.clip_skip": "clip_skip",
     "dataset.source": "train_data_dir image_dir instance_data_dir data_dir",
     "dataset.validation_fraction": "validation_split",
     "preprocess.resolution": "resolution max_resolution",
@@ -66,6 +69,7 @@ _COMPUTED = {
         "max_train_epochs num_train_epochs num_epochs epochs epoch dataset_repeats num_repeats repeats"
     ),
     ("base_model.revision", "which version of a model from a hub"): "revision",
+    ("base_model.prediction_type", "epsilon or v_prediction"): "v_parameterization prediction_type",
 }
 
 # By what is lost, the settings that are not taken.
@@ -81,13 +85,9 @@ _NOTHING = {
     "what the UNet sees has no noise beside the one that it is to find": (
         "ip_noise_gamma ip_noise_gamma_random_strength input_perturbation"
     ),
-    "the model's own scheduler configuration says how noise grows, and what is predicted": (
-        "v_parameterization zero_terminal_snr prediction_type"
-    ),
     "timesteps are drawn from all of the schedule": "min_timestep max_timestep",
     "an SD 2.x model is known by its files; one in a single file needs base_model.components of its kind": "v2",
     "only SD 1.x and 2.x are trained here": "sdxl",
-    "texts are encoded by the text encoder's last layer": "clip_skip",
     "the text encoder is not trained": (
         "text_encoder_lr text_encoder_lr1 text_encoder_lr2 network_train_text_encoder_only stop_text_encoder_training "
         "stop_text_encoder_training_pct "
@@ -113,7 +113,7 @@ _NOTHING = {
         "network_weights lora_network_weights dim_from_weights resume resume_from_huggingface resume_from_checkpoint "
         "initial_epoch initial_step skip_until_initial_step"
     ),
-    "the base model is trained on as it is": "base_weights base_weights_multiplier vae variant tokenizer_name",
+    "the base model is trained on as it is": "base_weights base_weights_multiplier variant tokenizer_name",
     "images are cropped to squares, not sorted by their shape": (
         "enable_bucket min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale"
     ),

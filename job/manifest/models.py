@@ -1,11 +1,18 @@
 """The models that a study reads, and where each comes from: the engine's settings with places and revisions."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from job.manifest.places import ModelSource, Revision
 from lora_engine.config.base import Config
 from lora_engine.config.evaluation import EvaluationConfig, SamplesConfig
-from lora_engine.config.models import AllowPickle, CaptionerConfig
+from lora_engine.config.models import (
+    AllowPickle,
+    BaseModelUse,
+    CaptionerConfig,
+    ClipSkip,
+    PredictionChoice,
+    TerminalChoice,
+)
 
 _REVISION = "Commit, tag or branch of an hf:// source."
 
@@ -23,7 +30,29 @@ class BaseModelConfig(Config):
         description="Where the configuration and tokenizer of a single .safetensors file come from; "
         "weights in it are not read.",
     )
+    vae: ModelSource | None = Field(
+        default=None,
+        description="The autoencoder to use instead of the model's own: a folder in diffusers layout, s3://..., "
+        "hf://owner/name, or one .safetensors file.",
+    )
+    prediction_type: PredictionChoice = "auto"
+    zero_terminal_snr: TerminalChoice = "auto"
+    clip_skip: ClipSkip = 1
     allow_pickle: AllowPickle = False
+
+    @property
+    def use(self) -> BaseModelUse:
+        """How the model is used, without where it is."""
+        return BaseModelUse(**self.model_dump(include=set(BaseModelUse.model_fields)))
+
+    @model_validator(mode="after")
+    def _check_terminal_snr(self) -> "BaseModelConfig":
+        if self.zero_terminal_snr is True and self.prediction_type == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr is true, but prediction_type is epsilon: where all is noise, the noise says "
+                "nothing of the picture; prediction_type: v_prediction, or zero_terminal_snr: false"
+            )
+        return self
 
 
 class CaptionerModelConfig(CaptionerConfig):

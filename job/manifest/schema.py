@@ -20,6 +20,7 @@ from lora_engine.config.captions import CAPTIONER, CaptionsConfig, PromptTemplat
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.models import DeviceChoice
 from lora_engine.config.training import TrainingConfig
+from lora_engine.models.accepted import is_single_file
 
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # a variable of the environment that holds a manifest's place or its text
 
@@ -293,8 +294,10 @@ class Manifest(Config):
         """The models that the study reads. A base model in one file needs `components` beside it."""
         base, samples = self.base_model, self.evaluation.samples
         yield ModelPlace("base_model.source", base.source, base.allow_pickle)
-        if base.source.endswith(".safetensors"):
+        if is_single_file(base.source):
             yield ModelPlace("base_model.components", base.components)
+        if base.vae is not None:
+            yield ModelPlace("base_model.vae", base.vae, base.allow_pickle)
         for name, captioner in self.named_captioners().items():
             yield ModelPlace(f"{self.captioner_key(name)}.source", captioner.source, captioner.allow_pickle)
         if samples is not None and samples.clip is not None:

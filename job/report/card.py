@@ -67,9 +67,18 @@ def render_card(found: Findings) -> bytes:
 
 def _published(usage: Usage) -> Usage:
     """The usage as anybody may read it: a base model that is in no hub lies where only its owner knows."""
-    if is_hub(usage.base.source) or is_shipped(usage.base.source):
-        return usage
-    return replace(usage, base=BaseModelConfig(source="base-model"))
+    base, hidden = usage.base, dict[str, Any]()
+    if not _is_public(base.source):
+        components = BaseModelConfig.model_fields["components"].default
+        hidden = {"source": "base-model", "revision": None, "components": components}
+        hidden |= {"prediction_type": "v_prediction"} if usage.predicts_v else {}
+    if base.vae is not None and not _is_public(base.vae):
+        hidden["vae"] = "vae"
+    return replace(usage, base=base.model_copy(update=hidden))
+
+
+def _is_public(source: str) -> bool:
+    return is_hub(source) or is_shipped(source)
 
 
 def front_matter(values: Mapping[str, Any]) -> str:

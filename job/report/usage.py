@@ -19,10 +19,10 @@ from job.storage.uris import is_shipped, local_path
 from lora_engine.config.base import Config
 from lora_engine.config.data import PreprocessConfig
 from lora_engine.config.evaluation import PromptConfig
+from lora_engine.models.accepted import is_single_file
 from lora_engine.text import printable
 
 _SUBJECT = "a rose"  # what is drawn where the run has no prompts of its own
-_SAFETENSORS = ".safetensors"
 
 Settings = TypeVar("Settings", bound=Config)
 
@@ -43,6 +43,8 @@ class Usage:
     guidance: float
     negative_prompt: str
     base: BaseModelConfig
+    predicts_v: bool  # whether the base model's UNet predicts v
+    zero_terminal_snr: bool  # whether its last timestep is noise alone
     endpoint_url: str | None  # of the store that holds an s3:// base model; None for AWS
 
     @property
@@ -76,6 +78,8 @@ def usage_of(resolved: Resolved, adapter: AdapterEntry) -> Usage:
         guidance=samples.guidance,
         negative_prompt=samples.negative_prompt,
         base=_read(BaseModelConfig, manifest.base_model),
+        predicts_v=resolved.models.base.prediction_type == "v_prediction",
+        zero_terminal_snr=resolved.models.base.zero_terminal_snr,
         endpoint_url=storage.endpoint_url,
     )
 
@@ -97,15 +101,18 @@ def use_in_diffusers(usage: Usage) -> str:
     folder, _, file = usage.diffusers.rpartition("/")
     name = _literal(usage.name)
     imports, notes, pipeline = _pipeline(usage)
+    more_imports, more_notes, changes = _as_it_was_used(usage)
+    classes = ", ".join(["StableDiffusionPipeline", *more_imports])
     negative = [f"    negative_prompt={_literal(usage.negative_prompt)},"] if usage.negative_prompt else []
     lines = [
-        *(f"# {note}" for note in notes),
+        *(f"# {note}" for note in dict.fromkeys([*notes, *more_notes])),
         "import torch",
-        "from diffusers import StableDiffusionPipeline",
+        f"from diffusers import {classes}",
         *imports,
         "",
         'device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)',
         f"pipeline = StableDiffusionPipeline.{pipeline}",
+        *changes,
         "pipeline.to(device)",
         f"pipeline.load_lora_weights({_literal(folder)}, weight_name={_literal(file)}, adapter_name={name})",
         f"pipeline.set_adapters({name}, {usage.strength:g})  # 0 is the base model, 1 as trained",
@@ -129,12 +136,40 @@ def _pipeline(usage: Usage) -> tuple[list[str], list[str], str]:
     """Imports and notes that loading the base model needs, and the call of a pipeline's class that loads it."""
     base = usage.base
     imports, notes, source = _place(base.source, "base_model", usage.endpoint_url)
-    if not base.source.endswith(_SAFETENSORS):
+    if not is_single_file(base.source):
         revision = f", revision={_literal(base.revision)}" if base.revision and is_hub(base.source) else ""
         return imports, notes, f"from_pretrained({source}{revision}, dtype=dtype)"
     more_imports, more_notes, components = _place(base.components, "components", usage.endpoint_url)
     imports, notes = list(dict.fromkeys([*imports, *more_imports])), list(dict.fromkeys([*notes, *more_notes]))
     return imports, notes, f"from_single_file({source}, config={components}, dtype=dtype)"
+
+
+def _as_it_was_used(usage: Usage) -> tuple[list[str], list[str], list[str]]:
+    """Classes of diffusers, notes and lines with which the base model is used as it was in training."""
+    base, classes, notes, lines = usage.base, list[str](), list[str](), list[str]()
+    if base.vae is not None:
+        _, notes, vae = _place(base.vae, "vae", usage.endpoint_url)
+        _, _, config = _place(base.components if is_single_file(base.source) else base.source, "base_model", None)
+        load = f'from_pretrained({vae}, dtype=dtype)  # in a pipeline\'s folder, add subfolder="vae"'
+        if is_single_file(base.vae):
+            load = f'from_single_file({vae}, config={config}, subfolder="vae", dtype=dtype)'
+        classes.append("AutoencoderKL")
+        lines.append(f"pipeline.vae = AutoencoderKL.{load}")
+    says_so = is_single_file(base.source) or base.prediction_type != "auto" or base.zero_terminal_snr != "auto"
+    if says_so and usage.predicts_v:
+        rescaled = ', rescale_betas_zero_snr=True, timestep_spacing="trailing"' if usage.zero_terminal_snr else ""
+        classes.append("DDIMScheduler")
+        lines += [
+            "pipeline.scheduler = DDIMScheduler.from_config(",
+            f'    pipeline.scheduler.config, clip_sample=False, prediction_type="v_prediction"{rescaled}',
+            ")",
+        ]
+    if base.clip_skip > 1:
+        lines += [
+            'text_encoder = getattr(pipeline.text_encoder, "text_model", pipeline.text_encoder)',
+            f"del text_encoder.encoder.layers[{1 - base.clip_skip}:]  # clip skip {base.clip_skip}",
+        ]
+    return classes, notes, lines
 
 
 def _place(source: str, to: str, endpoint_url: str | None) -> tuple[list[str], list[str], str]:
@@ -149,8 +184,8 @@ def _place(source: str, to: str, endpoint_url: str | None) -> tuple[list[str], l
         name = _literal(source.partition("://")[2])
         return ["from lora_engine import miniature  # comes with lora-job"], [], f"str(miniature.folder({name}))"
     if is_remote(source):
-        local = name_of(source) if source.endswith(_SAFETENSORS) else to
-        options = [] if source.endswith(_SAFETENSORS) else ["--recursive"]
+        local = name_of(source) if is_single_file(source) else to
+        options = [] if is_single_file(source) else ["--recursive"]
         options += ["--endpoint-url", endpoint_url] if endpoint_url else []
         command = shlex.join(["aws", "s3", "cp", *options, source, local])
         return [], [f"First: {printable(command)}"], _literal(local)
@@ -195,7 +230,12 @@ def _base_step(usage: Usage, where: str) -> str:
     trained_on = printable(usage.base.source)
     if is_shipped(usage.base.source):
         return f"This adapter is for {trained_on}, a miniature for trying out, which no such program loads."
-    return f"As {where}, choose the base model that it was trained on, {trained_on}, or one made from it."
+    skip = usage.base.clip_skip
+    skipped = f" Skip CLIP layers as in training: clip skip {skip} (in ComfyUI, CLIP Set Last Layer -{skip})."
+    return (
+        f"As {where}, choose the base model that it was trained on, {trained_on}, or one made from it."
+        f"{skipped if skip > 1 else ''}"
+    )
 
 
 def _escaped(prompt: str, special: str) -> str:

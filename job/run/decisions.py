@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
-from job.manifest.models import ScoredSamplesConfig
+from job.manifest.models import BaseModelConfig, ScoredSamplesConfig
 from job.manifest.packs import Pack, set_of_variant
 from job.manifest.schema import Manifest
 from job.process.versions import environment
@@ -35,6 +35,8 @@ from job.run.status import Status
 from job.storage.stored import StoredJson
 from lora_engine.config.captions import CAPTIONER, PromptTemplate
 from lora_engine.config.evaluation import EvaluationConfig, Pairs
+from lora_engine.config.models import PredictionType
+from lora_engine.diffusion import NoiseSchedule
 from lora_engine.images.split import data_sha256
 from lora_engine.models.files import LocalModel
 from lora_engine.system.device import DtypeName, has_bf16, resolve_precision
@@ -54,12 +56,15 @@ class ModelDecision(StoredJson):
 
     source: str
     sha256: str  # of its files, see `model_sha256`
+    prediction_type: PredictionType | None = None  # of a base model, as it was trained on; None where that is not known
+    zero_terminal_snr: bool = False  # whether its last timestep was noise alone
 
 
 class ModelDecisions(StoredJson):
     """The frozen models that decide what is trained."""
 
     base: ModelDecision
+    vae: ModelDecision | None = None  # the one that the base model is used with; None for its own
     captioner: ModelDecision | None = None  # the one of that name
     captioners: dict[str, ModelDecision] = {}  # the others by their names
 
@@ -67,7 +72,8 @@ class ModelDecisions(StoredJson):
         """The hashes of the models' files, as `identity` takes them."""
         others = {model_name(name): model.sha256 for name, model in self.captioners.items()}
         only = {} if self.captioner is None else {CAPTIONER: self.captioner.sha256}
-        return {"base": self.base.sha256} | only | others
+        vae = {} if self.vae is None else {"vae": self.vae.sha256}
+        return {"base": self.base.sha256} | vae | only | others
 
 
 # How adapters are scored, see `HeldOut`. A run that does not say it was begun by a version that did it otherwise.
@@ -192,7 +198,10 @@ def is_done(attempt: Attempt) -> bool:
 def _asked_models(manifest: SeenManifest) -> object:
     """What the manifest says about the base model and the captioners."""
     only = {} if manifest.captioner is None else {CAPTIONER: manifest.captioner}
-    return manifest.base_model, only | manifest.captioners
+    base: object = manifest.base_model
+    with contextlib.suppress(ValidationError):  # A later version wrote it.
+        base = BaseModelConfig.model_validate_json(json.dumps(base))
+    return base, only | manifest.captioners
 
 
 def _asked_samples(manifest: SeenManifest) -> object:
@@ -220,18 +229,20 @@ def resolve(
     captioners: Mapping[str, LocalModel],
     clip: LocalModel | None,
     device: torch.device,
+    noise_schedule: NoiseSchedule | None = None,
 ) -> Resolved:
     """Decide what the manifest leaves open and no earlier attempt has decided, and write it.
 
     Args:
         captioners: all that the manifest names.
         clip: scores the samples; None where the manifest names none.
+        noise_schedule: the base model's, of which the run keeps what its UNet predicts.
 
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
     """
     with attempt.progress.doing("Hashing the models"):
-        models = _decided_models(attempt.manifest, base, captioners)
+        models = _decided_models(attempt.manifest, base, captioners, noise_schedule)
         clip_sha256 = None if clip is None else clip.sha256
     stored = read_resolved(attempt)
     current = identity(
@@ -256,13 +267,22 @@ def resolve(
     return resolved
 
 
-def _decided_models(manifest: Manifest, base: LocalModel, captioners: Mapping[str, LocalModel]) -> ModelDecisions:
+def _decided_models(
+    manifest: Manifest, base: LocalModel, captioners: Mapping[str, LocalModel], noise_schedule: NoiseSchedule | None
+) -> ModelDecisions:
     found = {
         name: ModelDecision(source=captioner.source, sha256=captioners[name].sha256)
         for name, captioner in manifest.named_captioners().items()
     }
+    vae = manifest.base_model.vae
     return ModelDecisions(
-        base=ModelDecision(source=manifest.base_model.source, sha256=base.sha256),
+        base=ModelDecision(
+            source=manifest.base_model.source,
+            sha256=base.sha256,
+            prediction_type=noise_schedule.prediction_type if noise_schedule else None,
+            zero_terminal_snr=noise_schedule is not None and noise_schedule.zero_terminal_snr,
+        ),
+        vae=None if vae is None else ModelDecision(source=vae, sha256=base.part("vae").sha256),
         captioner=found.get(CAPTIONER),
         captioners={name: model for name, model in found.items() if name != CAPTIONER},
     )

@@ -15,7 +15,7 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.captions import CAPTIONER, CaptionsConfig
 from lora_engine.config.data import PreprocessConfig, SplitConfig
 from lora_engine.config.evaluation import EvaluationConfig
-from lora_engine.config.models import CaptionerConfig
+from lora_engine.config.models import BaseModelUse, CaptionerConfig
 from lora_engine.config.training import TrainingConfig
 from lora_engine.text import shortened
 
@@ -24,11 +24,13 @@ _ONLY_CONSTANT = (
     "training.steps may only grow, and only where training.schedule.name is constant: other schedules' rates depend on "
     "them."
 )
+_NEWER_FIELDS = ("captioners", "base_model_as", "own_captions")  # of an identity, which earlier versions did not write
 _MOST_NAMED = 8  # fields, in a sentence
 _NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # keys of a captioner, for which the hash of its files stands
 # keys of the evaluation that decide what losses and verdicts mean
 _SCORING = {"every", "timesteps", "final_timesteps", "batch_size", "pairs", "equivalence_margin"}
 _NEWER = {"batch_size", "pairs", "equivalence_margin"}  # of these, a run of the first version accepts any value
+_AS_ITS_FILES_SAY: dict[str, Any] = BaseModelUse().model_dump(mode="json")
 _CAPTIONS: TypeAdapter[Any] = TypeAdapter(CaptionsConfig)
 
 
@@ -51,6 +53,7 @@ class Identity(StoredJson):
 
     seeds: tuple[int, ...]
     base_model: str  # SHA-256 of its files
+    base_model_as: dict[str, Any] = {}  # how it is used, where that is not as its files say, and the hash of its VAE
     data: str  # SHA-256 of the images that are used
     own_captions: str | None = None  # see `Images`; None where an earlier version began the run, too
     split: dict[str, Any]
@@ -63,10 +66,9 @@ class Identity(StoredJson):
 
     @model_serializer(mode="wrap")
     def _without_what_none_has(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With one captioner and no captions of its own, a run's identity is as when there could be no others."""
+        """What a run does not use is not written, as by versions that did not know of it."""
         values: dict[str, Any] = dump(self)
-        newer: dict[str, Any] = {"captioners": {}, "own_captions": None}
-        return {key: value for key, value in values.items() if key not in newer or value != newer[key]}
+        return {key: value for key, value in values.items() if value or key not in _NEWER_FIELDS}
 
 
 def model_name(captioner: str) -> str:
@@ -84,8 +86,8 @@ def identity(
 
     Args:
         data_sha256: the hash of the images that are used.
-        models: the hashes of the files of `base`, of `captioner`, and of `captioners.NAME` for the others; of those
-            that the run has had so far.
+        models: the hashes of the files of `base`, of the `vae` that it is used with, of `captioner`, and of
+            `captioners.NAME` for the others; of those that the run has had so far.
         own_captions: see `Images`.
     """
     captioners = {
@@ -95,6 +97,8 @@ def identity(
     return Identity(
         seeds=manifest.seeds,
         base_model=models["base"],
+        base_model_as=manifest.base_model.use.model_dump(mode="json", exclude_defaults=True)
+        | ({} if manifest.base_model.vae is None else {"vae": models.get("vae")}),
         data=data_sha256,
         own_captions=own_captions,
         split=manifest.dataset.split.model_dump(mode="json"),
@@ -163,6 +167,7 @@ def _different(stored: Identity, current: Identity) -> list[str]:
 def _compared(stored: Identity, current: Identity) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both as they are compared: where the stored one is of an earlier version, without what that left open."""
     now = current.model_dump(mode="json")
+    now["base_model_as"] = _AS_ITS_FILES_SAY | current.base_model_as
     before = _with_defaults(stored)
     for name in stored.variants.keys() & current.variants.keys():
         captions = before["variants"][name]["captions"]
@@ -187,6 +192,7 @@ def _with_defaults(stored: Identity) -> dict[str, Any]:
     generating = CaptionerConfig(source="unknown").model_dump(mode="json", exclude=_NOT_IDENTITY)
     others = {name: generating | captioner for name, captioner in stored.captioners.items()}
     return stored.model_dump(mode="json") | {
+        "base_model_as": _AS_ITS_FILES_SAY | stored.base_model_as,
         "split": SplitConfig().model_dump(mode="json") | stored.split,
         "preprocess": PreprocessConfig().model_dump(mode="json") | stored.preprocess,
         "captioner": None if stored.captioner is None else generating | stored.captioner,

@@ -78,13 +78,15 @@ def _embeddings(
     attempt: Attempt, texts: Sequence[str], model: LocalModel, device: torch.device, precision: DtypeName
 ) -> TensorFiles:
     dtype = DTYPES[precision]
-    key = _key(model.part("text_encoder").sha256, model.part("tokenizer").sha256, precision)
+    skip = model.use.clip_skip
+    skipped = [] if skip == 1 else [f"clip_skip {skip}"]
+    key = _key(model.part("text_encoder").sha256, model.part("tokenizer").sha256, precision, *skipped)
     text_of = {text_name(text): text for text in texts}
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype)
         wanted = [text_of[name] for name in missing]
-        yield from zip(missing, encode.encode_texts(tokenizer, encoder, wanted, device), strict=True)
+        yield from zip(missing, encode.encode_texts(tokenizer, encoder, wanted, device, skip), strict=True)
 
     return _cached(attempt, "embeddings", key, "texts", list(text_of), compute)
 

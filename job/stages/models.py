@@ -1,8 +1,9 @@
 """Brings the models that a run loads to this machine, and refuses those that cannot serve."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,15 +13,18 @@ from job.run.context import Attempt, Workplace
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
 from job.run.unverified import note_unverified
 from job.storage import StorageSettings, is_remote
-from job.storage.hub import fetch_hub, is_hub, repository_of, unverified_in
+from job.storage.hub import fetch_hub, is_hub, refuse_bare_name, repository_of, unverified_in
 from job.storage.uris import local_path
 from job.threads import wait_for
-from lora_engine.models import stable_diffusion
+from lora_engine.models import accepted, schedule, stable_diffusion
+from lora_engine.models.accepted import WITH_WEIGHTS, Download, is_single_file, refuse_pickle
 from lora_engine.models.captioner import FILE_PATTERNS as CAPTIONER_PATTERNS
 from lora_engine.models.captioner import require_captioner
+from lora_engine.models.checkpoint import require_checkpoint
 from lora_engine.models.clip import FILE_PATTERNS as CLIP_PATTERNS
 from lora_engine.models.clip import require_clip
-from lora_engine.models.files import WITH_WEIGHTS, LocalModel, hash_ahead, pickled_weights, with_pickles
+from lora_engine.models.files import LocalModel, hash_ahead, pickled_weights, with_pickles
+from lora_engine.models.single_file import convert_single_file, convert_vae
 from lora_engine.system.scratch import make_folder
 
 
@@ -45,6 +49,8 @@ def fetch_models(attempt: Attempt) -> Models:
     hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
     for pack in attempt.packs:
         stable_diffusion.require_trainable(base, pack.lora)
+    if samples is not None:
+        schedule.load_sampler(base, samples.sampler)
     captioners = {}
     for name, config in manifest.named_captioners().items():
         what = f"{manifest.captioner_key(name)}.source"
@@ -59,25 +65,63 @@ def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSetti
     Args:
         settings: of the store that holds it.
     """
-    model = fetch_weights(place, "base_model.source", config, stable_diffusion.FILE_PATTERNS, settings)
+    refuse_pickle_at(config.source, "base_model.source")
+    model = fetch_weights(place, "base_model.source", config, accepted.PIPELINE, settings)
+    components = model.path
+    if not model.path.is_dir():
+        components = fetch_model(
+            place, "base_model.components", config.components, None, accepted.CONFIG_PATTERNS, settings
+        )
+        model = LocalModel(_converted(place, model, components, has_vae=config.vae is not None))
+    model = replace(model, use=config.use, vae=_fetch_vae(place, config, components, settings))
+    stable_diffusion.require_weights(model)
+    return model
+
+
+def _converted(place: Workplace, model: LocalModel, components: Path, *, has_vae: bool) -> Path:
+    """The folder in diffusers layout of a checkpoint in one file, which is converted once on a machine."""
+    header = require_checkpoint(model.path, has_vae=has_vae)
+    # What it says of its predictions goes into the folder, which earlier versions made without it.
+    says = "" if header.predicts is None else f"-{header.predicts}{'-ztsnr' if header.zero_terminal_snr else ''}"
+    folder = place.workdir / "models" / f"{model.path.stem}-{model.sha256[:16]}{says}"
+
+    def convert(made: Path) -> None:
+        convert_single_file(model.path, components, made, has_vae=has_vae)
+
+    return _made(place, folder, f"Converting {model.path.name}", convert)
+
+
+def _fetch_vae(place: Workplace, config: BaseModelConfig, components: Path, settings: StorageSettings) -> Path | None:
+    """The folder in diffusers layout of the VAE to use instead of the base model's own; None where none is named.
+
+    Args:
+        components: the folder of a pipeline, whose VAE's configuration is that of a VAE in one file.
+    """
+    if config.vae is None:
+        return None
+    refuse_pickle_at(config.vae, "base_model.vae")
+    revision = config.model_copy(update={"source": config.vae, "revision": None})
+    model = fetch_weights(place, "base_model.vae", revision, accepted.VAE, settings)
     if model.path.is_dir():
-        stable_diffusion.require_weights(model)
-        return model
-    components = fetch_model(
-        place, "base_model.components", config.components, None, stable_diffusion.CONFIG_PATTERNS, settings
-    )
-    folder = place.workdir / "models" / f"{model.path.stem}-{model.sha256[:16]}"
+        own = model.path / "vae"
+        return own if own.is_dir() else model.path
+    folder = place.workdir / "models" / f"vae-{model.path.stem}-{model.sha256[:16]}"
+    return _made(place, folder, f"Converting {model.path.name}", lambda made: convert_vae(model.path, components, made))
+
+
+def _made(place: Workplace, folder: Path, words: str, make: Callable[[Path], None]) -> Path:
+    """The folder, which is made where it is not there: it appears once it is whole."""
     if not folder.exists():
         make_folder(folder.parent)
         with TemporaryDirectory(dir=folder.parent) as scratch:
-            with place.progress.doing("Converting a model", f"Converting {model.path.name}"):
-                stable_diffusion.convert_single_file(model.path, components, Path(scratch) / folder.name)
+            with place.progress.doing("Converting a model", words):
+                make(Path(scratch) / folder.name)
             try:
                 (Path(scratch) / folder.name).rename(folder)
             except OSError:
                 if not folder.exists():  # If it exists, another process on this machine has converted the same file.
                     raise
-    return LocalModel(folder)
+    return folder
 
 
 def fetch_clip(place: Workplace, config: ClipConfig | None, settings: StorageSettings) -> LocalModel | None:
@@ -118,10 +162,11 @@ def fetch_model(
         return folder
     if not is_remote(source):
         path = local_path(source)
+        refuse_bare_name(source, what)
         require_path(path, what, ExitCode.MODEL)
         return path
     folder = folder_of(place, "models", source)
-    if source.endswith(".safetensors"):
+    if is_single_file(source):
         return fetch_object(place, source, settings, folder)
 
     def wanted(key: str) -> bool:
@@ -136,15 +181,29 @@ def fetch_weights(
     place: Workplace,
     what: str,
     config: BaseModelConfig | CaptionerModelConfig | ClipConfig,
-    patterns: Sequence[str],
+    wanted: Sequence[str] | Download,
     settings: StorageSettings,
 ) -> LocalModel:
     """Fetch a model with its weights: pickles, too, where the manifest allows them, with a warning if any will be read.
 
-    Takes `what`, `patterns` and `settings`, and raises, as `fetch_model` does.
+    Args:
+        wanted: glob patterns of the files that are needed; or a download in rounds, of which a later one is made only
+            where weights are lacking.
+
+    Takes `what` and `settings`, and raises, as `fetch_model` does.
     """
-    wanted = with_pickles(patterns, allow_pickle=config.allow_pickle)
-    path = fetch_model(place, what, config.source, config.revision, wanted, settings)
+
+    def fetch(patterns: Sequence[str]) -> Path:
+        allowed = with_pickles(patterns, allow_pickle=config.allow_pickle)
+        return fetch_model(place, what, config.source, config.revision, allowed, settings)
+
+    path = fetch(accepted.plain_patterns(wanted) if isinstance(wanted, Download) else wanted)
+    if isinstance(wanted, Download) and path.is_dir() and (is_hub(config.source) or is_remote(config.source)):
+        for patterns in islice(wanted.rounds(), 1, None):
+            lacking = [part for part in wanted.lacking(path) if not pickled_weights(path / part)]
+            if not lacking:
+                break
+            path = fetch([*wanted.settings, *(pattern for part in lacking for pattern in patterns[part])])
     folders = (path, *(path / part for part in WITH_WEIGHTS))
     pickles = [file.relative_to(path).as_posix() for folder in folders for file in pickled_weights(folder)]
     if config.allow_pickle and pickles:
@@ -152,3 +211,9 @@ def fetch_weights(
             f"{what}: {', '.join(pickles)}: pickles can hold code; since allow_pickle is true, their weights are read"
         )
     return LocalModel(path, config.allow_pickle)
+
+
+def refuse_pickle_at(source: str, what: str) -> None:
+    """Refuse a pickle in a store or on a disk by its name; a local folder may have any name. Raises ModelError."""
+    if is_remote(source) or not local_path(source).is_dir():
+        refuse_pickle(source, what)

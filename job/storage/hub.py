@@ -24,6 +24,23 @@ def repository_of(uri: str) -> str:
     return uri.removeprefix(f"{SCHEME}://")
 
 
+def refuse_bare_name(source: str, what: str) -> None:
+    """Refuse a local path that is not there and reads like a model's name on the hub, saying how that is written.
+
+    Args:
+        what: the manifest's key, for messages.
+
+    Raises:
+        JobError: 43.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][-\w.]*/[A-Za-z0-9][-\w.]*", source) and not Path(source).exists():
+        raise JobError(
+            ExitCode.MODEL,
+            f"{what}: there is no file or folder at {source}.",
+            f"Write {SCHEME}://{source} for the model of that name on the hub; a path is taken from {Path.cwd()}.",
+        )
+
+
 def fetch_hub(
     what: str, repository: str, revision: str | None, patterns: Sequence[str], moved: Callable[[], None]
 ) -> Path:

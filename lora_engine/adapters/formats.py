@@ -19,7 +19,7 @@ from torch import Tensor
 from lora_engine.adapters.lora import Adapter
 from lora_engine.adapters.names import DIFFUSERS_NAME, STATE_NAME, is_taken, kohya_name
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.diffusion import PredictionType
+from lora_engine.config.models import PredictionType
 from lora_engine.records import FileEntry
 
 _SD2_WIDTH = 1024  # features of a token in SD 2.x; SD 1.x has 768
@@ -34,6 +34,8 @@ class AdapterCard:
     resolution: int  # pixels a side
     images: int  # that it was trained on
     prediction_type: PredictionType
+    zero_terminal_snr: bool  # whether it was trained with a last timestep that is noise alone
+    clip_skip: int  # which layer of the text encoder it was trained with, 1 for the last
     text_width: int  # features of a token that the UNet attends to, by which programs tell SD 2.x from 1.x
     started_at: float  # when the training began, in seconds since 1970
     tag_frequency: dict[str, int]  # of the captions, see `tag_frequency`
@@ -60,6 +62,9 @@ def _kohya_metadata(state: dict[str, Tensor], config: LoraConfig, card: AdapterC
     return {
         "ss_v2": str(version_2),
         "ss_base_model_version": f"sd_v{2 if version_2 else 1}{'_v' if predicts_v else ''}",
+        "ss_v_parameterization": str(predicts_v),
+        "ss_zero_terminal_snr": str(card.zero_terminal_snr),
+        "ss_clip_skip": str(card.clip_skip),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.rank),
         "ss_network_alpha": str(config.alpha),

@@ -1,5 +1,6 @@
 """One adapter from a file of its own, in kohya's or diffusers' format, as diffusers loads it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from lora_engine.config.models import BaseModelUse
 from lora_engine.errors import ModelError
 
 _ENDS = (".lora_down.weight", ".lora_up.weight", ".alpha", ".lora_A.weight", ".lora_B.weight")
@@ -68,6 +70,18 @@ def activate(unet: nn.Module, names: Sequence[str], strength: float = 1.0) -> No
 def trigger_phrase(path: Path) -> str:
     """The text that calls the adapter up, as the file says; empty where it says nothing."""
     return _metadata(path).get("modelspec.trigger_phrase", "")
+
+
+def base_model_use(path: Path) -> BaseModelUse:
+    """How the base model was used that the adapter was trained on, as the file says; else as its own files say."""
+    said = _metadata(path)
+    skip = said.get("ss_clip_skip", "")
+    predicts_v = said.get("ss_v_parameterization") == "True" or said.get("modelspec.prediction_type") == "v"
+    return BaseModelUse(
+        prediction_type="v_prediction" if predicts_v else "auto",
+        zero_terminal_snr=True if predicts_v and said.get("ss_zero_terminal_snr") == "True" else "auto",
+        clip_skip=int(skip) if re.fullmatch(r"[1-9]|1[0-2]", skip) else 1,
+    )
 
 
 def require_unet_alone(path: Path) -> None:

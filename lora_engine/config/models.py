@@ -17,6 +17,42 @@ AllowPickle = Annotated[
 ]
 
 
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+PredictionChoice = Annotated[
+    Literal["auto"] | PredictionType,
+    Field(
+        description="What the UNet predicts: the noise, or v. auto: what a single file says of itself, or else the "
+        "scheduler's configuration."
+    ),
+]
+TerminalChoice = Annotated[
+    Literal["auto"] | bool,
+    Field(
+        description="Whether the last timestep is noise alone (zero terminal SNR), for models of v trained so. "
+        "auto: as with prediction_type."
+    ),
+]
+ClipSkip = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=32,
+        description="The layer of the text encoder that gives the embeddings, counted from the last as A1111 counts; "
+        "its last norm follows in any case.",
+    ),
+]
+
+
+class BaseModelUse(Config):
+    """How the frozen base model is used."""
+
+    prediction_type: PredictionChoice = "auto"
+    zero_terminal_snr: TerminalChoice = "auto"
+    clip_skip: ClipSkip = 1
+
+
 class CaptionerConfig(Config):
     """The image-to-text model and how it generates.
 

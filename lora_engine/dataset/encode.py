@@ -52,12 +52,15 @@ def encode_latents(
         yield image_id, moments
 
 
-def encode_texts(tokenizer: Any, text_encoder: Any, texts: Sequence[str], device: torch.device) -> Iterator[Tensor]:
-    """Encode texts to the text encoder's last hidden state. Longer texts are cut at the tokenizer's length.
+def encode_texts(
+    tokenizer: Any, text_encoder: Any, texts: Sequence[str], device: torch.device, clip_skip: int = 1
+) -> Iterator[Tensor]:
+    """Encode texts to a hidden state of the text encoder. Longer texts are cut at the tokenizer's length.
 
     Args:
         tokenizer: a CLIP tokenizer.
         text_encoder: a CLIP text encoder.
+        clip_skip: which layer's, counted from the last, which is 1; the encoder's last norm follows in any case.
 
     Yields:
         For each text a tensor [L, D] on the CPU in the encoder's dtype, where L is the tokenizer's length, 77.
@@ -72,6 +75,17 @@ def encode_texts(tokenizer: Any, text_encoder: Any, texts: Sequence[str], device
             return_tensors="pt",
         )
         with torch.inference_mode():
-            hidden = text_encoder(tokens.input_ids.to(device))[0].cpu()
+            hidden = _hidden_state(text_encoder, tokens.input_ids.to(device), clip_skip).cpu()
         for embedding in hidden:
             yield embedding.clone(memory_format=torch.contiguous_format)
+
+
+def _hidden_state(text_encoder: Any, tokens_BL: Tensor, clip_skip: int) -> Tensor:
+    """The normalised hidden state after a layer of the text encoder, as A1111 and diffusers compute it. [B, L, D]."""
+    if clip_skip == 1:
+        last: Tensor = text_encoder(tokens_BL)[0]
+        return last
+    states = text_encoder(tokens_BL, output_hidden_states=True).hidden_states
+    within = getattr(text_encoder, "text_model", text_encoder)  # Versions of the library differ in where the norm is.
+    normalised: Tensor = within.final_layer_norm(states[-clip_skip])
+    return normalised

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lora_engine.adapters import lora
 from lora_engine.config.evaluation import SamplerName
 from lora_engine.dataset.encode import encode_texts
-from lora_engine.models import stable_diffusion
+from lora_engine.models import schedule, stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.records import SampleSetting
 
@@ -73,7 +73,7 @@ class Sampler:
             text_encoder=None,
             tokenizer=None,
             unet=unet,
-            scheduler=stable_diffusion.load_sampler(model, name),
+            scheduler=schedule.load_sampler(model, name),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -173,4 +173,4 @@ def _embeddings(
     """The embedding of each text, [L, D], on the CPU."""
     tokenizer, encoder = stable_diffusion.load_text_encoder(model, dtype)
     different = sorted(set(texts))
-    return dict(zip(different, encode_texts(tokenizer, encoder, different, device), strict=True))
+    return dict(zip(different, encode_texts(tokenizer, encoder, different, device, model.use.clip_skip), strict=True))

@@ -15,7 +15,7 @@ from lora_engine.config.models import CaptionerConfig
 from lora_engine.errors import ModelError
 from lora_engine.images.squares import read_square
 from lora_engine.models.captioner_kind import QUESTION, Kind, captioner_kind, not_a_captioner, reader_of
-from lora_engine.models.files import LocalModel, holds_safetensors
+from lora_engine.models.files import LocalModel, holds_safetensors, how_to_load
 from lora_engine.models.image_text import load_processor, load_whole, read_config
 from lora_engine.models.wording import Wording, require_words, wordings
 from lora_engine.system.device import DTYPES, DtypeName, resolve_precision
@@ -123,10 +123,10 @@ def load_captioner(model: LocalModel, config: CaptionerConfig, device: torch.dev
     """
     from transformers import AutoModelForImageTextToText
 
-    use_safetensors, kind = holds_safetensors(model, what), kind_of(model, config, what)
+    options, kind = how_to_load(model, what), kind_of(model, config, what)
     dtype = DTYPES[captioner_precision(config, device)]
     try:
-        loaded, processor = load_whole(AutoModelForImageTextToText, model.path, dtype, use_safetensors=use_safetensors)
+        loaded, processor = load_whole(AutoModelForImageTextToText, model.path, dtype, **options)
     except ValueError as error:
         raise _not_loadable(model.path, what, error) from error
     loaded = loaded.to(device)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lora_engine.errors import ModelError
-from lora_engine.models.files import LocalModel, holds_safetensors
+from lora_engine.models.files import LocalModel, how_to_load
 from lora_engine.models.image_text import load_whole, read_config
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
@@ -54,22 +54,22 @@ def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
 
 
-def require_clip(model: LocalModel) -> bool:
-    """Refuse a model that is no CLIP model, without loading its weights; return whether these are safetensors.
+def require_clip(model: LocalModel) -> dict[str, Any]:
+    """Refuse a model that is no CLIP model, without loading its weights; return how the library is to load these.
 
     Raises:
         ModelError: the weights are pickles that are not allowed, or the model is of another kind.
     """
     from transformers import CLIPConfig
 
-    use_safetensors = holds_safetensors(model, "evaluation.samples.clip.source")
+    options = how_to_load(model, "evaluation.samples.clip.source")
     try:
         config = read_config(model.path)
     except ValueError as error:
         raise _not_loadable(model.path, error) from error
     if not isinstance(config, CLIPConfig):
         raise _not_loadable(model.path, f"its model type is {config.model_type}")
-    return use_safetensors
+    return options
 
 
 def load_clip(model: LocalModel, device: torch.device) -> ClipScorer:
@@ -80,9 +80,9 @@ def load_clip(model: LocalModel, device: torch.device) -> ClipScorer:
     """
     from transformers import CLIPModel
 
-    use_safetensors = require_clip(model)
+    options = require_clip(model)
     try:
-        loaded, processor = load_whole(CLIPModel, model.path, torch.float32, use_safetensors=use_safetensors)
+        loaded, processor = load_whole(CLIPModel, model.path, torch.float32, **options)
     except ValueError as error:
         raise _not_loadable(model.path, error) from error
     return ClipScorer(loaded.to(device), processor, device)

@@ -5,20 +5,21 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from lora_engine.config.models import BaseModelUse
 from lora_engine.errors import ModelError
+from lora_engine.models.accepted import LOADED_PICKLES, find_weights, no_weights
 from lora_engine.system.limits import raise_if_limit
 
 _SUFFIXES = (".json", ".txt", ".safetensors", ".model", ".jinja")  # of files that belong to a model's hash
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # suffixes of pickles
-WITH_WEIGHTS = ("unet", "vae", "text_encoder")  # the parts of a Stable Diffusion pipeline that have weights
-_LOADED_PICKLES = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin")  # names under which libraries load pickles
 _HASHING = threading.Lock()
+_AS_THE_FILES_SAY = BaseModelUse()
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class LocalModel:
 
     path: Path  # a folder, or one file
     allow_pickle: bool = False
+    vae: Path | None = None  # the folder of the autoencoder that a base model is used with; None for its own
+    use: BaseModelUse = _AS_THE_FILES_SAY  # how a base model is used
 
     @property
     def sha256(self) -> str:
@@ -34,8 +37,9 @@ class LocalModel:
         return model_sha256(self.path)
 
     def part(self, name: str) -> "LocalModel":
-        """The part of a pipeline that lies in the folder of that name."""
-        return LocalModel(self.path / name, self.allow_pickle)
+        """The part of a pipeline that lies in the folder of that name, or that is used instead of it."""
+        path = self.vae if name == "vae" and self.vae is not None else self.path / name
+        return replace(self, path=path, vae=None)
 
 
 @contextmanager
@@ -96,7 +100,7 @@ def pickled_weights(folder: Path) -> list[Path]:
     """The pickles that a model library would read in this very folder: none where safetensors stand beside them."""
     if any(folder.glob("*.safetensors")):
         return []
-    return sorted(file for pattern in _LOADED_PICKLES for file in folder.glob(pattern) if file.is_file())
+    return sorted(file for pattern in LOADED_PICKLES for file in folder.glob(pattern) if file.is_file())
 
 
 def with_pickles(patterns: Sequence[str], *, allow_pickle: bool) -> tuple[str, ...]:
@@ -105,7 +109,7 @@ def with_pickles(patterns: Sequence[str], *, allow_pickle: bool) -> tuple[str, .
     if allow_pickle:
         for pattern in patterns:
             folder, slash, name = pattern.rpartition("/")
-            wanted += [f"{folder}{slash}{pickled}" for pickled in _LOADED_PICKLES if name.endswith(".safetensors")]
+            wanted += [f"{folder}{slash}{pickled}" for pickled in LOADED_PICKLES if name.endswith(".safetensors")]
     return tuple(wanted)
 
 
@@ -120,39 +124,47 @@ def holds_safetensors(model: LocalModel, what: str) -> bool:
             the model is an adapter.
     """
     with _reading(what):
-        return _holds_safetensors(model.path, what, model.allow_pickle)
+        return _weight_files(model.path, what, model.allow_pickle) != ()
 
 
-def _holds_safetensors(folder: Path, what: str, allow_pickle: bool) -> bool:
+def how_to_load(model: LocalModel, what: str) -> dict[str, Any]:
+    """What the model libraries are told, so that they read the files that were checked and no others.
+
+    Takes `what`, and raises, as `holds_safetensors` does.
+    """
+    if not holds_safetensors(model, what):
+        return {"use_safetensors": False}
+    weights = find_weights([path.name for path in model.path.iterdir()])
+    return {"use_safetensors": True, "variant": weights.variant if weights else None}
+
+
+def weight_files(model: LocalModel, what: str) -> tuple[Path, ...]:
+    """The files of safetensors that hold a model's weights; none where they are pickles that are allowed.
+
+    Takes `what`, and raises, as `holds_safetensors` does.
+    """
+    with _reading(what):
+        return _weight_files(model.path, what, model.allow_pickle)
+
+
+def _weight_files(folder: Path, what: str, allow_pickle: bool) -> tuple[Path, ...]:
     if (folder / "adapter_config.json").exists():
         # The model libraries would load the base model that the adapter names, from wherever that is.
         raise ModelError(
             f"{what}: {folder.name} is an adapter, not a model.", "Name the model, with the adapter merged."
         )
-    weights = sorted(folder.glob("*.safetensors"))
-    pickles = pickled_weights(folder)
-    if not weights and not (allow_pickle and pickles):
-        raise _no_safetensors(folder, what, pickles)
-    for file in weights:
+    weights = find_weights([path.name for path in folder.iterdir()]) if folder.is_dir() else None
+    if weights is None and allow_pickle and pickled_weights(folder):
+        for index in folder.glob("*.bin.index.json"):
+            _indexed(index, what, ".bin")
+        return ()
+    if weights is None:
+        raise no_weights(folder, what)
+    index_of = None if weights.index is None else folder / weights.index
+    files = (folder / weights.file,) if index_of is None else _indexed(index_of, what, ".safetensors")
+    for file in files:
         check_safetensors(file, what)
-    for index in folder.glob("*.index.json"):
-        _check_index(index, what, ".safetensors" if weights else ".bin")
-    return bool(weights)
-
-
-def _no_safetensors(folder: Path, what: str, pickles: Sequence[Path]) -> ModelError:
-    found = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES) if folder.is_dir() else []
-    if not found:
-        return ModelError(
-            f"{what}: {folder.name} has no .safetensors file; it holds no weights.",
-            "Check the name and the revision; the weights stand beside their config.json.",
-        )
-    allowed = f", or set {what.partition('.source')[0]}.allow_pickle: true if you trust its author" if pickles else ""
-    return ModelError(
-        f"{what}: {folder.name} has no .safetensors file; its weights are pickles ({', '.join(found)}), "
-        "which can run code.",
-        f"Pin a revision that has safetensors (BLIP base: refs/pr/50), convert the model{allowed}.",
-    )
+    return files
 
 
 def check_safetensors(path: Path, what: str) -> None:
@@ -164,30 +176,44 @@ def check_safetensors(path: Path, what: str) -> None:
     Raises:
         ModelError: the file is cut off, no safetensors file, or cannot be read.
     """
-    with _reading(what), path.open("rb"):
-        pass  # safe_open would say of a file that may not be read that it does not exist.
+    with _reading(what), path.open("rb") as file:  # safe_open says of a file that may not be read that it is not there.
+        start = file.read(64)
     try:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
         raise_if_limit(error)
+        other = next((name for sign, name in _OTHER_STARTS.items() if start.lstrip().lower().startswith(sign)), None)
+        found = f"is {other}, whatever its name says" if other else "is damaged or no safetensors file"
         raise ModelError(
-            f"{what}: {path.name} in {path.parent} is damaged or no safetensors file ({error}).",
-            "Fetch it again; a download that was cut off looks like this.",
+            f"{what}: {path.name} in {path.parent} {found}.",
+            "Name a version of it that is safetensors."
+            if other == _PICKLE
+            else "Fetch it again; a download that was cut off looks like this.",
         ) from error
 
 
-def _check_index(index: Path, what: str, suffix: str) -> None:
-    """Refuse an index of weights in several files that names other files than those beside it that were checked."""
-    if not index.name.endswith(f"{suffix}.index.json"):
-        return
+_PICKLE = "a pickle, which can run code"
+_OTHER_STARTS = {
+    b"pk\x03\x04": _PICKLE,
+    b"\x80\x02": _PICKLE,
+    b"version https://git-lfs": "a pointer of git LFS, which stands for the file",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+}
+
+
+def _indexed(index: Path, what: str, suffix: str) -> tuple[Path, ...]:
+    """The files that an index of weights names; one that names other files than those beside it is refused."""
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-        odd = sorted(n for n in names if Path(n).name != n or not n.endswith(suffix) or not (index.parent / n).exists())
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        odd = [n for n in names if Path(n).name != n or not n.endswith(suffix) or not (index.parent / n).exists()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{what}: {index.name} is no index of weights.", "Fetch the model again.") from error
-    if odd:
+    if odd or not names:
+        named = repr(odd[0]) if odd else "nothing"
         raise ModelError(
-            f"{what}: {index.name} names {odd[0]!r}, which is no {suffix} file beside it.",
+            f"{what}: {index.name} names {named}, which is no {suffix} file beside it.",
             "Fetch the model again; every part of its weights must stand in its own folder.",
         )
+    return tuple(index.parent / name for name in names)

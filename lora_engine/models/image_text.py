@@ -26,14 +26,17 @@ def read_config(folder: Path) -> Any:
         raise ValueError(_line(error)) from error
 
 
-def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, *, use_safetensors: bool) -> tuple[Any, Any]:
+def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, **weights: Any) -> tuple[Any, Any]:
     """The model, ready for inference, and the processor that prepares its input.
+
+    Args:
+        weights: which files hold the weights, as `how_to_load` gives it.
 
     Raises:
         ValueError: the model cannot be loaded, for the reason that the message gives; or its files lack weights, which
             the library would fill with random numbers, or hold some that are not finite.
     """
-    options = {"use_safetensors": use_safetensors, "weights_only": True, "dtype": dtype, **_LOCAL}
+    options = {**weights, "weights_only": True, "dtype": dtype, **_LOCAL}
     try:
         model, loaded = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except MemoryError:

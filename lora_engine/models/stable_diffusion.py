@@ -1,8 +1,7 @@
 """Loads the parts of a Stable Diffusion pipeline, one at a time, from a folder in diffusers layout."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,14 @@ from torch import Tensor, nn
 
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.evaluation import SamplerName
-from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
-from lora_engine.models.files import WITH_WEIGHTS, LocalModel, check_safetensors, holds_safetensors
+from lora_engine.models.accepted import WITH_WEIGHTS
+from lora_engine.models.checkpoint import NAME_A_VAE, read_header, require_tensors
+from lora_engine.models.files import LocalModel, how_to_load, weight_files
 from lora_engine.models.finite import REMEDY, why_not_finite
-from lora_engine.system.limits import raise_if_limit
+from lora_engine.models.loading import model_errors
+from lora_engine.models.schedule import load_noise_schedule
 
-_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the libraries whose classes a pipeline may name
-
-# The files of a pipeline that are read; no others need to be fetched.
-FILE_PATTERNS = (
-    "model_index.json",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "tokenizer/*",
-    "scheduler/*",
-)
-# The files of a pipeline that a single-file checkpoint lacks.
-CONFIG_PATTERNS = ("model_index.json", "*/config.json", "tokenizer/*", "scheduler/*")
 # The keys of a UNet's configuration that ask for inputs which Stable Diffusion 1.x and 2.x do not have.
 _OTHER_INPUTS = (
     "class_embed_type",
@@ -48,14 +32,15 @@ _TENSORS_AT_ONCE = 32  # that are read while a file is mapped: some 100 MB of SD
 
 
 def _load(model: LocalModel, component: str, model_class: Any, **options: Any) -> Any:
-    with _model_errors(model.path, component):
-        return model_class.from_pretrained(model.path, subfolder=component, local_files_only=True, **options)
+    folder = model.part(component).path
+    with model_errors(folder.parent, component):
+        return model_class.from_pretrained(folder.parent, subfolder=folder.name, local_files_only=True, **options)
 
 
 def _load_weights(model: LocalModel, component: str, model_class: Any, **options: Any) -> Any:
     """Load a component, and refuse a file that lacks weights, which the libraries would fill with random numbers."""
     part, loaded = _load(model, component, model_class, output_loading_info=True, **options)
-    with _model_errors(model.path, component):
+    with model_errors(model.path, component):
         if loaded["missing_keys"]:
             raise ValueError(f"its weights lack {', '.join(sorted(loaded['missing_keys'])[:3])}")
     _require_finite(model, component, part.state_dict())
@@ -68,22 +53,6 @@ def _require_finite(model: LocalModel, component: str, weights: Mapping[str, Ten
         raise ModelError(f"The base model's {component} in {model.path} cannot be used: {reason}.", REMEDY)
 
 
-@contextmanager
-def _model_errors(folder: Path, component: str) -> Iterator[None]:
-    """Turn the block's errors into a ModelError about that component."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # diffusers and transformers raise almost any where something is wrong with a file.
-        raise_if_limit(error)
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"The base model's {component} cannot be loaded from {folder}: {reason}.",
-            "Give a Stable Diffusion 1.x or 2.x pipeline in diffusers layout with safetensors weights.",
-        ) from error
-
-
 def require_weights(model: LocalModel) -> None:
     """Refuse a pipeline whose weights could hold code or are not whole, without loading them.
 
@@ -91,11 +60,18 @@ def require_weights(model: LocalModel) -> None:
         ModelError: a part has no safetensors and pickles are not allowed, or a file is damaged.
     """
     for component in WITH_WEIGHTS:
-        _holds_safetensors(model, component)
+        if component == "vae" and not model.part("vae").path.is_dir():
+            raise ModelError(f"base_model.source: {model.path.name} has no VAE.", NAME_A_VAE)
+        weight_files(model.part(component), _key(model, component))
 
 
-def _holds_safetensors(model: LocalModel, component: str) -> bool:
-    return holds_safetensors(model.part(component), f"base_model.source: the {component}")
+def _key(model: LocalModel, component: str) -> str:
+    """The manifest's key of a part of the base model, for messages."""
+    return "base_model.vae" if component == "vae" and model.vae else f"base_model.source: the {component}"
+
+
+def _how_to_load(model: LocalModel, component: str) -> dict[str, Any]:
+    return how_to_load(model.part(component), _key(model, component))
 
 
 def require_trainable(model: LocalModel, config: LoraConfig) -> None:
@@ -107,12 +83,22 @@ def require_trainable(model: LocalModel, config: LoraConfig) -> None:
     """
     load_noise_schedule(model)
     unet = _empty_unet(model.path)
-    _require_plain_inputs(model, unet)
+    layers = _require_plain_inputs(model, unet)
+    if model.use.clip_skip > layers:
+        raise ModelError(
+            f"base_model.clip_skip is {model.use.clip_skip}, but the text encoder has {layers} layers.",
+            f"Let it be {layers} at most; 1 is the last layer, and 2 the one before it.",
+        )
+    if files := _unet_files(model):
+        _require_whole(unet, files)
     lora.matching_modules(unet, config)
 
 
-def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> None:
+def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> int:
     """Refuse a UNet that takes anything else than noisy latents, a timestep and the text encoder's embeddings.
+
+    Returns:
+        How many layers the text encoder has.
 
     Its configuration is read for that: one pass of SD 1.5's UNet takes 0.7 s even without data.
     """
@@ -120,9 +106,10 @@ def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> None:
 
     # The file is read as JSON, since importing the VAE's class takes 0.3 s, and nothing else needs the class where all
     # latents are in the cache.
-    with _model_errors(model.path, "vae"):
-        channels = json.loads((model.path / "vae" / "config.json").read_bytes()).get("latent_channels", 4)
-    width = _load(model, "text_encoder", CLIPTextConfig).hidden_size
+    with model_errors(model.path, "vae"):
+        channels = json.loads((model.part("vae").path / "config.json").read_bytes()).get("latent_channels", 4)
+    text = _load(model, "text_encoder", CLIPTextConfig)
+    width = text.hidden_size
     config: Any = unet.config
     found = {key: config[key] for key in _OTHER_INPUTS if config[key]}
     found |= {key: config[key] for key in ("in_channels", "out_channels") if config[key] != channels}
@@ -135,6 +122,7 @@ def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> None:
             "Name a text-to-image model of Stable Diffusion 1.x or 2.x, not for inpainting, depth or upscaling: "
             f"{channels} channels in and out, as its VAE has, cross_attention_dim {width}, as its text encoder has.",
         )
+    return int(text.num_hidden_layers)
 
 
 def _empty_unet(folder: Path) -> nn.Module:
@@ -142,7 +130,7 @@ def _empty_unet(folder: Path) -> nn.Module:
     from accelerate import init_empty_weights
     from diffusers import UNet2DConditionModel
 
-    with init_empty_weights(), _model_errors(folder, "unet"):
+    with init_empty_weights(), model_errors(folder, "unet"):
         settings = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=True)
         return UNet2DConditionModel.from_config(settings)  # type: ignore[no-any-return]
 
@@ -158,25 +146,32 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
     from diffusers import UNet2DConditionModel
 
     device = device or torch.device("cpu")
-    if not _holds_safetensors(model, "unet"):
+    files = _unet_files(model)
+    if not files:
         pickled = _load_weights(model, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=False)
         return pickled.to(device)  # type: ignore[no-any-return]
     unet = _empty_unet(model.path)
-    with _model_errors(model.path, "unet"):
-        weights = {name: w for file in _weight_files(model.path / "unet") for name, w in _read(file, dtype, device)}
+    _require_whole(unet, files)
+    with model_errors(model.path, "unet"):
+        weights = {name: w for file in files for name, w in _read(file, dtype, device)}
         unet.load_state_dict(weights, assign=True)
     _require_finite(model, "unet", weights)
     return unet.eval()
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files of weights in the folder that diffusers would read."""
-    from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
+def _unet_files(model: LocalModel) -> tuple[Path, ...]:
+    """The UNet's safetensors; none where its weights are pickles that are allowed."""
+    return weight_files(model.part("unet"), _key(model, "unet"))
 
-    index = folder / SAFE_WEIGHTS_INDEX_NAME
-    if not index.exists():
-        return [folder / SAFETENSORS_WEIGHTS_NAME]
-    return sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+
+def _require_whole(unet: nn.Module, files: Sequence[Path]) -> None:
+    """Refuse files that lack a tensor of the UNet, or hold one of another shape, by their headers alone."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        found |= read_header(file, "base_model.source: the unet").shapes
+    wanted = {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
+    what = f"base_model.source: the unet ({', '.join(file.name for file in files[:3])})"
+    require_tensors(found, wanted, what, "Its config.json has to be that of the same model.")
 
 
 def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
@@ -197,8 +192,7 @@ def load_vae(model: LocalModel) -> Any:
     """The autoencoder, in fp32, since its encoder overflows in fp16."""
     from diffusers import AutoencoderKL
 
-    safe = _holds_safetensors(model, "vae")
-    return _load_weights(model, "vae", AutoencoderKL, torch_dtype=torch.float32, use_safetensors=safe)
+    return _load_weights(model, "vae", AutoencoderKL, torch_dtype=torch.float32, **_how_to_load(model, "vae"))
 
 
 def load_text_encoder(model: LocalModel, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -209,11 +203,10 @@ def load_text_encoder(model: LocalModel, dtype: torch.dtype) -> tuple[Any, Any]:
     """
     from transformers import CLIPTextModel
 
-    safe = _holds_safetensors(model, "text_encoder")
-    options = {"use_safetensors": safe, "weights_only": True}
+    options = {"weights_only": True, **_how_to_load(model, "text_encoder")}
     encoder = _load_weights(model, "text_encoder", CLIPTextModel, dtype=dtype, **options)
     tokenizer, positions = load_tokenizer(model), encoder.config.max_position_embeddings
-    with _model_errors(model.path, "tokenizer"):
+    with model_errors(model.path, "tokenizer"):
         if tokenizer.model_max_length > positions:  # Without a length in its configuration, it is a huge number.
             raise ValueError(f"its model_max_length is more than the text encoder's {positions} positions")
     return tokenizer, encoder
@@ -226,118 +219,10 @@ def load_tokenizer(model: LocalModel) -> Any:
     return _load(model, "tokenizer", CLIPTokenizer)
 
 
-def load_noise_schedule(model: LocalModel) -> NoiseSchedule:
-    """The noise schedule, with the prediction type, that the base model was trained with.
-
-    Raises:
-        ModelError: the scheduler predicts something other than the noise or v, or is of another kind of diffusion.
-    """
-    from diffusers import DDPMScheduler
-
-    with _model_errors(model.path, "scheduler"):
-        settings = DDPMScheduler.load_config(model.path, subfolder="scheduler", local_files_only=True)
-        if not settings.keys() & {"beta_schedule", "trained_betas"}:
-            kind = settings.get("_class_name", "a scheduler")
-            raise ValueError(f"{kind} without beta_schedule, so not of the diffusion that can be trained")
-    scheduler = _load(model, "scheduler", DDPMScheduler)
-    prediction_type = scheduler.config.prediction_type
-    if prediction_type not in ("epsilon", "v_prediction"):
-        raise ModelError(
-            f"The base model predicts {prediction_type!r}.", "Only epsilon and v_prediction models can be trained."
-        )
-    return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
-
-
-# Samplers by the names that people give them: diffusers' class, and what it is told beside the base model's schedule.
-_SAMPLERS: dict[SamplerName, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),  # of latents, which are no pixels, nothing is cut off
-    "pndm": ("PNDMScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "dpm++_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpm++_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-}
-
-
-def load_sampler(model: LocalModel, name: SamplerName | None = None) -> Any:
-    """The scheduler with which the pipeline generates samples: of that name, or the one that it names, or PNDM."""
-    import diffusers
-
-    if name is not None:
-        kind, settings = _SAMPLERS[name]
-        return getattr(diffusers, kind).from_config(load_sampler(model).config, **settings)
-    entry = _pipeline_index(model.path).get("scheduler")
-    named = getattr(diffusers, str(entry[1]), None) if isinstance(entry, list) and len(entry) > 1 else None
-    is_scheduler = isinstance(named, type) and issubclass(named, diffusers.SchedulerMixin)
-    return _load(model, "scheduler", named if is_scheduler else diffusers.PNDMScheduler)
-
-
-def _pipeline_index(folder: Path) -> dict[str, Any]:
-    """`model_index.json`, which maps a part's name to its library and class; empty where there is no such file."""
-    path = folder / "model_index.json"
-    try:
-        index = json.loads(path.read_bytes()) if path.exists() else {}
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is no JSON.", "Fetch the model again.") from error
-    return index if isinstance(index, dict) else {}
-
-
 def native_resolution(model: LocalModel) -> int:
     """The side of the pictures that the base model was made for, in pixels."""
-    with _model_errors(model.path, "unet"):
+    with model_errors(model.path, "unet"):
         latents = int(json.loads((model.path / "unet" / "config.json").read_bytes())["sample_size"])
-    with _model_errors(model.path, "vae"):
-        levels = len(json.loads((model.path / "vae" / "config.json").read_bytes())["block_out_channels"])
+    with model_errors(model.path, "vae"):
+        levels = len(json.loads((model.part("vae").path / "config.json").read_bytes())["block_out_channels"])
     return int(latents * 2 ** (levels - 1))
-
-
-def convert_single_file(checkpoint: Path, components: Path, folder: Path) -> None:
-    """Turn a single `.safetensors` checkpoint into a pipeline's folder in diffusers layout.
-
-    Args:
-        components: the folder with the configurations and the tokenizer, which the checkpoint lacks.
-        folder: the pipeline's, which is made.
-
-    Raises:
-        ModelError: the file is a pickle, damaged, or of another kind of model; or the components name other libraries.
-    """
-    if checkpoint.suffix != ".safetensors":
-        raise ModelError(
-            f"base_model.source: {checkpoint.name} is not a .safetensors file; other checkpoints can run code.",
-            "Convert it to safetensors, or name a version that is.",
-        )
-    check_safetensors(checkpoint, "base_model.source")
-    for name, entry in _pipeline_index(components).items():
-        if isinstance(entry, list) and entry[:1] and entry[0] not in _LIBRARIES:
-            raise ModelError(
-                f"base_model.components: model_index.json takes {name} from {entry[0]!r}, no model library.",
-                "Name a Stable Diffusion pipeline of the diffusers library.",
-            )
-    from diffusers import StableDiffusionPipeline
-
-    try:
-        pipeline = StableDiffusionPipeline.from_single_file(
-            str(checkpoint), config=str(components), local_files_only=True, safety_checker=None
-        )
-        _require_whole(pipeline)
-    except MemoryError:
-        raise
-    except Exception as error:  # As in `_model_errors`, it can be almost any.
-        raise_if_limit(error)
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{checkpoint.name} is not a Stable Diffusion checkpoint that matches {components}: {reason}.",
-            "Check base_model.source and base_model.components.",
-        ) from error
-    pipeline.save_pretrained(folder)
-
-
-def _require_whole(pipeline: Any) -> None:
-    """Raise ValueError if weights have no values, since the checkpoint lacked them."""
-    parts = (getattr(pipeline, name) for name in WITH_WEIGHTS)
-    lacking = [name for part in parts for name, weight in part.named_parameters() if weight.is_meta]
-    if lacking:
-        raise ValueError(f"its weights lack {', '.join(lacking[:3])}")

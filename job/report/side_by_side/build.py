@@ -85,7 +85,8 @@ def _settings_of(run: FinishedRun, shared: Sequence[str]) -> dict[str, Any]:
     identity = resolved.identity.model_dump(mode="json")
     variants: dict[str, dict[str, Any]] = identity.pop("variants")
     extra = {
-        "base_model": {"source": resolved.models.base.source, "sha256": identity.pop("base_model")},
+        "base_model": {"source": resolved.models.base.source, "sha256": identity.pop("base_model")}
+        | identity.pop("base_model_as", {}),
         "precision": list(dict.fromkeys(pack.precision for pack in resolved.packs)),
         "scoring": resolved.scoring,
         "samples": resolved.manifest.evaluation.samples,

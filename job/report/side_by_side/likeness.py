@@ -27,6 +27,7 @@ _LOSSES: Words = {
     "resolution": lambda a, b: f"losses at {a} and {b} pixels are of other latents",
     "preprocess": lambda a, b: f"their images are prepared otherwise ({', '.join(_unequal(a, b))})",
     "base_model": _always("they are of other base models"),
+    "base_model_as": lambda a, b: f"their base model is used otherwise ({', '.join(_unequal(a, b))})",
     "held_out": _always("their held-out images are not the same"),
     "captions": _always("the captions of their held-out images are not the same"),
     "weights": _always("their captions are weighted otherwise"),
@@ -64,6 +65,7 @@ def _loss_facts(run: FinishedRun, variant: str) -> Facts:
         "resolution": identity.preprocess.get("resolution"),
         "preprocess": {key: value for key, value in identity.preprocess.items() if key not in _CHOOSING},
         "base_model": identity.base_model,
+        "base_model_as": identity.base_model_as,
         "held_out": run.held_out,
         "captions": run.held_out_captions(variant),
         "weights": (
@@ -102,6 +104,7 @@ def _picture_facts(run: FinishedRun) -> Facts:
             [(each.steps, each.guidance, each.negative, each.strength) for each in settings.settings],
             # The sampler that a base model brings along may be another than that of another one.
             settings.sampler or identity.base_model,
+            identity.base_model_as,
         ),
         "clip": settings.clip_sha256,
         "images": (identity.data, run.held_out, identity.preprocess),

@@ -18,7 +18,7 @@ from lora_engine.config.captions import CaptionsConfig
 from lora_engine.dataset.draws import PackMember, Weights
 from lora_engine.dataset.encoded import Encoded, TrainingData
 from lora_engine.diffusion import NoiseSchedule
-from lora_engine.models import stable_diffusion
+from lora_engine.models import schedule, stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.records import CaptionRecord
 from lora_engine.system.device import DTYPES, DtypeName, use_deterministic_kernels
@@ -60,7 +60,7 @@ def make_trainable(
 ) -> TrainablePack:
     """Load the base model, inject the pack's adapters as they are before the first step, and make their trainer."""
     give_back()
-    noise_schedule = stable_diffusion.load_noise_schedule(study.model)
+    noise_schedule = schedule.load_noise_schedule(study.model)
     dtype = DTYPES[precision]
     unet = stable_diffusion.load_unet(study.model, dtype, device)
     lora.inject(unet, [(m.adapter_name, study.training_seed(m)) for m in pack.members], pack.lora)

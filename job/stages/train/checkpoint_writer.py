@@ -154,6 +154,8 @@ class CheckpointWriter(Background):
             resolution=self._attempt.manifest.preprocess.resolution,
             images=len(train),
             prediction_type=self._trainable.noise_schedule.prediction_type,
+            zero_terminal_snr=self._trainable.noise_schedule.zero_terminal_snr,
+            clip_skip=self._study.model.use.clip_skip,
             text_width=self._trainable.data.embeddings.shape[-1],
             started_at=self._study.started_at,
             tag_frequency=formats.tag_frequency(texts),

@@ -33,7 +33,15 @@ _VALUES = {
     "unet_lr": "0.01",
     "resolution": "128",
 }
-_FLAGS = {"random_flip", "flip_aug", "scale_lr", "use_8bit_adam", "use_lion_optimizer"}
+_FLAGS = {
+    "random_flip",
+    "flip_aug",
+    "scale_lr",
+    "use_8bit_adam",
+    "use_lion_optimizer",
+    "v_parameterization",
+    "zero_terminal_snr",
+}
 
 
 def arguments(script: str) -> list[str]:

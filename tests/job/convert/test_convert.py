@@ -96,7 +96,8 @@ def test_kohya_toml_with_sections_and_a_dataset() -> None:
         "sks ink, a lighthouse",
         "sks ink, a fox",
     ]
-    for phrase in ("min_snr_gamma = 5.0", "clip_skip = 2", "text_encoder_lr", "keep_tokens = 1", "without restarts"):
+    assert data["base_model"]["clip_skip"] == 2
+    for phrase in ("min_snr_gamma = 5.0", "text_encoder_lr", "keep_tokens = 1", "without restarts"):
         assert phrase in said
     assert "Fill in training.steps: 10 epochs" in said
 
@@ -155,6 +156,15 @@ def test_shell_files_are_read_as_a_shell_would_and_not_run() -> None:
         ("save_last_n_epochs = 2", "output.keep_checkpoints", 2),
         ("save_last_n_epochs = 1", "output.keep_checkpoints", None),
         ("output_dir = 'out'", "output.destination", "out"),
+        ("clip_skip = 2", "base_model.clip_skip", 2),
+        ("clip_skip = 1", "base_model.clip_skip", None),
+        ("v_parameterization = true", "base_model.prediction_type", "v_prediction"),
+        ("v_parameterization = false", "base_model.prediction_type", None),
+        ("v_parameterization = true\nzero_terminal_snr = true", "base_model.zero_terminal_snr", True),
+        ("zero_terminal_snr = true", "base_model.zero_terminal_snr", None),
+        ("vae = 'stabilityai/sd-vae-ft-mse'", "base_model.vae", "hf://stabilityai/sd-vae-ft-mse"),
+        ("vae = 'vae.safetensors'", "base_model.vae", "vae.safetensors"),
+        ("vae = 'vae.pt'", "base_model.vae", None),
         ("v2 = true", "lora.target_modules.6", "proj_in"),
         ("network_module = 'lycoris.kohya'\nnetwork_dim = 100000", "lora.rank", None),
         ("network_module = 'lycoris.kohya'\nnetwork_dim = 32", "lora.rank", 32),

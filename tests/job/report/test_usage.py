@@ -44,6 +44,8 @@ USAGE = Usage(
     guidance=7.5,
     negative_prompt="",
     base=BaseModelConfig(source="hf://owner/name"),
+    predicts_v=False,
+    zero_terminal_snr=False,
     endpoint_url=None,
 )
 
@@ -192,6 +194,31 @@ def test_the_base_model_is_loaded_from_where_it_is(base: dict[str, Any], call: s
     ast.parse(program)
     assert f"StableDiffusionPipeline.{call}\n" in program
     assert note is None or any(note in line for line in program.splitlines() if "#" in line)
+
+
+def test_the_base_model_is_used_as_in_training(tmp_path: Path) -> None:
+    """A VAE of its own, v down to pure noise, and a layer of the text encoder left out: in a program that runs."""
+    sd = miniature.folder("stable-diffusion")
+    base = {"source": str(sd), "vae": str(sd / "vae"), "prediction_type": "v_prediction", "clip_skip": 2}
+    usage = replace(USAGE, base=BaseModelConfig(**base), predicts_v=True, zero_terminal_snr=True, width=64, height=64)
+    program = use_in_diffusers(usage)
+    for line in (
+        f'pipeline.vae = AutoencoderKL.from_pretrained("{sd / "vae"}", dtype=dtype)',
+        'prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"',
+        "del text_encoder.encoder.layers[-1:]  # clip skip 2",
+    ):
+        assert line in program
+    lines = [line for line in program.splitlines() if "load_lora" not in line and "set_adapters" not in line]
+    run_in(tmp_path, "\n".join(lines).replace("num_inference_steps=25", "num_inference_steps=1"))
+    assert (tmp_path / "ink.png").exists()
+    for steps in (use_in_a1111(usage), use_in_forge(usage), use_in_comfyui(usage)):
+        assert any("clip skip 2 (in ComfyUI, CLIP Set Last Layer -2)" in step for step in steps)
+    checkpoint = BaseModelConfig(source="v.safetensors", vae="vae.safetensors", components="hf://owner/name")
+    of_file = use_in_diffusers(replace(USAGE, base=checkpoint, predicts_v=True))
+    ast.parse(of_file)
+    load = 'from_single_file("vae.safetensors", config="owner/name", subfolder="vae", dtype=dtype)'
+    assert f"pipeline.vae = AutoencoderKL.{load}" in of_file
+    assert 'clip_sample=False, prediction_type="v_prediction"\n' in of_file
 
 
 def test_settings_are_those_of_the_samples() -> None:

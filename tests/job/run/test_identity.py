@@ -54,6 +54,34 @@ def test_values_that_decide_what_is_found_belong_to_it(option: str, conflicts: t
     assert identity_conflicts(identity_of(*BLIP, linear), identity_of(*BLIP, linear, option)) == conflicts
 
 
+USE = ("base_model.prediction_type=v_prediction", "base_model.zero_terminal_snr=true", "base_model.clip_skip=2")
+VAE = "base_model.vae=models/vae"
+
+
+@pytest.mark.parametrize(
+    ("options", "conflict"),
+    [
+        (USE[:1], "base_model_as.prediction_type"),
+        (("base_model.zero_terminal_snr=false",), "base_model_as.zero_terminal_snr"),
+        (USE[2:], "base_model_as.clip_skip"),
+        ((VAE,), "base_model_as.vae"),
+    ],
+)
+def test_how_the_base_model_is_used_belongs_to_it(options: tuple[str, ...], conflict: str) -> None:
+    plain, other = identity_of(), identity_of(*options, vae="v")
+    assert identity_conflicts(plain, other) == identity_conflicts(other, plain) == (conflict,)
+    assert identity_conflicts(other, identity_of(*options, vae="v")) == ()
+
+
+def test_an_identity_is_written_as_before_where_the_base_model_is_used_as_its_files_say() -> None:
+    said = ("base_model.prediction_type=auto", "base_model.zero_terminal_snr=auto", "base_model.clip_skip=1")
+    assert identity_of(*said).model_dump() == identity_of().model_dump()
+    assert "base_model_as" not in identity_of().model_dump()
+    written = identity_of(*USE, VAE, vae="v").model_dump()["base_model_as"]
+    assert written == {"prediction_type": "v_prediction", "zero_terminal_snr": True, "clip_skip": 2, "vae": "v"}
+    assert identity_conflicts(identity_of(VAE, vae="v"), identity_of(VAE, vae="w")) == ("base_model_as.vae",)
+
+
 SEVERAL = (
     "captioners={joy: {source: models/joy}}",
     "variants=[{name: one, captions: {strategy: captioner, captioner: joy}}, {name: two, captions: {strategy: blip}}]",

@@ -25,6 +25,8 @@ CARD = AdapterCard(
     resolution=384,
     images=9,
     prediction_type="epsilon",
+    zero_terminal_snr=False,
+    clip_skip=1,
     text_width=768,
     started_at=1_700_000_000.25,
     tag_frequency={"a heart": 2},
@@ -102,6 +104,9 @@ def test_kohyas_metadata_are_those_that_its_own_scripts_write(tmp_path: Path) ->
     assert found["__metadata__"] == {
         "ss_v2": "False",
         "ss_base_model_version": "sd_v1",
+        "ss_v_parameterization": "False",
+        "ss_zero_terminal_snr": "False",
+        "ss_clip_skip": "1",
         "ss_network_module": "networks.lora",
         "ss_network_dim": "2",
         "ss_network_alpha": "5.0",
@@ -139,6 +144,13 @@ def test_the_metadata_name_the_version_of_the_base_model(
     found = header(tmp_path / "blip.safetensors")[0]["__metadata__"]
     keys = ("ss_v2", "ss_base_model_version", "modelspec.architecture", "modelspec.prediction_type")
     assert tuple(found[key] for key in keys) == expected
+
+
+def test_the_metadata_say_how_the_base_model_was_used(tmp_path: Path) -> None:
+    write(tmp_path, prediction_type="v_prediction", zero_terminal_snr=True, clip_skip=2)
+    found = header(tmp_path / "blip.safetensors")[0]["__metadata__"]
+    keys = ("ss_v_parameterization", "ss_zero_terminal_snr", "ss_clip_skip")
+    assert [found[key] for key in keys] == ["True", "True", "2"]
 
 
 def test_diffusers_metadata_are_a_configuration_of_peft(tmp_path: Path) -> None:

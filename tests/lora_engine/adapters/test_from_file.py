@@ -114,3 +114,24 @@ def test_a_damaged_file_is_refused(all_layers: Path, tmp_path: Path, data: bytes
     (tmp_path / "a.safetensors").write_bytes(data)
     with pytest.raises(ModelError, match=r"a\.safetensors is no safetensors file"):
         from_file.load_file(fresh(all_layers), tmp_path / "a.safetensors", "any")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, {}),
+        ({"ss_clip_skip": "None", "ss_v_parameterization": "False"}, {}),
+        ({"ss_clip_skip": "2"}, {"clip_skip": 2}),
+        ({"ss_clip_skip": "-1", "ss_zero_terminal_snr": "True"}, {}),
+        ({"modelspec.prediction_type": "v"}, {"prediction_type": "v_prediction"}),
+        (
+            {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"},
+            {"prediction_type": "v_prediction", "zero_terminal_snr": True},
+        ),
+    ],
+)
+def test_a_file_says_how_its_base_model_was_used(
+    tmp_path: Path, said: dict[str, str], expected: dict[str, object]
+) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors", said)
+    assert from_file.base_model_use(tmp_path / "a.safetensors").model_dump(exclude_defaults=True) == expected

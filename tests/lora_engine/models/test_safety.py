@@ -16,7 +16,8 @@ from job.errors import code_of
 from lora_engine import miniature
 from lora_engine.config.models import CaptionerConfig
 from lora_engine.errors import ModelError
-from lora_engine.models import stable_diffusion
+from lora_engine.models import schedule, stable_diffusion
+from lora_engine.models.accepted import PIPELINE, plain_patterns
 from lora_engine.models.captioner import load_captioner
 from lora_engine.models.clip import load_clip
 from lora_engine.models.files import (
@@ -27,7 +28,9 @@ from lora_engine.models.files import (
     pickled_weights,
     with_pickles,
 )
+from lora_engine.models.single_file import convert_single_file
 
+PATTERNS = plain_patterns(PIPELINE)
 CPU = torch.device("cpu")
 
 
@@ -221,10 +224,10 @@ def test_a_pipeline_names_no_class_but_schedulers(tmp_path: Path) -> None:
     ):
         index = json.loads((model / "model_index.json").read_text()) | {"scheduler": entry}
         (model / "model_index.json").write_text(json.dumps(index))
-        assert type(stable_diffusion.load_sampler(LocalModel(model))).__name__ == "PNDMScheduler"
+        assert type(schedule.load_sampler(LocalModel(model))).__name__ == "PNDMScheduler"
     (model / "model_index.json").write_text("{")
     with pytest.raises(ModelError, match="model_index"):
-        stable_diffusion.load_sampler(LocalModel(model))
+        schedule.load_sampler(LocalModel(model))
 
 
 def test_a_single_file_must_be_whole_safetensors_and_its_components_of_model_libraries(tmp_path: Path) -> None:
@@ -232,13 +235,13 @@ def test_a_single_file_must_be_whole_safetensors_and_its_components_of_model_lib
     for name in ("model.ckpt", "model.safetensors"):
         torch.save({"a": Payload(mark)}, tmp_path / name)
         with pytest.raises(ModelError, match=name):
-            stable_diffusion.convert_single_file(tmp_path / name, components, tmp_path / "out")
+            convert_single_file(tmp_path / name, components, tmp_path / "out")
     assert not mark.exists()
     index = json.loads((components / "model_index.json").read_text()) | {"vae": ["antigravity", "fly"]}
     (components / "model_index.json").write_text(json.dumps(index))
     shutil.copy(components / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="antigravity"):
-        stable_diffusion.convert_single_file(tmp_path / "model.safetensors", components, tmp_path / "out")
+        convert_single_file(tmp_path / "model.safetensors", components, tmp_path / "out")
 
 
 def test_every_part_is_checked_before_any_is_loaded(tmp_path: Path) -> None:
@@ -250,8 +253,8 @@ def test_every_part_is_checked_before_any_is_loaded(tmp_path: Path) -> None:
 
 
 def test_pickles_are_fetched_and_hashed_only_where_they_are_read(tmp_path: Path) -> None:
-    assert with_pickles(stable_diffusion.FILE_PATTERNS, allow_pickle=False) == stable_diffusion.FILE_PATTERNS
-    assert "unet/diffusion_pytorch_model*.bin" in with_pickles(stable_diffusion.FILE_PATTERNS, allow_pickle=True)
+    assert with_pickles(PATTERNS, allow_pickle=False) == PATTERNS
+    assert "unet/diffusion_pytorch_model*.bin" in with_pickles(PATTERNS, allow_pickle=True)
     assert "pytorch_model*.bin" in with_pickles(("*.json", "*.safetensors"), allow_pickle=True)
     safe = PARTS["clip"].copy(tmp_path / "safe")
     before = model_sha256(safe)

@@ -23,8 +23,10 @@ from job.stages.models import fetch_model
 from job.storage import StorageSettings
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
-from lora_engine.models import stable_diffusion
+from lora_engine.models import schedule, stable_diffusion
+from lora_engine.models.accepted import PIPELINE, plain_patterns
 from lora_engine.models.files import LocalModel
+from lora_engine.models.single_file import convert_single_file
 from miniature.architecture import TINY, make_stable_diffusion, unet
 from tests.single_file import write_single_file
 
@@ -35,7 +37,7 @@ def test_a_single_files_unet_is_that_of_the_folder(all_layers: Path, tmp_path: P
     unet = load_file(all_layers / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(all_layers / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(all_layers / "text_encoder" / "model.safetensors")
-    stable_diffusion.convert_single_file(path, all_layers, tmp_path / "out")
+    convert_single_file(path, all_layers, tmp_path / "out")
     converted = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
     assert converted.keys() == unet.keys()
     for key, value in unet.items():
@@ -48,8 +50,8 @@ def test_a_single_files_unet_is_that_of_the_folder(all_layers: Path, tmp_path: P
 
 def test_what_is_no_checkpoint_is_named(miniature: Path, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"model\.safetensors is not"):
-        stable_diffusion.convert_single_file(tmp_path / "model.safetensors", miniature / "sd", tmp_path / "out")
+    with pytest.raises(ModelError, match=r"model\.safetensors holds no UNet"):
+        convert_single_file(tmp_path / "model.safetensors", miniature / "sd", tmp_path / "out")
 
 
 def test_a_missing_or_pickled_part_is_named(miniature: Path, tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ def test_a_file_that_lacks_a_layer_is_refused(
     path = tmp_path / "sd" / f"{file}.safetensors"
     weights = {key: value for key, value in load_file(path).items() if not key.endswith(layer)}
     save_file(weights, path, {"format": "pt"})
-    with pytest.raises(ModelError, match=rf"cannot be loaded.*{re.escape(layer)}"):
+    with pytest.raises(ModelError, match=rf"lacks? .*{re.escape(layer)}"):
         load(LocalModel(tmp_path / "sd"))
 
 
@@ -162,8 +164,8 @@ def test_a_single_file_that_lacks_a_layer_is_refused(all_layers: Path, tmp_path:
     write_single_file(all_layers, path)
     weights = {key: value for key, value in load_file(path).items() if not key.endswith("final_layer_norm.bias")}
     save_file(weights, path)
-    with pytest.raises(ModelError, match=r"model\.safetensors is not.*lack .*final_layer_norm\.bias"):
-        stable_diffusion.convert_single_file(path, all_layers, tmp_path / "out")
+    with pytest.raises(ModelError, match=r"the text_encoder of model\.safetensors lacks final_layer_norm\.bias: 1 of"):
+        convert_single_file(path, all_layers, tmp_path / "out")
 
 
 def test_a_tokenizer_that_gives_more_tokens_than_there_are_positions_is_refused(
@@ -181,7 +183,7 @@ def test_a_tokenizer_that_gives_more_tokens_than_there_are_positions_is_refused(
 def test_another_kind_of_diffusion_is_refused(tmp_path: Path) -> None:
     FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path / "scheduler")
     with pytest.raises(ModelError, match="FlowMatchEulerDiscreteScheduler without beta_schedule"):
-        stable_diffusion.load_noise_schedule(LocalModel(tmp_path))
+        schedule.load_noise_schedule(LocalModel(tmp_path))
 
 
 _PEAK = """
@@ -213,18 +215,19 @@ def test_loading_takes_no_more_memory_than_the_weights(tmp_path: Path) -> None:
 
 
 def test_the_prediction_type_is_that_of_the_scheduler(miniature: Path, tmp_path: Path) -> None:
-    assert stable_diffusion.load_noise_schedule(LocalModel(miniature / "sd")).prediction_type == "epsilon"
+    assert schedule.load_noise_schedule(LocalModel(miniature / "sd")).prediction_type == "epsilon"
     make_stable_diffusion(tmp_path, prediction_type="v_prediction")
-    schedule = stable_diffusion.load_noise_schedule(LocalModel(tmp_path))
-    assert schedule.prediction_type == "v_prediction"
+    loaded = schedule.load_noise_schedule(LocalModel(tmp_path))
+    assert loaded.prediction_type == "v_prediction"
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    torch.testing.assert_close(schedule.alphas_cumprod_T, (1 - betas).cumprod(0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(loaded.alphas_cumprod_T, (1 - betas).cumprod(0), rtol=1e-4, atol=0)
     config = tmp_path / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
     with pytest.raises(ModelError, match="sample"):
-        stable_diffusion.load_noise_schedule(LocalModel(tmp_path))
+        schedule.load_noise_schedule(LocalModel(tmp_path))
 
 
+PATTERNS = plain_patterns(PIPELINE)
 # The parts of an attempt that fetching a model from a hub uses.
 ATTEMPT = SimpleNamespace(stop=StopFlag(), progress=Progress(io.StringIO()))
 
@@ -238,9 +241,7 @@ def test_a_hub_model_is_read_from_the_local_cache(
     snapshot.symlink_to(miniature / "sd")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    folder = fetch_model(
-        ATTEMPT, "base_model.source", "hf://someone/small", revision, stable_diffusion.FILE_PATTERNS, StorageSettings()
-    )  # type: ignore[arg-type]
+    folder = fetch_model(ATTEMPT, "base_model.source", "hf://someone/small", revision, PATTERNS, StorageSettings())  # type: ignore[arg-type]
     stable_diffusion.load_tokenizer(LocalModel(folder))
 
 
@@ -257,9 +258,7 @@ def dropping_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
 
 def fetch_small() -> Path:
-    return fetch_model(
-        ATTEMPT, "base_model.source", "hf://someone/small", None, stable_diffusion.FILE_PATTERNS, StorageSettings()
-    )  # type: ignore[arg-type]
+    return fetch_model(ATTEMPT, "base_model.source", "hf://someone/small", None, PATTERNS, StorageSettings())  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("dropping_hub")

@@ -1,0 +1,192 @@
+"""Turns a checkpoint in one file into a pipeline's folder in diffusers layout, with the library's own converters."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from lora_engine.errors import ModelError
+from lora_engine.models.accepted import WITH_WEIGHTS, refuse_pickle
+from lora_engine.models.checkpoint import VAES, Header, read_header, require_checkpoint, require_tensors
+from lora_engine.models.loading import model_errors
+from lora_engine.models.schedule import pipeline_index
+from lora_engine.system.limits import raise_if_limit
+
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the libraries whose classes a pipeline may name
+_CLIP = "cond_stage_model.transformer."  # the text encoder of SD 1.x
+_CLIP_NAMES = (f"{_CLIP}text_model.", "conditioner.embedders.0.transformer.text_model.", _CLIP)  # NovelAI's is the last
+_FITS = "Check base_model.components, which says how large the parts are: for SD 2.x, name a pipeline of SD 2.x there."
+
+
+def require_fitting(checkpoint: Path, components: Path, *, has_vae: bool = False) -> Header:
+    """Refuse a checkpoint that cannot become a pipeline with those components, without loading its weights.
+
+    Args:
+        components: the folder with the configurations and the tokenizer, which the checkpoint lacks.
+        has_vae: whether the manifest names a VAE, so that the checkpoint needs none.
+
+    Raises:
+        ModelError: the file is a pickle, damaged, of another kind of model, or lacks a tensor; or the components name
+            other libraries.
+    """
+    for name, entry in pipeline_index(components).items():
+        if isinstance(entry, list) and entry[:1] and entry[0] not in _LIBRARIES:
+            raise ModelError(
+                f"base_model.components: model_index.json takes {name} from {entry[0]!r}, no model library.",
+                "Name a Stable Diffusion pipeline of the diffusers library.",
+            )
+    header = require_checkpoint(checkpoint, has_vae=has_vae)
+    for part, found in _converted_shapes(header, components).items():
+        wanted = {name: tuple(tensor.shape) for name, tensor in _empty(components, part).state_dict().items()}
+        require_tensors(found, wanted, f"base_model.source: the {part} of {checkpoint.name}", _FITS)
+    return header
+
+
+def _converted_shapes(header: Header, components: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of the tensors of UNet, VAE and CLIP text encoder, where they are there, by diffusers' names."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
+    with model_errors(components, "unet and VAE"):
+        converted = {"unet": convert_ldm_unet_checkpoint(tensors, config=_config(components, "unet"))}
+        if header.has(*VAES):
+            converted["vae"] = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae"))
+    if clip := _clip_names(header):
+        converted["text_encoder"] = {name: tensors[stored] for name, stored in clip.items()}
+    return {part: {name: tuple(t.shape) for name, t in found.items()} for part, found in converted.items()}
+
+
+def _clip_names(header: Header) -> dict[str, str]:
+    """The names of a CLIP text encoder's tensors, as they are stored, by the model's own; none in SD 2.x."""
+    for prefix in _CLIP_NAMES:
+        if header.has(f"{prefix}embeddings."):
+            return {name.removeprefix(prefix): name for name in header.shapes if name.startswith(prefix)}
+    return {}
+
+
+def _config(components: Path, part: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((components / part / "config.json").read_bytes())
+    return config
+
+
+def _empty(components: Path, part: str) -> Any:
+    """A part's layers, with shapes but without values."""
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with init_empty_weights(), model_errors(components, part):
+        if part == "text_encoder":
+            return CLIPTextModel(CLIPTextConfig.from_pretrained(components / part, local_files_only=True))
+        kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
+        return kind.from_config(_config(components, part))
+
+
+def convert_single_file(checkpoint: Path, components: Path, folder: Path, *, has_vae: bool = False) -> None:
+    """Turn a single `.safetensors` checkpoint into a pipeline's folder in diffusers layout.
+
+    What the checkpoint says of its UNet's predictions goes into the scheduler's configuration.
+
+    Args:
+        folder: the pipeline's, which is made.
+
+    Takes the rest, and raises, as `require_fitting` does.
+    """
+    header = require_fitting(checkpoint, components, has_vae=has_vae)
+    from diffusers import StableDiffusionPipeline
+
+    given: dict[str, Any] = {"safety_checker": None}
+    if not header.has(*VAES):
+        given["vae"] = None
+    try:
+        if not header.has(_CLIP_NAMES[0]) and _clip_names(header):
+            given["text_encoder"] = _text_encoder(checkpoint, header, components)
+        with _with_plain_suffix(checkpoint, folder.parent) as path:
+            pipeline = StableDiffusionPipeline.from_single_file(
+                str(path), config=str(components), local_files_only=True, **given
+            )
+        _require_whole(pipeline)
+    except MemoryError:
+        raise
+    except Exception as error:  # As in `model_errors`, it can be almost any.
+        raise_if_limit(error)
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{checkpoint.name} is not a Stable Diffusion checkpoint that matches {components}: {reason}.",
+            "Check base_model.source and base_model.components.",
+        ) from error
+    pipeline.save_pretrained(folder)
+    _write_what_it_says(header, folder / "scheduler" / "scheduler_config.json")
+
+
+def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
+    """Turn a VAE in a single `.safetensors` file, or the one in a checkpoint, into a folder in diffusers layout.
+
+    Args:
+        components: the pipeline's folder that holds the VAE's configuration.
+        folder: the VAE's, which is made.
+
+    Raises:
+        ModelError: the file is a pickle, damaged, or no VAE of that configuration.
+    """
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    refuse_pickle(checkpoint.name, "base_model.vae")
+    header, what = read_header(checkpoint, "base_model.vae"), f"base_model.vae: {checkpoint.name}"
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
+    with model_errors(components, "vae"):
+        is_original = any("encoder.down." in name for name in tensors)
+        found = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae")) if is_original else tensors
+    wanted = {name: tuple(tensor.shape) for name, tensor in _empty(components, "vae").state_dict().items()}
+    remedy = (
+        "Name the VAE of a Stable Diffusion 1.x or 2.x model: a folder in diffusers layout, or a .safetensors file."
+    )
+    require_tensors({name: tuple(t.shape) for name, t in found.items()}, wanted, what, remedy)
+    with model_errors(components, "vae"), _with_plain_suffix(checkpoint, folder.parent) as path:
+        vae = AutoencoderKL.from_single_file(str(path), config=str(components), subfolder="vae", local_files_only=True)
+    vae.save_pretrained(folder)
+
+
+def _text_encoder(checkpoint: Path, header: Header, components: Path) -> Any:
+    """The text encoder of a checkpoint that names its tensors in a way which the library does not know."""
+    encoder, names = _empty(components, "text_encoder"), _clip_names(header)
+    with safe_open(checkpoint, framework="pt") as file:
+        weights = {name: file.get_tensor(names[name]).float() for name in encoder.state_dict()}
+    encoder.load_state_dict(weights, assign=True)
+    return encoder.eval()
+
+
+@contextmanager
+def _with_plain_suffix(checkpoint: Path, scratch: Path) -> Iterator[Path]:
+    """A path of the checkpoint by which the library takes it for safetensors: it knows the suffix in one spelling."""
+    if checkpoint.suffix == ".safetensors":
+        yield checkpoint
+        return
+    with TemporaryDirectory(dir=scratch) as links:
+        link = Path(links) / f"{checkpoint.stem}.safetensors"
+        link.symlink_to(checkpoint.absolute())
+        yield link
+
+
+def _write_what_it_says(header: Header, path: Path) -> None:
+    """Put what the checkpoint says of its UNet's predictions into the scheduler's configuration at that path."""
+    says: dict[str, Any] = {} if header.predicts is None else {"prediction_type": header.predicts}
+    if header.zero_terminal_snr:
+        says |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    settings = json.loads(path.read_bytes())
+    if settings | says != settings:
+        path.write_text(json.dumps(settings | says, indent=2, sort_keys=True) + "\n")
+
+
+def _require_whole(pipeline: Any) -> None:
+    """Raise ValueError if weights have no values, since the checkpoint lacked them."""
+    parts = (part for name in WITH_WEIGHTS if (part := getattr(pipeline, name)) is not None)
+    lacking = [name for part in parts for name, weight in part.named_parameters() if weight.is_meta]
+    if lacking:
+        raise ValueError(f"its weights lack {', '.join(lacking[:3])}")
