@@ -26,12 +26,12 @@ ROWS = {"vanilla": 4, "blip": 2}  # of the constant text's adapter bare and as t
 
 
 def with_a_decoder_that_overflows(miniature: Path, tmp_path: Path) -> Path:
-    """A copy of the base model whose VAE encodes as before and decodes to NaN."""
+    """A copy of the base model whose VAE encodes as before and decodes to NaN, though its weights are numbers."""
     folder = tmp_path / "overflowing"
     shutil.copytree(miniature / "sd", folder)
     (file,) = (folder / "vae").glob("*.safetensors")
     weights = load_file(file)
-    weights["decoder.conv_out.bias"] = torch.full_like(weights["decoder.conv_out.bias"], float("nan"))
+    weights["decoder.conv_norm_out.weight"] = torch.full_like(weights["decoder.conv_norm_out.weight"], 3e38)
     save_file(weights, file, {"format": "pt"})
     return folder
 
