@@ -23,6 +23,7 @@ from statistics import median
 
 from benchmarks.machine import describe
 from benchmarks.rounds import in_turns
+from lora_engine.system.cores import busy_seconds
 
 WAYS: Mapping[str, Mapping[str, str]] = {
     "as-now": {},
@@ -77,18 +78,6 @@ def neighbours(count: int) -> Iterator[list[int]]:
         for program in programs:
             program.kill()
             program.wait()
-
-
-def busy_seconds() -> float:
-    """Of all cores that this process may use, since the machine's start."""
-    total = 0
-    with open("/proc/stat") as lines:  # noqa: PTH123
-        for line in lines:
-            name, *fields = line.split()
-            if name.removeprefix("cpu").isdecimal() and int(name[3:]) in os.sched_getaffinity(0):
-                user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, fields)
-                total += user + nice + system + irq + softirq + steal
-    return total / _TICKS
 
 
 def cpu_seconds_of(pid: int) -> float:
@@ -151,14 +140,14 @@ def main() -> None:
     print(describe())
     print(f"{' '.join(arguments)}, {options.rounds} rounds")
     print(
-        "| | busy programs beside | seconds | CPU seconds | over as-now alone | others, cores |\n" + "| --- " * 6 + "|"
+        "| | busy programs beside | seconds | over as-now alone | CPU seconds | others, cores |\n"
+        "| --- | --- | --- | --- | --- | --- |"
     )
     for way, busy in ways:
-        own = laps[f"{way} {busy}"]
-        base = laps["as-now 0"]
+        own, base = laps[f"{way} {busy}"], laps["as-now 0"]
         ratio = median(one.seconds / alone.seconds for one, alone in zip(own, base, strict=True))
         seconds, cpu, others = (median(asdict(one)[key] for one in own) for key in ("seconds", "cpu_seconds", "others"))
-        print(f"| {way} | {busy} | {seconds:.2f} | {cpu:.2f} | {ratio:.2f} | {others:.2f} |")
+        print(f"| {way} | {busy} | {seconds:.2f} | {ratio:.2f} | {cpu:.2f} | {others:.2f} |")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Load:
 
     def __init__(self, root: Path = _ROOT) -> None:
         self._root = root
-        self._began, self._busy, self._own = time.monotonic(), _busy_seconds(root), time.process_time()
+        self._began, self._busy, self._own = time.monotonic(), busy_seconds(root), time.process_time()
 
     def others(self) -> float:
         """The cores that other programs have used, on average; 0 where the system does not tell.
@@ -38,11 +38,11 @@ class Load:
         Waits until a load can be told, if it was made only just now.
         """
         time.sleep(max(0.0, self._began + _MOMENT_SECONDS - time.monotonic()))
-        busy, own = _busy_seconds(self._root) - self._busy, time.process_time() - self._own
+        busy, own = busy_seconds(self._root) - self._busy, time.process_time() - self._own
         return max(0.0, busy - own) / (time.monotonic() - self._began)
 
 
-def _busy_seconds(root: Path) -> float:
+def busy_seconds(root: Path = _ROOT) -> float:
     """The time for which the cores of this process's affinity have been used, by whomever, since the system's start."""
     names = {f"cpu{at}" for at in os.sched_getaffinity(0)}
     ticks = 0

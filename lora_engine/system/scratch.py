@@ -13,8 +13,11 @@ def make_folder(folder: Path) -> None:
 
 def adopt(file: Path) -> None:
     """Take from a new file the rights that the folder around it does not give. Raises OSError."""
-    file.chmod(stat.S_IMODE(file.stat().st_mode) & _rights_of(file.parent))
+    rights = stat.S_IMODE(file.stat().st_mode)
+    if rights & ~_rights_of(file.parent):  # Some file systems refuse every change of rights.
+        file.chmod(rights & _rights_of(file.parent))
 
 
 def _rights_of(folder: Path) -> int:
-    return folder.stat().st_mode & 0o777
+    """What others may do there; the owner of what is made may do all with it."""
+    return folder.stat().st_mode & 0o777 | 0o700

@@ -32,6 +32,13 @@ ROOT = Path(__file__).resolve().parents[2]
             ],
             ["single images", "adapter after adapter", "adapters together"],
         ),
+        (
+            [
+                *("benchmarks.waiting", "--members", "1", "--updates", "1", "--rounds", "1", "--busy", "0"),
+                *("--patience", "0", "--ways", "as-now"),
+            ],
+            ["as-now"],
+        ),
     ],
 )
 def test_a_benchmark_prints_machine_and_table(command: list[str], ways: list[str]) -> None:
