@@ -56,14 +56,19 @@ class ModelDecision(StoredJson):
 
     source: str
     sha256: str  # of its files, see `model_sha256`
-    prediction_type: PredictionType | None = None  # of a base model, as it was trained on; None where that is not known
+
+
+class BaseModelDecision(ModelDecision):
+    """The base model that the run was begun with."""
+
+    prediction_type: PredictionType | None = None  # what it was trained to predict; None where that is not known
     zero_terminal_snr: bool = False  # whether its last timestep was noise alone
 
 
 class ModelDecisions(StoredJson):
     """The frozen models that decide what is trained."""
 
-    base: ModelDecision
+    base: BaseModelDecision
     vae: ModelDecision | None = None  # the one that the base model is used with; None for its own
     captioner: ModelDecision | None = None  # the one of that name
     captioners: dict[str, ModelDecision] = {}  # the others by their names
@@ -276,7 +281,7 @@ def _decided_models(
     }
     vae = manifest.base_model.vae
     return ModelDecisions(
-        base=ModelDecision(
+        base=BaseModelDecision(
             source=manifest.base_model.source,
             sha256=base.sha256,
             prediction_type=noise_schedule.prediction_type if noise_schedule else None,

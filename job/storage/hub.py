@@ -25,7 +25,7 @@ def repository_of(uri: str) -> str:
 
 
 def refuse_bare_name(source: str, what: str) -> None:
-    """Refuse a local path that is not there and reads like a model's name on the hub, saying how that is written.
+    """Refuse a path below no folder that reads like a model's name on the hub, and say how that is written.
 
     Args:
         what: the manifest's key, for messages.
@@ -33,7 +33,7 @@ def refuse_bare_name(source: str, what: str) -> None:
     Raises:
         JobError: 43.
     """
-    if re.fullmatch(r"[A-Za-z0-9][-\w.]*/[A-Za-z0-9][-\w.]*", source) and not Path(source).exists():
+    if re.fullmatch(r"[A-Za-z0-9][-\w.]*/[A-Za-z0-9][-\w.]*", source) and not Path(source).parent.exists():
         raise JobError(
             ExitCode.MODEL,
             f"{what}: there is no file or folder at {source}.",
