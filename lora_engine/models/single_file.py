@@ -41,6 +41,12 @@ def require_fitting(checkpoint: Path, components: Path, *, has_vae: bool = False
                 "Name a Stable Diffusion pipeline of the diffusers library.",
             )
     header = require_checkpoint(checkpoint, has_vae=has_vae)
+    for part in WITH_WEIGHTS:
+        if not (components / part / "config.json").is_file():
+            raise ModelError(
+                f"base_model.components: there is no {part}/config.json in {components}.",
+                "Name the folder of a Stable Diffusion pipeline in diffusers layout.",
+            )
     for part, found in _converted_shapes(header, components).items():
         wanted = {name: tuple(tensor.shape) for name, tensor in _empty(components, part).state_dict().items()}
         require_tensors(found, wanted, f"base_model.source: the {part} of {checkpoint.name}", _FITS)

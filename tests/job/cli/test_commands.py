@@ -19,6 +19,7 @@ from lora_engine.records import FileEntry
 from tests.job.small_run import drawings, folder_of
 from tests.lora_job import ROOT
 from tests.s3_server import S3Server
+from tests.single_file import write_single_file
 
 LONG = "x" * 300  # bytes; a name has at most 255
 CLI = [sys.executable, "-m", "job"]
@@ -192,11 +193,12 @@ def test_a_model_that_is_not_all_there_is_missed(study: Path, s3_admin: S3Server
     settings = StorageSettings(s3_admin.endpoint_url, region="us-east-1", addressing_style="path")
     storage = open_storage(prefix, settings)
     endpoint = f"storage={{endpoint_url: '{s3_admin.endpoint_url}', region: us-east-1, addressing_style: path}}"
+    write_single_file(miniature.folder("stable-diffusion"), study / "models" / "whole.safetensors")
     if remote:
         for path in (study / "models").rglob("*.*"):
             storage.upload(path, f"{prefix}/{path.relative_to(study / 'models')}")
     base, blip = f"base_model.source={prefix}/stable-diffusion", f"captioner.source={prefix}/blip"
-    single = f"base_model={{source: {prefix}/blip/model.safetensors, components: {prefix}/blip}}"
+    single = f"base_model={{source: {prefix}/whole.safetensors, components: {prefix}/blip}}"
 
     def validate(*sets: str) -> tuple[int, str]:
         done = command(study, "validate", "m.yaml", *(part for line in (endpoint, *sets) for part in ("--set", line)))
