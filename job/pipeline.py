@@ -17,8 +17,9 @@ from job.report.publish import publish_report
 from job.run.context import Attempt
 from job.run.converged import require_converged
 from job.run.dataset import Captions, Images, fingerprint_of, list_source
-from job.run.decisions import Resolved, is_prepared, read_resolved, resolve
+from job.run.decisions import is_prepared, resolve
 from job.run.held_out import held_out
+from job.run.resolved import Resolved, read_resolved
 from job.run.samples import SampleSet, make_sample_set, require_room
 from job.run.success import write_success
 from job.run.unit import unit_of

@@ -24,9 +24,9 @@ from job.report.sets import publish_set
 from job.run import checkpoints
 from job.run.checkpoints import BestPointer
 from job.run.context import Workplace
-from job.run.decisions import Resolved
 from job.run.downloads import fetch_object
 from job.run.identity import differences, identity, identity_conflicts
+from job.run.resolved import Resolved
 from job.run.samples import SampleSet, make_sample_set
 from job.run.unit import unit_of
 from job.stages.models import fetch_base, fetch_clip

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from job import env
 from job.errors import ExitCode, JobError
+from job.manifest.limits import LimitsConfig
 from job.manifest.places import ModelSource
 from job.manifest.prompt_file import read_prompts
 from job.manifest.prompt_line import read_prompt
-from job.manifest.schema import LimitsConfig
 from job.process.cores import settle_threads
 from job.process.deadline import end_in_time
 from job.process.progress import Progress

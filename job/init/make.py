@@ -8,9 +8,10 @@ from typing import TextIO
 from job.init.choose import choose, fitting_resolution
 from job.init.look import look, split_few
 from job.init.manifest import Order, describe, draft, manifest_text, warnings
+from job.manifest.limits import LimitsConfig
 from job.manifest.load import load_manifest
 from job.manifest.problems import ManifestError
-from job.manifest.schema import LimitsConfig, Manifest
+from job.manifest.schema import Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.run.context import new_attempt

@@ -1,18 +1,18 @@
 """The manifest's models: every key that may stand in it, and what its values may be."""
 
 import os
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
 from job.errors import JobError
+from job.manifest.limits import LimitsConfig
 from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ScoredEvaluationConfig
+from job.manifest.names import part_name, run_name, variant_name
 from job.manifest.places import DataSource, Destination, Endpoint
 from job.storage.base import StorageSettings
 from job.storage.uris import as_folder, local_path, scheme_of
-from lora_engine.adapters.names import is_taken
 from lora_engine.captions.strategies import captioners_of
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.base import Config
@@ -23,25 +23,6 @@ from lora_engine.config.training import TrainingConfig
 from lora_engine.models.accepted import is_single_file
 
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # a variable of the environment that holds a manifest's place or its text
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
-        raise ValueError("1 to 63 lower-case letters, digits and hyphens, a letter or digit at both ends")
-    return value
-
-
-def _part_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][-_a-z0-9]{0,62}", value):
-        raise ValueError("1 to 63 lower-case letters, digits, hyphens and underscores, a letter or digit first")
-    return value
-
-
-def _variant_name(value: str) -> str:
-    _part_name(value)
-    if is_taken(value):
-        raise ValueError("a name that another file of every checkpoint has")
-    return value
 
 
 class StorageConfig(Config):
@@ -95,36 +76,10 @@ class OutputConfig(Config):
     )
 
 
-class LimitsConfig(Config):
-    """When an attempt ends by itself."""
-
-    attempt_hours: float | None = Field(default=None, gt=0, description="Commit and exit 55 after so many hours.")
-    max_hours: float | None = Field(default=None, gt=0, description="Over all attempts: commit and exit 48.")
-    stall_minutes: float | None = Field(default=None, gt=0, description="Exit 54 after so long without progress.")
-    stop_seconds: float = Field(
-        default=90,
-        ge=1,
-        le=3600,
-        description="After SIGTERM, SIGINT or SIGHUP, end within so long even where the store does not answer. "
-        "`render` gives platforms 30 s more.",
-    )
-    storage_wait_minutes: float = Field(
-        default=10,
-        ge=0,
-        description="Wait so long for a store that is down or busy; then exit 50. stall_minutes does not count it.",
-    )
-    lease_wait: float = Field(
-        default=10, ge=0, description="Minutes to wait for another process that works on this run; then exit 52."
-    )
-    lease_seconds: float = Field(
-        default=60, ge=1, le=3600, description="A process that is silent for so long has lost its unit to the next."
-    )
-
-
 class VariantConfig(Config):
     """One adapter's captions, and what it does differently."""
 
-    name: Annotated[str, AfterValidator(_variant_name)]
+    name: Annotated[str, AfterValidator(variant_name)]
     captions: CaptionsConfig
     lora: dict[str, Any] = Field(default={}, description="Keys of `lora` that differ.")
     training: dict[str, Any] = Field(default={}, description="Keys of `training` that differ.")
@@ -154,7 +109,7 @@ class Manifest(Config):
     """One study: the same images, one adapter per variant and seed."""
 
     apiVersion: Literal["lora-job/v1"]  # spelt as in Kubernetes
-    name: Annotated[str, AfterValidator(_name)] = Field(
+    name: Annotated[str, AfterValidator(run_name)] = Field(
         description="The run's folder under the destination; the same manifest again resumes it."
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
@@ -172,7 +127,7 @@ class Manifest(Config):
     captioner: CaptionerModelConfig | None = Field(
         default=None, description="The one that strategies ask which name no other; its name is `captioner`."
     )
-    captioners: dict[Annotated[str, AfterValidator(_part_name)], CaptionerModelConfig] = Field(
+    captioners: dict[Annotated[str, AfterValidator(part_name)], CaptionerModelConfig] = Field(
         default={},
         max_length=16,
         description="More captioners by name, which `captions: {strategy: captioner, captioner: NAME}` asks.",

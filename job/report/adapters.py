@@ -14,7 +14,7 @@ from job.report.artefacts import stored
 from job.report.schema import MemberReport
 from job.run.adapters import AdapterEntry, AdapterIndex
 from job.run.checkpoints import read_commit
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.storage import Digest, ObjectInfo
 from job.storage.files import DamagedObjectError, MissingObjectError
 from job.storage.folder import RunFolder, json_bytes

@@ -24,9 +24,9 @@ from job.report.schema import (
     PackReport,
     Pair,
 )
-from job.run.decisions import PackDecision, Resolved
 from job.run.held_out import held_out
 from job.run.own_captions import OwnCaptionFacts
+from job.run.resolved import PackDecision, Resolved
 from job.run.status import Status
 from job.run.unverified import unverified_notes
 from job.storage.folder import RunFolder

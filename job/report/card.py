@@ -19,7 +19,7 @@ from job.report.pictures import Pictures
 from job.report.settings import flat, shown
 from job.report.templating import environment
 from job.report.usage import Usage, usage_of, use_in_diffusers
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.storage.hub import is_hub, repository_of
 from job.storage.uris import is_shipped
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from job.manifest.overrides import different_fields
 from job.report.members import Trained
-from job.run.decisions import Resolved
 from job.run.held_out import HeldOut
 from job.run.identity import VariantIdentity
+from job.run.resolved import Resolved
 from lora_engine.records import CaptionRecord, StepRecord
 
 CAPTIONS = "captions"

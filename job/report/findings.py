@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from job.report.pictures import Pictures
 from job.report.schema import Comparison
 from job.run.adapters import AdapterEntry, AdapterIndex
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.storage.folder import RunFolder
 from job.threads import Check
 

@@ -29,9 +29,9 @@ from job.report.schema import (
     TrainPoint,
 )
 from job.run.checkpoints import BestPointer, Commit, FinalPointer, committed_steps, read_commit
-from job.run.decisions import Resolved
 from job.run.held_out import HeldOut
 from job.run.losses import read_losses
+from job.run.resolved import Resolved
 from job.storage.folder import RunFolder
 from lora_engine.evaluation.components import Weights
 from lora_engine.evaluation.listening import listening

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from job.report.agreement import disagreement
 from job.report.schema import MemberReport, Pair
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from lora_engine.evaluation.statistics import FEWEST_SEEDS, SKEW_GROUPS, STRONG_SKEW
 
 

@@ -17,8 +17,8 @@ from job.report.obstacles import obstacle
 from job.report.parts import Interval
 from job.report.pictures import Pictures
 from job.report.schema import Beats, Cells, Pair, Verdict
-from job.run.decisions import Resolved
 from job.run.held_out import HeldOut
+from job.run.resolved import Resolved
 from lora_engine.evaluation.comparison import AdapterLosses, Compared, PairLosses, Prompts, compare
 from lora_engine.evaluation.components import NO_PROMPT, Weights
 from lora_engine.evaluation.loss_file import EvaluationLosses

@@ -25,8 +25,8 @@ from job.report.picture_schema import (
     VariantPictures,
 )
 from job.run.checkpoints import FinalPointer
-from job.run.decisions import Resolved
 from job.run.references import not_of_the_run, read_array, read_embeddings, read_held_out_likeness, read_line_art
+from job.run.resolved import Resolved
 from job.run.samples import SampleIndex, SampleRow
 from job.storage.folder import RunFolder
 from lora_engine.evaluation.line_art import Measures

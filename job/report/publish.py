@@ -15,7 +15,7 @@ from job.report.pictures import study_pictures
 from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
 from job.report.summary import render_summary
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.run.success import write_success
 from job.run.verify import Depth, is_source_of_report, require_whole
 from job.storage.folder import RunFolder, json_bytes

@@ -12,7 +12,7 @@ from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig, ScoredSamplesConfig
 from job.manifest.schema import StorageConfig
 from job.run.adapters import AdapterEntry
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.storage import is_remote, name_of
 from job.storage.hub import is_hub, repository_of
 from job.storage.uris import is_shipped, local_path

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from job import layout
+from job.manifest.limits import LimitsConfig
 from job.manifest.packs import Pack, ResolvedVariant, packs_of, resolve_variants
-from job.manifest.schema import LimitsConfig, Manifest
+from job.manifest.schema import Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.storage import Patience, open_storage

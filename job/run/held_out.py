@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.run.decisions import SCORING, Resolved
+from job.run.resolved import SCORING, Resolved
 from job.storage.folder import RunFolder
 from lora_engine.config.captions import CaptionsConfig
 from lora_engine.config.evaluation import compared_pairs

@@ -8,9 +8,9 @@ from job.errors import ExitCode, JobError
 from job.run.changed_captions import own_captions_hash, refuse_other_captions
 from job.run.context import Attempt
 from job.run.dataset import Images, Prepared, SourceStamp
-from job.run.decisions import read_resolved
 from job.run.identity import RESTORE_OR_RENAME
 from job.run.own_captions import named
+from job.run.resolved import read_resolved
 from job.run.unverified import write_unverified
 from job.storage.folder import jsonl_bytes
 from job.storage.transfer import write_all

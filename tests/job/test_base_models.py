@@ -15,7 +15,7 @@ from job.manifest.load import load_manifest
 from job.preflight import check_access
 from job.run.context import Attempt
 from job.run.dataset import Images
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.stages.encode import encode_all
 from job.stages.models import fetch_base
 from job.storage import StorageSettings, open_storage

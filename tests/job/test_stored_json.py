@@ -14,7 +14,7 @@ from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.run.checkpoints import BestPointer, Commit, FinalPointer
 from job.run.dataset import SourceStamp
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.run.samples import SampleIndex
 from job.run.status import Status
 from job.storage.files import digest_of

@@ -12,7 +12,7 @@ from job import layout
 from job.report.artefacts import rows
 from job.report.picture_schema import Copy
 from job.report.schema import Comparison
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.storage.folder import RunFolder
 from lora_engine.images.fates import why_ignored
 from lora_engine.records import CaptionRecord, ImageRecord, used_images

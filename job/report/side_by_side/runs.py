@@ -11,7 +11,7 @@ from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.report.artefacts import missing, rows, stored
 from job.report.schema import Comparison, MemberReport
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from job.run.samples import SampleIndex
 from job.storage import is_remote
 from job.storage.folder import RunFolder

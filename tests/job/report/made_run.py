@@ -23,9 +23,10 @@ from job.run import checkpoints
 from job.run.checkpoints import BestPointer, Commit, FinalPointer
 from job.run.context import Attempt
 from job.run.dataset import Images, Prepared
-from job.run.decisions import Resolved, resolve
+from job.run.decisions import resolve
 from job.run.held_out import HeldOut, held_out
 from job.run.losses import read_losses
+from job.run.resolved import Resolved
 from job.run.status import Status
 from job.storage.folder import RunFolder
 from lora_engine import diffusion

@@ -29,7 +29,7 @@ from job.report.summary import render_summary
 from job.report.table import CANNOT_TELL, UNKNOWN, Cell, Table
 from job.report.templating import environment, markdown
 from job.run.adapters import AdapterIndex
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from lora_engine.text import printable
 from tests.job.report.cases import CASES, UNTOUCHED, A, B
 from tests.job.report.made_run import BASE, Design, MadeRun, around, make_run

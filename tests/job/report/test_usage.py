@@ -22,7 +22,7 @@ from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig
 from job.report.usage import Usage, usage_of, use_in_a1111, use_in_comfyui, use_in_diffusers, use_in_forge
 from job.run.adapters import AdapterEntry, AdapterIndex
-from job.run.decisions import Resolved
+from job.run.resolved import Resolved
 from lora_engine import miniature
 from tests.code_blocks import code_blocks
 from tests.job.small_run import drawings, folder_of, quickstart

@@ -11,7 +11,8 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.run.context import Attempt
 from job.run.dataset import Images, Prepared, SourceStamp, source_fingerprint
-from job.run.decisions import Resolved, is_done, is_prepared, precisions, resolve
+from job.run.decisions import is_done, is_prepared, precisions, resolve
+from job.run.resolved import Resolved
 from lora_engine.errors import ResourceError
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from job.manifest.load import load_manifest
-from job.run.decisions import Resolved
 from job.run.identity import Identity, has_more_steps, identity, identity_conflicts
+from job.run.resolved import Resolved
 from tests.job.manifest.test_manifest import SMALL, load
 
 EARLIER = Path(__file__).resolve().parents[1] / "earlier_run"
