@@ -1,5 +1,6 @@
 """Reads from the environment where the manifest and the scratch folder are, and which of several processes this is."""
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -117,6 +118,7 @@ def check_stores(manifest: Manifest, environ: Mapping[str, str]) -> None:
     """
     places = [(manifest.output.destination, manifest.output_storage())]
     places.append((manifest.dataset.source, manifest.dataset_storage()))
+    places += [(manifest.output.cache, manifest.output_storage())] if manifest.output.cache else []
     places += [(model.source, manifest.model_storage()) for model in manifest.models() if not is_hub(model.source)]
     for uri, settings in places:
         source_backend_of(uri).check(settings, environ)
@@ -214,13 +216,14 @@ def _own_folder(shared: Path) -> Path:
     user = os.geteuid()
     folder = shared / f"lora-job-{user}"
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
         found = folder.lstat()  # This is no link's target: where a link leads, its owner decides.
     except OSError as error:
         raise _unwritten(folder, error) from error
     wrong = None
     if not stat.S_ISDIR(found.st_mode):
-        wrong = "is a link"
+        wrong = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
     elif found.st_uid != user:
         wrong = f"belongs to another user (number {found.st_uid})"
     elif found.st_mode & 0o077:

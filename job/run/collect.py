@@ -19,6 +19,7 @@ from job.storage.local import LocalStorage
 from job.storage.stored import StoredJson
 from job.storage.transfer import download_all
 from job.storage.uris import local_path
+from job.threads import as_finished
 from lora_engine.text import printable
 
 _TELLING = {"run_id", "started_at", "name"}
@@ -84,7 +85,13 @@ def _download(run: RunFolder, items: Mapping[str, tuple[ObjectInfo, Path]], expe
     Raises:
         JobError: 46, one has, twice.
     """
-    for info, digest in download_all(run.storage, items.values()):
+    is_finished = run.exists(layout.SUCCESS)
+    still = {key: item for key, item in items.items() if is_finished or key in expected}
+    # What a run that is at work writes again and again, such as its status, is taken as it comes.
+    moving = [item for key, item in items.items() if key not in still]
+    for _ in as_finished(lambda item: run.storage.download(item[0].uri, item[1]), moving, 16, lambda: None):
+        pass
+    for info, digest in download_all(run.storage, still.values()):
         key = info.uri[len(run.uri("x")) - 1 :]
         wanted = expected.get(key)
         if wanted is not None and digest.sha256 != wanted:

@@ -81,8 +81,6 @@ class Images:
 def list_source(attempt: Attempt) -> tuple[ObjectInfo, ...]:
     """The dataset's files, or the archive that holds them, as the source shows them now.
 
-    It also says if `dataset.follow_links` is set, which can give images other captions.
-
     Raises:
         JobError: 41 when there is nothing at a local `dataset.source`, 42 or 50 when its storage cannot be read.
     """

@@ -56,6 +56,7 @@ class FoundCaptions:
     of: dict[str, tuple[str, ...]]  # key of the image's file to its captions; without those that have none
     without: tuple[str, ...]  # the images that have none, each with why, if a file is there that should give one
     facts: OwnCaptionFacts
+    behind_links: bool = False  # whether files are left out since they are links out of the dataset
 
 
 def find_own_captions(files: Sequence[SourceFile], records: Sequence[ImageRecord]) -> FoundCaptions:
@@ -88,7 +89,7 @@ def find_own_captions(files: Sequence[SourceFile], records: Sequence[ImageRecord
         warnings=tuple(_warnings(own, used, found, copies)),
     )
     without = tuple(f"{key}{_why(own, key)}" for key in used if key not in found)
-    return FoundCaptions(found, without, facts)
+    return FoundCaptions(found, without, facts, bool(own.left_out))
 
 
 def require_captions(own: FoundCaptions, configs: Iterable[CaptionsConfig]) -> None:
@@ -102,7 +103,7 @@ def require_captions(own: FoundCaptions, configs: Iterable[CaptionsConfig]) -> N
         raise DataError(
             f"{count} of {own.facts.images} images {'has' if is_one else 'have'} no caption of "
             f"{'its' if is_one else 'their'} own: {named(own.without)}.",
-            NO_CAPTION_REMEDY,
+            NO_CAPTION_REMEDY + " dataset.follow_links: true reads those behind links." * own.behind_links,
         )
 
 

@@ -40,7 +40,10 @@ def write_unverified(run: RunFolder, found: Mapping[str, tuple[int, str]]) -> No
         return
     before = run.read_stored(layout.UNVERIFIED, Unverified) or Unverified()
     sources = {source: UnverifiedSource(files=files, example=example) for source, (files, example) in found.items()}
-    run.write_stored(layout.UNVERIFIED, Unverified(sources=before.sources | sources))
+    now = Unverified(sources=before.sources | sources)
+    if now != before:
+        run.delete(layout.SUCCESS)  # The report is to say it.
+        run.write_stored(layout.UNVERIFIED, now)
 
 
 def unverified_notes(run: RunFolder) -> list[str]:

@@ -1,20 +1,23 @@
 """Turns files into square images, decides which are held out, and records what became of every file."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from job import layout
 from job.errors import ExitCode, JobError
+from job.manifest.packs import caption_sets
 from job.run.changed_captions import own_captions_hash, refuse_other_captions
 from job.run.context import Attempt
 from job.run.dataset import Images, Prepared, SourceStamp
 from job.run.identity import RESTORE_OR_RENAME
-from job.run.own_captions import named
+from job.run.own_captions import named, require_captions
 from job.run.resolved import read_resolved
 from job.run.unverified import write_unverified
 from job.storage.folder import jsonl_bytes
 from job.storage.transfer import write_all
-from lora_engine.errors import EngineError
+from lora_engine.captions.strategies import needs_sidecars
+from lora_engine.config.captions import CaptionsConfig
+from lora_engine.errors import DataError, EngineError
 from lora_engine.images.fates import data_warnings, fates_of, sentence
 from lora_engine.images.prepare import PreparedImage, pixels_key, preprocess_images
 from lora_engine.images.sidecars import split_sidecars
@@ -46,15 +49,30 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
     kept = same is not None or read_resolved(attempt) is not None
     rows = attempt.run.read_rows(layout.IMAGES, ImageRecord) if kept else None
     recorded = tuple(rows or ())
-    if same is not None and rows is not None:
+    begun = read_resolved(attempt) is not None
+    configs = caption_sets(attempt.manifest).values()
+    # What the hash was made of is known only where the run is begun: before that, strategies may change.
+    if same is not None and rows is not None and (begun or not needs_sidecars(configs)):
         _check_both_sides(attempt, recorded)
-        return Images(recorded, lambda: _preprocess(attempt, fetch(), recorded), same.own_captions)
+        return Images(recorded, lambda: _preprocess(attempt, fetch(), recorded), same.own_captions if begun else None)
     prepared = _preprocess(attempt, fetch(), recorded)
+    if not begun and needs_sidecars(configs):
+        _require_captions(attempt, prepared, configs)
     own = own_captions_hash(attempt.manifest, prepared)
     write_unverified(attempt.run, attempt.unverified)
     # It is written last: it says that the records are complete.
     attempt.run.write_stored(layout.SOURCE, stamp.model_copy(update={"own_captions": own}))
     return Images(prepared.records, lambda: prepared, own)
+
+
+def _require_captions(attempt: Attempt, prepared: Prepared, configs: Collection[CaptionsConfig]) -> None:
+    """Refuse missing captions before the run is begun with those that are there, and say what may be the cause."""
+    try:
+        require_captions(prepared.own, configs)
+    except DataError:
+        for warning in prepared.own.facts.warnings:
+            attempt.progress.warn(f"Captions of the dataset: {warning}")
+        raise
 
 
 def _check_both_sides(attempt: Attempt, recorded: Sequence[ImageRecord]) -> None:

@@ -1,5 +1,6 @@
 """Waits for a store that is down for minutes, as for any that answers late, and says so."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from job.storage.base import Digest, ObjectInfo, Storage, Stored, UnreachableErr
 Result = TypeVar("Result")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries, twice as long each time
+_QUIET_SECONDS = 60.0  # between two lines that say that the store is down
 _CHECK_SECONDS = 0.5  # between two looks whether to stop
 
 
@@ -40,6 +42,7 @@ class Wait:
         self._patience = patience
         self._seconds = patience.minutes * 60
         self._down_since: float | None = None  # when a request failed after which none has succeeded
+        self._told_at = -math.inf  # when a line last said that it is down
         self._lock = threading.Lock()
 
     def until_it_works(self, work: Callable[[], Result], *, writes: bool = False) -> Result:
@@ -77,7 +80,9 @@ class Wait:
     def _note_down(self, failed: float) -> tuple[bool, float]:
         """Note that a request failed, as it first did at `failed`: whether that is news, and until when to wait."""
         with self._lock:
-            is_news = self._down_since is None
+            # A store that answers every other request is up and down many times a second.
+            is_news = self._down_since is None and failed - self._told_at >= _QUIET_SECONDS
+            self._told_at = failed if is_news else self._told_at
             self._down_since = self._down_since or failed
             deadline = min(self._down_since, failed) + self._seconds
         self._patience.excuse(deadline)

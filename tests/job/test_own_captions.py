@@ -13,6 +13,7 @@ from job.layout import captions as captions_of
 from job.report.schema import Comparison
 from job.run.dataset import Images
 from job.stages.preprocess import images_of
+from lora_engine.errors import DataError
 from lora_engine.images.sources import list_files
 from lora_engine.records import CaptionRecord
 from tests.job.small_run import arguments, attempt_of, drawings, folder_of
@@ -160,3 +161,26 @@ def test_a_row_of_a_table_is_a_caption_like_any_other(tmp_path: Path) -> None:
     assert of(texts | {pictures[0].name: "a blue whale"}) != first
     constant, _ = attempt_of(tmp_path / "constant", shown, "variants.one.captions={strategy: constant, text: a}")
     assert images_of(constant, "f", lambda: list(list_files(folder))).own_captions is None
+
+
+def test_captions_that_are_missing_may_be_added_before_the_run_begins(tmp_path: Path) -> None:
+    """And strategies may change: what an attempt noted that had no run yet is not believed for others."""
+    folder = drawings(tmp_path / "drawings")
+    text = min(folder.glob("*.txt"))
+    kept = text.read_text()
+    text.unlink()
+
+    def found(*sets: str) -> Images:
+        attempt, _ = attempt_of(tmp_path, "dataset.validation_min=3", *sets)
+        return images_of(attempt, "f", lambda: list(list_files(folder)))
+
+    constant = "variants.one.captions={strategy: constant, text: a}"
+    assert found(constant).own_captions is None
+    with pytest.raises(DataError, match=r"1 of 12 images has no caption of its own"):
+        found()
+    text.write_text(kept)
+    whole = found().own_captions
+    assert whole is not None
+    assert found("variants.one.captions={strategy: existing, style_hints: ink}").own_captions == whole
+    assert found(constant).own_captions is None
+    assert found().own_captions == whole

@@ -263,7 +263,7 @@ def added(before: dict[str, bytes], run: Path) -> dict[str, bytes]:
     """The samples that came since, in a folder of their own; no other one has changed."""
     after = files(run)
     changed = [key for key in before if not of_the_attempt(key) and after.get(key) != before[key]]
-    assert set(changed) <= {"adapters/index.json"}  # which says how adapters are prompted
+    assert set(changed) <= {"adapters/index.json", "_SUCCESS"}  # how adapters are prompted, and what there is
     new = {key: data for key, data in after.items() if key not in before and not of_the_attempt(key)}
     new = {key: data for key, data in new.items() if ".part-" not in key}  # what a killed process had not yet renamed
     assert all(key.startswith(("samples/study-", "data/clip/", "data/likeness/")) for key in new)

@@ -61,6 +61,8 @@ def planted(folder: Path, how: str, elsewhere: Path) -> None:
     if how == "a link":
         elsewhere.mkdir(mode=0o700)
         folder.symlink_to(elsewhere)
+    elif how == "a dangling link":
+        folder.symlink_to(elsewhere)
     elif how == "a file":
         folder.write_text("")
     else:
@@ -74,7 +76,8 @@ def planted(folder: Path, how: str, elsewhere: Path) -> None:
         ("a link", ExitCode.UNSAFE),
         ("0777", ExitCode.UNSAFE),
         ("0750", ExitCode.UNSAFE),
-        ("a file", ExitCode.STORAGE_ACCESS),
+        ("a file", ExitCode.UNSAFE),
+        ("a dangling link", ExitCode.UNSAFE),
     ],
 )
 def test_what_was_planted_there_is_refused(shared: Path, tmp_path: Path, how: str, code: ExitCode) -> None:

@@ -55,9 +55,6 @@ def test_a_bucket_that_is_not_there_is_42(miniature: Path, tmp_path: Path, s3_ad
     done = lora_job("run", *arguments(miniature, tmp_path, *lines, "storage.region=us-east-1"))
     assert done.returncode == 42, done.stderr
     assert "no-such-bucket" in done.stderr.splitlines()[-1]
-    (tmp_path / "file").touch()
-    done = lora_job("run", *arguments(miniature, tmp_path), "--workdir", tmp_path / "file")
-    assert done.returncode == 42, done.stderr
 
 
 def test_an_archive_that_leads_out_is_47_and_writes_nothing_there(miniature: Path, tmp_path: Path) -> None:

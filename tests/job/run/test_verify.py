@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,27 @@ def test_of_runs_of_earlier_versions_it_is_told_when_they_began_and_how_they_are
         collect(run, tmp_path / "whole")
     with pytest.raises(JobError, match=r"part holds another run: report/comparison\.json has name .*, and name other"):
         collect(run, tmp_path / "part", adapters_alone=True)
+
+
+def test_a_run_that_is_at_work_is_collected_as_it_comes(unfinished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(unfinished, tmp_path / "run")
+    status, done = run / layout.unit_status("prepare"), threading.Event()
+    status.parent.mkdir(parents=True, exist_ok=True)
+    status.write_text("{}")
+
+    def write() -> None:
+        at = 0
+        while not done.is_set():
+            at += 1
+            part = status.with_name("new")
+            part.write_text(json.dumps({"at": at}))
+            part.replace(status)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        found = collect(folder_of(str(run)), tmp_path / "there")
+    finally:
+        done.set()
+        writer.join()
+    assert "the run is not finished yet" in found.describe()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import JobError, code_of
+from job.layout import SUCCESS
 from job.run.context import Attempt
 from job.run.dataset import list_source, source_fingerprint
 from job.run.unverified import unverified_notes, write_unverified
@@ -164,7 +165,11 @@ def test_what_nothing_could_verify_is_recorded_and_said_also_of_copies(
         assert attempt.unverified == {source: (1, f"{source}/b.png")}
         assert "1 files came without a checksum" in shown.getvalue()
     write_unverified(attempt.run, attempt.unverified)
+    attempt.run.write(SUCCESS, b"")
+    write_unverified(attempt.run, attempt.unverified)
+    assert attempt.run.exists(SUCCESS)
     write_unverified(attempt.run, {"hf://a/b": (2, "model.safetensors")})
+    assert not attempt.run.exists(SUCCESS)  # its report does not say it
     notes = unverified_notes(attempt.run)
     assert [note.partition(" files are unverified")[0] for note in notes] == ["Of hf://a/b, 2", f"Of {source}, 1"]
 

@@ -34,7 +34,7 @@ def images(*splits: Split | None) -> list[ImageRecord]:
 def test_recorded_images_are_used_only_where_some_are_trained_on_and_some_held_out(
     tmp_path: Path, splits: tuple[Split | None, ...]
 ) -> None:
-    attempt, _ = attempt_of(tmp_path)
+    attempt, _ = attempt_of(tmp_path, "variants.one.captions={strategy: constant, text: a}")
     config, split = attempt.manifest.preprocess, attempt.manifest.dataset.split
     stamp = SourceStamp(
         fingerprint="f",

@@ -13,7 +13,7 @@ from job.errors import ExitCode, JobError
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.run.lease import LeaseTimes, held
-from job.storage import Patience, Storage, join
+from job.storage import Patience, Storage, UnreachableError, join
 from job.storage.folder import RunFolder
 from job.storage.patience import PatientStorage, Wait
 from tests.http_fault_proxy import Answer, Drop, always, in_turn
@@ -157,3 +157,17 @@ def test_a_wait_is_no_stall():
     assert -seconds <= progress.idle_seconds < 0
     progress.excuse(time.monotonic())
     assert progress.idle_seconds >= 0
+
+
+def test_a_store_that_answers_now_and_then_is_told_once():
+    waiting = Waiting(10)
+    wait = Wait(Patience(10, lambda: None, waiting._say, waiting._excuse))
+    for _ in range(3):
+        answers = iter([UnreachableError(ExitCode.STORAGE_RETRIES, "It is busy.", "Wait."), None])
+
+        def work(answers: Iterator[Exception | None] = answers) -> None:
+            if (error := next(answers)) is not None:
+                raise error
+
+        wait.until_it_works(work)
+    assert waiting.said == ["waiting for the store", "the store is back"]
