@@ -23,7 +23,7 @@ from lora_engine.models.captioner import require_captioner
 from lora_engine.models.checkpoint import require_checkpoint
 from lora_engine.models.clip import FILE_PATTERNS as CLIP_PATTERNS
 from lora_engine.models.clip import require_clip
-from lora_engine.models.files import LocalModel, hash_ahead, pickled_weights, with_pickles
+from lora_engine.models.files import LocalModel, hash_ahead, pickled_weights, vae_folder, with_pickles
 from lora_engine.models.single_file import convert_single_file, convert_vae
 from lora_engine.system.scratch import make_folder
 
@@ -103,8 +103,7 @@ def _fetch_vae(place: Workplace, config: BaseModelConfig, components: Path, sett
     revision = config.model_copy(update={"source": config.vae, "revision": None})
     model = fetch_weights(place, "base_model.vae", revision, accepted.VAE, settings)
     if model.path.is_dir():
-        own = model.path / "vae"
-        return own if own.is_dir() else model.path
+        return vae_folder(model.path)
     folder = place.workdir / "models" / f"vae-{model.path.stem}-{model.sha256[:16]}"
     return _made(place, folder, f"Converting {model.path.name}", lambda made: convert_vae(model.path, components, made))
 

@@ -106,11 +106,13 @@ def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> int:
 
     # The file is read as JSON, since importing the VAE's class takes 0.3 s, and nothing else needs the class where all
     # latents are in the cache.
-    with model_errors(model.path, "vae"):
-        channels = json.loads((model.part("vae").path / "config.json").read_bytes()).get("latent_channels", 4)
+    config: Any = unet.config
+    channels = config["out_channels"]  # It says as much where the VAE is not at hand.
+    if (vae := model.part("vae").path).is_dir():
+        with model_errors(model.path, "vae"):
+            channels = json.loads((vae / "config.json").read_bytes()).get("latent_channels", 4)
     text = _load(model, "text_encoder", CLIPTextConfig)
     width = text.hidden_size
-    config: Any = unet.config
     found = {key: config[key] for key in _OTHER_INPUTS if config[key]}
     found |= {key: config[key] for key in ("in_channels", "out_channels") if config[key] != channels}
     widths = config["cross_attention_dim"]

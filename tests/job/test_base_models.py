@@ -1,5 +1,6 @@
 """Base models as people have them, through `validate`, the downloads and a run."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from job import layout
 from job.errors import JobError, code_of
 from job.manifest.load import load_manifest
-from job.preflight import check_access
+from job.preflight import check_access, check_trainable
 from job.run.context import Attempt
 from job.run.dataset import Images
 from job.run.resolved import Resolved
@@ -67,10 +68,12 @@ def checkpoints(all_layers: Path, tmp_path: Path) -> Path:
 
 
 def checked(tmp_path: Path, *sets: str) -> None:
-    """Check what a manifest names, as `validate` does."""
+    """Check the models that a manifest names, as `validate` does."""
     (tmp_path / "images").mkdir(exist_ok=True)
     places = (f"dataset.source={tmp_path / 'images'}", f"output.destination={tmp_path / 'runs'}")
-    check_access(load_manifest(PLAIN, "m.yaml", (*places, *sets)))
+    manifest = load_manifest(PLAIN, "m.yaml", (*places, *sets))
+    check_access(manifest)
+    check_trainable(manifest)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +118,31 @@ def test_a_folder_of_variants_is_read_and_one_without_a_vae_needs_one(all_layers
         checked(tmp_path, f"base_model.source={variants}")
     for vae in (all_layers, all_layers / "vae"):
         sets = (f"base_model.source={variants}", f"base_model.vae={vae}")
-        checked(tmp_path, *sets)
+        checked(tmp_path, *sets, "lora.target_modules=[to_q]")
         attempt, _ = attempt_of(tmp_path, *sets)
         base = fetch_base(attempt, attempt.manifest.base_model, StorageSettings())
         assert base.part("vae").path == all_layers / "vae"
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        ((), "it has in_channels: 9"),
+        (("base_model.zero_terminal_snr=true",), "zero_terminal_snr is true, but the base model predicts the noise"),
+        (("base_model.clip_skip=30",), "the text encoder has 2 layers"),
+    ],
+)
+def test_validate_says_of_a_folder_what_the_run_would_say(
+    all_layers: Path, tmp_path: Path, lines: tuple[str, ...], cause: str
+) -> None:
+    base = shutil.copytree(all_layers, tmp_path / "base")
+    if not lines:
+        config = base / "unet" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    for vae in ("null", "hf://a/vae"):  # One of a hub is not at hand, and with it the base model's own may be lacking.
+        with pytest.raises(ModelError, match=cause):
+            checked(tmp_path, f"base_model.source={base}", f"base_model.vae={vae}", *lines)
+        shutil.rmtree(base / "vae", ignore_errors=True)
 
 
 def test_a_name_of_the_hub_without_its_scheme_is_understood(tmp_path: Path) -> None:
