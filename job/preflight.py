@@ -120,6 +120,7 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig]) -> Non
     if vae is not None and not vae.is_dir():
         vae = None  # In one file, it has the configuration of another.
     model = LocalModel(local_path(base.source), base.allow_pickle, vae, base.use)
+    stable_diffusion.require_weights(model, has_vae=base.vae is None or vae is not None)
     for lora in loras:
         stable_diffusion.require_trainable(model, lora)
     if samples is not None:
