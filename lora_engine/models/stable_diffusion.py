@@ -150,7 +150,7 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
     if not files:
         pickled = _load_weights(model, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=False)
         return pickled.to(device)  # type: ignore[no-any-return]
-    unet = empty_part(model.path / "unet", "unet")
+    unet: nn.Module = empty_part(model.path / "unet", "unet")
     _require_whole(unet, files, _key(model, "unet"))
     with model_errors(model.path, "unet"):
         weights = {name: w for file in files for name, w in _read(file, dtype, device)}

@@ -16,7 +16,7 @@ from job.manifest.load import load_manifest
 from job.preflight import check_access, check_trainable
 from job.run.context import Attempt
 from job.run.dataset import Images
-from job.run.resolved import Resolved
+from job.run.resolved import BaseModelDecision, ModelDecision, ModelDecisions, Resolved
 from job.stages.encode import encode_all
 from job.stages.models import fetch_base
 from job.storage import StorageSettings, open_storage
@@ -124,6 +124,20 @@ def test_a_folder_of_variants_is_read_and_one_without_a_vae_needs_one(all_layers
         assert base.part("vae").path == all_layers / "vae"
 
 
+def test_the_configuration_of_a_vae_in_one_file_is_that_of_the_components_where_the_pipeline_has_none(
+    checkpoints: Path, all_layers: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(all_layers, tmp_path / "base")
+    shutil.rmtree(base / "vae")
+    sets = (f"base_model={{source: {base}, vae: {checkpoints / 'vae.safetensors'}, components: {all_layers}}}",)
+    checked(tmp_path, *sets)
+    attempt, _ = attempt_of(tmp_path, *sets)
+    model = fetch_base(attempt, attempt.manifest.base_model, StorageSettings())
+    expected = stable_diffusion.load_vae(LocalModel(all_layers)).state_dict()
+    loaded = stable_diffusion.load_vae(model).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize(
     ("lines", "cause"),
     [
@@ -190,6 +204,27 @@ def test_of_a_hub_the_weights_that_are_read_are_fetched_and_no_others(
     assert {name for name in hub.requested if "fp16" in name} == {
         f"{part}/{name.replace('.safe', '.fp16.safe')}" for part, name in PARTS.items()
     }
+
+
+def test_the_vae_of_a_hub_is_that_of_its_revision(
+    all_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not of the base model's; processes of one run have to agree on it."""
+    revision = "a" * 40
+    snapshot = tmp_path / "hub" / "models--a--vae" / "snapshots" / revision
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(all_layers / "vae")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    lines = f"base_model={{source: {all_layers}, revision: main, vae: 'hf://a/vae', vae_revision: {revision}}}"
+    base = fetched(attempt_of(tmp_path, lines)[0])
+    assert base.vae == snapshot
+    own = ModelDecisions(base=BaseModelDecision(source="x", sha256=base.sha256))
+    vae = ModelDecision(source="y", sha256=model_sha256(all_layers / "vae"))
+    other = ModelDecision(source="y", sha256=model_sha256(all_layers))
+    found = [own.model_copy(update={"vae": each}).are_of(base) for each in (None, vae, other)]
+    assert found == [False, True, False]
+    assert own.are_of(LocalModel(all_layers))
 
 
 def test_of_a_bucket_variants_are_fetched_and_validated(
