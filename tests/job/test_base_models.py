@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from job import layout
 from job.errors import JobError, code_of
@@ -122,6 +122,17 @@ def test_a_folder_of_variants_is_read_and_one_without_a_vae_needs_one(all_layers
         attempt, _ = attempt_of(tmp_path, *sets)
         base = fetch_base(attempt, attempt.manifest.base_model, StorageSettings())
         assert base.part("vae").path == all_layers / "vae"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_validate_misses_a_tensor(all_layers: Path, tmp_path: Path, part: str) -> None:
+    base = shutil.copytree(all_layers, tmp_path / "base")
+    path = base / part / PARTS[part]
+    tensors = load_file(path)
+    lacking = sorted(tensors)[0]
+    save_file({name: tensor for name, tensor in tensors.items() if name != lacking}, path)
+    with pytest.raises(ModelError, match=rf"base_model\.source: the {part} .*lacks .*: 1 of"):
+        checked(tmp_path, f"base_model.source={base}")
 
 
 def test_the_configuration_of_a_vae_in_one_file_is_that_of_the_components_where_the_pipeline_has_none(
