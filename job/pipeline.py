@@ -226,16 +226,16 @@ def _read_preparation(attempt: Attempt, fingerprint: str, device: torch.device) 
     """Read the decisions, and all that training needs, of a run that rank 0 has prepared.
 
     Raises:
-        JobError: 46 when this process has another manifest, dataset or base model than rank 0.
+        JobError: 46 when this process has another manifest, dataset, base model or VAE than rank 0.
     """
     manifest = attempt.manifest
     base = fetch_base(attempt, manifest.base_model, manifest.model_storage())
     resolved = read_resolved(attempt)
-    if resolved is None or not is_prepared(attempt, fingerprint) or resolved.models.base.sha256 != base.sha256:
+    if resolved is None or not is_prepared(attempt, fingerprint) or not resolved.models.are_of(base):
         raise JobError(
             ExitCode.CONFLICT,
-            "This process has another manifest or base model than the first, with which it is to train.",
-            "Start all of them with the same; pin base_model.revision.",
+            "This process has another manifest, base model or VAE than the first, with which it is to train.",
+            "Start all of them with the same; pin base_model.revision and base_model.vae_revision.",
         )
     images = images_of(attempt, fingerprint, lambda: fetch_dataset(attempt))
     captions = caption(attempt, images, {}, stable_diffusion.load_tokenizer(base), device)

@@ -1,7 +1,7 @@
 """Finds in seconds what would go wrong later, before anything is downloaded or computed."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from job.storage import Patience, Storage, StorageSettings, is_remote, join, ope
 from job.storage.hub import is_hub, refuse_bare_name
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
-from job.storage.uris import as_folder, local_path
+from job.storage.uris import as_folder, is_shipped, local_path
 from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.models import BaseModelUse
 from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
 from lora_engine.models.captioner_kind import captioner_kind, reader_of
 from lora_engine.models.checkpoint import require_checkpoint
-from lora_engine.models.files import LocalModel, check_safetensors, holds_safetensors
+from lora_engine.models.files import LocalModel, check_safetensors, holds_safetensors, vae_folder
 from lora_engine.system.distributed import ALONE, Processes
 
 # The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
@@ -81,24 +82,25 @@ def check_device(manifest: Manifest, processes: Processes = ALONE) -> None:
         processes.local_slice(training.images_per_step)
 
 
-def check_targets(manifest: Manifest) -> None:
-    """Refuse targets that are no layers of the UNet that take an adapter; by their names where it is not at hand.
+def check_trainable(manifest: Manifest) -> None:
+    """Refuse a base model that cannot be trained as the manifest says; by the targets' names where it is not at hand.
 
     Raises:
-        JobError, ModelError: 40 where the names tell, 43 where the base model's UNet has no such layer.
+        JobError, ModelError: 40 where the names tell, 43 where the base model's files do.
     """
     from job.manifest.packs import resolve_variants
 
-    source = manifest.base_model.source
-    at_hand = not is_remote(source) and local_path(source).is_dir()
-    is_sd1 = bool(_SD1.search(source.rstrip("/").rpartition("/")[2]))
-    for lora in {variant.lora for variant in resolve_variants(manifest)}:
+    base = manifest.base_model
+    loras = {variant.lora for variant in resolve_variants(manifest)}
+    has_usual_targets = all(lora.target_modules == LoraConfig().target_modules for lora in loras)
+    if is_shipped(base.source) and has_usual_targets and base.use == BaseModelUse() and base.vae is None:
+        return  # The miniature is known to be fit, and torch, which takes seconds to import, is not needed.
+    if not is_remote(base.source) and local_path(base.source).is_dir():
+        _require_trainable(manifest, loras)
+        return
+    is_sd1 = bool(_SD1.search(base.source.rstrip("/").rpartition("/")[2]))
+    for lora in loras:
         if lora.target_modules == LoraConfig().target_modules:  # all UNets have these
-            continue
-        if at_hand:
-            from lora_engine.models.stable_diffusion import require_trainable  # it imports torch, which takes seconds
-
-            require_trainable(LocalModel(local_path(source)), lora)
             continue
         for target in lora.target_modules:
             if not _LINEAR.fullmatch(target) or (is_sd1 and _PROJECTION.fullmatch(target)):
@@ -107,6 +109,22 @@ def check_targets(manifest: Manifest) -> None:
                     f"lora.target_modules names {target!r}, which is no linear layer in a block of the UNet.",
                     "Choose among to_q, to_k, to_v, to_out.0, net.0.proj, net.2, time_emb_proj.",
                 )
+
+
+def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig]) -> None:
+    """Refuse a pipeline on this machine, by its configurations and headers, as `fetch_models` would."""
+    from lora_engine.models import schedule, stable_diffusion  # they import torch, which takes seconds
+
+    base, samples = manifest.base_model, manifest.evaluation.samples
+    vae = None if base.vae is None or is_remote(base.vae) else vae_folder(local_path(base.vae))
+    if vae is not None and not vae.is_dir():
+        vae = None  # In one file, it has the configuration of another.
+    model = LocalModel(local_path(base.source), base.allow_pickle, vae, base.use)
+    stable_diffusion.require_weights(model, has_vae=base.vae is None or vae is not None)
+    for lora in loras:
+        stable_diffusion.require_trainable(model, lora)
+    if samples is not None:
+        schedule.load_sampler(model, samples.sampler)
 
 
 def _check_model(model: ModelPlace, manifest: Manifest, patience: Patience | None) -> None:

@@ -91,11 +91,11 @@ def validate(
     loaded = _load(manifest, sets)
     env.check_stores(loaded, os.environ)
     if not offline:
-        from job.preflight import check_access, check_device, check_targets
+        from job.preflight import check_access, check_device, check_trainable
 
         check_access(loaded)
         check_device(loaded)
-        check_targets(loaded)
+        check_trainable(loaded)
         _look_into_data(loaded)
     typer.echo(f"{loaded.name}: valid")
 

@@ -35,6 +35,7 @@ class BaseModelConfig(Config):
         description="The autoencoder to use instead of the model's own: a folder in diffusers layout, s3://..., "
         "hf://owner/name, or one .safetensors file.",
     )
+    vae_revision: Revision | None = Field(default=None, description="Commit, tag or branch of an hf:// `vae`.")
     prediction_type: PredictionChoice = "auto"
     zero_terminal_snr: TerminalChoice = "auto"
     clip_skip: ClipSkip = 1

@@ -246,11 +246,11 @@ class Manifest(Config):
         return CAPTIONER if name == CAPTIONER and self.captioner is not None else f"captioners.{name}"
 
     def models(self) -> Iterator[ModelPlace]:
-        """The models that the study reads. A base model in one file needs `components` beside it."""
+        """The models that the study reads. A base model in one file needs `components`, which come before it."""
         base, samples = self.base_model, self.evaluation.samples
-        yield ModelPlace("base_model.source", base.source, base.allow_pickle)
         if is_single_file(base.source):
             yield ModelPlace("base_model.components", base.components)
+        yield ModelPlace("base_model.source", base.source, base.allow_pickle)
         if base.vae is not None:
             yield ModelPlace("base_model.vae", base.vae, base.allow_pickle)
         for name, captioner in self.named_captioners().items():

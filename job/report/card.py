@@ -73,7 +73,7 @@ def _published(usage: Usage) -> Usage:
         hidden = {"source": "base-model", "revision": None, "components": components}
         hidden |= {"prediction_type": "v_prediction"} if usage.predicts_v else {}
     if base.vae is not None and not _is_public(base.vae):
-        hidden["vae"] = "vae"
+        hidden |= {"vae": "vae", "vae_revision": None}
     return replace(usage, base=base.model_copy(update=hidden))
 
 

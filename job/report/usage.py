@@ -137,11 +137,15 @@ def _pipeline(usage: Usage) -> tuple[list[str], list[str], str]:
     base = usage.base
     imports, notes, source = _place(base.source, "base_model", usage.endpoint_url)
     if not is_single_file(base.source):
-        revision = f", revision={_literal(base.revision)}" if base.revision and is_hub(base.source) else ""
-        return imports, notes, f"from_pretrained({source}{revision}, dtype=dtype)"
+        return imports, notes, f"from_pretrained({source}{_pinned(base.source, base.revision)}, dtype=dtype)"
     more_imports, more_notes, components = _place(base.components, "components", usage.endpoint_url)
     imports, notes = list(dict.fromkeys([*imports, *more_imports])), list(dict.fromkeys([*notes, *more_notes]))
     return imports, notes, f"from_single_file({source}, config={components}, dtype=dtype)"
+
+
+def _pinned(source: str, revision: str | None) -> str:
+    """The argument that pins a hub's model; none where it is not pinned."""
+    return f", revision={_literal(revision)}" if revision and is_hub(source) else ""
 
 
 def _as_it_was_used(usage: Usage) -> tuple[list[str], list[str], list[str]]:
@@ -150,7 +154,8 @@ def _as_it_was_used(usage: Usage) -> tuple[list[str], list[str], list[str]]:
     if base.vae is not None:
         _, notes, vae = _place(base.vae, "vae", usage.endpoint_url)
         _, _, config = _place(base.components if is_single_file(base.source) else base.source, "base_model", None)
-        load = f'from_pretrained({vae}, dtype=dtype)  # in a pipeline\'s folder, add subfolder="vae"'
+        pinned = _pinned(base.vae, base.vae_revision)
+        load = f'from_pretrained({vae}{pinned}, dtype=dtype)  # in a pipeline\'s folder, add subfolder="vae"'
         if is_single_file(base.vae):
             load = f'from_single_file({vae}, config={config}, subfolder="vae", dtype=dtype)'
         classes.append("AutoencoderKL")

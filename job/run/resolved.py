@@ -16,6 +16,7 @@ from job.storage.stored import StoredJson
 from lora_engine.config.captions import CAPTIONER, PromptTemplate
 from lora_engine.config.evaluation import EvaluationConfig, Pairs
 from lora_engine.config.models import PredictionType
+from lora_engine.models.files import LocalModel
 from lora_engine.system.device import DtypeName
 
 
@@ -49,6 +50,11 @@ class ModelDecisions(StoredJson):
     vae: ModelDecision | None = None  # the one that the base model is used with; None for its own
     captioner: ModelDecision | None = None  # the one of that name
     captioners: dict[str, ModelDecision] = {}  # the others by their names
+
+    def are_of(self, base: LocalModel) -> bool:
+        """Whether the base model and the VAE that it is used with are these."""
+        vae = None if base.vae is None else base.part("vae").sha256
+        return (self.base.sha256, None if self.vae is None else self.vae.sha256) == (base.sha256, vae)
 
     def hashes(self) -> dict[str, str]:
         """The hashes of the models' files, as `identity` takes them."""

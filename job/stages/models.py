@@ -23,7 +23,7 @@ from lora_engine.models.captioner import require_captioner
 from lora_engine.models.checkpoint import require_checkpoint
 from lora_engine.models.clip import FILE_PATTERNS as CLIP_PATTERNS
 from lora_engine.models.clip import require_clip
-from lora_engine.models.files import LocalModel, hash_ahead, pickled_weights, with_pickles
+from lora_engine.models.files import LocalModel, hash_ahead, pickled_weights, vae_folder, with_pickles
 from lora_engine.models.single_file import convert_single_file, convert_vae
 from lora_engine.system.scratch import make_folder
 
@@ -69,13 +69,16 @@ def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSetti
     model = fetch_weights(place, "base_model.source", config, accepted.PIPELINE, settings)
     components = model.path
     if not model.path.is_dir():
-        components = fetch_model(
-            place, "base_model.components", config.components, None, accepted.CONFIG_PATTERNS, settings
-        )
+        components = _fetch_components(place, config, settings)
         model = LocalModel(_converted(place, model, components, has_vae=config.vae is not None))
     model = replace(model, use=config.use, vae=_fetch_vae(place, config, components, settings))
     stable_diffusion.require_weights(model)
     return model
+
+
+def _fetch_components(place: Workplace, config: BaseModelConfig, settings: StorageSettings) -> Path:
+    """The folder with what a model in one file lacks."""
+    return fetch_model(place, "base_model.components", config.components, None, accepted.CONFIG_PATTERNS, settings)
 
 
 def _converted(place: Workplace, model: LocalModel, components: Path, *, has_vae: bool) -> Path:
@@ -95,16 +98,18 @@ def _fetch_vae(place: Workplace, config: BaseModelConfig, components: Path, sett
     """The folder in diffusers layout of the VAE to use instead of the base model's own; None where none is named.
 
     Args:
-        components: the folder of a pipeline, whose VAE's configuration is that of a VAE in one file.
+        components: the folder of a pipeline, whose VAE's configuration is that of a VAE in one file; where it has
+            none, that of `base_model.components` is fetched.
     """
     if config.vae is None:
         return None
     refuse_pickle_at(config.vae, "base_model.vae")
-    revision = config.model_copy(update={"source": config.vae, "revision": None})
-    model = fetch_weights(place, "base_model.vae", revision, accepted.VAE, settings)
+    of_vae = config.model_copy(update={"source": config.vae, "revision": config.vae_revision})
+    model = fetch_weights(place, "base_model.vae", of_vae, accepted.VAE, settings)
     if model.path.is_dir():
-        own = model.path / "vae"
-        return own if own.is_dir() else model.path
+        return vae_folder(model.path)
+    if not (components / "vae" / "config.json").is_file():
+        components = _fetch_components(place, config, settings)
     folder = place.workdir / "models" / f"vae-{model.path.stem}-{model.sha256[:16]}"
     return _made(place, folder, f"Converting {model.path.name}", lambda made: convert_vae(model.path, components, made))
 

@@ -25,6 +25,7 @@ VAES = ("first_stage_model.", "vae.")
 # The prefixes of a text encoder: of SD 1.x, of SD 2.x, and each as programs write it that came with SDXL.
 _TEXT = ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.")
 _OF_INPUTS = {5: "depth", 7: "upscaling", 8: "editing by instructions", 9: "inpainting"}  # by channels that go in
+_OLDER_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _A_MODEL = "Name a text-to-image checkpoint of Stable Diffusion 1.x or 2.x."
 # Names that tell what else a file is: a pattern, what it is, and what to do.
 _OTHERS = (
@@ -155,6 +156,18 @@ def require_tensors(
             f"{what} does not fit its configuration: {name} is {list(found[name])}, and not {list(wanted[name])}.",
             remedy,
         )
+
+
+def current_name(name: str) -> str:
+    """The name that the libraries have today for a tensor of a VAE or text encoder in diffusers layout.
+
+    A VAE's attention had others in diffusers before 0.13, as in sd-vae-ft-mse, and a text encoder has a prefix in most
+    files.
+    """
+    parts = name.removeprefix("text_model.").split(".")
+    if len(parts) > 1 and "attentions" in parts:
+        parts[-2] = _OLDER_ATTENTION.get(parts[-2], parts[-2])
+    return ".".join(parts)
 
 
 def _some(names: Collection[str]) -> str:

@@ -42,6 +42,12 @@ class LocalModel:
         return replace(self, path=path, vae=None)
 
 
+def vae_folder(model: Path) -> Path:
+    """The folder of the VAE that a folder names: the one in a pipeline, or the folder itself."""
+    own = model / "vae"
+    return own if own.is_dir() else model
+
+
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
     """Turn an OSError into a ModelError that names the file which cannot be read."""

@@ -1,7 +1,7 @@
 """Turns a checkpoint in one file into a pipeline's folder in diffusers layout, with the library's own converters."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 from lora_engine.errors import ModelError
 from lora_engine.models.accepted import WITH_WEIGHTS, refuse_pickle
-from lora_engine.models.checkpoint import VAES, Header, read_header, require_checkpoint, require_tensors
-from lora_engine.models.loading import model_errors
+from lora_engine.models.checkpoint import VAES, Header, current_name, read_header, require_checkpoint, require_tensors
+from lora_engine.models.loading import empty_part, model_errors
 from lora_engine.models.schedule import pipeline_index
 from lora_engine.system.limits import raise_if_limit
 
@@ -48,7 +48,9 @@ def require_fitting(checkpoint: Path, components: Path, *, has_vae: bool = False
                 "Name the folder of a Stable Diffusion pipeline in diffusers layout.",
             )
     for part, found in _converted_shapes(header, components).items():
-        wanted = {name: tuple(tensor.shape) for name, tensor in _empty(components, part).state_dict().items()}
+        wanted = {
+            name: tuple(tensor.shape) for name, tensor in empty_part(components / part, part).state_dict().items()
+        }
         require_tensors(found, wanted, f"base_model.source: the {part} of {checkpoint.name}", _FITS)
     return header
 
@@ -78,19 +80,6 @@ def _clip_names(header: Header) -> dict[str, str]:
 def _config(components: Path, part: str) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((components / part / "config.json").read_bytes())
     return config
-
-
-def _empty(components: Path, part: str) -> Any:
-    """A part's layers, with shapes but without values."""
-    from accelerate import init_empty_weights
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with init_empty_weights(), model_errors(components, part):
-        if part == "text_encoder":
-            return CLIPTextModel(CLIPTextConfig.from_pretrained(components / part, local_files_only=True))
-        kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
-        return kind.from_config(_config(components, part))
 
 
 def convert_single_file(checkpoint: Path, components: Path, folder: Path, *, has_vae: bool = False) -> None:
@@ -146,26 +135,43 @@ def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
     refuse_pickle(checkpoint.name, "base_model.vae")
     header, what = read_header(checkpoint, "base_model.vae"), f"base_model.vae: {checkpoint.name}"
     tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
-    with model_errors(components, "vae"):
-        is_original = any("encoder.down." in name for name in tensors)
-        found = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae")) if is_original else tensors
-    wanted = {name: tuple(tensor.shape) for name, tensor in _empty(components, "vae").state_dict().items()}
+    stored = {current_name(name): name for name in tensors}  # for a file whose names are those of diffusers
+    is_original = any("encoder.down." in name for name in tensors)
+    found = {name: tensors[old] for name, old in stored.items()}
+    if is_original:
+        with model_errors(components, "vae"):
+            found = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae"))
+    vae = empty_part(components / "vae", "vae")
+    wanted = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
     remedy = (
         "Name the VAE of a Stable Diffusion 1.x or 2.x model: a folder in diffusers layout, or a .safetensors file."
     )
     require_tensors({name: tuple(t.shape) for name, t in found.items()}, wanted, what, remedy)
-    with model_errors(components, "vae"), _with_plain_suffix(checkpoint, folder.parent) as path:
-        vae = AutoencoderKL.from_single_file(str(path), config=str(components), subfolder="vae", local_files_only=True)
+    if is_original:
+        options = {"config": str(components), "subfolder": "vae", "local_files_only": True}
+        with model_errors(components, "vae"), _with_plain_suffix(checkpoint, folder.parent) as path:
+            vae = AutoencoderKL.from_single_file(str(path), **options)
+    else:
+        _fill(vae, checkpoint, stored)
     vae.save_pretrained(folder)
 
 
 def _text_encoder(checkpoint: Path, header: Header, components: Path) -> Any:
     """The text encoder of a checkpoint that names its tensors in a way which the library does not know."""
-    encoder, names = _empty(components, "text_encoder"), _clip_names(header)
-    with safe_open(checkpoint, framework="pt") as file:
-        weights = {name: file.get_tensor(names[name]).float() for name in encoder.state_dict()}
-    encoder.load_state_dict(weights, assign=True)
+    encoder = empty_part(components / "text_encoder", "text_encoder")
+    _fill(encoder, checkpoint, _clip_names(header))
     return encoder.eval()
+
+
+def _fill(part: Any, checkpoint: Path, stored: Mapping[str, str]) -> None:
+    """Give an empty part the tensors of a checkpoint, which has them all, in fp32.
+
+    Args:
+        stored: the names in the checkpoint by the part's own.
+    """
+    with safe_open(checkpoint, framework="pt") as file:
+        weights = {name: file.get_tensor(stored[name]).float() for name in part.state_dict()}
+    part.load_state_dict(weights, assign=True)
 
 
 @contextmanager

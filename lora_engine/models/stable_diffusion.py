@@ -13,10 +13,10 @@ from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 from lora_engine.models.accepted import WITH_WEIGHTS
-from lora_engine.models.checkpoint import NAME_A_VAE, read_header, require_tensors
+from lora_engine.models.checkpoint import NAME_A_VAE, current_name, read_header, require_tensors
 from lora_engine.models.files import LocalModel, how_to_load, weight_files
 from lora_engine.models.finite import REMEDY, why_not_finite
-from lora_engine.models.loading import model_errors
+from lora_engine.models.loading import empty_part, model_errors
 from lora_engine.models.schedule import load_noise_schedule
 
 # The keys of a UNet's configuration that ask for inputs which Stable Diffusion 1.x and 2.x do not have.
@@ -53,16 +53,24 @@ def _require_finite(model: LocalModel, component: str, weights: Mapping[str, Ten
         raise ModelError(f"The base model's {component} in {model.path} cannot be used: {reason}.", REMEDY)
 
 
-def require_weights(model: LocalModel) -> None:
+def require_weights(model: LocalModel, *, has_vae: bool = True) -> None:
     """Refuse a pipeline whose weights could hold code or are not whole, without loading them.
 
+    Args:
+        has_vae: whether the VAE is on this machine, too.
+
     Raises:
-        ModelError: a part has no safetensors and pickles are not allowed, or a file is damaged.
+        ModelError: a part has no safetensors and pickles are not allowed, a file is damaged, or the VAE or the text
+            encoder lacks a tensor, as `require_trainable` says of the UNet.
     """
+    if has_vae and not model.part("vae").path.is_dir():
+        raise ModelError(f"base_model.source: {model.path.name} has no VAE.", NAME_A_VAE)
     for component in WITH_WEIGHTS:
-        if component == "vae" and not model.part("vae").path.is_dir():
-            raise ModelError(f"base_model.source: {model.path.name} has no VAE.", NAME_A_VAE)
-        weight_files(model.part(component), _key(model, component))
+        if component == "vae" and not has_vae:
+            continue
+        files = weight_files(model.part(component), _key(model, component))
+        if files and component != "unet":
+            _require_whole(empty_part(model.part(component).path, component), files, _key(model, component))
 
 
 def _key(model: LocalModel, component: str) -> str:
@@ -82,7 +90,7 @@ def require_trainable(model: LocalModel, config: LoraConfig) -> None:
             scheduler is of another kind of diffusion.
     """
     load_noise_schedule(model)
-    unet = _empty_unet(model.path)
+    unet = empty_part(model.path / "unet", "unet")
     layers = _require_plain_inputs(model, unet)
     if model.use.clip_skip > layers:
         raise ModelError(
@@ -90,7 +98,7 @@ def require_trainable(model: LocalModel, config: LoraConfig) -> None:
             f"Let it be {layers} at most; 1 is the last layer, and 2 the one before it.",
         )
     if files := _unet_files(model):
-        _require_whole(unet, files)
+        _require_whole(unet, files, _key(model, "unet"))
     lora.matching_modules(unet, config)
 
 
@@ -106,11 +114,13 @@ def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> int:
 
     # The file is read as JSON, since importing the VAE's class takes 0.3 s, and nothing else needs the class where all
     # latents are in the cache.
-    with model_errors(model.path, "vae"):
-        channels = json.loads((model.part("vae").path / "config.json").read_bytes()).get("latent_channels", 4)
+    config: Any = unet.config
+    channels = config["out_channels"]  # It says as much where the VAE is not at hand.
+    if (vae := model.part("vae").path).is_dir():
+        with model_errors(model.path, "vae"):
+            channels = json.loads((vae / "config.json").read_bytes()).get("latent_channels", 4)
     text = _load(model, "text_encoder", CLIPTextConfig)
     width = text.hidden_size
-    config: Any = unet.config
     found = {key: config[key] for key in _OTHER_INPUTS if config[key]}
     found |= {key: config[key] for key in ("in_channels", "out_channels") if config[key] != channels}
     widths = config["cross_attention_dim"]
@@ -123,16 +133,6 @@ def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> int:
             f"{channels} channels in and out, as its VAE has, cross_attention_dim {width}, as its text encoder has.",
         )
     return int(text.num_hidden_layers)
-
-
-def _empty_unet(folder: Path) -> nn.Module:
-    """The UNet's layers on the meta device, which have shapes but no values, and take no memory."""
-    from accelerate import init_empty_weights
-    from diffusers import UNet2DConditionModel
-
-    with init_empty_weights(), model_errors(folder, "unet"):
-        settings = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=True)
-        return UNet2DConditionModel.from_config(settings)  # type: ignore[no-any-return]
 
 
 def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
@@ -150,8 +150,8 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
     if not files:
         pickled = _load_weights(model, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=False)
         return pickled.to(device)  # type: ignore[no-any-return]
-    unet = _empty_unet(model.path)
-    _require_whole(unet, files)
+    unet: nn.Module = empty_part(model.path / "unet", "unet")
+    _require_whole(unet, files, _key(model, "unet"))
     with model_errors(model.path, "unet"):
         weights = {name: w for file in files for name, w in _read(file, dtype, device)}
         unet.load_state_dict(weights, assign=True)
@@ -164,14 +164,14 @@ def _unet_files(model: LocalModel) -> tuple[Path, ...]:
     return weight_files(model.part("unet"), _key(model, "unet"))
 
 
-def _require_whole(unet: nn.Module, files: Sequence[Path]) -> None:
-    """Refuse files that lack a tensor of the UNet, or hold one of another shape, by their headers alone."""
+def _require_whole(part: nn.Module, files: Sequence[Path], what: str) -> None:
+    """Refuse files that lack a tensor of a part, or hold one of another shape, by their headers alone."""
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        found |= read_header(file, "base_model.source: the unet").shapes
-    wanted = {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
-    what = f"base_model.source: the unet ({', '.join(file.name for file in files[:3])})"
-    require_tensors(found, wanted, what, "Its config.json has to be that of the same model.")
+        found |= {current_name(name): shape for name, shape in read_header(file, what).shapes.items()}
+    wanted = {current_name(name): tuple(tensor.shape) for name, tensor in part.state_dict().items()}
+    names = ", ".join(file.name for file in files[:3])
+    require_tensors(found, wanted, f"{what} ({names})", "Its config.json has to be that of the same model.")
 
 
 def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:

@@ -1,5 +1,6 @@
 """Base models as people have them, through `validate`, the downloads and a run."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from job import layout
 from job.errors import JobError, code_of
 from job.manifest.load import load_manifest
-from job.preflight import check_access
+from job.preflight import check_access, check_trainable
 from job.run.context import Attempt
 from job.run.dataset import Images
-from job.run.resolved import Resolved
+from job.run.resolved import BaseModelDecision, ModelDecision, ModelDecisions, Resolved
 from job.stages.encode import encode_all
 from job.stages.models import fetch_base
 from job.storage import StorageSettings, open_storage
@@ -67,10 +68,12 @@ def checkpoints(all_layers: Path, tmp_path: Path) -> Path:
 
 
 def checked(tmp_path: Path, *sets: str) -> None:
-    """Check what a manifest names, as `validate` does."""
+    """Check the models that a manifest names, as `validate` does."""
     (tmp_path / "images").mkdir(exist_ok=True)
     places = (f"dataset.source={tmp_path / 'images'}", f"output.destination={tmp_path / 'runs'}")
-    check_access(load_manifest(PLAIN, "m.yaml", (*places, *sets)))
+    manifest = load_manifest(PLAIN, "m.yaml", (*places, *sets))
+    check_access(manifest)
+    check_trainable(manifest)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +118,56 @@ def test_a_folder_of_variants_is_read_and_one_without_a_vae_needs_one(all_layers
         checked(tmp_path, f"base_model.source={variants}")
     for vae in (all_layers, all_layers / "vae"):
         sets = (f"base_model.source={variants}", f"base_model.vae={vae}")
-        checked(tmp_path, *sets)
+        checked(tmp_path, *sets, "lora.target_modules=[to_q]")
         attempt, _ = attempt_of(tmp_path, *sets)
         base = fetch_base(attempt, attempt.manifest.base_model, StorageSettings())
         assert base.part("vae").path == all_layers / "vae"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_validate_misses_a_tensor(all_layers: Path, tmp_path: Path, part: str) -> None:
+    base = shutil.copytree(all_layers, tmp_path / "base")
+    path = base / part / PARTS[part]
+    tensors = load_file(path)
+    lacking = sorted(tensors)[0]
+    save_file({name: tensor for name, tensor in tensors.items() if name != lacking}, path)
+    with pytest.raises(ModelError, match=rf"base_model\.source: the {part} .*lacks .*: 1 of"):
+        checked(tmp_path, f"base_model.source={base}")
+
+
+def test_the_configuration_of_a_vae_in_one_file_is_that_of_the_components_where_the_pipeline_has_none(
+    checkpoints: Path, all_layers: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(all_layers, tmp_path / "base")
+    shutil.rmtree(base / "vae")
+    sets = (f"base_model={{source: {base}, vae: {checkpoints / 'vae.safetensors'}, components: {all_layers}}}",)
+    checked(tmp_path, *sets)
+    attempt, _ = attempt_of(tmp_path, *sets)
+    model = fetch_base(attempt, attempt.manifest.base_model, StorageSettings())
+    expected = stable_diffusion.load_vae(LocalModel(all_layers)).state_dict()
+    loaded = stable_diffusion.load_vae(model).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        ((), "it has in_channels: 9"),
+        (("base_model.zero_terminal_snr=true",), "zero_terminal_snr is true, but the base model predicts the noise"),
+        (("base_model.clip_skip=30",), "the text encoder has 2 layers"),
+    ],
+)
+def test_validate_says_of_a_folder_what_the_run_would_say(
+    all_layers: Path, tmp_path: Path, lines: tuple[str, ...], cause: str
+) -> None:
+    base = shutil.copytree(all_layers, tmp_path / "base")
+    if not lines:
+        config = base / "unet" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    for vae in ("null", "hf://a/vae"):  # One of a hub is not at hand, and with it the base model's own may be lacking.
+        with pytest.raises(ModelError, match=cause):
+            checked(tmp_path, f"base_model.source={base}", f"base_model.vae={vae}", *lines)
+        shutil.rmtree(base / "vae", ignore_errors=True)
 
 
 def test_a_name_of_the_hub_without_its_scheme_is_understood(tmp_path: Path) -> None:
@@ -166,6 +215,27 @@ def test_of_a_hub_the_weights_that_are_read_are_fetched_and_no_others(
     assert {name for name in hub.requested if "fp16" in name} == {
         f"{part}/{name.replace('.safe', '.fp16.safe')}" for part, name in PARTS.items()
     }
+
+
+def test_the_vae_of_a_hub_is_that_of_its_revision(
+    all_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not of the base model's; processes of one run have to agree on it."""
+    revision = "a" * 40
+    snapshot = tmp_path / "hub" / "models--a--vae" / "snapshots" / revision
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(all_layers / "vae")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    lines = f"base_model={{source: {all_layers}, revision: main, vae: 'hf://a/vae', vae_revision: {revision}}}"
+    base = fetched(attempt_of(tmp_path, lines)[0])
+    assert base.vae == snapshot
+    own = ModelDecisions(base=BaseModelDecision(source="x", sha256=base.sha256))
+    vae = ModelDecision(source="y", sha256=model_sha256(all_layers / "vae"))
+    other = ModelDecision(source="y", sha256=model_sha256(all_layers))
+    found = [own.model_copy(update={"vae": each}).are_of(base) for each in (None, vae, other)]
+    assert found == [False, True, False]
+    assert own.are_of(LocalModel(all_layers))
 
 
 def test_of_a_bucket_variants_are_fetched_and_validated(

@@ -87,6 +87,18 @@ def test_a_place_that_cannot_be_looked_into_is_named(study: Path, key: str, code
     assert "File name too long" in done.stderr if place == LONG else "Permission denied" in done.stderr
 
 
+@pytest.mark.parametrize("place", ["locked/x", "locked", "sd"])
+def test_components_that_cannot_be_looked_into_are_named(study: Path, place: str) -> None:
+    sd = shutil.copytree(miniature.folder("stable-diffusion"), study / "sd")
+    write_single_file(sd, study / "whole.safetensors")
+    (sd / "text_encoder").chmod(0)
+    base = f"base_model={{source: whole.safetensors, components: {place}}}"
+    done = command(study, "validate", "m.yaml", "--set", base)
+    assert (done.returncode, done.stderr.count("\n")) == (43, 1), done.stderr
+    assert "base_model.components: " in done.stderr
+    assert "Permission denied" in done.stderr
+
+
 def test_a_model_that_cannot_be_read_is_not_called_damaged(study: Path) -> None:
     shutil.copytree(miniature.folder("stable-diffusion"), study / "sd")
     weights = study / "sd" / "unet" / "diffusion_pytorch_model.safetensors"

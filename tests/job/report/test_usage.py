@@ -214,6 +214,10 @@ def test_the_base_model_is_used_as_in_training(tmp_path: Path) -> None:
     for steps in (use_in_a1111(usage), use_in_forge(usage), use_in_comfyui(usage)):
         assert any("clip skip 2 (in ComfyUI, CLIP Set Last Layer -2)" in step for step in steps)
     checkpoint = BaseModelConfig(source="v.safetensors", vae="vae.safetensors", components="hf://owner/name")
+    of_hub = use_in_diffusers(
+        replace(USAGE, base=BaseModelConfig(source="sd", vae="hf://owner/vae", vae_revision="v1"))
+    )
+    assert 'AutoencoderKL.from_pretrained("owner/vae", revision="v1", dtype=dtype)' in of_hub
     of_file = use_in_diffusers(replace(USAGE, base=checkpoint, predicts_v=True))
     ast.parse(of_file)
     load = 'from_single_file("vae.safetensors", config="owner/name", subfolder="vae", dtype=dtype)'

@@ -1,6 +1,8 @@
 """Base models as people have them: each is read, or refused with its cause and a remedy in our own words."""
 
+import functools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -242,6 +244,38 @@ def test_variants_and_shards_are_read(all_layers: Path, tmp_path: Path, way: str
         expected, found = (load(model).state_dict() for model in models)
         assert expected.keys() == found.keys()
         assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "key"),
+    [("vae", "diffusion_pytorch_model", "encoder.conv_in.weight"), ("text_encoder", "model", "final_layer_norm.bias")],
+)
+def test_a_part_that_is_only_encoded_with_lacks_no_tensor_either(
+    all_layers: Path, tmp_path: Path, part: str, name: str, key: str
+) -> None:
+    folder = shutil.copytree(all_layers, tmp_path / "sd")
+    path = folder / part / f"{name}.safetensors"
+    save_file({full: tensor for full, tensor in load_file(path).items() if not full.endswith(key)}, path)
+    with pytest.raises(ModelError, match=rf"base_model\.source: the {part} .*lacks {re.escape(key)}: 1 of"):
+        stable_diffusion.require_weights(LocalModel(folder))
+
+
+OLDER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def test_a_vae_with_the_names_of_older_versions_is_read(all_layers: Path, tmp_path: Path) -> None:
+    """As sd-vae-ft-mse is stored: in a folder, and as the file alone."""
+    folder = shutil.copytree(all_layers, tmp_path / "sd")
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    expected = load_file(path)
+    older = {functools.reduce(lambda n, new: n.replace(new, OLDER[new]), OLDER, n): t for n, t in expected.items()}
+    assert older.keys() != expected.keys()
+    save_file(older, path, {"format": "pt"})
+    convert_vae(path, all_layers, tmp_path / "vae")
+    for model in (LocalModel(folder), LocalModel(all_layers, vae=tmp_path / "vae")):
+        stable_diffusion.require_weights(model)
+        loaded = stable_diffusion.load_vae(model).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_part_that_lacks_a_tensor_is_refused_before_anything_is_computed(all_layers: Path, tmp_path: Path) -> None:
