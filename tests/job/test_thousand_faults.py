@@ -21,7 +21,7 @@ from tests.lora_job import Started, lora_job, start
 from tests.s3_server import S3Server
 
 SHARE = 0.12  # of the requests that a fault befalls
-KILLS = 0.1  # of the faults that are kills of the process, not the store's
+KILLS = 0.03  # of the faults that are kills of the process, not the store's
 # What an attempt may end with: whoever starts it again when it says so gets on.
 PASSING = {ExitCode.PREEMPTED, ExitCode.STORAGE_RETRIES, -signal.SIGKILL}
 
