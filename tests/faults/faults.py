@@ -556,9 +556,9 @@ _SHARING = (
         "job/pipeline.py",
         "            comparison = publish_report(report.run, report.workdir, alive)\n"
         "        _require_converged(report, packs)\n"
-        "        write_success(report.run)\n",
+        "        write_success(report.run, alive)\n",
         "            _require_converged(report, packs)\n"
-        "            write_success(report.run)\n"
+        "            write_success(report.run, alive)\n"
         "            comparison = publish_report(report.run, report.workdir, alive)\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
     ),
