@@ -23,6 +23,7 @@ from job.run.resolved import Resolved, read_resolved
 from job.run.samples import SampleSet, make_sample_set, require_room
 from job.run.success import write_success
 from job.run.unit import unit_of
+from job.run.unverified import write_unverified
 from job.run.verify import Depth, require_whole
 from job.sharding import distribute_packs
 from job.stages.caption import caption
@@ -64,7 +65,7 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
         with attempt.progress.doing("Looking at the dataset"):
             listed = list_source(attempt)
         fingerprint = fingerprint_of(attempt, listed)
-        models, resolved, study, used = _prepare(attempt, listed, device)
+        models, resolved, study, used = _prepare(attempt, listed, fingerprint, device)
         if attempt.run.exists(layout.SUCCESS):  # Files of the dataset or of a model are new, and nothing is to be done.
             require_whole(attempt.run, Depth.RECORDS, attempt.stop.check, scratch=attempt.workdir)
         wanted = _sample_set(attempt, study, resolved, models)
@@ -146,14 +147,14 @@ def _set_up_device(attempt: Attempt) -> torch.device:
 
 
 def _prepare(
-    attempt: Attempt, listed: Sequence[ObjectInfo], device: torch.device
+    attempt: Attempt, listed: Sequence[ObjectInfo], fingerprint: str, device: torch.device
 ) -> tuple[Models, Resolved, Study, tuple[ImageRecord, ...]]:
     """Make or read all that training needs: models, decisions, captions, latents, text embeddings, the images used.
 
     Args:
         listed: the dataset's source, see `list_source`.
+        fingerprint: of it, see `fingerprint_of`.
     """
-    fingerprint = fingerprint_of(attempt, listed)
     # Of several packs, this process can find one to train once another process has prepared the run, so it waits for
     # that without a limit. A single pack is trained by whoever prepares the run, and nothing would be left to do here.
     wait_minutes = attempt.manifest.limits.lease_wait if len(attempt.packs) == 1 else math.inf
@@ -174,6 +175,7 @@ def _prepare(
         captions = caption(prepare, images, models.captioners, stable_diffusion.load_tokenizer(models.base), device)
         study = _study(prepare, images, captions, models.base, resolved, device)
         measure_references(prepare, images, models.clip, device)
+        write_unverified(prepare.run, prepare.unverified)  # again, since what is fetched late is noted late
     return models, resolved, study, images.used
 
 

@@ -217,7 +217,7 @@ def render_plan(plan: Plan) -> str:
     lines = [
         f"run               {plan.name}",
         f"device            {plan.device}",
-        f"images            {unknown if plan.images is None else plan.images}",
+        f"images            {unknown if plan.images is None else f'{plan.images}, if none is broken or a copy'}",
         f"held out          {unknown if plan.validation_images is None else f'about {plan.validation_images}'}",
         f"caption sets      {', '.join(plan.caption_sets)}",
     ]
