@@ -11,6 +11,7 @@ from lora_engine.dataset.draws import PackMember
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.dataset.table import TensorTable
 from lora_engine.diffusion import NoiseSchedule
+from lora_engine.training.members import MemberConfig
 from lora_engine.training.trainer import PackTrainer
 
 RANK = 8
@@ -47,7 +48,8 @@ def _resident(tensor: torch.Tensor) -> TensorTable:
 def trainer(model: UNet2DConditionModel, data: TrainingData, members: int, config: TrainingConfig) -> PackTrainer:
     """A pack whose adapters are new."""
     names = [f"{members}x{config.batch_size}-{at}" for at in range(members)]
-    lora.inject(model, [(name, 0) for name in names], LoraConfig(rank=RANK, alpha=RANK))
+    adapter = LoraConfig(rank=RANK, alpha=RANK)
+    lora.inject(model, [(name, 0) for name in names], adapter)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     schedule = NoiseSchedule(scheduler.alphas_cumprod.double(), "epsilon")
     rows_N1 = np.arange(len(data.image_ids))[:, np.newaxis]
@@ -55,4 +57,4 @@ def trainer(model: UNet2DConditionModel, data: TrainingData, members: int, confi
     pack = [
         PackMember(name, 0, 1 + (rows_N1 + at) % texts, np.ones(rows_N1.shape), 0.0) for at, name in enumerate(names)
     ]
-    return PackTrainer(model, pack, data, schedule, config)
+    return PackTrainer(model, pack, data, schedule, [MemberConfig(adapter, config)] * members)

@@ -2,9 +2,11 @@
 
 PEFT owns configuration, injection, naming and initialisation. What is ours is one layer class whose forward gives each
 active adapter its own images of the batch: with K active adapters, images [k*B, (k+1)*B) of the batch pass through
-adapter k. The layers of the frozen base see one batch of K*B.
+adapter k. The layers of the frozen base see one batch of K*B. Adapters of lower ranks than others', or without weights
+in a layer, are filled up with zeros there, which compute nothing and have gradients of zero.
 
-Shape legend: K adapters, B images per adapter, N tokens, F features of a token, I and O features in and out, R rank.
+Shape legend: K adapters, B images per adapter, N tokens, F features of a token, I and O features in and out, R rank, of
+adapters that compute together the largest.
 """
 
 import hashlib
@@ -35,14 +37,26 @@ class PackedLinear(PeftLinear):  # type: ignore[misc]
 
     down_KRI: Tensor | None = None
     up_KOR: Tensor | None = None
+    scale: Tensor | float = 1.0  # of the active adapters' updates, alpha / rank: [K, 1, 1] where they differ
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base's output plus, for the images of each adapter, that adapter's. [K*B, N, I] -> [K*B, N, O]."""
         if self.disable_adapters or self.down_KRI is None or self.up_KOR is None:
             return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
         base = self.get_base_layer()
-        scale = self.scaling[self.active_adapters[0]]  # alpha / rank, the same for all of a pack
-        return _PackedLinear.apply(x, base.weight, base.bias, self.down_KRI, self.up_KOR, scale)  # type: ignore[no-any-return, no-untyped-call]
+        return _PackedLinear.apply(x, base.weight, base.bias, self.down_KRI, self.up_KOR, self.scale)  # type: ignore[no-any-return, no-untyped-call]
+
+    def ranks(self, names: Sequence[str]) -> list[int]:
+        """The rank of each of these adapters here, 0 of one without weights in this layer."""
+        return [len(self.lora_A[name].weight) if name in self.lora_A else 0 for name in names]
+
+    def scales(self, names: Sequence[str]) -> list[float]:
+        """The factor of each of these adapters' updates here, as `scale` takes them.
+
+        An adapter without weights in this layer has that of another, since any factor of nothing will do.
+        """
+        known = [self.scaling[name] for name in names if name in self.lora_A]
+        return [self.scaling[name] if name in self.lora_A else known[0] if known else 1.0 for name in names]
 
 
 class _PackedLinear(torch.autograd.Function):
@@ -54,12 +68,16 @@ class _PackedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down_KRI: Tensor, up_KOR: Tensor, scale: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down_KRI: Tensor, up_KOR: Tensor, scale: Tensor | float
     ) -> Tensor:
         """[K*B, N, I] -> [K*B, N, O]; N may be any number of dimensions, or none."""
         out = torch.nn.functional.linear(x, weight, bias)
         hidden = torch.bmm(_tokens_of(down_KRI, x), down_KRI.transpose(1, 2))
-        out.view(*hidden.shape[:2], -1).baddbmm_(hidden, up_KOR.transpose(1, 2), alpha=scale)
+        if isinstance(scale, Tensor):
+            hidden *= scale
+        out.view(*hidden.shape[:2], -1).baddbmm_(
+            hidden, up_KOR.transpose(1, 2), alpha=1.0 if isinstance(scale, Tensor) else scale
+        )
         ctx.save_for_backward(x, weight, down_KRI, up_KOR, hidden)
         ctx.scale = scale
         return out
@@ -71,7 +89,9 @@ class _PackedLinear(torch.autograd.Function):
         grad_tokens = _tokens_of(up_KOR, grads[0])
         grad_hidden = torch.bmm(grad_tokens, up_KOR)
         grad_up = torch.bmm(grad_tokens.transpose(1, 2), hidden)
-        if ctx.scale != 1:
+        if isinstance(ctx.scale, Tensor):  # which `hidden` was multiplied by
+            grad_hidden *= ctx.scale
+        elif ctx.scale != 1:
             grad_hidden, grad_up = grad_hidden * ctx.scale, grad_up * ctx.scale
         grad_down = torch.bmm(grad_hidden.transpose(1, 2), _tokens_of(down_KRI, x))
         grad_x = None
@@ -88,7 +108,11 @@ def _tokens_of(adapters: Tensor, values: Tensor) -> Tensor:
 
 def _peft_config(config: LoraConfig) -> peft.LoraConfig:
     result = peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules), init_lora_weights=True
+        r=config.rank,
+        lora_alpha=config.alpha,
+        use_rslora=config.rank_stabilized,
+        target_modules=list(config.target_modules),
+        init_lora_weights=True,
     )
     result._register_custom_module({nn.Linear: PackedLinear})
     return result
@@ -102,13 +126,14 @@ def matching_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Modul
     """
     named: dict[str, nn.Module] = {}
     blocks = tuple(f"{n}." for n, m in model.named_modules() if type(m).__name__ in _KOHYA_BLOCKS)
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(blocks)}
+    kinds = (nn.Linear, PackedLinear)  # the second, where another adapter was injected before
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, kinds) and n.startswith(blocks)}
     choose = f"Choose among {', '.join(sorted({_leaf(name) for name in layers}))}."
     for wanted in config.target_modules:
         matches = {n: m for n, m in model.named_modules() if n == wanted or n.endswith(f".{wanted}")}
         if not matches:
             raise ModelError(f"lora.target_modules names {wanted!r}, but the UNet has no such layer.", choose)
-        wrong = {name: module for name, module in matches.items() if not isinstance(module, nn.Linear)}
+        wrong = {name: module for name, module in matches.items() if not isinstance(module, kinds)}
         if wrong:
             name, module = next(iter(wrong.items()))
             raise ModelError(
@@ -133,7 +158,7 @@ def _leaf(name: str) -> str:
 def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraConfig) -> None:
     """Freeze `model` and give it an adapter for every (name, seed), all active in this order.
 
-    Adapters stay in fp32 whatever the base's dtype (in fp64 over an fp64 base). Adapters of equal seeds start from
+    It may have had others injected, of other settings. Adapters stay in fp32 whatever the base's dtype (in fp64 over an fp64 base). Adapters of equal seeds start from
     equal weights: down Kaiming-uniform as PEFT draws it, up zero, so that the model computes as the base model does.
 
     Raises:
@@ -149,7 +174,8 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for layer in packed_layers(model):
-                _initialise(layer, name)
+                if name in layer.lora_A:
+                    _initialise(layer, name)
     activate(model, [name for name, _ in adapters])
 
 
@@ -180,12 +206,26 @@ def activate(model: nn.Module, names: Sequence[str], strength: float = 1.0) -> N
     for layer in packed_layers(model):
         layer.enable_adapters(enabled=bool(names))
         layer.down_KRI = layer.up_KOR = None
-        if names:
+        if any(ranks := layer.ranks(names)):
             layer.set_adapter(list(names))
-            dtype = layer.get_base_layer().weight.dtype
-            layer.down_KRI = torch.stack([layer.lora_A[name].weight.detach() for name in names]).to(dtype)
-            ups = torch.stack([layer.lora_B[name].weight.detach() for name in names])
-            layer.up_KOR = (ups if strength == 1 else strength * ups).to(dtype)
+            weight, scales = layer.get_base_layer().weight, layer.scales(names)
+            layer.scale = scale_of(scales, weight)
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            downs = weight.new_zeros(len(names), max(ranks), weight.shape[1], dtype=wide)
+            ups = weight.new_zeros(len(names), weight.shape[0], max(ranks), dtype=wide)
+            for k, (name, rank) in enumerate(zip(names, ranks, strict=True)):
+                if rank:
+                    downs[k, :rank] = layer.lora_A[name].weight.detach()
+                    ups[k, :, :rank] = layer.lora_B[name].weight.detach()
+            layer.down_KRI = downs.to(weight.dtype)
+            layer.up_KOR = (ups if strength == 1 else strength * ups).to(weight.dtype)
+
+
+def scale_of(scales: Sequence[float], like: Tensor) -> Tensor | float:
+    """The `scale` of a layer whose active adapters have these: a number where they are equal, else [K, 1, 1]."""
+    if len(set(scales)) == 1:
+        return scales[0]
+    return torch.tensor(scales, dtype=like.dtype, device=like.device).view(-1, 1, 1)
 
 
 def parameters(model: nn.Module, name: str) -> Adapter:
@@ -195,7 +235,7 @@ def parameters(model: nn.Module, name: str) -> Adapter:
     """
     result = {}
     for layer_name, layer in model.named_modules():
-        if isinstance(layer, PackedLinear):
+        if isinstance(layer, PackedLinear) and name in layer.lora_A:
             result[f"{layer_name}.lora_A.weight"] = layer.lora_A[name].weight
             result[f"{layer_name}.lora_B.weight"] = layer.lora_B[name].weight
     return result

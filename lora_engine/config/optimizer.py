@@ -16,3 +16,6 @@ class AdamWConfig(Config):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
+
+
+OptimizerConfig = AdamWConfig

@@ -1,5 +1,6 @@
 """The settings of the training loop."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -10,6 +11,13 @@ from lora_engine.config.models import Precision
 from lora_engine.config.optimizer import AdamWConfig
 
 CompileMode = Literal["regional", "full"]  # how the UNet is compiled, where it is
+
+# The fields of `TrainingConfig` that shape a pass through the UNet, and so are equal in all adapters of a pack. Every
+# other is an adapter's own.
+SHARED = (
+    *("batch_size", "gradient_accumulation", "random_flip"),
+    *("precision", "memory", "compile", "cuda_graph", "deterministic"),
+)
 
 
 class TrainingConfig(Config):
@@ -51,3 +59,14 @@ class TrainingConfig(Config):
     def images_per_step(self) -> int:
         """Images that one adapter sees in one optimizer update."""
         return self.batch_size * self.gradient_accumulation
+
+
+def require_shared(configs: Sequence[TrainingConfig]) -> None:
+    """Check that these can train in one pack.
+
+    Raises:
+        ValueError: they differ in a field of `SHARED`.
+    """
+    for name in SHARED:
+        if len({getattr(config, name) for config in configs}) > 1:
+            raise ValueError(f"a pack has one training.{name}")

@@ -3,6 +3,8 @@
 Shape legend: K members that take part.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,23 +20,29 @@ class FastUpdate:
     """An update that compiles and captures itself at its first call. Where either fails it goes on without.
 
     Both wait for the first call because both need inputs to try themselves out on.
+
+    Args:
+        updates: of the whole run, by which compiling pays or does not.
     """
 
-    def __init__(self, update: PackUpdate, config: TrainingConfig, processes: Processes, device: torch.device) -> None:
+    def __init__(
+        self, update: PackUpdate, config: TrainingConfig, updates: int, processes: Processes, device: torch.device
+    ) -> None:
         self._update, self._config, self._processes, self._device = update, config, processes, device
+        self._updates = updates
         self._remarks: list[str] = []
         self._is_to_compile = config.compile != "off"
         self.capture_anew()
 
-    def __call__(self, inputs: Inputs, learning_rate: float) -> Tensor:
-        """Update at this learning rate. Returns what `PackUpdate` does, [4, K] on the device."""
+    def __call__(self, inputs: Inputs, rates: Sequence[float]) -> Tensor:
+        """Update at these learning rates of the members. Returns what `PackUpdate` does, [4, K] on the device."""
         if self._is_to_compile:
             self._compile(inputs)
         if self._is_to_capture:
-            self._capture(inputs, learning_rate)
+            self._capture(inputs, rates)
         if self._captured is not None:
-            return self._captured((*inputs, torch.tensor(learning_rate)))
-        return self._update(inputs, learning_rate)
+            return self._captured((*inputs, torch.tensor(rates)))
+        return self._update(inputs, rates)
 
     def capture_anew(self) -> None:
         """Forget the CUDA graph: the next update captures another, since other members take part."""
@@ -50,20 +58,20 @@ class FastUpdate:
         """Compile the UNet, if that pays and works for these inputs."""
         self._is_to_compile, mode, update = False, self._config.compile, self._update
         assert mode != "off", "it is asked for"
-        reason = too_few_updates(mode, self._config.steps)
+        reason = too_few_updates(mode, self._updates)
         if reason is None:
             reason = compile_if_equal(update.gradients, update.batch(inputs), mode)
         if reason is not None:
             self._remarks.append(f"Training without compiling: {reason}.")
 
-    def _capture(self, inputs: Inputs, learning_rate: float) -> None:
+    def _capture(self, inputs: Inputs, rates: Sequence[float]) -> None:
         """Capture an update as one graph, if that works. On a CPU there is nothing to gain, and nothing to say."""
         self._is_to_capture = False
         if self._device.type != "cuda":
             return
         reason = "several processes train together"
         if self._processes.count == 1:
-            first, update = (*inputs, torch.tensor(learning_rate, device=self._device)), self._update
+            first, update = (*inputs, torch.tensor(rates, device=self._device)), self._update
             try:
                 self._captured = CapturedUpdate(lambda t: update(Inputs(*t[:-1]), t[-1]), first, update.tensors())
             except RuntimeError as error:  # an error of memory is one too, and an update without a graph needs less

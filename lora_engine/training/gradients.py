@@ -47,25 +47,25 @@ class PackGradients:
     Attributes:
         unet: the frozen UNet with its adapters.
         weights: those of the adapters that take part; their gradients are what this computes.
+        scale: what their losses are multiplied by.
         micro_batches: how an update is cut up.
         unet_context: every pass through the UNet happens within such a context, for instance one in which it is
             compiled.
     """
 
-    def __init__(self, unet: nn.Module, images_per_step: int, scale: LossScale, micro_batches: MicroBatches) -> None:
+    def __init__(self, unet: nn.Module, images_per_step: int, micro_batches: MicroBatches) -> None:
         self.unet = unet
         self.micro_batches = micro_batches
         self.unet_context: Callable[[], AbstractContextManager[None]] = nullcontext
         self._images_per_step = images_per_step
-        self._scale = scale
 
-    def set_members(self, weights: PackWeights, seeds: Tensor) -> None:
+    def set_members(self, weights: PackWeights, scale: LossScale, seeds: Tensor) -> None:
         """Compute the gradients of these adapters from now on.
 
         Args:
             seeds: the place of each one's seed among the distinct seeds, int64 [K] on the device.
         """
-        self.weights, self._seeds_K = weights, seeds
+        self.weights, self.scale, self._seeds_K = weights, scale, seeds
 
     def accumulate(self, batch: Batch) -> Tensor:
         """Add an update's gradients to those of `weights`, multiplied by the loss scale.
@@ -80,7 +80,7 @@ class PackGradients:
                 self.weights.select(members.start, members.stop)
             with self.unet_context():
                 losses_KB = self._losses(batch, members, images) / self._images_per_step
-                torch.autograd.backward(self._scale.scaled(losses_KB.sum()))
+                torch.autograd.backward(self.scale.scaled(losses_KB, members))
             self.weights.accumulate()
             losses_K[members] += losses_KB.detach().sum(dim=1)
         return losses_K

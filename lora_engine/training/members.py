@@ -1,47 +1,69 @@
 """The members of a pack: which of them still train, and all that continuing each of them needs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lora_engine.adapters import lora
-from lora_engine.config.optimizer import AdamWConfig
+from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.draws import PackMember
-from lora_engine.training.weights import Moments, PackWeights
+from lora_engine.training.loss_scale import LossScale
+from lora_engine.training.weights import PackWeights, Row
 
 _NEVER = -1  # stands for "not frozen" in a state, which holds tensors alone
 
+RowState = Mapping[str, Tensor]  # all but an adapter's weights and counters: its optimizer's state and its loss scale
+
+
+@dataclass(frozen=True)
+class MemberConfig:
+    """The settings that one member trains with; those that shape a pass are equal in all of a pack."""
+
+    lora: LoraConfig
+    training: TrainingConfig
+
 
 class PackMembers:
-    """The members of a pack, of which some may have diverged.
+    """The members of a pack, of which some may have diverged, and others may have done all of their steps.
 
-    Those are frozen: they keep their weights and moments, and take no part in updates. The others are active, and
-    `weights` gathers theirs.
+    Those keep their weights and moments, and take no part in updates. The others are active, and `weights` gathers
+    theirs.
 
     Args:
         unet: it has had an adapter injected for every member.
         members: in the pack's order, by which a member's place counts from 0.
+        configs: of the members, in their order.
+        half_precision: the UNet computes in fp16, so losses are scaled.
     """
 
-    def __init__(self, unet: nn.Module, members: Sequence[PackMember], optimizer: AdamWConfig) -> None:
-        self.all = tuple(members)
+    def __init__(
+        self, unet: nn.Module, members: Sequence[PackMember], configs: Sequence[MemberConfig], *, half_precision: bool
+    ) -> None:
+        self.all, self.configs = tuple(members), tuple(configs)
         self.seeds = tuple(dict.fromkeys(member.seed for member in members))  # distinct, in the order of the members
         self.frozen_at: dict[str, int] = {}  # name of a frozen member to the step at which it was frozen
+        self.step = 0  # updates that the pack has done
         self._refused = {member.name: 0 for member in members}  # updates refused by the member's own fault
-        self._resting: Mapping[str, Moments] = {}  # name of a frozen member to its moments
-        self._unet, self._optimizer = unet, optimizer
+        self._resting: Mapping[str, RowState] = {}  # name of a member that is not active, to its state
+        self._unet, self._half_precision = unet, half_precision
         self._gather({})
+
+    def is_active(self, place: int) -> bool:
+        """Whether the member at this place of the pack takes part in the next update."""
+        return self.all[place].name not in self.frozen_at and self.step < self.configs[place].training.steps
 
     @property
     def active(self) -> tuple[PackMember, ...]:
-        """The members that are not frozen."""
-        return tuple(member for member in self.all if member.name not in self.frozen_at)
+        """The members that take part in the next update."""
+        return tuple(self.all[place] for place in self.active_places)
 
     @property
     def active_places(self) -> list[int]:
         """The places of the active members in the pack."""
-        return [place for place, member in enumerate(self.all) if member.name not in self.frozen_at]
+        return [place for place in range(len(self.all)) if self.is_active(place)]
 
     @property
     def active_seeds(self) -> list[int]:
@@ -50,9 +72,20 @@ class PackMembers:
 
     def freeze(self, name: str, step: int) -> None:
         """Let a member keep its weights from this step on. `weights` is another object afterwards."""
-        moments = {member.name: self._moments(member.name) for member in self.all}
+        states = self._row_states()
         self.frozen_at[name] = step
-        self._gather(moments)
+        self._gather(states)
+
+    def advance(self) -> bool:
+        """Count an update; whether a member has done its last. Then `weights` is another object afterwards."""
+        states = self._row_states() if self._is_an_end(self.step + 1) else {}
+        self.step += 1
+        if states:
+            self._gather(states)
+        return bool(states)
+
+    def _is_an_end(self, step: int) -> bool:
+        return any(self.configs[place].training.steps == step for place in self.active_places)
 
     def count_refused(self, place: int) -> int:
         """Remember that an update was refused by the fault of the member at this place; how many were so far."""
@@ -60,45 +93,74 @@ class PackMembers:
         self._refused[name] += 1
         return self._refused[name]
 
-    def diverged(self, max_refused: int) -> list[str]:
-        """The names of the active members by whose fault more than `max_refused` updates were refused."""
-        return [member.name for member in self.active if self._refused[member.name] > max_refused]
+    def diverged(self) -> list[str]:
+        """The names of the members that had more updates refused than their settings allow, and are not frozen yet."""
+        allowed = {m.name: config.training.max_skipped_steps for m, config in zip(self.all, self.configs, strict=True)}
+        return [name for name, most in allowed.items() if name not in self.frozen_at and self._refused[name] > most]
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """The tensors that continuing one member needs, live: its counters, weights and moments."""
+        """The tensors that continuing one member needs, live: its counters, weights, moments and loss scale."""
+        place = [member.name for member in self.all].index(name)
         state = {
+            "step": torch.tensor(min(self.step, self.configs[place].training.steps)),
             "skipped": torch.tensor(self._refused[name]),
             "frozen_at": torch.tensor(self.frozen_at.get(name, _NEVER)),
         }
         state |= with_prefix("adapter.", {k: w.detach() for k, w in lora.parameters(self._unet, name).items()})
-        return state | with_prefix("optimizer.", self._moments(name))
+        return state | dict(self._row_state(name))
 
     def restore(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continue from what `state` gave for every member. `weights` is another object afterwards.
+        """Continue from what `state` gave for every member, all at the same step of the pack.
+
+        `weights` is another object afterwards.
 
         Raises:
             ValueError, KeyError, RuntimeError: a state lacks something, or is that of another adapter.
         """
+        steps = {name: int(state["step"]) for name, state in states.items()}
+        self.step = max(steps.values())
+        ends = {m.name: config.training.steps for m, config in zip(self.all, self.configs, strict=True)}
+        if steps != {name: min(self.step, end) for name, end in ends.items()}:
+            raise ValueError(f"a pack of {sorted(ends)} cannot continue from {steps}")
         for name, state in states.items():
             lora.load(self._unet, name, under_prefix("adapter.", state))
             self._refused[name] = int(state["skipped"])
             if int(state.get("frozen_at", _NEVER)) != _NEVER:
                 self.frozen_at[name] = int(state["frozen_at"])
-        self._gather({name: under_prefix("optimizer.", state) for name, state in states.items()})
+        self._gather(states)
 
-    def _moments(self, name: str) -> Moments:
-        return self._resting[name] if name in self._resting else self.weights.moments(name)
+    def _row_states(self) -> dict[str, RowState]:
+        return {member.name: self._row_state(member.name) for member in self.all}
 
-    def _gather(self, moments: Mapping[str, Moments]) -> None:
-        """Gather the weights of the active members anew, with these moments; none are those of a new optimizer."""
-        self._resting = {name: moments[name] for name in self.frozen_at}
-        names = [member.name for member in self.active]
-        if not names:
+    def _row_state(self, name: str) -> RowState:
+        if name in self._resting:
+            return self._resting[name]
+        moments = with_prefix("optimizer.", self.weights.moments(name))
+        return moments | with_prefix("loss_scale.", self.scale.state(self._rows.index(name)))
+
+    def _gather(self, states: Mapping[str, RowState]) -> None:
+        """Gather the weights of the active members anew, with these states; none are those of the first update."""
+        self._rows = [member.name for member in self.active]
+        self._resting = {name: _row_part(state) for name, state in states.items() if name not in self._rows}
+        if not self._rows:
             return
-        self.weights = PackWeights(self._unet, names, self._optimizer)
-        for name in names:
-            if name in moments:
-                self.weights.load_moments(name, moments[name])
+        configs = [self.configs[place] for place in self.active_places]
+        rows = [
+            Row(name, config.training.optimizer, config.lora.plus_ratio, config.training.max_grad_norm)
+            for name, config in zip(self._rows, configs, strict=True)
+        ]
+        self.weights = PackWeights(self._unet, rows)
+        device = next(self._unet.parameters()).device
+        self.scale = LossScale(device, len(rows), enabled=self._half_precision)
+        for k, name in enumerate(self._rows):
+            if name in states:
+                self.weights.load_moments(name, under_prefix("optimizer.", states[name]))
+                self.scale.load(k, under_prefix("loss_scale.", states[name]))
+
+
+def _row_part(state: Mapping[str, Tensor]) -> RowState:
+    """The part of a member's state that its row of the pack holds while it is active."""
+    return {key: value for key, value in state.items() if key.startswith(("optimizer.", "loss_scale."))}
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

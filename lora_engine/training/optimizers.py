@@ -1,55 +1,31 @@
-"""Optimizers of a matrix that has a row for each adapter, and that the device itself can tell to leave an update out.
-
-Shape legend: K adapters, P weights of one adapter.
-"""
-
+"""interim"""
 import torch
 from torch import Tensor, nn
+from lora_engine.config.optimizer import OptimizerConfig
 
-from lora_engine.config.optimizer import AdamWConfig
+class AdamW:
+    def __init__(self, weights_P: Tensor, gradient_P: Tensor, config: OptimizerConfig) -> None:
+        self._w = nn.Parameter(weights_P)
+        self._w.data = weights_P
+        self._w.grad = gradient_P
+        self._adamw = torch.optim.AdamW([self._w], lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, weight_decay=config.weight_decay, fused=True)
+        self._adamw.state[self._w] = {"step": torch.zeros((), dtype=torch.float32, device=weights_P.device), "exp_avg": torch.zeros_like(weights_P), "exp_avg_sq": torch.zeros_like(weights_P)}
 
-
-class RowAdamW:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), of which every statistic but the count of steps is per row.
-
-    Args:
-        weights_KP: the matrix, whose `.grad` each step reads.
-    """
-
-    def __init__(self, weights_KP: nn.Parameter, config: AdamWConfig) -> None:
-        self._weights_KP = weights_KP
-        # Only the fused kernel reads `found_inf`, by which the device refuses an update without the CPU waiting for it.
-        self._adamw = torch.optim.AdamW(
-            [weights_KP],
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        # torch would make the state at the first step, but a checkpoint is loaded and a CUDA graph captured before it.
-        self._adamw.state[weights_KP] = {
-            "step": torch.zeros((), dtype=torch.float32, device=weights_KP.device),
-            "exp_avg": torch.zeros_like(weights_KP),
-            "exp_avg_sq": torch.zeros_like(weights_KP),
-        }
-
-    def step(self, learning_rate: float | Tensor, refuse: Tensor) -> None:
-        """Update all rows by their gradients, unless the boolean scalar `refuse` on the device is set.
-
-        Args:
-            learning_rate: a number, or a scalar on the device where the step is part of a CUDA graph.
-        """
+    def step(self, rate: float | Tensor, refuse: Tensor) -> None:
         group = self._adamw.param_groups[0]
-        group["lr"], group["capturable"] = learning_rate, isinstance(learning_rate, Tensor)
-        self._adamw.found_inf = refuse.float()  # type: ignore[attr-defined]
+        group["lr"], group["capturable"] = rate, isinstance(rate, Tensor)
+        self._adamw.found_inf = refuse.float()
         self._adamw.step()
 
-    def state(self, row: int) -> dict[str, Tensor]:
-        """The tensors that continuing one row needs, live: `step`, a scalar of all rows, and two moments, [P]."""
-        state = self._adamw.state[self._weights_KP]
-        return {name: value[row] if value.dim() else value for name, value in state.items()}
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._adamw.state[self._w])
 
-    def tensors(self) -> list[Tensor]:
-        """Everything but the weights that a step changes, live."""
-        return list(self._adamw.state[self._weights_KP].values())
+    def averaged(self) -> Tensor | None:
+        return None
+
+    def measured(self) -> dict[str, Tensor]:
+        return {}
+
+
+def make_optimizer(weights_P, gradient_P, config, rate_factors_P):
+    return AdamW(weights_P, gradient_P, config)

@@ -5,14 +5,13 @@ Shape legend: K members that took part in an update.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.draws import DrawHashes
 from lora_engine.records import StepRecord
 from lora_engine.training.lr_schedule import learning_rate
@@ -36,11 +35,12 @@ class StepLog:
     """The updates that were done since the log was last flushed. Its clock starts when it is made.
 
     Args:
+        images_per_step: of one member.
         remarks: is given a sentence at the first update that each member has refused by its own fault.
     """
 
-    def __init__(self, members: PackMembers, config: TrainingConfig, remarks: list[str]) -> None:
-        self._members, self._config, self._remarks = members, config, remarks
+    def __init__(self, members: PackMembers, images_per_step: int, remarks: list[str]) -> None:
+        self._members, self._images_per_step, self._remarks = members, images_per_step, remarks
         self._pending: list[_Measured] = []
         self._since = time.monotonic()
 
@@ -58,14 +58,14 @@ class StepLog:
         """Whether updates have waited long enough for `flush`."""
         return len(self._pending) >= _FLUSH_STEPS or time.monotonic() - self._since >= _FLUSH_SECONDS
 
-    def flush(self) -> Iterator[tuple[StepRecord, ...]]:
-        """Yield a record a member for every update since the last flush, and count the updates that were refused.
+    def flush(self) -> Iterator[dict[str, StepRecord]]:
+        """Yield the members' records, by name, for every update since the last, and count the updates refused.
 
         Waits for the device.
         """
         if self._pending:
             values = torch.cat([measured.numbers_4K for measured in self._pending], dim=1).double().cpu().numpy()
-            images = self._config.images_per_step * values.shape[1]
+            images = self._images_per_step * values.shape[1]
             images_per_second = images / max(time.monotonic() - self._since, 1e-9)
             start = 0
             for measured in self._pending:
@@ -74,42 +74,41 @@ class StepLog:
                 for at, place in enumerate(measured.places):
                     if at_fault_K[at] and self._members.count_refused(place) == 1:
                         self._remarks.append(self._first_refusal(measured.step, place, losses_K[at]))
-                numbers = {place: (losses_K[at], norms_K[at]) for at, place in enumerate(measured.places)}
-                yield self._records(measured, numbers, images_per_second, skipped=not finite_K.all())
+                rows = zip(losses_K, norms_K, finite_K.astype(bool), strict=True)
+                yield self._records(measured, dict(zip(measured.places, rows, strict=True)), images_per_second)
         # The clock starts again only now: what the caller did with the records is not the updates' time.
         self._pending, self._since = [], time.monotonic()
 
     def _first_refusal(self, step: int, place: int, loss: float) -> str:
         what = "its gradient is not finite, though its loss is" if np.isfinite(loss) else "its loss is not finite"
-        name, most = self._members.all[place].name, self._config.max_skipped_steps
+        name, most = self._members.all[place].name, self._members.configs[place].training.max_skipped_steps
         return f"{name}: the update of step {step} was refused, since {what}; more than {most} of these freeze it"
 
     def _records(
-        self, measured: _Measured, numbers: dict[int, tuple[float, float]], images_per_second: float, *, skipped: bool
-    ) -> tuple[StepRecord, ...]:
-        """A record for every member of the pack; that of a frozen one says that nothing was updated.
+        self, measured: _Measured, numbers: Mapping[int, tuple[float, float, bool]], images_per_second: float
+    ) -> dict[str, StepRecord]:
+        """A record for every member that has not done all of its steps; a frozen one's says that nothing was updated.
 
         Args:
-            numbers: place of a member that took part, to its loss and gradient norm.
+            numbers: place of a member that took part, to its loss, gradient norm and whether it was updated.
         """
-        result = []
-        for place, member in enumerate(self._members.all):
-            loss, norm = numbers.get(place, (math.nan, math.nan))
+        result = {}
+        for place, (member, config) in enumerate(zip(self._members.all, self._members.configs, strict=True)):
+            loss, norm, updated = numbers.get(place, (math.nan, math.nan, False))
             hashes = measured.hashes[self._members.seeds.index(member.seed)]
-            result.append(
-                StepRecord(
+            if measured.step <= config.training.steps:
+                result[member.name] = StepRecord(
                     step=measured.step,
                     loss=_finite(loss),
-                    learning_rate=learning_rate(self._config, measured.step),
+                    learning_rate=learning_rate(config.training, measured.step),
                     grad_norm=_finite(norm),
                     images_per_second=images_per_second,
-                    skipped=skipped or place not in numbers,
+                    skipped=not updated,
                     order_sha256=hashes.order_sha256,
                     timesteps_sha256=hashes.timesteps_sha256,
                     noise_sha256=hashes.noise_sha256,
                 )
-            )
-        return tuple(result)
+        return result
 
 
 def _finite(value: float) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lora_engine.config.training import TrainingConfig
+from lora_engine.config.training import require_shared
 from lora_engine.dataset.draws import Draws, PackMember
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.diffusion import NoiseSchedule
@@ -17,9 +17,8 @@ from lora_engine.system.prefetch import prefetch
 from lora_engine.training.fast_update import FastUpdate
 from lora_engine.training.gradients import Batch, PackGradients
 from lora_engine.training.inputs import InputReader, ReadInputs
-from lora_engine.training.loss_scale import LossScale
 from lora_engine.training.lr_schedule import learning_rate
-from lora_engine.training.members import PackMembers, under_prefix, with_prefix
+from lora_engine.training.members import MemberConfig, PackMembers
 from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.step_log import StepLog
 from lora_engine.training.update import PackUpdate
@@ -37,7 +36,8 @@ class PackTrainer:
     Of several processes that train together, each has a trainer made with equal arguments and does with it what all do.
 
     Args:
-        half_precision: the UNet computes in fp16, so the loss is scaled.
+        configs: of the members, in their order. What shapes a pass is equal in all, see `SHARED`.
+        half_precision: the UNet computes in fp16, so losses are scaled.
     """
 
     def __init__(
@@ -46,34 +46,40 @@ class PackTrainer:
         members: Sequence[PackMember],
         data: TrainingData,
         noise_schedule: NoiseSchedule,
-        config: TrainingConfig,
+        configs: Sequence[MemberConfig],
         *,
         half_precision: bool = False,
         processes: Processes = ALONE,
     ) -> None:
-        self.step = 0  # updates done
-        self._config, self._processes, self._device = config, processes, data.device
-        self._members = PackMembers(unet, members, config.optimizer)
+        require_shared([config.training for config in configs])
+        shared = configs[0].training
+        self._processes, self._device, self._images_per_step = processes, data.device, shared.images_per_step
+        self._steps = max(config.training.steps for config in configs)
+        self._members = PackMembers(unet, members, configs, half_precision=half_precision)
         draws = Draws(
             seeds=self._members.seeds,
             image_ids=data.image_ids,
             latent_shape=data.latent_shape,
-            images_per_step=config.images_per_step,
+            images_per_step=shared.images_per_step,
             num_train_timesteps=noise_schedule.num_train_timesteps,
             flips=data.flips,
         )
-        self._reader = InputReader(data, members, draws, processes.local_slice(config.images_per_step))
-        self._scale = LossScale(data.device, enabled=half_precision)
-        whole = MicroBatches(config.batch_size, len(members))
-        self._gradients = PackGradients(unet, config.images_per_step, self._scale, whole)
-        self._update = PackUpdate(self._gradients, data, noise_schedule, config.max_grad_norm, self._scale, processes)
-        self._fast_update = FastUpdate(self._update, config, processes, data.device)
+        self._reader = InputReader(data, members, draws, processes.local_slice(shared.images_per_step))
+        whole = MicroBatches(shared.batch_size, len(members))
+        self._gradients = PackGradients(unet, shared.images_per_step, whole)
+        self._update = PackUpdate(self._gradients, data, noise_schedule, processes)
+        self._fast_update = FastUpdate(self._update, shared, self._steps, processes, data.device)
         self._remarks: list[str] = []
         self._take_up_the_active()
 
     @property
+    def step(self) -> int:
+        """How many updates were done, by members that have not done all of theirs."""
+        return self._members.step
+
+    @property
     def active(self) -> tuple[PackMember, ...]:
-        """The members that are not frozen."""
+        """The members that take part in the next update."""
         return self._members.active
 
     @property
@@ -86,37 +92,38 @@ class PackTrainer:
         """The way in which updates are cut up."""
         return self._gradients.micro_batches
 
-    def run(self, last_step: int, stop: Callable[[], bool]) -> Iterator[tuple[StepRecord, ...]]:
-        """Update up to and including `last_step`, or until `stop` says so, yielding a record a member for every step.
+    def run(self, last_step: int, stop: Callable[[], bool]) -> Iterator[dict[str, StepRecord]]:
+        """Update up to and including `last_step`, or until `stop` says so, yielding the members' records of every step.
 
-        A member that had more updates refused by its own fault than the configuration allows is frozen; ends when all
-        of them are. Of several processes, all stop when one is told to.
+        A member that had more updates refused by its own fault than its settings allow is frozen, and one that has done
+        its last takes no further part; ends when none is left. Of several processes, all stop when one is told to.
         """
-        log = StepLog(self._members, self._config, self._remarks)
+        log = StepLog(self._members, self._images_per_step, self._remarks)
         if self.active:
             self._members.weights.select()
         with closing(prefetch(self._reader.read, range(self.step + 1, last_step + 1), _READ_AHEAD)) as reads:
             while self.step < last_step and self.active and not self._processes.any(stop()):
-                self._update_once(next(reads), log)
-                is_divergence_due = self.step % _DIVERGENCE_STEPS == 0 or self.step == self._config.steps
+                has_an_end = self._update_once(next(reads), log)
+                is_divergence_due = self.step % _DIVERGENCE_STEPS == 0 or has_an_end
                 if is_divergence_due or log.is_due:
                     yield from log.flush()
                 if is_divergence_due:
                     self._freeze_the_diverged()
         yield from log.flush()
 
-    def _update_once(self, read: ReadInputs, log: StepLog) -> None:
-        inputs = self._reader.place(read, self._members.active_places)
-        numbers_4K = self._fast_update(inputs, learning_rate(self._config, read.step))
-        log.add(read.step, numbers_4K, read.hashes)
-        self.step += 1
+    def _update_once(self, read: ReadInputs, log: StepLog) -> bool:
+        """Update; whether a member has done its last step."""
+        places = self._members.active_places
+        rates = [learning_rate(self._members.configs[place].training, read.step) for place in places]
+        log.add(read.step, self._fast_update(self._reader.place(read, places), rates), read.hashes)
+        has_an_end = self._members.advance()
+        if has_an_end:
+            self._take_up_the_active()
+        return has_an_end
 
     def _freeze_the_diverged(self) -> None:
-        diverged = self._members.diverged(self._config.max_skipped_steps)
-        for name in diverged:
+        for name in self._members.diverged():
             self.freeze(name)
-        if diverged and self.active:
-            self._members.weights.select()
 
     def freeze(self, name: str) -> None:
         """Let a member that has diverged keep its weights from here on; the others go on."""
@@ -127,7 +134,8 @@ class PackTrainer:
         """Let updates be those of the members that are active now."""
         if self.active:
             seeds = torch.tensor(self._members.active_seeds, device=self._device)
-            self._gradients.set_members(self._members.weights, seeds)
+            self._members.weights.select()
+            self._gradients.set_members(self._members.weights, self._members.scale, seeds)
             self._fast_update.capture_anew()
 
     def image_bytes(self) -> int:
@@ -157,24 +165,17 @@ class PackTrainer:
 
     def state(self, name: str) -> dict[str, Tensor]:
         """The tensors that continuing one member needs, copied to the CPU: weights, optimizer moments, counters."""
-        state = {"step": torch.tensor(self.step)} | self._members.state(name)
-        state |= with_prefix("loss_scale.", self._scale.state())
+        state = self._members.state(name)
         return {key: value.to("cpu", copy=True).contiguous() for key, value in state.items()}
 
     def restore(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continue from what `state` gave for every member, all at the same step.
+        """Continue from what `state` gave for every member, all at the same step of the pack.
 
         Raises:
             ValueError: a state lacks something, or is that of another pack.
         """
         try:
-            steps, names = {int(state["step"]) for state in states.values()}, {m.name for m in self._members.all}
-            if states.keys() != names or len(steps) != 1:
-                raise ValueError(f"a pack of {sorted(names)} cannot continue from {sorted(states)} at {steps}")
-            for state in states.values():
-                self._scale.load(under_prefix("loss_scale.", state))
             self._members.restore(states)
-            self.step = steps.pop()
             self._take_up_the_active()
         except (KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"a state does not fit this pack: {error}") from error

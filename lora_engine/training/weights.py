@@ -1,47 +1,92 @@
 """Weights, gradients and moments of the adapters that train together: a few large matrices, not thousands of tensors.
 
-Shape legend: K adapters, P weights of one adapter, R rank, I and O features in and out.
+Shape legend: K adapters, P weights of one adapter as it is filled up, R the largest rank in a layer, I and O features
+in and out.
 """
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lora_engine.adapters import lora
-from lora_engine.config.optimizer import AdamWConfig
-from lora_engine.training.optimizers import RowAdamW
+from lora_engine.config.optimizer import OptimizerConfig
+from lora_engine.training.optimizers import make_optimizer
 
 _NEGLIGIBLE = 1e-3  # a layer's gradients are this small, relative to the largest layer's, where rounding may rule them
 
 Moments = Mapping[str, Tensor]  # the optimizer's state of one adapter: `exp_avg.<parameter>` and so on
 
 
+@dataclass(frozen=True)
+class Row:
+    """How the weights of one adapter are updated."""
+
+    name: str  # of the adapter
+    optimizer: OptimizerConfig
+    plus_ratio: float | None = None  # see `LoraConfig`
+    max_grad_norm: float | None = None  # that its gradient is clipped to; None does not clip
+
+
 class PackWeights:
     """K adapters of a model as matrices [K, P]: row k is adapter k, layer after layer.
 
-    So a cast, a norm or an update is one operation. PEFT's parameters become views of the rows, as do their gradients.
+    So a cast or a norm is one operation. PEFT's parameters become views of the rows, as do their gradients. In a layer
+    where an adapter has a lower rank than another, or no weights, its row has zeros that nothing changes: a gradient
+    there is a product with those zeros.
 
     Args:
         model: it has had these adapters injected.
-        names: of the adapters, in the order of the rows.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str], config: AdamWConfig) -> None:
-        self._layers, self._names = lora.packed_layers(model), list(names)
-        parameters = [lora.parameters(model, name) for name in names]
-        self._keys = tuple(parameters[0])
-        self._shapes = [weight.shape for weight in parameters[0].values()]
-        rows = [torch.cat([weight.detach().flatten() for weight in adapter.values()]) for adapter in parameters]
-        self._weights_KP = nn.Parameter(torch.stack(rows))
-        self._weights_KP.grad = self.gradients_KP = torch.zeros_like(self._weights_KP)
+    def __init__(self, model: nn.Module, rows: Sequence[Row]) -> None:
+        self._names = [row.name for row in rows]
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, lora.PackedLinear)}
+        ranks = {name: max(layer.ranks(self._names)) for name, layer in layers.items()}
+        self._layers = [layer for name, layer in layers.items() if ranks[name]]
+        self._scales = [layer.scales(self._names) for layer in self._layers]
+        shapes = {}
+        for name, layer in layers.items():
+            features_out, features_in = layer.get_base_layer().weight.shape
+            if ranks[name]:
+                shapes[f"{name}.lora_A.weight"] = torch.Size((ranks[name], features_in))
+                shapes[f"{name}.lora_B.weight"] = torch.Size((features_out, ranks[name]))
+        self._keys, self._shapes = tuple(shapes), list(shapes.values())
+        parameters = [lora.parameters(model, name) for name in self._names]
+        self._own = [{key: weight.shape for key, weight in adapter.items()} for adapter in parameters]
+        like = next(iter(parameters[0].values())).detach()
+        self._weights_KP = like.new_zeros(len(rows), sum(shape.numel() for shape in self._shapes))
+        self.gradients_KP = torch.zeros_like(self._weights_KP)
         for k, adapter in enumerate(parameters):
-            views = zip(self._split(self._weights_KP.detach()[k]), self._split(self.gradients_KP[k]), strict=True)
-            for weight, (value, gradient) in zip(adapter.values(), views, strict=True):
-                weight.data, weight.grad = value, gradient
+            values, gradients = self._own_parts(k, self._weights_KP[k]), self._own_parts(k, self.gradients_KP[k])
+            for key, weight in adapter.items():
+                values[key].copy_(weight.detach())
+                weight.data, weight.grad = values[key], gradients[key]
         self._make_copy(self._layers[0].get_base_layer().weight.dtype)
-        self._optimizer = RowAdamW(self._weights_KP, config)
+        self._max_norms = [math.inf if row.max_grad_norm is None else row.max_grad_norm for row in rows]
+        self._max_norms_K = torch.tensor(self._max_norms, dtype=like.dtype, device=like.device)
+        self._optimizers = [
+            make_optimizer(weights_P, gradient_P, row.optimizer, self._rate_factors(row.plus_ratio))
+            for weights_P, gradient_P, row in zip(self._weights_KP, self.gradients_KP, rows, strict=True)
+        ]
+
+    def _rate_factors(self, plus_ratio: float | None) -> Tensor | None:
+        """By how much each weight's learning rate is the row's; None where it is the row's everywhere. [P]."""
+        if plus_ratio is None:
+            return None
+        factors_P = torch.ones_like(self._weights_KP[0])
+        for key, part in zip(self._keys, self._split(factors_P), strict=True):
+            if key.endswith(".lora_B.weight"):
+                part.fill_(plus_ratio)
+        return factors_P
+
+    def _own_parts(self, k: int, row: Tensor) -> dict[str, Tensor]:
+        """Views of a row, [P], by the names of the parameters of adapter k, and of their shapes: without the zeros."""
+        parts, own = dict(zip(self._keys, self._split(row), strict=True)), self._own[k]
+        return {key: parts[key][tuple(slice(size) for size in shape)] for key, shape in own.items()}
 
     def _split(self, rows: Tensor) -> list[Tensor]:
         """Views of a row, or of all, parameter by parameter: [..., P] to [..., R, I] and [..., O, R] in turn."""
@@ -54,7 +99,7 @@ class PackWeights:
         Its gradients, `_partial_KP`, are those of the latest backward pass alone where it is a copy.
         """
         self._casts = dtype != self._weights_KP.dtype
-        self._copy_KP = self._weights_KP.detach().to(dtype)
+        self._copy_KP = self._weights_KP.to(dtype)
         self._partial_KP = torch.zeros_like(self._copy_KP) if self._casts else self.gradients_KP
         # torch warns that each layer's gradients do not lie in one piece. If they did, every row would be in hundreds.
         warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
@@ -67,15 +112,16 @@ class PackWeights:
         if self._casts:
             # `.data` hides the write from autograd, which refuses to use a slice once the matrix under it was written
             # to in its sight, and the layers may hold slices that an earlier `select` made.
-            self._copy_KP.data.copy_(self._weights_KP.detach())
+            self._copy_KP.data.copy_(self._weights_KP)
 
     def select(self, first: int = 0, last: int | None = None) -> None:
         """Let the model compute with the rows from `first` to before `last`, as they are now, and learn them."""
         self._cast()
         whole = first == 0 and last in (None, len(self._names))
-        for layer, leaves in zip(self._layers, self._leaves, strict=True):
+        for layer, leaves, scales in zip(self._layers, self._leaves, self._scales, strict=True):
             layer.enable_adapters(enabled=True)
             layer.set_adapter(self._names)
+            layer.scale = lora.scale_of(scales[first:last], layer.get_base_layer().weight)
             # Only a part of the rows is sliced: a slice remembers the stream that it was made on, which breaks the
             # capture of a CUDA graph, and its backward pass takes kernels of its own.
             layer.down_KRI, layer.up_KOR = leaves if whole else (leaf[first:last] for leaf in leaves)
@@ -92,24 +138,25 @@ class PackWeights:
             self.gradients_KP.add_(self._partial_KP)
             self._partial_KP.zero_()
 
-    def clip(self, max_norm: float | None) -> Tensor:
-        """Scale each adapter's gradient down to a norm of `max_norm` at most; None leaves it as it is.
+    def clip(self) -> Tensor:
+        """Scale each adapter's gradient down to a norm of its row's `max_grad_norm` at most.
 
         Returns:
             The norms before, [K]. Nothing waits for the device.
         """
         norms_K: Tensor = torch.linalg.vector_norm(self.gradients_KP, dim=1)
-        if max_norm is not None:
-            self.gradients_KP.mul_((max_norm / (norms_K + 1e-6)).clamp(max=1.0).unsqueeze(1))
+        if any(map(math.isfinite, self._max_norms)):
+            self.gradients_KP.mul_((self._max_norms_K / (norms_K + 1e-6)).clamp(max=1.0).unsqueeze(1))
         return norms_K
 
-    def update(self, learning_rate: float | Tensor, refuse: Tensor) -> None:
-        """Let the optimizer update all rows, unless the boolean scalar `refuse` on the device is set.
+    def update(self, rates: Sequence[float] | Tensor, refuse_K: Tensor) -> None:
+        """Let the optimizers update the rows, but for those of which `refuse_K`, boolean and on the device, is set.
 
         Args:
-            learning_rate: a number, or a scalar on the device where this is part of a CUDA graph.
+            rates: each row's learning rate, or [K] on the device where this is part of a CUDA graph.
         """
-        self._optimizer.step(learning_rate, refuse)
+        for optimizer, rate, refuse in zip(self._optimizers, rates, refuse_K, strict=True):
+            optimizer.step(rate, refuse)
         self._cast()
 
     def relative_error(self, computed_KP: Tensor, true_KP: Tensor) -> float:
@@ -126,8 +173,8 @@ class PackWeights:
 
     def tensors(self) -> list[Tensor]:
         """All tensors that an update changes, live."""
-        matrices = [self._weights_KP.detach(), self.gradients_KP, self._copy_KP, self._partial_KP]
-        return [*matrices, *self._optimizer.tensors()]
+        matrices = [self._weights_KP, self.gradients_KP, self._copy_KP, self._partial_KP]
+        return [*matrices, *(tensor for optimizer in self._optimizers for tensor in optimizer.state().values())]
 
     def moments(self, name: str) -> Moments:
         """The optimizer's state of one adapter, live: `<statistic>.<parameter>` to a tensor of the parameter's shape.
@@ -135,9 +182,10 @@ class PackWeights:
         What the optimizer keeps as a scalar stands under every parameter.
         """
         result: dict[str, Tensor] = {}
-        for statistic, value in self._optimizer.state(self._names.index(name)).items():
-            per_parameter = self._split(value) if value.dim() else [value] * len(self._keys)
-            result |= {f"{statistic}.{key}": each for key, each in zip(self._keys, per_parameter, strict=True)}
+        k = self._names.index(name)
+        for statistic, value in self._optimizers[k].state().items():
+            parts = self._own_parts(k, value) if value.dim() else dict.fromkeys(self._own[k], value)
+            result |= {f"{statistic}.{key}": part for key, part in parts.items()}
         return result
 
     def load_moments(self, name: str, moments: Moments) -> None:

@@ -14,6 +14,7 @@ from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.system.device import find_device, in_words, use_deterministic_kernels
 from lora_engine.training.micro_batches import MicroBatches
+from lora_engine.training.members import MemberConfig
 from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_noise_schedule, tiny_unet
 
@@ -39,11 +40,12 @@ def trainer(dtype: torch.dtype, **asked: Any) -> PackTrainer:
     texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
     data = TrainingData(tiny.image_ids, rows_of(moments.to(device)), rows_of(texts.to(device, dtype)))
     config = CONFIG.model_copy(update=asked)
-    return PackTrainer(unet, MEMBERS, data, tiny_noise_schedule(), config, half_precision=dtype == torch.float16)
+    configs = [MemberConfig(LORA, config)] * len(MEMBERS)
+    return PackTrainer(unet, MEMBERS, data, tiny_noise_schedule(), configs, half_precision=dtype == torch.float16)
 
 
 def losses(made: PackTrainer, until: int = CONFIG.steps) -> list[list[float | None]]:
-    found = [[record.loss for record in row] for row in made.run(until, lambda: False)]
+    found = [[record.loss for record in row.values()] for row in made.run(until, lambda: False)]
     assert not made.take_remarks()
     return found
 

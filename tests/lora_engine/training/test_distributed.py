@@ -28,7 +28,8 @@ def train(
 ) -> tuple[list[tuple[StepRecord, ...]], PackTrainer, UNet2DConditionModel, dict[str, Tensor]]:
     made, unet = trainer(MEMBERS, UNEVEN, processes=processes)
     made.use_micro_batches(MicroBatches(2, 2))
-    records = list(made.run(6, lambda: processes.rank == 1 and made.step == LAST))
+    updates = made.run(6, lambda: processes.rank == 1 and made.step == LAST)
+    records = [tuple(records.values()) for records in updates]
     weights = {f"{m.name}.{key}": value for m in MEMBERS for key, value in lora.export(unet, m.name).items()}
     return records, made, unet, weights
 

@@ -19,6 +19,7 @@ from lora_engine.dataset.encoded import TrainingData
 from lora_engine.dataset.table import TensorTable
 from lora_engine.training.lr_schedule import learning_rate
 from lora_engine.training.micro_batches import MicroBatches
+from lora_engine.training.members import MemberConfig
 from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.tiny import tiny_data, tiny_noise_schedule, tiny_unet
 
@@ -57,9 +58,10 @@ def fast(dtype: torch.dtype, device: torch.device, **asked: str) -> list[list[fl
     unet, data = tiny_unet(dtype).to(device), data_of(dtype, device)
     lora.inject(unet, [(member.name, member.seed) for member in MEMBERS], LORA)
     config = CONFIG.model_copy(update=asked)
-    made = PackTrainer(unet, MEMBERS, data, tiny_noise_schedule(), config, half_precision=dtype == torch.float16)
+    configs = [MemberConfig(LORA, config)] * len(MEMBERS)
+    made = PackTrainer(unet, MEMBERS, data, tiny_noise_schedule(), configs, half_precision=dtype == torch.float16)
     made.use_micro_batches(MicroBatches(4, 2))
-    losses = [[record.loss or math.nan for record in row] for row in made.run(CONFIG.steps, lambda: False)]
+    losses = [[record.loss or math.nan for record in row.values()] for row in made.run(CONFIG.steps, lambda: False)]
     assert not made.take_remarks()
     return losses
 

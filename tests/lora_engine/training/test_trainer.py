@@ -20,8 +20,9 @@ from lora_engine.system.distributed import ALONE, Processes
 from lora_engine.training.compiled import CompiledUnet
 from lora_engine.training.inputs import InputReader
 from lora_engine.training.micro_batches import MicroBatches
+from lora_engine.training.members import MemberConfig
 from lora_engine.training.trainer import PackTrainer
-from lora_engine.training.weights import PackWeights
+from lora_engine.training.weights import PackWeights, Row
 from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_noise_schedule, tiny_unet
 
 LORA = LoraConfig(rank=3, alpha=5.0)
@@ -45,13 +46,14 @@ def trainer(
 ) -> tuple[PackTrainer, UNet2DConditionModel]:
     unet = tiny_unet()
     lora.inject(unet, [(m.name, m.seed) for m in members], LORA)
+    configs = [MemberConfig(LORA, config)] * len(members)
     return PackTrainer(
-        unet, members, data or tiny_data(), tiny_noise_schedule(prediction), config, processes=processes
+        unet, members, data or tiny_data(), tiny_noise_schedule(prediction), configs, processes=processes
     ), unet
 
 
 def run(made: PackTrainer, last: int = 6) -> list[tuple[StepRecord, ...]]:
-    return list(made.run(last, lambda: False))
+    return [tuple(records.values()) for records in made.run(last, lambda: False)]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -214,7 +216,8 @@ def half_precision_trainer(max_skipped_steps: int) -> tuple[PackTrainer, UNet2DC
     lora.inject(unet, [("a", 5), ("b", 0)], LORA)
     data = tiny_data(dtype=torch.float16)
     members = (tiny_member("a", 5, 1), tiny_member("b", 0, 2))
-    return PackTrainer(unet, members, data, tiny_noise_schedule(), config, half_precision=True), unet
+    configs = [MemberConfig(LORA, config)] * 2
+    return PackTrainer(unet, members, data, tiny_noise_schedule(), configs, half_precision=True), unet
 
 
 def test_overflows_that_a_smaller_loss_scale_cures_are_nobodys_fault() -> None:
@@ -285,7 +288,7 @@ def test_stop_ends_between_updates() -> None:
     made, _ = trainer(MEMBERS)
     answers = iter([False, False, True])
     records = list(made.run(6, lambda: next(answers)))
-    assert [r[0].step for r in records] == [1, 2]
+    assert [row["a"].step for row in records] == [1, 2]
     assert made.step == 2
 
 
@@ -311,7 +314,7 @@ def test_what_was_asked_for_and_is_not_done_is_said_once(asked: dict[str, str], 
 def test_one_layer_without_gradients_is_as_wrong_as_can_be() -> None:
     """What a compiled UNet is refused for."""
     _, unet = trainer(MEMBERS)
-    pack = PackWeights(unet, [member.name for member in MEMBERS], CONFIG.optimizer)
+    pack = PackWeights(unet, [Row(member.name, CONFIG.optimizer) for member in MEMBERS])
     true = torch.randn(pack.gradients_KP.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     lost, spoiled, noisy = true.clone(), true.clone(), true * 1.01
     first = next(iter(lora.parameters(unet, "a").values())).numel()

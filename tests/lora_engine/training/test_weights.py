@@ -10,12 +10,12 @@ from torch.func import functional_call
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.optimizer import AdamWConfig
-from lora_engine.training.weights import PackWeights
+from lora_engine.training.weights import PackWeights, Row
 from tests.lora_engine.adapters.toy import Toy, toy
 
 LORA = LoraConfig(rank=2, alpha=3.0, target_modules=("to_q", "to_out.0"))
 ADAMW = AdamWConfig(learning_rate=0.5, weight_decay=0.3, beta1=0.7, beta2=0.9, epsilon=1e-3)
-NO, YES = torch.tensor(False), torch.tensor(True)
+NO, YES = torch.tensor([False, False]), torch.tensor([True, True])
 KEYS = [f"block.{layer}.lora_{part}.weight" for layer in ("to_q", "to_out.0") for part in "AB"]
 
 
@@ -23,14 +23,16 @@ def drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def pack(names: str = "ab", dtype: torch.dtype = torch.float64) -> tuple[Toy, PackWeights]:
+def pack(
+    names: str = "ab", dtype: torch.dtype = torch.float64, max_norm: float | None = None
+) -> tuple[Toy, PackWeights]:
     """A model whose adapters' weights are all drawn, and their pack."""
     model = toy(dtype)
     lora.inject(model, [(name, at) for at, name in enumerate(names)], LORA)
     for at, name in enumerate(names):
         for i, weight in enumerate(lora.parameters(model, name).values()):
             weight.data.copy_(drawn(*weight.shape, seed=10 * at + i))
-    return model, PackWeights(model, list(names), ADAMW)
+    return model, PackWeights(model, [Row(name, ADAMW, max_grad_norm=max_norm) for name in names])
 
 
 class Alone:
@@ -73,7 +75,7 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("max_norm", [None, 0.5])
 def test_a_pack_learns_as_its_adapters_would_alone(max_norm: float | None) -> None:
-    model, weights = pack()
+    model, weights = pack(max_norm=max_norm)
     alone = {name: Alone(lora.export(model, name)) for name in "ab"}
     for step in range(4):
         # two micro-batches, and in the last updates one adapter has next to no gradient and is not clipped
@@ -85,8 +87,8 @@ def test_a_pack_learns_as_its_adapters_would_alone(max_norm: float | None) -> No
             out = model(torch.cat([xs["a"][micro], shrink * xs["b"][micro]]))
             out.square().sum().backward()
             weights.accumulate()
-        norms = weights.clip(max_norm)
-        weights.update(0.1 / (step + 1), NO)
+        norms = weights.clip()
+        weights.update([0.1 / (step + 1)] * 2, NO)
         for at, name in enumerate("ab"):
             theirs = [x if name == "a" else shrink * x for x in xs[name]]
             expected = alone[name].update(theirs, 0.1 / (step + 1), max_norm)
@@ -98,7 +100,7 @@ def test_a_pack_learns_as_its_adapters_would_alone(max_norm: float | None) -> No
 def test_a_pack_may_be_one_adapter_in_one_layer() -> None:
     model = toy()
     lora.inject(model, [("a", 0)], LORA.model_copy(update={"target_modules": ("to_q",)}))
-    weights = PackWeights(model, ["a"], ADAMW)
+    weights = PackWeights(model, [Row("a", ADAMW)])
     assert weights.gradients_KP.shape == (1, 18)
     weights.select()
     assert torch.equal(model(drawn(3, 5, seed=0)), toy()(drawn(3, 5, seed=0)))
@@ -109,11 +111,11 @@ def test_a_pack_may_be_one_adapter_in_one_layer() -> None:
 
 def test_a_learning_rate_on_the_device_is_as_good_as_a_number() -> None:
     updated = []
-    for rate in (0.05, torch.tensor(0.05, dtype=torch.float64)):
+    for rates in ([0.05, 0.05], torch.tensor([0.05, 0.05], dtype=torch.float64)):
         model, weights = pack()
         weights.select()
         model(drawn(4, 5, seed=1)).square().sum().backward()
-        weights.update(rate, NO)
+        weights.update(rates, NO)
         updated.append(lora.export(model, "b"))
     close(updated[0], updated[1])
 
@@ -125,9 +127,9 @@ def test_a_refused_update_changes_nothing() -> None:
         weights.zero_grad()
         model(drawn(4, 5, seed=1)).square().sum().backward()
         before = [tensor.clone() for tensor in weights.tensors()]
-        weights.update(0.1, refuse)
+        weights.update([0.1, 0.1], refuse)
         same = [torch.equal(one, other) for one, other in zip(weights.tensors(), before, strict=True)]
-        assert all(same) is bool(refuse)
+        assert all(same) is bool(refuse.all())
     assert int(weights.moments("a")[f"step.{KEYS[0]}"]) == 1
 
 
@@ -150,19 +152,20 @@ def test_every_row_is_one_adapters_weights_and_gradients_live() -> None:
 
 def test_all_that_an_update_changes_is_listed() -> None:
     model, weights = pack()
-    names = ("weights", "gradients", "copy", "partial", "step", "exp_avg", "exp_avg_sq")
+    matrices, state = ("weights", "gradients", "copy", "partial"), ("step", "exp_avg", "exp_avg_sq")
+    names = (*matrices, *(f"{name} of a" for name in state), *state)
     listed = dict(zip(names, weights.tensors(), strict=True))
     assert listed["gradients"] is weights.gradients_KP
     assert not listed["weights"].requires_grad
     weights.select()
     model(drawn(4, 5, seed=1)).square().sum().backward()
-    weights.update(0.1, NO)
+    weights.update([0.1, 0.1], NO)
     assert listed["step"] == 1
     moments = weights.moments("b")
     for part in ("exp_avg", "exp_avg_sq"):
         found = torch.cat([moments[f"{part}.{key}"].flatten() for key in KEYS])
-        assert torch.equal(found, listed[part][1])
-    torch.testing.assert_close(listed["exp_avg"], 0.3 * weights.gradients_KP)
+        assert torch.equal(found, listed[part])
+    torch.testing.assert_close(listed["exp_avg"], 0.3 * weights.gradients_KP[1])
     assert torch.equal(listed["copy"], listed["weights"])
 
 
@@ -230,7 +233,7 @@ def test_copies_follow_the_weights_after_an_update_and_whenever_the_pack_is_sele
     master = weights.tensors()[0]
     before = master.clone()
     weights.gradients_KP.fill_(1.0)
-    weights.update(0.1, NO)
+    weights.update([0.1, 0.1], NO)
     assert not torch.equal(master, before)
     assert torch.equal(leaves(model)[0].flatten(1), master[:, :10].bfloat16())
     master.fill_(3.0)
@@ -252,13 +255,13 @@ def test_the_gradients_of_a_base_in_half_precision_are_those_of_its_copies() -> 
 
 
 def test_clipping_scales_only_the_rows_that_are_longer() -> None:
-    _, weights = pack("abc")
-    weights.gradients_KP.zero_()
-    weights.gradients_KP[0, :2] = torch.tensor([3.0, 4.0])
-    weights.gradients_KP[1, 31] = 0.5
-    assert weights.clip(None).tolist() == [5.0, 0.5, 0.0]
-    assert weights.gradients_KP[0, :2].tolist() == [3.0, 4.0]
-    assert weights.clip(2.0).tolist() == [5.0, 0.5, 0.0]
+    for max_norm in (None, 2.0):
+        _, weights = pack("abc", max_norm=max_norm)
+        weights.gradients_KP.zero_()
+        weights.gradients_KP[0, :2] = torch.tensor([3.0, 4.0])
+        weights.gradients_KP[1, 31] = 0.5
+        assert weights.clip().tolist() == [5.0, 0.5, 0.0]
+        assert (weights.gradients_KP[0, :2].tolist() == [3.0, 4.0]) == (max_norm is None)
     assert weights.gradients_KP[0, :2].tolist() == pytest.approx([1.2, 1.6], rel=1e-6)
     assert weights.gradients_KP[0, :2].norm().item() == pytest.approx(2 * 5 / (5 + 1e-6), rel=1e-12)
     assert weights.gradients_KP[1, 31] == 0.5
@@ -304,7 +307,7 @@ def test_moments_go_on_in_another_pack() -> None:
     weights.select()
     for seed in range(2):
         model(drawn(4, 5, seed=seed)).square().sum().backward()
-        weights.update(0.1, NO)
+        weights.update([0.1, 0.1], NO)
     kept = {key: value.clone() for key, value in weights.moments("b").items()}
     assert {key.partition(".")[0] for key in kept} == {"step", "exp_avg", "exp_avg_sq"}
     _, other = pack("cb")
