@@ -84,10 +84,12 @@ def _do_run(
     with progress.doing("Loading torch"):
         stop.at_once(_import_torch)
     from job.run import decisions
+    from job.run.resolved import with_packs_as_begun
 
     stop.check()
     check_device(manifest, followers.processes)
     attempt = new_attempt(manifest, scratch, progress, stop, fenced=fenced, moved=progress.moved)
+    attempt = with_packs_as_begun(attempt)
     if decisions.is_done(attempt):
         with progress.doing("Checking what the run left"):
             require_whole(attempt.run, Depth.RECORDS, stop.check, scratch=scratch)

@@ -19,7 +19,7 @@ from job.run.converged import require_converged
 from job.run.dataset import Captions, Images, fingerprint_of, list_source
 from job.run.decisions import is_prepared, resolve
 from job.run.held_out import held_out
-from job.run.resolved import Resolved, read_resolved
+from job.run.resolved import Resolved, read_resolved, with_packs_as_begun
 from job.run.samples import SampleSet, make_sample_set, require_room
 from job.run.success import write_success
 from job.run.unit import unit_of
@@ -118,15 +118,16 @@ def follow(attempt: Attempt, processes: Processes) -> None:
         JobError: the error that rank 0 ended with, or 46 when this process was started with something else.
         LostPeerError: rank 0 is gone.
     """
-    device, packs = _set_up_device(attempt), attempt.packs
+    device = _set_up_device(attempt)
     with resource_errors():
         for message in broadcasts(processes, attempt.stop):
             match message:
                 case Read(fingerprint):
+                    attempt = with_packs_as_begun(attempt)
                     resolved, study = _read_preparation(attempt, fingerprint, device)
                 case Start(index, micro_batches, states):
                     trainable: TrainablePack | None = None  # frees the last pack's UNet before another is loaded
-                    pack = packs[index]
+                    pack = attempt.packs[index]
                     trainable = make_trainable(attempt, study, pack, device, resolved.precision(pack), processes)
                     trainable.trainer.restore(states)
                     trainable.trainer.use_micro_batches(micro_batches)
@@ -248,7 +249,7 @@ def _study(
     attempt: Attempt, images: Images, captions: Captions, model: LocalModel, resolved: Resolved, device: torch.device
 ) -> Study:
     precisions = [resolved.precision(pack) for pack in attempt.packs]
-    flips = any(pack.training.random_flip for pack in attempt.packs)
+    flips = any(pack.shared.random_flip for pack in attempt.packs)
     return Study(
         variants={variant.name: variant for variant in attempt.variants},
         set_of_variant=set_of_variant(attempt.manifest),

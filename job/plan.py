@@ -28,11 +28,11 @@ class PackPlan:
     """The work that one pack would be."""
 
     members: tuple[str, ...]
-    rank: int  # of its adapters
-    steps: int
+    rank: int  # of its adapters, the largest
+    steps: int  # the most
     images_per_step: int  # of each member
     epochs: float | None  # None where the images cannot be counted without a download
-    checkpoints: int  # of each member
+    checkpoints: int  # of the member with most steps
     differs: tuple[str, ...]  # dotted fields in which the pack is not like pack 0
 
 
@@ -72,10 +72,11 @@ def make_plan(manifest: Manifest) -> Plan:
     held_out = None if images is None else manifest.dataset.expected_held_out(images)
     trained = packs_of(manifest)
     packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in trained)
-    checkpoints = sum(len(pack.members) * pack.checkpoints for pack in packs)
-    parameters = sum(len(p.members) * p.checkpoints * p.rank for p in packs) * estimate.PARAMETERS_PER_RANK
+    counts = [(v.lora.rank, _checkpoints(manifest, v.training.steps)) for pack in trained for v in pack.variants]
+    checkpoints = sum(count for _, count in counts)
+    parameters = sum(rank * count for rank, count in counts) * estimate.PARAMETERS_PER_RANK
     pictures = foresee_pictures(manifest, trained, held_out)
-    other_files = pictures.pictures + sum(len(p.members) * (3 * p.checkpoints + 6) for p in packs)
+    other_files = pictures.pictures + sum(3 * count + 6 for _, count in counts)
     warnings = [
         f"{', '.join(p.members)}: {p.epochs:.0f} epochs over the training images invite memorisation"
         for p in packs
@@ -98,7 +99,7 @@ def make_plan(manifest: Manifest) -> Plan:
         checkpoint_bytes=parameters * _CHECKPOINT_BYTES,
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
         memory_bytes=max(_memory(manifest, pack) for pack in trained),
-        training_hours=_hours(_training_flops(manifest, packs)),
+        training_hours=_hours(_training_flops(manifest, trained)),
         pictures=pictures.pictures,
         picture_hours=_hours(pictures.flops),
         comparison=foresee(manifest, trained, held_out),
@@ -107,17 +108,22 @@ def make_plan(manifest: Manifest) -> Plan:
 
 
 def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int | None) -> PackPlan:
-    training = pack.training
+    images_per_step = pack.shared.images_per_step
     train = None if images is None or held_out is None else max(1, images - held_out)
     return PackPlan(
         members=tuple(f"{member.variant}/seed-{member.seed}" for member in pack.members),
-        rank=pack.lora.rank,
-        steps=training.steps,
-        images_per_step=training.images_per_step,
-        epochs=None if train is None else training.steps * training.images_per_step / train,
-        checkpoints=math.ceil(training.steps / manifest.evaluation.every),
+        rank=pack.rank,
+        steps=pack.steps,
+        images_per_step=images_per_step,
+        epochs=None if train is None else pack.steps * images_per_step / train,
+        checkpoints=_checkpoints(manifest, pack.steps),
         differs=pack.differs,
     )
+
+
+def _checkpoints(manifest: Manifest, steps: int) -> int:
+    """How many checkpoints an adapter leaves that is trained for so many steps."""
+    return math.ceil(steps / manifest.evaluation.every)
 
 
 def remote_keys(manifest: Manifest) -> Iterator[str]:
@@ -149,7 +155,7 @@ def _left_alphas(manifest: Manifest, packs: Sequence[Pack]) -> Iterator[str]:
     """A warning for each rank that was set where alpha was left at its default, which other trainers take from it."""
     fields = LoraConfig.model_fields
     set_alpha = {v.name for v in manifest.variants if "alpha" in v.lora or "alpha" in manifest.lora.model_fields_set}
-    for rank in sorted({p.lora.rank for p in packs if not {m.variant for m in p.members} <= set_alpha}):
+    for rank in sorted({v.lora.rank for pack in packs for v in pack.variants if v.name not in set_alpha}):
         if rank != fields["rank"].default:
             alpha = fields["alpha"].default
             yield (
@@ -160,18 +166,17 @@ def _left_alphas(manifest: Manifest, packs: Sequence[Pack]) -> Iterator[str]:
 
 def _memory(manifest: Manifest, pack: Pack) -> int:
     """The bytes of memory that training the pack needs, the libraries' included."""
-    precision = pack.training.precision
+    precision = pack.shared.precision
     value_bytes = 4 if precision == "fp32" or (precision == "auto" and manifest.device == "cpu") else 2
-    images = len(pack.members) * pack.training.batch_size
-    ranks = len(pack.members) * pack.lora.rank
+    images = len(pack.members) * pack.shared.batch_size
+    ranks = len(pack.members) * pack.rank
     training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images, ranks)
     return estimate.LIBRARIES_BYTES + training
 
 
-def _training_flops(manifest: Manifest, packs: tuple[PackPlan, ...]) -> float:
+def _training_flops(manifest: Manifest, packs: Sequence[Pack]) -> float:
     """Floating-point operations of training all packs."""
-    images = sum(len(pack.members) * pack.steps * pack.images_per_step for pack in packs)
-    return images * estimate.image_flops(manifest.preprocess.resolution)
+    return sum(pack.image_count for pack in packs) * estimate.image_flops(manifest.preprocess.resolution)
 
 
 def _hours(flops: float) -> dict[str, float]:

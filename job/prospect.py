@@ -42,7 +42,7 @@ def foresee(manifest: Manifest, packs: Sequence[Pack], held_out: int | None) -> 
     """
     pairs = compared_pairs(manifest.evaluation.pairs, tuple(variant.name for variant in manifest.variants))
     scored = None if held_out is None else held_out * _scored_per_image(manifest, packs, pairs)
-    trained = sum(len(pack.members) * pack.training.steps * pack.training.images_per_step for pack in packs)
+    trained = sum(pack.image_count for pack in packs)
     return Prospect(
         pairs=tuple(f"{a} - {b}" for a, b in pairs),
         scored=scored,
@@ -58,10 +58,9 @@ def forward_passes(manifest: Manifest, pack: Pack, held_out: int) -> float:
         held_out: images.
     """
     pairs = compared_pairs(manifest.evaluation.pairs, tuple(variant.name for variant in manifest.variants))
-    trained = len(pack.members) * pack.training.steps * pack.training.images_per_step
     scored = held_out * _scored_per_image(manifest, [pack], pairs)
     drawn = foresee_pictures(manifest, [pack], held_out).flops / forward_flops(manifest.preprocess.resolution)
-    return scored + trained * FORWARDS_OF_TRAINING + drawn
+    return scored + pack.image_count * FORWARDS_OF_TRAINING + drawn
 
 
 def passes_of_a_picture(manifest: Manifest, pack: Pack, held_out: int) -> float:
@@ -97,12 +96,10 @@ def foresee_pictures(manifest: Manifest, packs: Sequence[Pack], held_out: int | 
     wanted = make_sample_set("", config, manifest.preprocess.resolution, adapters, lambda: prompts, lambda _: 0, None)
     pictures, flops = 0, 0.0
     for pack in packs:
-        last = pack.training.steps
-        steps = [last] if config.when == "end" else [*range(0, last, manifest.evaluation.every), last]
-        for step in steps:
-            for prompt, _ in wanted.wanted(on_the_way=0 < step < last):
+        for step, on_the_way, members in pack.samplings(manifest.evaluation.every, config.when):
+            for prompt, _ in wanted.wanted(on_the_way=on_the_way):
                 setting = wanted.settings[prompt]
-                texts = [{wanted.prompts[prompt], wanted.as_trained[member.variant][prompt]} for member in pack.members]
+                texts = [{wanted.prompts[prompt], wanted.as_trained[member.variant][prompt]} for member in members]
                 count = sum(map(len, texts)) if step else len(set.union(*texts))
                 passes = setting.steps * (2 if setting.guidance > 1 else 1) * (2 if config.sampler == "heun" else 1)
                 pictures += count
@@ -162,8 +159,8 @@ def _scored_per_image(manifest: Manifest, packs: Sequence[Pack], pairs: Sequence
     total = 0
     for pack in packs:
         total += strata(components.of_base())
-        on_the_way = math.ceil(pack.training.steps / config.every) - 1
         for member in pack.members:
+            on_the_way = math.ceil(pack.steps_of(member) / config.every) - 1
             variant = member.variant
             total += on_the_way * strata(components.on_curve(variant))
             total += strata(components.at_end(variant, partners_of(variant, pairs), listened))

@@ -77,7 +77,7 @@ class _Study:
     @cached_property
     def packs(self) -> tuple[Pack, ...]:
         """The packs that its adapters were trained in."""
-        return packs_of(self.manifest)
+        return packs_of(self.manifest, self.resolved.packing)
 
 
 def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> str:
@@ -160,7 +160,8 @@ def _draw_packs(
             continue
         dtype = DTYPES[_precision(unit, study.resolved.precision(pack), device)]
         unet = stable_diffusion.load_unet(base, dtype, device)
-        lora.inject(unet, [(member.adapter_name, member.seed) for member in pack.members], pack.lora)
+        for member, variant in zip(pack.members, pack.variants, strict=True):
+            lora.inject(unet, [(member.adapter_name, member.seed)], variant.lora)
         at_once = study.manifest.evaluation.batch_size
         sample_pack(unit, steps[pack.index], wanted, base, unet, measuring, at_once)
 

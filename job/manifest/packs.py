@@ -1,13 +1,19 @@
 """Finds what a manifest trains: merges overrides, forms packs and names caption sets."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from job.layout import Member
 from job.manifest.overrides import OVERRIDABLE, different_fields, merge
 from job.manifest.schema import Manifest
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.captions import CaptionsConfig
-from lora_engine.config.training import TrainingConfig
+from lora_engine.config.training import SHARED, TrainingConfig
+
+# The rule by which adapters are put together: by equal settings as in the first version, or by those that shape a pass.
+# A run keeps the one that it was begun with.
+BY_SETTINGS, BY_PASS = 1, 2
 
 
 @dataclass(frozen=True)
@@ -23,13 +29,63 @@ class ResolvedVariant:
 
 @dataclass(frozen=True)
 class Pack:
-    """Adapters that are trained in lockstep: their settings are equal but for captions and seed."""
+    """Adapters that are trained in lockstep: of their settings, those that shape a pass through the UNet are equal."""
 
     index: int
     members: tuple[Member, ...]
-    lora: LoraConfig
-    training: TrainingConfig
-    differs: tuple[str, ...]  # dotted fields in which the pack is not like pack 0
+    variants: tuple[ResolvedVariant, ...]  # of the members, in their order
+    differs: tuple[str, ...]  # dotted fields for which the pack is not one with pack 0
+
+    @property
+    def shared(self) -> TrainingConfig:
+        """The settings of a member, of which those of `SHARED` are all members'."""
+        return self.variants[0].training
+
+    @property
+    def steps(self) -> int:
+        """The updates of the member that has most."""
+        return max(variant.training.steps for variant in self.variants)
+
+    @property
+    def image_count(self) -> int:
+        """How many images the members are trained on, counting each as often as an update sees it."""
+        return self.shared.images_per_step * sum(variant.training.steps for variant in self.variants)
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of a member, up to which the others are filled up with zeros."""
+        return max(variant.lora.rank for variant in self.variants)
+
+    def steps_of(self, member: Member) -> int:
+        """The updates of a member."""
+        return self.variants[self.members.index(member)].training.steps
+
+    def last_steps(self, step: int) -> dict[Member, int]:
+        """The step that each member is at when the pack is at `step`: that, or its own last one."""
+        return {member: min(step, self.steps_of(member)) for member in self.members}
+
+    def evaluations(self, every: int) -> dict[int, tuple[Member, ...]]:
+        """The members that are scored at each step, ascending: at 0, at multiples of `every`, and at their last."""
+        steps = {0, *range(0, self.steps, every), *map(self.steps_of, self.members)}
+        return {step: self.scored_at(step, every) for step in sorted(steps)}
+
+    def scored_at(self, step: int, every: int) -> tuple[Member, ...]:
+        """The members that are scored at this step."""
+        return tuple(
+            m for m in self.members if step == (last := self.steps_of(m)) or (step < last and not step % every)
+        )
+
+    def samplings(
+        self, every: int, when: Literal["evaluations", "end"]
+    ) -> Iterator[tuple[int, bool, tuple[Member, ...]]]:
+        """The steps at which members are sampled, ascending, whether on the way, and which members."""
+        for step, members in self.evaluations(every).items():
+            at_end = tuple(member for member in members if step in (0, self.steps_of(member)))
+            on_the_way = tuple(member for member in members if member not in at_end)
+            if on_the_way and when == "evaluations":
+                yield step, True, on_the_way
+            if at_end and (step or when == "evaluations"):
+                yield step, False, at_end
 
     @property
     def unit(self) -> str:
@@ -52,29 +108,34 @@ def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
     )
 
 
-def packs_of(manifest: Manifest) -> tuple[Pack, ...]:
-    """All adapters of the run, grouped by equal settings and as `split_packs_by` asks, in the order of the manifest."""
-    groups: dict[tuple[object, ...], tuple[ResolvedVariant, list[Member]]] = {}
+def packs_of(manifest: Manifest, packing: int = BY_PASS) -> tuple[Pack, ...]:
+    """All adapters of the run, put together by that rule and as `split_packs_by` asks, in the order of the manifest."""
+    groups: dict[tuple[object, ...], list[tuple[Member, ResolvedVariant]]] = {}
     split_by = manifest.split_packs_by
     for variant in resolve_variants(manifest):
-        settings = variant.lora.model_dump_json() + variant.training.model_dump_json()
+        if packing == BY_PASS:
+            settings = variant.training.model_dump_json(include=set(SHARED))
+        else:
+            settings = variant.lora.model_dump_json() + variant.training.model_dump_json()
         for seed in manifest.seeds:
             alone = variant.name if "variant" in split_by else None, seed if "seed" in split_by else None
-            groups.setdefault((settings, *alone), (variant, []))[1].append(Member(variant.name, seed))
-    first = next(iter(groups.values()))[0]
-    return tuple(
-        Pack(at, tuple(members), variant.lora, variant.training, _differs(first, variant))
-        for at, (variant, members) in enumerate(groups.values())
-    )
+            groups.setdefault((settings, *alone), []).append((Member(variant.name, seed), variant))
+    first = next(iter(groups.values()))[0][1]
+    result = []
+    for at, group in enumerate(groups.values()):
+        members, variants = zip(*group, strict=True)
+        differs = _differs(first, variants[0], SHARED if packing == BY_PASS else None)
+        result.append(Pack(at, members, variants, differs))
+    return tuple(result)
 
 
-def _differs(first: ResolvedVariant, other: ResolvedVariant) -> tuple[str, ...]:
-    """Dotted names of the settings in which two variants differ."""
+def _differs(first: ResolvedVariant, other: ResolvedVariant, shared: Iterable[str] | None) -> tuple[str, ...]:
+    """Dotted names of the settings in which two variants differ: of these fields of `training`, or of all for None."""
     result: list[str] = []
     for key, _ in OVERRIDABLE:
         mine, theirs = getattr(first, key).model_dump(mode="json"), getattr(other, key).model_dump(mode="json")
         result += different_fields(mine, theirs, key)
-    return tuple(result)
+    return tuple(name for name in result if shared is None or name in {f"training.{field}" for field in shared})
 
 
 def caption_sets(manifest: Manifest) -> dict[str, CaptionsConfig]:

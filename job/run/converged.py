@@ -35,10 +35,9 @@ def require_converged(run: RunFolder, members: Sequence[Member]) -> None:
     untrained = [m for m, rows in ended.items() if rows and all(row.skipped for row in rows)]
     if untrained:
         names = "; ".join(f"{member.variant}, seed {member.seed}" for member in untrained)
-        # An update is refused for all members of a pack, so the fault may be another one's.
         raise DivergedError(
             f"Never trained: {names}. All {len(ended[untrained[0]])} updates were refused, since a loss or a gradient "
-            "of the pack was not finite.",
+            "was not finite.",
             _remedy(ended.values()),
         )
 

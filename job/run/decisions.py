@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from job import layout
 from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig, ScoredSamplesConfig
-from job.manifest.packs import Pack, set_of_variant
+from job.manifest.packs import BY_PASS, Pack, set_of_variant
 from job.manifest.schema import Manifest
 from job.process.versions import environment
 from job.run.context import Attempt
@@ -205,6 +205,7 @@ def _decide(
         data_sha256=current.data,
         caption_sets=tuple(dict.fromkeys(sets.values())),
         set_of_variant=sets,
+        packing=BY_PASS if stored is None else stored.packing,
         packs=tuple(_decided_pack(pack, stored, device) for pack in attempt.packs),
         models=models,
         samples=samples[-1] if samples else None,
@@ -213,7 +214,7 @@ def _decide(
 
 
 def _decided_pack(pack: Pack, stored: Resolved | None, device: torch.device) -> PackDecision:
-    precision = resolve_precision(pack.training.precision, device)
+    precision = resolve_precision(pack.shared.precision, device)
     if stored is not None:
         precision = resolve_precision(stored.precision(pack), device)
     return PackDecision(index=pack.index, members=pack.members, differs=pack.differs, precision=precision)

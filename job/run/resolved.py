@@ -1,12 +1,13 @@
 """`resolved.json`: what was decided for a run that its manifest leaves open, as later attempts and reports read it."""
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
 from job import layout
 from job.layout import Member
-from job.manifest.packs import Pack
+from job.manifest.packs import BY_PASS, BY_SETTINGS, Pack, packs_of
 from job.run.context import Attempt
 from job.run.identity import (
     Identity,
@@ -123,6 +124,7 @@ class Resolved(StoredJson):
     data_sha256: str
     caption_sets: tuple[str, ...]
     set_of_variant: dict[str, str]  # variant to caption set
+    packing: int = Field(default=BY_SETTINGS, ge=BY_SETTINGS, le=BY_PASS)  # by which rule adapters were put together
     packs: tuple[PackDecision, ...] = Field(min_length=1)
     models: ModelDecisions
     samples: SampleDecision | None = None  # None where no attempt asked for samples, or an earlier version did
@@ -154,3 +156,11 @@ class Resolved(StoredJson):
 def read_resolved(attempt: Attempt) -> Resolved | None:
     """The decisions of earlier attempts; None where no attempt has come so far."""
     return attempt.run.read_stored(layout.RESOLVED, Resolved)
+
+
+def with_packs_as_begun(attempt: Attempt) -> Attempt:
+    """The attempt with the packs that its run was begun with, should an earlier version have put them together."""
+    resolved = read_resolved(attempt)
+    if resolved is None or resolved.packing == BY_PASS:
+        return attempt
+    return replace(attempt, packs=packs_of(attempt.manifest, resolved.packing))

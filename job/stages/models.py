@@ -47,8 +47,8 @@ def fetch_models(attempt: Attempt) -> Models:
     settings, samples = manifest.model_storage(), manifest.evaluation.samples
     base = fetch_base(attempt, manifest.base_model, settings)
     hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
-    for pack in attempt.packs:
-        stable_diffusion.require_trainable(base, pack.lora)
+    for adapter in {variant.lora: None for variant in attempt.variants}:
+        stable_diffusion.require_trainable(base, adapter)
     if samples is not None:
         schedule.load_sampler(base, samples.sampler)
     captioners = {}

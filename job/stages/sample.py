@@ -58,11 +58,13 @@ def sampled_steps(attempt: Attempt, pack: Pack) -> list[SampledStep]:
 
     A step of which no checkpoint was kept, but for step 0, which needs none, is none of them.
     """
-    config, last = attempt.manifest.evaluation, pack.training.steps
-    at_end = config.samples is not None and config.samples.when == "end"
-    steps = [last] if at_end else [*range(0, last, config.every), last]
+    config = attempt.manifest.evaluation
+    when = "evaluations" if config.samples is None else config.samples.when
     kept = {member: {0, *checkpoints.committed_steps(attempt.run, member)} for member in pack.members}
-    found = [SampledStep(step, 0 < step < last, tuple(m for m in pack.members if step in kept[m])) for step in steps]
+    found = [
+        SampledStep(step, on_the_way, tuple(member for member in members if step in kept[member]))
+        for step, on_the_way, members in pack.samplings(config.every, when)
+    ]
     return [step for step in found if step.members]
 
 

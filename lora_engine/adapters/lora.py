@@ -68,7 +68,13 @@ class _PackedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down_KRI: Tensor, up_KOR: Tensor, scale: Tensor | float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down_KRI: Tensor,
+        up_KOR: Tensor,
+        scale: Tensor | float,
     ) -> Tensor:
         """[K*B, N, I] -> [K*B, N, O]; N may be any number of dimensions, or none."""
         out = torch.nn.functional.linear(x, weight, bias)

@@ -1,15 +1,29 @@
 """interim"""
+
 import torch
 from torch import Tensor, nn
+
 from lora_engine.config.optimizer import OptimizerConfig
+
 
 class AdamW:
     def __init__(self, weights_P: Tensor, gradient_P: Tensor, config: OptimizerConfig) -> None:
         self._w = nn.Parameter(weights_P)
         self._w.data = weights_P
         self._w.grad = gradient_P
-        self._adamw = torch.optim.AdamW([self._w], lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, weight_decay=config.weight_decay, fused=True)
-        self._adamw.state[self._w] = {"step": torch.zeros((), dtype=torch.float32, device=weights_P.device), "exp_avg": torch.zeros_like(weights_P), "exp_avg_sq": torch.zeros_like(weights_P)}
+        self._adamw = torch.optim.AdamW(
+            [self._w],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._adamw.state[self._w] = {
+            "step": torch.zeros((), dtype=torch.float32, device=weights_P.device),
+            "exp_avg": torch.zeros_like(weights_P),
+            "exp_avg_sq": torch.zeros_like(weights_P),
+        }
 
     def step(self, rate: float | Tensor, refuse: Tensor) -> None:
         group = self._adamw.param_groups[0]

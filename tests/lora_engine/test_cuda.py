@@ -13,8 +13,8 @@ from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.system.device import find_device, in_words, use_deterministic_kernels
-from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.members import MemberConfig
+from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.tiny import rows_of, tiny_data, tiny_member, tiny_noise_schedule, tiny_unet
 

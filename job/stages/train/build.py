@@ -24,6 +24,7 @@ from lora_engine.records import CaptionRecord
 from lora_engine.system.device import DTYPES, DtypeName, use_deterministic_kernels
 from lora_engine.system.distributed import Processes
 from lora_engine.system.memory import free_bytes, give_back
+from lora_engine.training.members import MemberConfig
 from lora_engine.training.trainer import PackTrainer
 
 
@@ -63,9 +64,10 @@ def make_trainable(
     noise_schedule = schedule.load_noise_schedule(study.model)
     dtype = DTYPES[precision]
     unet = stable_diffusion.load_unet(study.model, dtype, device)
-    lora.inject(unet, [(m.adapter_name, study.training_seed(m)) for m in pack.members], pack.lora)
-    use_deterministic_kernels(enabled=pack.training.deterministic)
-    flips = pack.training.random_flip
+    for member, variant in zip(pack.members, pack.variants, strict=True):
+        lora.inject(unet, [(member.adapter_name, study.training_seed(member))], variant.lora)
+    use_deterministic_kernels(enabled=pack.shared.deterministic)
+    flips = pack.shared.random_flip
     resident = study.encoded.fits(free_bytes(device, processes.count), dtype, flips=flips)
     if not resident:
         text = "The encoded images do not fit into memory beside the training: they are read as they are needed"
@@ -76,7 +78,7 @@ def make_trainable(
         [_pack_member(study, member) for member in pack.members],
         data,
         noise_schedule,
-        pack.training,
+        [MemberConfig(variant.lora, variant.training) for variant in pack.variants],
         half_precision=precision == "fp16",
         processes=processes,
     )

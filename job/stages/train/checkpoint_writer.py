@@ -69,13 +69,14 @@ class CheckpointWriter(Background):
         snapshots = [
             _Snapshot(
                 member,
-                trainer.step,
+                step,
                 lora.export(self._trainable.unet, member.adapter_name),
                 trainer.state(member.adapter_name),
                 tuple(metrics[member]),
                 dict(curve_losses[member]),
             )
-            for member in self._pack.members
+            for member, step in self._pack.last_steps(trainer.step).items()
+            if step == trainer.step or step not in checkpoints.committed_steps(self._attempt.run, member)
         ]
         self._attempt.stop.unsaved = JobError(
             ExitCode.STORAGE_RETRIES,
@@ -125,7 +126,8 @@ class CheckpointWriter(Background):
         earlier = [s for s in checkpoints.committed_steps(self._attempt.run, member) if s < step]
         with tempfile.TemporaryDirectory(dir=self._attempt.workdir) as scratch:
             folder = Path(scratch)
-            files = formats.write_checkpoint(folder, weights, snapshot.state, self._pack.lora, self._card(member))
+            config = self._study.variants[member.variant].lora
+            files = formats.write_checkpoint(folder, weights, snapshot.state, config, self._card(member))
             commit = checkpoints.Commit(
                 run_id=self._study.run_id,
                 variant=member.variant,

@@ -37,7 +37,7 @@ class PackMemory:
         self._is_logged = True
         planned = None
         if value_bytes := _planned_value_bytes(unet):
-            ranks = len(self._pack.members) * self._pack.lora.rank
+            ranks = len(self._pack.members) * self._pack.rank
             resolution = self._attempt.manifest.preprocess.resolution
             planned = estimate.training_bytes(resolution, value_bytes, micro_batches.alive, ranks)
             planned += estimate.LIBRARIES_BYTES if self._device.type == "cpu" else 0

@@ -1,6 +1,6 @@
 """Trains one pack: resume, choose micro-batches, train, commit and evaluate in turn, name the best and the last."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 
@@ -96,9 +96,9 @@ class PackRun:
         return self._attempt.progress.stage(
             "train",
             f"Training {what}",
-            total=pack.training.steps,
+            total=pack.steps,
             unit="steps",
-            passes=FORWARDS_OF_TRAINING * len(pack.members) * pack.training.images_per_step,
+            passes=FORWARDS_OF_TRAINING * len(pack.members) * pack.shared.images_per_step,
         )
 
     def _resume(self) -> None:
@@ -108,18 +108,23 @@ class PackRun:
             JobError: 46 when there is no such step though there were checkpoints, or rows of the metrics are missing or
                 others than when the checkpoint was made.
         """
-        run, members = self._attempt.run, self._pack.members
-        step, states = rewind(run, members, self._attempt.workdir, self._attempt.progress.warn, self._study.run_id)
-        for member in members:
-            self._metrics[member] = self._rows_until(member, step)
+        run, pack = self._attempt.run, self._pack
+        step, states = rewind(run, pack, self._attempt.workdir, self._attempt.progress.warn, self._study.run_id)
+        for member, last in pack.last_steps(step).items():
+            self._metrics[member] = self._rows_until(member, last)
         self._evaluation.read(step)
         if states:
             self._restore(step, states)
-            steps = self._pack.training.steps
+            steps = pack.steps
             text = f"Going on from step {step} of {steps}"
             self._attempt.progress.skip(step / steps)
             self._attempt.progress.say("resumed", text, pack=self._pack.index, step=step)
-            self._warn_of_other_rounding(checkpoints.read_commit(run, members[0], step, self._study.run_id))
+            self._warn_of_other_rounding(checkpoints.read_commit(run, self._longest, step, self._study.run_id))
+
+    @property
+    def _longest(self) -> Member:
+        """A member that has as many steps as the pack."""
+        return max(self._pack.members, key=self._pack.steps_of)
 
     def _rows_until(self, member: Member, step: int) -> list[StepRecord]:
         """The rows of a member's steps up to that of its checkpoint. Raises JobError 46 as `_resume` says."""
@@ -172,7 +177,7 @@ class PackRun:
         if stored is not None:
             trainer.use_micro_batches(stored)
         else:
-            device, config = self._data.device, self._pack.training
+            device, config = self._data.device, self._pack.shared
             local = self._followers.processes.local_slice(config.images_per_step)  # no follower has more than rank 0
             images, free = local.stop - local.start, free_bytes(device, self._followers.processes.count)
             ways = micro_batches.candidates(config, len(trainer.active), images, fold=device.type == "cuda")
@@ -189,26 +194,35 @@ class PackRun:
         The base model, step 0, can be scored at any time: that waits for the first checkpoint, so that training begins
         at once.
         """
-        step, every = self._trainer.step, self._attempt.manifest.evaluation.every
-        if not self._is_trained() and (step == 0 or step % every):
+        step, due = self._trainer.step, self._due_members()
+        if step == 0 or not (due or self._is_trained()):
             return None
         if not self._evaluation.is_scored(0, self._pack.members):
             return 0
-        return None if self._evaluation.is_scored(step, self._active()) else step
+        return None if self._evaluation.is_scored(step, due) else step
 
     def _is_trained(self) -> bool:
-        return self._trainer.step == self._pack.training.steps or not self._trainer.active
+        return self._trainer.step == self._pack.steps or not self._trainer.active
 
-    def _active(self) -> tuple[Member, ...]:
-        """The members that are not frozen."""
-        return tuple(m for m in self._pack.members if m.adapter_name not in self._trainer.frozen_at)
+    def _due_members(self) -> tuple[Member, ...]:
+        """The members that are scored as they are now, since they have not diverged."""
+        frozen, every = self._trainer.frozen_at, self._attempt.manifest.evaluation.every
+        due = self._pack.scored_at(self._trainer.step, every)
+        return tuple(member for member in due if member.adapter_name not in frozen)
 
     def _evaluate(self, step: int) -> None:
-        """Score the base model (step 0) or all active members, and freeze those whose losses are not finite."""
-        members = self._active() if step else self._pack.members
-        for member in self._evaluation.score(step, members, whole=step == 0 or self._is_trained()):
-            self._trainer.freeze(member.adapter_name)
-            self._attempt.progress.warn(f"{member.adapter_name} has diverged: its losses at step {step} are not finite")
+        """Score the base model (step 0) or the members that are due, and freeze those whose losses are not finite."""
+        if step == 0:
+            self._evaluation.score(0, self._pack.members, whole=True)
+            return
+        at_end = [member for member in self._due_members() if step == self._pack.steps_of(member)]
+        on_the_way = [member for member in self._due_members() if member not in at_end]
+        for members, whole in ((on_the_way, False), (at_end, True)):
+            for member in self._evaluation.score(step, members, whole=whole) if members else ():
+                self._trainer.freeze(member.adapter_name)
+                self._attempt.progress.warn(
+                    f"{member.adapter_name} has diverged: its losses at step {step} are not finite"
+                )
         losses = self._evaluation.curve_losses_at(step)
         if step and losses:
             text = f"Held-out loss at step {step}, on the curve's timesteps: {_in_words(losses)}"
@@ -218,15 +232,17 @@ class PackRun:
     def _train(self, stage: Stage) -> None:
         """Train up to the next evaluation or until asked to stop, and commit what was done."""
         first, every = self._trainer.step, self._attempt.manifest.evaluation.every
-        until = min(self._pack.training.steps, (first // every + 1) * every)
+        ends = [end for end in map(self._pack.steps_of, self._pack.members) if end > first]
+        until = min((first // every + 1) * every, *ends)
         frozen = set(self._trainer.frozen_at)
         with self._followers.training(until, sorted(frozen)):
             self._pace.resume()
             for records in self._trainer.run(until, lambda: self._writer.failed or self._attempt.stop()):
                 self._keep(records)
+                speed = next(iter(records.values())).images_per_second
                 if slow := self._pace.update():
                     self._attempt.progress.warn(f"{self._pack.unit}: {slow}")
-                stage.advance(1, loss=_mean_loss(records), images_per_second=records[0].images_per_second)
+                stage.advance(1, loss=_mean_loss(records.values()), images_per_second=speed)
                 for remark in self._trainer.take_remarks():
                     self._attempt.progress.warn(f"{self._pack.unit}: {remark}")
         self._memory.peak(self.unet, self._trainer.micro_batches)
@@ -240,15 +256,16 @@ class PackRun:
         if self._trainer.step > first:
             self._writer.commit(self._metrics, self._evaluation.curve_losses)
 
-    def _keep(self, records: Sequence[StepRecord]) -> None:
+    def _keep(self, records: Mapping[str, StepRecord]) -> None:
         self._attempt.stop.unsaved = JobError(
             ExitCode.STALLED,
-            f"The updates of {self._pack.unit} up to step {records[0].step} are not saved: the next one took too long.",
+            f"The updates of {self._pack.unit} up to step {next(iter(records.values())).step} are not saved: the next one took too long.",
             "Start the same manifest again: it goes on from the last checkpoint. Raise limits.stop_seconds and the "
             "platform's grace period, or lower training.batch_size.",
         )
-        for member, record in zip(self._pack.members, records, strict=True):
-            self._metrics[member].append(record)
+        for member in self._pack.members:
+            if member.adapter_name in records:
+                self._metrics[member].append(records[member.adapter_name])
 
     def _stop_with_followers(self, until: int) -> None:
         """Have this process stop, too, where training ended before that step since a follower was told to stop."""
@@ -257,12 +274,13 @@ class PackRun:
 
     def _write_pointers(self) -> None:
         """Write `best.json` and `final.json` of every member: its best checkpoint, and its last."""
+        last_steps = self._pack.last_steps(self._trainer.step)
         for member in self._pack.members:
             records = self._evaluation.records[member]
             if best := self._writer.best(member, self._evaluation.curve_losses[member]):
                 pointer = BestPointer(**self._place(member, best.step), **asdict(best))
                 self._attempt.run.write_stored(layout.best(member), pointer)
-            step, diverged_at = self._trainer.step, self._trainer.frozen_at.get(member.adapter_name)
+            step, diverged_at = last_steps[member], self._trainer.frozen_at.get(member.adapter_name)
             loss = records[-1].loss if diverged_at is None else None
             final = FinalPointer(**self._place(member, step), step=step, loss=loss, diverged_at=diverged_at)
             self._attempt.run.write_stored(layout.final(member), final)
@@ -280,7 +298,7 @@ def is_finished(attempt: Attempt, pack: Pack, run_id: str | None = None) -> bool
     Args:
         run_id: of the run whose checkpoints are believed, see `run_id_of`.
     """
-    return all(_is_finished(attempt, member, pack.training.steps, run_id) for member in pack.members)
+    return all(_is_finished(attempt, member, pack.steps_of(member), run_id) for member in pack.members)
 
 
 def _is_finished(attempt: Attempt, member: Member, steps: int, run_id: str | None) -> bool:
@@ -300,7 +318,7 @@ def _in_words(losses: Mapping[Member, float]) -> str:
     return f"{best} {named[best]:.4f}; of the others up to {max(named.values()):.4f}"
 
 
-def _mean_loss(records: Sequence[StepRecord]) -> float | None:
+def _mean_loss(records: Iterable[StepRecord]) -> float | None:
     """The mean of the members' losses of one update that are finite; None if none is."""
     losses = [record.loss for record in records if record.loss is not None]
     return sum(losses) / len(losses) if losses else None

@@ -1,7 +1,7 @@
 """Finds the checkpoints that a pack's training continues from, and removes those that are not kept."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
+from job.manifest.packs import Pack
 from job.run import checkpoints
 from job.storage.files import DamagedObjectError
 from job.storage.folder import RunFolder
@@ -20,14 +21,14 @@ States = dict[str, dict[str, Tensor]]  # adapter name to its state, as `PackTrai
 
 def rewind(
     run: RunFolder,
-    members: Sequence[Member],
+    pack: Pack,
     scratch: Path,
     warn: Callable[[str], None],
     run_id: str | None = None,
 ) -> tuple[int, States]:
     """The newest step at which every member has a whole checkpoint, and the members' states; 0 where none was made yet.
 
-    Checkpoints after that step are removed: another member has none of their step, or one is damaged.
+    A member that has done all of its steps before is there with the checkpoint of its last. Checkpoints after that step are removed: another member has none of their step, or one is damaged.
 
     Args:
         scratch: the folder that checkpoints are downloaded to for as long as they are read.
@@ -37,12 +38,19 @@ def rewind(
     Raises:
         JobError: 46 when checkpoints were made, but there is no step at which those of all members are whole.
     """
-    committed = {member: set(checkpoints.committed_steps(run, member)) for member in members}
-    common = sorted(set.intersection(*committed.values()), reverse=True)
+    committed = {member: set(checkpoints.committed_steps(run, member)) for member in pack.members}
+    common = [
+        step
+        for step in sorted(set.union(*committed.values()), reverse=True)
+        if all(last in committed[member] for member, last in pack.last_steps(step).items())
+    ]
     step, states = 0, States()
     for candidate in common:
         try:
-            states = {member.adapter_name: _read_whole(run, member, candidate, scratch, run_id) for member in members}
+            states = {
+                member.adapter_name: _read_whole(run, member, last, scratch, run_id)
+                for member, last in pack.last_steps(candidate).items()
+            }
         except _NotWholeError as error:
             warn(f"{error} The training continues from the checkpoint before.")
         else:
@@ -51,7 +59,7 @@ def rewind(
     # A stop during the first commit leaves checkpoints of some members alone, and training begins anew. Anything else
     # without a whole step means that checkpoints were lost, and to begin anew would hide it.
     if step == 0 and (common or any(len(steps) > 1 for steps in committed.values())):
-        names = ", ".join(member.adapter_name for member in members)
+        names = ", ".join(member.adapter_name for member in pack.members)
         raise JobError(
             ExitCode.CONFLICT,
             f"There is no step of which the checkpoints of all of {names} in {run.root} are whole.",

@@ -18,8 +18,8 @@ from lora_engine.dataset.draws import Draws, PackMember
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.dataset.table import TensorTable
 from lora_engine.training.lr_schedule import learning_rate
-from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.members import MemberConfig
+from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
 from tests.lora_engine.tiny import tiny_data, tiny_noise_schedule, tiny_unet
 
