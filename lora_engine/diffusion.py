@@ -101,13 +101,15 @@ def soft_min_snr_weights(noise_schedule: NoiseSchedule, timesteps_B: Tensor, gam
 def debiased_weights(noise_schedule: NoiseSchedule, timesteps_B: Tensor) -> Tensor:
     """The weight of the loss at each timestep: 1 / sqrt(SNR), or of v, in kohya's form, 1 / (SNR + 1). [B].
 
-    SNR counts as 1000 where it is more, and as 1e-5 where it is less.
+    SNR counts as 1000 where it is more, and for epsilon as 1e-5 where it is less.
 
     Sources: Yu et al., arXiv 2310.08442, for epsilon; sd-scripts, `apply_debiased_estimation`, for v and the 1000.
     """
     alpha_B = noise_schedule.alphas_cumprod_T[timesteps_B]
-    snr_B = (alpha_B / (1 - alpha_B)).clamp(_LEAST_DEBIASED_SNR, _MOST_DEBIASED_SNR)
-    return snr_B.rsqrt() if noise_schedule.prediction_type == "epsilon" else 1 / (snr_B + 1)
+    snr_B = (alpha_B / (1 - alpha_B)).clamp(max=_MOST_DEBIASED_SNR)
+    if noise_schedule.prediction_type == "epsilon":
+        return snr_B.clamp(min=_LEAST_DEBIASED_SNR).rsqrt()
+    return 1 / (snr_B + 1)
 
 
 def loss_weights(noise_schedule: NoiseSchedule, timesteps_B: Tensor, config: WeightingConfig) -> Tensor:

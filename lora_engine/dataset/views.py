@@ -102,6 +102,7 @@ def _stretched(noise_CHW: randomness.Floats, size: int, axis: int) -> randomness
     places = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
     below = places.astype(np.int64)
     above = np.minimum(below + 1, count - 1)
-    share = (places - below).astype(np.float32).reshape(-1, *[1] * (2 - axis))
-    lower, upper = noise_CHW.take(below, axis), noise_CHW.take(above, axis)
+    share: randomness.Floats = (places - below).astype(np.float32).reshape(-1, *[1] * (2 - axis))
+    lower: randomness.Floats = noise_CHW.take(below, axis)
+    upper: randomness.Floats = noise_CHW.take(above, axis)
     return lower * (1 - share) + upper * share
