@@ -20,7 +20,10 @@ class NoiseConfig(Config):
     offset: float = Field(
         default=0.0, ge=0, le=1, description="Shift every channel of an image's noise by this deviation; 0.03 to 0.1."
     )
-    multires: MultiresConfig | None = None
+    multires: MultiresConfig | None = Field(
+        default=None,
+        description="In place of an offset; neither is for base models whose last timestep is noise alone.",
+    )
     input_perturbation: float = Field(
         default=0.0, ge=0, le=1, description="Deviation of noise that the UNet sees and is not asked for; about 0.1."
     )
@@ -46,7 +49,7 @@ class TimestepsConfig(Config):
     @model_validator(mode="after")
     def _check_order(self) -> "TimestepsConfig":
         if self.to <= self.from_:
-            raise ValueError(f"from: {self.from_} below to: {self.to}")
+            raise ValueError(f"from less than to (from: {self.from_}, to: {self.to})")
         return self
 
 
