@@ -86,7 +86,7 @@ def min_snr_weights(noise_schedule: NoiseSchedule, timesteps_B: Tensor, gamma: f
     return snr_B.clamp(max=gamma) / (snr_B + 1)
 
 
-def soft_min_snr_weights(noise_schedule: NoiseSchedule, timesteps_B: Tensor, gamma: float = 5.0) -> Tensor:
+def soft_min_snr_weights(noise_schedule: NoiseSchedule, timesteps_B: Tensor, gamma: float) -> Tensor:
     """The weight of the loss at each timestep: gamma / (SNR + gamma), of v that times SNR / (SNR + 1). [B].
 
     Source: Crowson et al., arXiv 2401.11605, whose weight of the error of x_0 is SNR gamma / (SNR + gamma); that
