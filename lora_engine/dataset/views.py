@@ -99,10 +99,10 @@ def enlarged(noise_CHW: randomness.Floats, height: int, width: int) -> randomnes
 def _stretched(noise_CHW: randomness.Floats, size: int, axis: int) -> randomness.Floats:
     """The noise with so many values along one axis."""
     count = noise_CHW.shape[axis]
-    places = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
+    places = np.maximum((np.arange(size) + 0.5) * count / size - 0.5, 0)
     below = places.astype(np.int64)
     above = np.minimum(below + 1, count - 1)
-    share: randomness.Floats = (places - below).astype(np.float32).reshape(-1, *[1] * (2 - axis))
+    share: randomness.Floats = (places - below).astype(np.float32).reshape(size, *[1] * (2 - axis))
     lower: randomness.Floats = noise_CHW.take(below, axis)
     upper: randomness.Floats = noise_CHW.take(above, axis)
     return lower * (1 - share) + upper * share
