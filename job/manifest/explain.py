@@ -194,7 +194,7 @@ def _known_keys(model: Any, path: Path) -> list[str]:
             continue
         annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
         models = [found for annotation in annotations for found in _models_in(annotation)]
-    return sorted({key for m in models for key in m.model_fields})
+    return sorted({field.alias or key for m in models for key, field in m.model_fields.items()})
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -35,7 +35,7 @@ def _add(model: type[BaseModel], path: str, sections: list[str], seen: set[type[
     if model in seen:
         return
     seen.add(model)
-    rows = [_row(name, field) for name, field in model.model_fields.items()]
+    rows = [_row(field.alias or name, field) for name, field in model.model_fields.items()]
     summary = (model.__doc__ or "").strip().splitlines()[0]
     sections.append(f"## `{path}`\n\n{summary}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |")
     sections[-1] += "".join(f"\n{row}" for row in rows) + "\n"

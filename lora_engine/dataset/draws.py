@@ -1,7 +1,7 @@
 """All that chance decides about an update: images, noise, timesteps, captions. On the CPU, the same for all of a seed.
 
-Shape legend: K members of the pack, S distinct seeds among them, A images of an update and member, C latent channels,
-H and W latent size, N training images, P texts of an image, at most.
+Shape legend: K members of the pack, S distinct seeds among them, V distinct views, A images of an update and member, C
+latent channels, H and W latent size, N training images, P texts of an image, at most.
 """
 
 import hashlib
@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lora_engine.config.noise import NoiseConfig, TimestepsConfig
 from lora_engine.dataset import randomness
+from lora_engine.dataset.views import ALL_TIMESTEPS, PLAIN_NOISE, View, seen_input_noise, seen_noise, seen_timesteps
 
 Weights = npt.NDArray[np.float64]
 
@@ -28,6 +30,18 @@ class PackMember:
     caption_rows_NP: randomness.Ints  # row of each text in the embeddings' table
     caption_weights_NP: Weights  # of each image's texts, summing to 1; 0 where it has fewer
     caption_dropout: float  # the probability that an image sees the empty prompt instead, in [0, 1)
+    noise: NoiseConfig = PLAIN_NOISE
+    timesteps: TimestepsConfig = ALL_TIMESTEPS
+
+    @property
+    def view(self) -> View:
+        """What decides which noise and timesteps the member sees."""
+        return View(self.seed, self.noise, self.timesteps)
+
+
+def views_of(members: Sequence[PackMember]) -> tuple[View, ...]:
+    """The distinct views of the members, in the order of the members."""
+    return tuple(dict.fromkeys(member.view for member in members))
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,16 @@ class Draw:
     timesteps: randomness.Ints  # [S, A]
     noise: randomness.Floats  # [S, A, C, H, W]
     posterior: randomness.Floats  # [S, A, C, H, W]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the views of a pack make of a draw. Arrays lead with the views."""
+
+    seed_of_view: randomness.Ints  # [V], in [0, S): the place of each view's seed
+    timesteps: randomness.Ints  # [V, A]
+    noise: randomness.Floats  # [V, A, C, H, W]: what is learned
+    input_noise: randomness.Floats  # [V, A, C, H, W]: what x_t is made with; `noise` itself where no view perturbs it
 
 
 class DrawHashes(NamedTuple):
@@ -61,6 +85,12 @@ class Draws:
     images_per_step: int
     num_train_timesteps: int
     flips: bool = False
+    views: tuple[View, ...] = ()  # distinct; none are each seed's plain one
+
+    def __post_init__(self) -> None:
+        views = self.views or tuple(View(seed) for seed in self.seeds)
+        assert tuple(dict.fromkeys(view.seed for view in views)) == self.seeds, "the views are those of the seeds"
+        object.__setattr__(self, "views", views)
 
     def of_step(self, step: int) -> Draw:
         """The draw of update `step` (1 is the first), which does not depend on any other draw."""
@@ -77,6 +107,19 @@ class Draws:
             noise=np.stack([randomness.training_noise(seed, step, shape) for seed in self.seeds]),
             posterior=np.stack([randomness.posterior_noise(seed, step, shape) for seed in self.seeds]),
         )
+
+    def seen(self, draw: Draw) -> Seen:
+        """What the views make of a draw, of which plain ones, and those of no other seed, copy nothing."""
+        places = np.array([self.seeds.index(view.seed) for view in self.views], dtype=np.int64)
+        timesteps, noise, input_noise = draw.timesteps, draw.noise, None
+        if self.views != tuple(View(seed) for seed in self.seeds):
+            each = list(zip(self.views, places, strict=True))
+            timesteps = np.stack([seen_timesteps(v, draw.timesteps[at], self.num_train_timesteps) for v, at in each])
+            noise = np.stack([seen_noise(view, draw.step, draw.noise[at]) for view, at in each])
+            if any(view.noise.input_perturbation for view in self.views):
+                both = zip(self.views, noise, strict=True)
+                input_noise = np.stack([seen_input_noise(view, draw.step, of_view) for view, of_view in both])
+        return Seen(places, timesteps, noise, noise if input_noise is None else input_noise)
 
     def caption_rows(self, draw: Draw, members: Sequence[PackMember]) -> randomness.Ints:
         """The row of the embeddings' table that each image of each member is conditioned on. int64 [K, A]."""

@@ -5,6 +5,7 @@ noise, timesteps and dropout of any step can be drawn without drawing those befo
 gives every adapter the same stream. Everything is drawn on the CPU.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -26,6 +27,9 @@ class _Stream(IntEnum):
     VALIDATION_STRATUM = 9
     VALIDATION_CAPTION = 10
     FLIP = 11
+    OFFSET = 12
+    MULTIRES = 13
+    PERTURBATION = 14
 
 
 def _generator(stream: _Stream, key: int, *counter: int) -> np.random.Generator:
@@ -67,6 +71,39 @@ def training_timesteps(seed: int, step: int, count: int, num_train_timesteps: in
 def training_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
     """Standard normal noise of an update's images, float32 of shape [images, channels, height, width]."""
     return _generator(_Stream.NOISE, seed, step).standard_normal(shape, dtype=np.float32)
+
+
+def offset_noise(seed: int, step: int, images: int, channels: int) -> Floats:
+    """Standard normal numbers that shift whole channels of an update's noise, float32 [images, channels, 1, 1]."""
+    return _generator(_Stream.OFFSET, seed, step).standard_normal((images, channels, 1, 1), dtype=np.float32)
+
+
+def multires_noise(seed: int, step: int, image: int, shape: tuple[int, int, int], iterations: int) -> Iterator[Floats]:
+    """Standard normal noise of one image at smaller and smaller sizes, of which the first is its own.
+
+    Number i is smaller by r^i, with an r of its own that is uniform in [2, 4). The last is `iterations - 1`, or the
+    first of which a side is a single value.
+
+    Args:
+        image: its place among the update's images.
+        shape: channels, height and width.
+
+    Yields:
+        float32 of shape [channels, smaller height, smaller width].
+    """
+    generator = _generator(_Stream.MULTIRES, seed, step, image)
+    channels, *sides = shape
+    for iteration in range(iterations):
+        shrink = generator.uniform(2, 4) ** iteration
+        height, width = (max(1, int(side / shrink)) for side in sides)
+        yield generator.standard_normal((channels, height, width), dtype=np.float32)
+        if min(height, width) == 1:
+            return
+
+
+def perturbation_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
+    """Standard normal noise that an update's images get beside the noise that is learned; float32 of this shape."""
+    return _generator(_Stream.PERTURBATION, seed, step).standard_normal(shape, dtype=np.float32)
 
 
 def posterior_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:

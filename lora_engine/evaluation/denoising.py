@@ -192,4 +192,4 @@ class Scoring:
         text = self._data.embeddings.place(self._data.embeddings.read(rows))
         copies = len(each.members)  # each adapter computes with its own copy of the batch
         prediction = self._unet(noisy.to(text.dtype).repeat(copies, 1, 1, 1), timesteps.repeat(copies), text).sample
-        return diffusion.loss_per_image(prediction, target.repeat(copies, 1, 1, 1)).view(copies, -1)
+        return diffusion.squared_error_per_image(prediction, target.repeat(copies, 1, 1, 1)).view(copies, -1)

@@ -1,8 +1,8 @@
 """The gradients of an update: forward and backward, micro-batch by micro-batch.
 
-Shape legend: K members that take part, S distinct seeds, A images of an update and member (of several processes that
-train together: this one's), B of them in one micro-batch, P weights of one adapter, C latent channels, H and W latent
-size, L tokens of a text and D features of a token.
+Shape legend: K members that take part, S distinct seeds, V distinct views, A images of an update and member (of several
+processes that train together: this one's), B of them in one micro-batch, P weights of one adapter, C latent channels, H
+and W latent size, L tokens of a text and D features of a token.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ from lora_engine.training.weights import PackWeights
 
 @dataclass(frozen=True)
 class Batch:
-    """The tensors that one update is computed from, on the device: per seed, or per member."""
+    """The tensors that one update is computed from, on the device: per view, or per member."""
 
-    noisy: Tensor  # [S, A, C, H, W]
-    target: Tensor  # [S, A, C, H, W]
-    timesteps: Tensor  # [S, A]
+    noisy: Tensor  # [V, A, C, H, W]
+    target: Tensor  # [V, A, C, H, W]
+    timesteps: Tensor  # [V, A]
     text: Tensor  # [K, A, L, D]
 
 
@@ -35,9 +35,16 @@ def make_batch(inputs: Inputs, data: TrainingData, noise_schedule: diffusion.Noi
     """Draw latents from the VAE's posterior and add noise to them. Nothing waits for the device."""
     mean, std = data.moments.place(inputs.moments).unbind(2)
     latents = mean + std * inputs.posterior.to(mean.dtype)
+    if len(inputs.noise) > len(latents):  # Where there are as many views as seeds, each seed has one, in their order.
+        latents = latents[inputs.seed_of_view]
     noise, timesteps = inputs.noise.to(mean.dtype), inputs.timesteps
-    flat = (latents.flatten(0, 1), noise.flatten(0, 1), timesteps.flatten())
-    noisy, target = (make(noise_schedule, *flat).view_as(mean) for make in (diffusion.add_noise, diffusion.target))
+    input_noise = inputs.input_noise.to(mean.dtype) if len(inputs.input_noise) else noise
+
+    def made(make: Callable[..., Tensor], noise: Tensor) -> Tensor:
+        flat = make(noise_schedule, latents.flatten(0, 1), noise.flatten(0, 1), timesteps.flatten())
+        return flat.view_as(latents)
+
+    noisy, target = made(diffusion.add_noise, input_noise), made(diffusion.target, noise)
     return Batch(noisy, target, timesteps, data.embeddings.place(inputs.embeddings))
 
 
@@ -115,4 +122,4 @@ class PackGradients:
 
         noisy, timesteps = per_member(batch.noisy).to(text_KBLD.dtype), per_member(batch.timesteps)
         prediction = self.unet(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
-        return diffusion.loss_per_image(prediction, per_member(batch.target)).view(text_KBLD.shape[:2])
+        return diffusion.squared_error_per_image(prediction, per_member(batch.target)).view(text_KBLD.shape[:2])

@@ -1,7 +1,8 @@
 """Reads what an update computes with, before it is needed and in another thread, and puts it on the device.
 
-Shape legend: K members of the pack, S distinct seeds among them, A images of an update and member that this process
-computes (all of them, unless several processes train together), C latent channels, H and W latent size.
+Shape legend: K members of the pack, S distinct seeds among them, V distinct views, A images of an update and member
+that this process computes (all of them, unless several processes train together), C latent channels, H and W latent
+size.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,11 @@ class Inputs(NamedTuple):
 
     moments: Tensor  # [S, A, ...], as `TensorTable.read` gives them
     embeddings: Tensor  # [K, A, ...], as `TensorTable.read` gives them
-    timesteps: Tensor  # [S, A], int64
-    noise: Tensor  # [S, A, C, H, W], float32
+    seed_of_view: Tensor  # [V], int64: the place of each view's seed
     posterior: Tensor  # [S, A, C, H, W], float32: where in the VAE's posterior each latent lies
+    timesteps: Tensor  # [V, A], int64
+    noise: Tensor  # [V, A, C, H, W], float32: what is learned
+    input_noise: Tensor  # the same of what the UNet sees; [0, A, C, H, W] where that is what is learned
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,13 @@ class InputReader:
         """Read the inputs of update `step` (1 is the first) into the CPU's memory. Any thread may call this."""
         draw, images, data = self._draws.of_step(step), self._images, self._data
         rows_KA = self._draws.caption_rows(draw, self._members)[:, images]
+        seen = self._draws.seen(draw)
+        input_noise = seen.input_noise[: 0 if seen.input_noise is seen.noise else None]
         inputs = Inputs(
             data.moments.read((draw.indices + draw.flips * len(data.image_ids))[:, images]),
             data.embeddings.read(rows_KA),
-            *(self._pinned(array[:, images]) for array in (draw.timesteps, draw.noise, draw.posterior)),
+            self._pinned(seen.seed_of_view),
+            *(self._pinned(a[:, images]) for a in (draw.posterior, seen.timesteps, seen.noise, input_noise)),
         )
         return ReadInputs(step, self._draws.hashes(draw), inputs)
 

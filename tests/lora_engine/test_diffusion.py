@@ -6,7 +6,14 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional
 
-from lora_engine.diffusion import NoiseSchedule, PredictionType, add_noise, loss_per_image, min_snr_weights, target
+from lora_engine.diffusion import (
+    NoiseSchedule,
+    PredictionType,
+    add_noise,
+    min_snr_weights,
+    squared_error_per_image,
+    target,
+)
 
 CPU = torch.device("cpu")
 TIMESTEPS = torch.tensor([0, 137, 500, 999])
@@ -95,25 +102,25 @@ def test_weights_by_signal_to_noise_worked_out_by_hand() -> None:
 def test_an_images_loss_is_the_mean_square_over_its_own_values() -> None:
     prediction, wanted = latents_and_noise()
     expected = [functional.mse_loss(one, other) for one, other in zip(prediction, wanted, strict=True)]
-    torch.testing.assert_close(loss_per_image(prediction, wanted), torch.stack(expected))
+    torch.testing.assert_close(squared_error_per_image(prediction, wanted), torch.stack(expected))
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 def test_losses_of_half_precision_are_taken_in_single(half: torch.dtype) -> None:
     prediction, wanted = torch.full((1, 1, 2, 2), 300.0, dtype=half), torch.zeros(1, 1, 2, 2, dtype=half)
-    found = loss_per_image(prediction, wanted)
+    found = squared_error_per_image(prediction, wanted)
     assert found.dtype == torch.float32
     assert found.tolist() == [90_000.0]  # more than float16 holds
     # a difference that half precision would round away
     near = torch.full((1, 1, 2, 2), 2048.0 + 2**-7)
-    assert loss_per_image(torch.full((1, 1, 2, 2), 2048.0, dtype=half), near).tolist() == [2**-14]
-    assert loss_per_image(near, torch.full((1, 1, 2, 2), 2048.0, dtype=half)).tolist() == [2**-14]
+    assert squared_error_per_image(torch.full((1, 1, 2, 2), 2048.0, dtype=half), near).tolist() == [2**-14]
+    assert squared_error_per_image(near, torch.full((1, 1, 2, 2), 2048.0, dtype=half)).tolist() == [2**-14]
 
 
 def test_what_is_predicted_in_double_or_single_precision_is_judged_in_that() -> None:
     prediction, wanted = latents_and_noise()
-    assert loss_per_image(prediction, wanted.float()).dtype == torch.float64
-    assert loss_per_image(prediction.float(), wanted).dtype == torch.float32
+    assert squared_error_per_image(prediction, wanted.float()).dtype == torch.float64
+    assert squared_error_per_image(prediction.float(), wanted).dtype == torch.float32
 
 
 def test_a_schedule_moves_as_a_whole() -> None:

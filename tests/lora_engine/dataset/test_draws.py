@@ -1,11 +1,15 @@
 """What an update sees against NumPy's own draws, and which captions against choices made by hand."""
 
 import hashlib
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lora_engine.dataset.draws import EMPTY_PROMPT_ROW, Draw, Draws, PackMember, choose_texts
+from lora_engine.config.noise import MultiresConfig, NoiseConfig, TimestepsConfig
+from lora_engine.dataset.draws import EMPTY_PROMPT_ROW, Draw, Draws, PackMember, choose_texts, views_of
+from lora_engine.dataset.views import View, seen_input_noise, seen_noise, seen_timesteps
 
 IDS = tuple(f"{at:016x}" + "a" * 48 for at in (3, 1, 4, 15, 9))
 SEEDS = (11, 5)
@@ -57,6 +61,63 @@ def test_each_seed_has_draws_of_its_own_row_after_row() -> None:
     assert found.flips.any()
     assert not draws().of_step(4).flips.any()
     assert found.indices.shape == (2, 6)
+
+
+def test_plain_members_see_what_their_seeds_draw() -> None:
+    """To the bit, and without a copy; in whatever order the members stand."""
+    members = [member(seed, (1.0,)) for seed in (11, 5, 11)]
+    for made in (draws(), replace(draws(), views=views_of(members))):
+        draw = made.of_step(4)
+        seen = made.seen(draw)
+        assert seen.seed_of_view.tolist() == [0, 1]
+        assert seen.timesteps is draw.timesteps
+        assert seen.noise is draw.noise
+        assert seen.input_noise is draw.noise
+
+
+def test_members_of_one_seed_and_equal_settings_share_a_view() -> None:
+    low = TimestepsConfig.model_validate({"to": 500})
+    offset, several = NoiseConfig(offset=0.1), NoiseConfig(multires=MultiresConfig(), input_perturbation=0.2)
+    settings: list[tuple[int, dict[str, Any]]] = [
+        (11, {}),
+        (5, {"noise": offset}),
+        (11, {"noise": several}),
+        (11, {}),
+        (5, {"noise": offset}),
+    ]
+    settings += [(11, {"noise": NoiseConfig(offset=0.1), "timesteps": low})]
+    members = [replace(member(seed, (1.0,)), **own) for seed, own in settings]
+    views = views_of(members)
+    assert views == (View(11), View(5, offset), View(11, several), View(11, offset, low))
+    assert [views.index(each.view) for each in members] == [0, 1, 2, 0, 1, 3]
+
+    made = replace(draws(), views=views)
+    draw = made.of_step(4)
+    seen = made.seen(draw)
+    assert seen.seed_of_view.tolist() == [0, 1, 0, 0]
+    assert seen.seed_of_view.dtype == np.int64
+    for at, (view, seed) in enumerate(zip(views, [0, 1, 0, 0], strict=True)):
+        noise = seen_noise(view, 4, draw.noise[seed])
+        assert np.array_equal(seen.timesteps[at], seen_timesteps(view, draw.timesteps[seed], 1000))
+        assert np.array_equal(seen.noise[at], noise)
+        assert np.array_equal(seen.input_noise[at], seen_input_noise(view, 4, noise))
+    assert np.array_equal(seen.noise[0], draw.noise[0])
+    assert not np.array_equal(seen.noise[2], seen.input_noise[2])
+    assert (seen.timesteps[3] < 500).all()
+    # What is proved is that members saw the same base: what their seed drew.
+    plain = draws().of_step(4)
+    assert made.hashes(draw) == draws().hashes(plain)
+
+
+def test_noise_is_made_once_where_no_view_perturbs_it() -> None:
+    made = replace(draws(), views=(View(11, NoiseConfig(offset=0.1)), View(5)))
+    seen = made.seen(made.of_step(4))
+    assert seen.input_noise is seen.noise
+
+
+def test_views_are_those_of_the_seeds() -> None:
+    with pytest.raises(AssertionError):
+        replace(draws(), views=(View(11), View(6)))
 
 
 def test_images_show_their_one_caption() -> None:

@@ -28,13 +28,29 @@ def test_an_updates_draws_are_keyed_by_seed_and_step(seed: int, step: int) -> No
     normal = {
         randomness.training_noise: 3,
         randomness.posterior_noise: 4,
+        randomness.perturbation_noise: 14,
     }
     for draw, stream in normal.items():
         assert same(draw(seed, step, shape), philox(seed, stream, step).standard_normal(shape, dtype=np.float32))
+    offsets = philox(seed, 12, step).standard_normal((3, 2, 1, 1), dtype=np.float32)
+    assert same(randomness.offset_noise(seed, step, 3, 2), offsets)
     timesteps = philox(seed, 2, step).integers(0, 1000, size=9, dtype=np.int64)
     assert same(randomness.training_timesteps(seed, step, 9, 1000), timesteps)
     assert same(randomness.flips(seed, step, 40), philox(seed, 11, step).integers(0, 2, size=40, dtype=np.int64))
     assert same(randomness.dropout_uniform(seed, step, 9), philox(seed, 5, step).random(9, dtype=np.float32))
+
+
+@pytest.mark.parametrize(("height", "width", "iterations"), [(64, 48, 6), (64, 64, 2), (64, 64, 1), (1, 5, 3)])
+def test_noise_of_several_sizes_is_keyed_by_seed_step_and_image(height: int, width: int, iterations: int) -> None:
+    for image in (0, 5):
+        generator, sizes = philox(7, 13, 3, image), []
+        for at, found in enumerate(randomness.multires_noise(7, 3, image, (2, height, width), iterations)):
+            shrink = generator.uniform(2, 4) ** at
+            sizes.append((max(1, int(height / shrink)), max(1, int(width / shrink))))
+            assert same(found, generator.standard_normal((2, *sizes[-1]), dtype=np.float32))
+        assert sizes[0] == (height, width)
+        assert len(sizes) == iterations or 1 in sizes[-1]
+        assert not any(1 in size for size in sizes[:-1])
 
 
 def test_an_images_draws_are_keyed_by_the_first_sixteen_digits_of_its_id() -> None:
@@ -85,4 +101,9 @@ def test_draws_stay_what_they_were_in_runs_that_are_to_be_resumed() -> None:
     assert randomness.training_noise(1337, 12, (4,)).tolist() == pytest.approx(
         [-0.228716, 1.239938, -0.629356, 1.16118], abs=1e-6
     )
+    assert randomness.offset_noise(1337, 12, 1, 2).ravel().tolist() == pytest.approx([1.458656, -0.403798], abs=1e-6)
+    assert randomness.perturbation_noise(1337, 12, (2,)).tolist() == pytest.approx([0.207413, -0.167471], abs=1e-6)
+    sizes = list(randomness.multires_noise(1337, 12, 1, (1, 40, 40), 3))
+    assert [size.shape for size in sizes] == [(1, 40, 40), (1, 16, 16), (1, 4, 4)]
+    assert [float(size.ravel()[0]) for size in sizes] == pytest.approx([1.649303, 1.021799, 2.014662], abs=1e-6)
     assert randomness.dropout_uniform(1337, 12, 3).tolist() == pytest.approx([0.027761, 0.836154, 0.908562], abs=1e-6)
