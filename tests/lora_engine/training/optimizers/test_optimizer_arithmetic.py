@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from prodigyopt import Prodigy
-from pytorch_optimizer import Lion, ScheduleFreeAdamW, SGDW
+from pytorch_optimizer import SGDW, Lion, ScheduleFreeAdamW
 from torch import Tensor
 
 from lora_engine.config.optimizer import AdamWConfig
