@@ -29,8 +29,8 @@ class _Warmup(Config):
         return {key: value for key, value in values.items() if key != "warmup_share" or value is not None}
 
     def warmup(self, steps: int) -> int:
-        """Updates over which the rate rises, of `steps`."""
-        return self.warmup_steps if self.warmup_share is None else round(self.warmup_share * steps)
+        """Updates over which the rate rises, of `steps`; where they are a share, one at least is left for the peak."""
+        return self.warmup_steps if self.warmup_share is None else min(round(self.warmup_share * steps), steps - 1)
 
 
 class ConstantLrSchedule(_Warmup):

@@ -82,7 +82,9 @@ def test_every_cycle_begins_at_the_peak() -> None:
     assert rates("cosine_restarts", 3, 2, cycles=5) == rates("constant", 3, 2)
 
 
-@pytest.mark.parametrize(("share", "steps", "warmup_steps"), [(0.0, 9, 0), (0.29, 100, 29), (0.1, 26, 3), (0.04, 9, 0)])
+@pytest.mark.parametrize(
+    ("share", "steps", "warmup_steps"), [(0.0, 9, 0), (0.29, 100, 29), (0.1, 26, 3), (0.04, 9, 0), (0.99, 9, 8)]
+)
 def test_a_share_is_so_many_steps_as_it_rounds_to(share: float, steps: int, warmup_steps: int) -> None:
     assert rates("cosine", steps, 0, warmup_share=share) == rates("cosine", steps, warmup_steps)
 
