@@ -21,8 +21,8 @@ from lora_engine.text import shortened
 
 RESTORE_OR_RENAME = "Restore what it was to go on with that run, or give this one another name: --set name=..."
 _ONLY_CONSTANT = (
-    "training.steps may only grow, and only where training.schedule.name is constant: other schedules' rates depend on "
-    "them."
+    "training.steps may only grow, and only where training.schedule.name is constant and has no warmup_share: other "
+    "schedules' rates depend on them."
 )
 _NEWER_FIELDS = ("captioners", "base_model_as", "own_captions")  # of an identity, which earlier versions did not write
 _MOST_NAMED = 8  # fields, in a sentence
@@ -122,7 +122,7 @@ def identity(
 def identity_conflicts(stored: Identity, current: Identity) -> tuple[str, ...]:
     """The dotted fields whose values keep a stored identity and the current one from being the same run.
 
-    `steps` may have grown under a constant schedule, whose learning rate does not depend on them.
+    `steps` may have grown under a constant schedule without a `warmup_share`, whose rate does not depend on them.
     """
     return tuple(field for field in _different(stored, current) if not _steps_grew(field, stored, current))
 
@@ -222,10 +222,11 @@ def _filled(kind: TypeAdapter[Any], stored: Any) -> Any:
 
 
 def _steps_grew(field: str, stored: Identity, current: Identity) -> bool:
-    """Whether the field is a variant's `training.steps`, and these have grown under a constant schedule."""
+    """Whether the field is a variant's `training.steps`, and these have grown where no rate depends on them."""
     parts = field.split(".")
     if parts[0] != "variants" or parts[2:] != ["training", "steps"]:
         return False
     before, after = (which.variants[parts[1]].training.get("steps") for which in (stored, current))
     grew = isinstance(before, int) and isinstance(after, int) and after > before
-    return grew and bool(current.variants[parts[1]].training["schedule"]["name"] == "constant")
+    schedule = current.variants[parts[1]].training["schedule"]
+    return grew and schedule["name"] == "constant" and schedule.get("warmup_share") is None

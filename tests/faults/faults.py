@@ -406,7 +406,7 @@ _IDENTITY = (
         "steps-grow-under-cosine",
         "Half of a training follows one learning rate's curve and half another's.",
         "job/run/identity.py",
-        ' and bool(current.variants[parts[1]].training["schedule"]["name"] == "constant")',
+        ' and schedule["name"] == "constant"',
         "",
         (f"{IDENTITY}::test_steps_grow_only_where_the_rate_does_not_depend_on_them",),
     ),

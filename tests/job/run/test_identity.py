@@ -190,8 +190,15 @@ def test_steps_grow_only_where_the_rate_does_not_depend_on_them() -> None:
     assert identity_conflicts(constant, steps("constant", 30)) == ()
     assert identity_conflicts(constant, steps("constant", 10)) == both
     assert identity_conflicts(cosine, steps("cosine", 30)) == both
+    share = "constant, warmup_share: 0.1"
+    assert identity_conflicts(steps(share, 20), steps(share, 30)) == both
     assert has_more_steps(constant, steps("constant", 30))
     assert not has_more_steps(constant, steps("constant", 20))
+
+
+def test_a_warm_up_is_written_as_by_versions_that_knew_no_share() -> None:
+    schedule = steps("constant", 20).variants["one"].training["schedule"]
+    assert schedule == {"name": "constant", "warmup_steps": 0}
 
 
 def test_a_value_that_only_a_later_version_knows_makes_another_run() -> None:
