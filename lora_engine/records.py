@@ -1,7 +1,7 @@
 """Frozen records that stages hand to each other and write as JSON lines. They do not import torch."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Literal
 
@@ -94,6 +94,16 @@ class StepRecord:
     order_sha256: str  # of the ids of the images that the update saw, in their order
     timesteps_sha256: str  # of the timesteps that were drawn for them
     noise_sha256: str  # of the noise that was drawn for them and for their latents
+    squared_error: float | None = None  # the mean, unweighted; None where that is the loss, or it was not finite
+    d: float | None = None  # the learning rate that Prodigy found; None for other optimizers
+
+    def row(self) -> dict[str, object]:
+        """The row; what it has no value for is not in it, as in those of versions that did not know of it."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if value is not None or key not in _NEWER}
+
+
+_NEWER = ("squared_error", "d")  # fields of a step's record
 
 
 @dataclass(frozen=True)

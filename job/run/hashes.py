@@ -17,13 +17,13 @@ class CaptionHashes(StoredJson):
 
 def captions_hash(records: Iterable[CaptionRecord]) -> str:
     """A hash of a set's captions."""
-    return _hash_of(records)
+    return _hash_of(map(asdict, records))
 
 
 def metrics_hash(rows: Iterable[StepRecord]) -> str:
     """A hash of a member's rows."""
-    return _hash_of(rows)
+    return _hash_of(row.row() for row in rows)
 
 
-def _hash_of(rows: Iterable[CaptionRecord] | Iterable[StepRecord]) -> str:
-    return hashlib.sha256(jsonl_bytes(asdict(row) for row in rows)).hexdigest()
+def _hash_of(rows: Iterable[dict[str, object]]) -> str:
+    return hashlib.sha256(jsonl_bytes(rows)).hexdigest()

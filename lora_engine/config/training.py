@@ -6,9 +6,12 @@ from typing import Literal
 from pydantic import Field
 
 from lora_engine.config.base import Config
+from lora_engine.config.ema import EmaConfig
+from lora_engine.config.loss import LossConfig, MseLoss, NoWeighting, WeightingConfig
 from lora_engine.config.lr_schedule import ConstantLrSchedule, LrScheduleConfig
 from lora_engine.config.models import Precision
-from lora_engine.config.optimizer import AdamWConfig
+from lora_engine.config.noise import NoiseConfig, TimestepsConfig
+from lora_engine.config.optimizer import AdamWConfig, OptimizerConfig
 
 CompileMode = Literal["regional", "full"]  # how the UNet is compiled, where it is
 
@@ -26,8 +29,15 @@ class TrainingConfig(Config):
     steps: int = Field(ge=1, le=1_000_000, description="Optimizer updates, not micro-batches.")
     batch_size: int = Field(default=4, ge=1, le=1024)
     gradient_accumulation: int = Field(default=1, ge=1, le=1024)
-    optimizer: AdamWConfig = AdamWConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
     schedule: LrScheduleConfig = ConstantLrSchedule()
+    loss: LossConfig = Field(default=MseLoss(), description="Trained on; scores are the plain squared error.")
+    weighting: WeightingConfig = Field(default=NoWeighting(), description="Of the loss, by timestep, in training.")
+    noise: NoiseConfig = NoiseConfig()
+    timesteps: TimestepsConfig = TimestepsConfig()
+    ema: EmaConfig | None = Field(
+        default=None, description="Average the weights, and score and export the average; null does not."
+    )
     max_grad_norm: float | None = Field(default=1.0, gt=0, description="Per adapter; null switches clipping off.")
     random_flip: bool = Field(
         default=False, description="Show half of the images mirrored left to right; not for images with writing."

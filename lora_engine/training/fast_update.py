@@ -35,7 +35,7 @@ class FastUpdate:
         self.capture_anew()
 
     def __call__(self, inputs: Inputs, rates: Sequence[float]) -> Tensor:
-        """Update at these learning rates of the members. Returns what `PackUpdate` does, [4, K] on the device."""
+        """Update at these learning rates of the members. Returns what `PackUpdate` does, [6, K] on the device."""
         if self._is_to_compile:
             self._compile(inputs)
         if self._is_to_capture:

@@ -17,6 +17,7 @@ from lora_engine.dataset.encoded import TrainingData
 from lora_engine.system.memory import kept_bytes
 from lora_engine.training.inputs import Inputs
 from lora_engine.training.loss_scale import LossScale
+from lora_engine.training.losses import PackLosses
 from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.weights import PackWeights
 
@@ -66,31 +67,36 @@ class PackGradients:
         self.unet_context: Callable[[], AbstractContextManager[None]] = nullcontext
         self._images_per_step = images_per_step
 
-    def set_members(self, weights: PackWeights, scale: LossScale, seeds: Tensor) -> None:
+    def set_members(self, weights: PackWeights, scale: LossScale, losses: PackLosses, views: Tensor) -> None:
         """Compute the gradients of these adapters from now on.
 
         Args:
-            seeds: the place of each one's seed among the distinct seeds, int64 [K] on the device.
+            scale: of their losses.
+            losses: that each trains on.
+            views: the place of each one's view among the distinct views, int64 [K] on the device.
         """
-        self.weights, self.scale, self._seeds_K = weights, scale, seeds
+        self.weights, self.scale, self._pack_losses, self._views_K = weights, scale, losses, views
 
     def accumulate(self, batch: Batch) -> Tensor:
         """Add an update's gradients to those of `weights`, multiplied by the loss scale.
 
         Returns:
-            The part of each member's mean loss that this process's images make up, [K].
+            The part of each member's mean loss, and of its mean squared error, that this process's images make up,
+            [2, K].
         """
-        count = len(self._seeds_K)
-        losses_K = torch.zeros(count, device=batch.target.device, dtype=batch.target.dtype)
+        count = len(self._views_K)
+        sums_2K = torch.zeros(2, count, device=batch.target.device, dtype=batch.target.dtype)
         for members, images in self.micro_batches.slices(count, batch.timesteps.shape[1]):
             if self.micro_batches.members < count:
                 self.weights.select(members.start, members.stop)
             with self.unet_context():
-                losses_KB = self._losses(batch, members, images) / self._images_per_step
+                losses_KB, squared_KB = self._losses(batch, members, images)
+                losses_KB = losses_KB / self._images_per_step
                 torch.autograd.backward(self.scale.scaled(losses_KB, members))
             self.weights.accumulate()
-            losses_K[members] += losses_KB.detach().sum(dim=1)
-        return losses_K
+            sums_2K[0, members] += losses_KB.detach().sum(dim=1)
+            sums_2K[1, members] += (squared_KB / self._images_per_step).sum(dim=1)
+        return sums_2K
 
     def compute(self, batch: Batch) -> Tensor:
         """Compute an update's gradients anew, multiplied by the loss scale, and copy them. [K, P]."""
@@ -110,16 +116,16 @@ class PackGradients:
     def image_bytes(self, batch: Batch) -> int:
         """The bytes that one image of one member keeps for the backward pass. Computes one forward pass."""
         self.weights.select(0, 1)
-        return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1)), self.unet.parameters())
+        return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1))[0], self.unet.parameters())
 
-    def _losses(self, batch: Batch, members: slice, images: slice) -> Tensor:
-        """The losses of a micro-batch, of each of its members for each of its images. [K, B]."""
-        seeds_K, text_KBLD = self._seeds_K[members], batch.text[members, images]
+    def _losses(self, batch: Batch, members: slice, images: slice) -> tuple[Tensor, Tensor]:
+        """The losses of a micro-batch and its squared errors, see `PackLosses`. [K, B] each."""
+        views_K, text_KBLD = self._views_K[members], batch.text[members, images]
 
-        def per_member(per_seed: Tensor) -> Tensor:
-            """[S, A, ...] to [K * B, ...]."""
-            return per_seed[:, images][seeds_K].flatten(0, 1)
+        def per_member(per_view: Tensor) -> Tensor:
+            """[V, A, ...] to [K * B, ...]."""
+            return per_view[:, images][views_K].flatten(0, 1)
 
         noisy, timesteps = per_member(batch.noisy).to(text_KBLD.dtype), per_member(batch.timesteps)
         prediction = self.unet(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
-        return diffusion.squared_error_per_image(prediction, per_member(batch.target)).view(text_KBLD.shape[:2])
+        return self._pack_losses(prediction, per_member(batch.target), timesteps, members)

@@ -1,6 +1,7 @@
 """The members of a pack: which of them still train, and all that continuing each of them needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,13 +10,11 @@ from torch import Tensor, nn
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.training import TrainingConfig
-from lora_engine.dataset.draws import PackMember
+from lora_engine.dataset.draws import PackMember, views_of
 from lora_engine.training.loss_scale import LossScale
 from lora_engine.training.weights import PackWeights, Row
 
 _NEVER = -1  # stands for "not frozen" in a state, which holds tensors alone
-
-RowState = Mapping[str, Tensor]  # all but an adapter's weights and counters: its optimizer's state and its loss scale
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,13 @@ class PackMembers:
     ) -> None:
         self.all, self.configs = tuple(members), tuple(configs)
         self.seeds = tuple(dict.fromkeys(member.seed for member in members))  # distinct, in the order of the members
+        self.views = views_of(members)
         self.frozen_at: dict[str, int] = {}  # name of a frozen member to the step at which it was frozen
         self.step = 0  # updates that the pack has done
         self._refused = {member.name: 0 for member in members}  # updates refused by the member's own fault
-        self._resting: Mapping[str, RowState] = {}  # name of a member that is not active, to its state
+        self._homes: dict[str, _Home] = {}  # name of a member to where its row is
         self._unet, self._half_precision = unet, half_precision
-        self._gather({})
+        self._gather()
 
     def is_active(self, place: int) -> bool:
         """Whether the member at this place of the pack takes part in the next update."""
@@ -66,26 +66,31 @@ class PackMembers:
         return [place for place in range(len(self.all)) if self.is_active(place)]
 
     @property
-    def active_seeds(self) -> list[int]:
-        """The place of each active member's seed among the distinct seeds."""
-        return [self.seeds.index(member.seed) for member in self.active]
+    def active_views(self) -> list[int]:
+        """The place of each active member's view among the distinct views."""
+        return [self.views.index(member.view) for member in self.active]
 
     def freeze(self, name: str, step: int) -> None:
         """Let a member keep its weights from this step on. `weights` is another object afterwards."""
-        states = self._row_states()
         self.frozen_at[name] = step
-        self._gather(states)
+        self._gather()
 
     def advance(self) -> bool:
         """Count an update; whether a member has done its last. Then `weights` is another object afterwards."""
-        states = self._row_states() if self._is_an_end(self.step + 1) else {}
+        before = self.active_places
         self.step += 1
-        if states:
-            self._gather(states)
-        return bool(states)
+        has_an_end = self.active_places != before
+        if has_an_end:
+            self._gather()
+        return has_an_end
 
-    def _is_an_end(self, step: int) -> bool:
-        return any(self.configs[place].training.steps == step for place in self.active_places)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, members whose averaged weights are those to use have them in place of those that are trained."""
+        with ExitStack() as stack:
+            for home in {id(home): home for home in self._homes.values()}.values():
+                stack.enter_context(home.weights.averaged())
+            yield
 
     def count_refused(self, place: int) -> int:
         """Remember that an update was refused by the fault of the member at this place; how many were so far."""
@@ -107,7 +112,7 @@ class PackMembers:
             "frozen_at": torch.tensor(self.frozen_at.get(name, _NEVER)),
         }
         state |= with_prefix("adapter.", {k: w.detach() for k, w in lora.parameters(self._unet, name).items()})
-        return state | dict(self._row_state(name))
+        return state | self._row_state(name)
 
     def restore(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from what `state` gave for every member, all at the same step of the pack.
@@ -129,38 +134,52 @@ class PackMembers:
                 self.frozen_at[name] = int(state["frozen_at"])
         self._gather(states)
 
-    def _row_states(self) -> dict[str, RowState]:
-        return {member.name: self._row_state(member.name) for member in self.all}
+    def _row_state(self, name: str) -> dict[str, Tensor]:
+        """All but a member's weights and counters, live: its optimizer's state and its loss scale."""
+        home = self._homes[name]
+        state = with_prefix("optimizer.", home.weights.moments(name))
+        return state | with_prefix("loss_scale.", home.scale.state(home.names.index(name)))
 
-    def _row_state(self, name: str) -> RowState:
-        if name in self._resting:
-            return self._resting[name]
-        moments = with_prefix("optimizer.", self.weights.moments(name))
-        return moments | with_prefix("loss_scale.", self.scale.state(self._rows.index(name)))
+    def _gather(self, states: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
+        """Gather the rows of the active members anew, and give each of the others one of its own.
 
-    def _gather(self, states: Mapping[str, RowState]) -> None:
-        """Gather the weights of the active members anew, with these states; none are those of the first update."""
-        self._rows = [member.name for member in self.active]
-        self._resting = {name: _row_part(state) for name, state in states.items() if name not in self._rows}
-        if not self._rows:
-            return
-        configs = [self.configs[place] for place in self.active_places]
-        rows = [
-            Row(name, config.training.optimizer, config.lora.plus_ratio, config.training.max_grad_norm)
-            for name, config in zip(self._rows, configs, strict=True)
-        ]
-        self.weights = PackWeights(self._unet, rows)
+        Args:
+            states: what they continue from; None for what they are now.
+        """
+        if states is None:
+            states = {name: self._row_state(name) for name in self._homes}
+        active = tuple(member.name for member in self.active)
+        resting = [(member.name,) for member in self.all if member.name not in active]
+        for names in [active, *resting] if active else resting:
+            home = self._home(names)
+            for k, name in enumerate(names):
+                if name in states:
+                    home.weights.load_moments(name, under_prefix("optimizer.", states[name]))
+                    home.scale.load(k, under_prefix("loss_scale.", states[name]))
+            self._homes |= dict.fromkeys(names, home)
+            if names == active:
+                self.weights, self.scale = home.weights, home.scale
+
+    def _home(self, names: tuple[str, ...]) -> "_Home":
+        """New rows for these members, as their weights are now."""
+        configs = {member.name: config for member, config in zip(self.all, self.configs, strict=True)}
+        rows = [_row(name, configs[name]) for name in names]
         device = next(self._unet.parameters()).device
-        self.scale = LossScale(device, len(rows), enabled=self._half_precision)
-        for k, name in enumerate(self._rows):
-            if name in states:
-                self.weights.load_moments(name, under_prefix("optimizer.", states[name]))
-                self.scale.load(k, under_prefix("loss_scale.", states[name]))
+        return _Home(names, PackWeights(self._unet, rows), LossScale(device, len(names), enabled=self._half_precision))
 
 
-def _row_part(state: Mapping[str, Tensor]) -> RowState:
-    """The part of a member's state that its row of the pack holds while it is active."""
-    return {key: value for key, value in state.items() if key.startswith(("optimizer.", "loss_scale."))}
+@dataclass(frozen=True)
+class _Home:
+    """Where the rows of some members are: all of those that are active, or one other."""
+
+    names: tuple[str, ...]
+    weights: PackWeights
+    scale: LossScale
+
+
+def _row(name: str, config: MemberConfig) -> Row:
+    training = config.training
+    return Row(name, training.optimizer, config.lora.plus_ratio, training.max_grad_norm, training.ema)
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lora_engine.config.loss import MseLoss, NoWeighting
 from lora_engine.dataset.draws import DrawHashes
 from lora_engine.records import StepRecord
 from lora_engine.training.lr_schedule import learning_rate
 from lora_engine.training.members import PackMembers
+from lora_engine.training.update import UpdateNumbers
 
+# What a step says of a member that took no part in it.
+_NOTHING = UpdateNumbers(math.nan, math.nan, 0.0, 0.0, math.nan, math.nan)
 _FLUSH_STEPS = 10  # reading a number waits for the device, so numbers stay there for this many steps ...
 _FLUSH_SECONDS = 1.0  # ... or, where steps are slow, until this much time has passed
 
@@ -27,7 +31,7 @@ class _Measured:
 
     step: int
     places: tuple[int, ...]  # of the K members that took part, in the pack
-    numbers_4K: Tensor  # as `PackUpdate` returns them
+    numbers_6K: Tensor  # as `PackUpdate` returns them
     hashes: Sequence[DrawHashes]  # one for each distinct seed
 
 
@@ -44,14 +48,14 @@ class StepLog:
         self._pending: list[_Measured] = []
         self._since = time.monotonic()
 
-    def add(self, step: int, numbers_4K: Tensor, hashes: Sequence[DrawHashes]) -> None:
+    def add(self, step: int, numbers_6K: Tensor, hashes: Sequence[DrawHashes]) -> None:
         """Take up an update of the members that are active now, without waiting for the device.
 
         Args:
-            numbers_4K: as `PackUpdate` returns them.
+            numbers_6K: as `PackUpdate` returns them.
             hashes: of what each distinct seed drew for the update.
         """
-        self._pending.append(_Measured(step, tuple(self._members.active_places), numbers_4K, hashes))
+        self._pending.append(_Measured(step, tuple(self._members.active_places), numbers_6K, hashes))
 
     @property
     def is_due(self) -> bool:
@@ -64,18 +68,18 @@ class StepLog:
         Waits for the device.
         """
         if self._pending:
-            values = torch.cat([measured.numbers_4K for measured in self._pending], dim=1).double().cpu().numpy()
+            values = torch.cat([measured.numbers_6K for measured in self._pending], dim=1).double().cpu().numpy()
             images = self._images_per_step * values.shape[1]
             images_per_second = images / max(time.monotonic() - self._since, 1e-9)
             start = 0
             for measured in self._pending:
-                losses_K, norms_K, finite_K, at_fault_K = values[:, start : start + len(measured.places)]
+                columns = values[:, start : start + len(measured.places)].T.tolist()
                 start += len(measured.places)
-                for at, place in enumerate(measured.places):
-                    if at_fault_K[at] and self._members.count_refused(place) == 1:
-                        self._remarks.append(self._first_refusal(measured.step, place, losses_K[at]))
-                rows = zip(losses_K, norms_K, finite_K.astype(bool), strict=True)
-                yield self._records(measured, dict(zip(measured.places, rows, strict=True)), images_per_second)
+                numbers = {place: UpdateNumbers(*each) for place, each in zip(measured.places, columns, strict=True)}
+                for place, each in numbers.items():
+                    if each.at_fault and self._members.count_refused(place) == 1:
+                        self._remarks.append(self._first_refusal(measured.step, place, each.loss))
+                yield self._records(measured, numbers, images_per_second)
         # The clock starts again only now: what the caller did with the records is not the updates' time.
         self._pending, self._since = [], time.monotonic()
 
@@ -85,28 +89,31 @@ class StepLog:
         return f"{name}: the update of step {step} was refused, since {what}; more than {most} of these freeze it"
 
     def _records(
-        self, measured: _Measured, numbers: Mapping[int, tuple[float, float, bool]], images_per_second: float
+        self, measured: _Measured, numbers: Mapping[int, UpdateNumbers[float]], images_per_second: float
     ) -> dict[str, StepRecord]:
         """A record for every member that has not done all of its steps; a frozen one's says that nothing was updated.
 
         Args:
-            numbers: place of a member that took part, to its loss, gradient norm and whether it was updated.
+            numbers: by the places of the members that took part.
         """
         result = {}
         for place, (member, config) in enumerate(zip(self._members.all, self._members.configs, strict=True)):
-            loss, norm, updated = numbers.get(place, (math.nan, math.nan, False))
+            said, plain = numbers.get(place, _NOTHING), (MseLoss(), NoWeighting())
             hashes = measured.hashes[self._members.seeds.index(member.seed)]
+            trained = config.training.loss, config.training.weighting
             if measured.step <= config.training.steps:
                 result[member.name] = StepRecord(
                     step=measured.step,
-                    loss=_finite(loss),
+                    loss=_finite(said.loss),
                     learning_rate=learning_rate(config.training, measured.step),
-                    grad_norm=_finite(norm),
+                    grad_norm=_finite(said.grad_norm),
                     images_per_second=images_per_second,
-                    skipped=not updated,
+                    skipped=not said.finite,
                     order_sha256=hashes.order_sha256,
                     timesteps_sha256=hashes.timesteps_sha256,
                     noise_sha256=hashes.noise_sha256,
+                    squared_error=None if trained == plain else _finite(said.squared_error),
+                    d=_finite(said.d),
                 )
         return result
 

@@ -1,7 +1,7 @@
 """The training loop: a pack of adapters over one frozen UNet, updated in lockstep."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from lora_engine.system.prefetch import prefetch
 from lora_engine.training.fast_update import FastUpdate
 from lora_engine.training.gradients import Batch, PackGradients
 from lora_engine.training.inputs import InputReader, ReadInputs
+from lora_engine.training.losses import PackLosses
 from lora_engine.training.lr_schedule import learning_rate
 from lora_engine.training.members import MemberConfig, PackMembers
 from lora_engine.training.micro_batches import MicroBatches
@@ -63,6 +64,7 @@ class PackTrainer:
             images_per_step=shared.images_per_step,
             num_train_timesteps=noise_schedule.num_train_timesteps,
             flips=data.flips,
+            views=self._members.views,
         )
         self._reader = InputReader(data, members, draws, processes.local_slice(shared.images_per_step))
         whole = MicroBatches(shared.batch_size, len(members))
@@ -133,10 +135,16 @@ class PackTrainer:
     def _take_up_the_active(self) -> None:
         """Let updates be those of the members that are active now."""
         if self.active:
-            seeds = torch.tensor(self._members.active_seeds, device=self._device)
+            views = torch.tensor(self._members.active_views, device=self._device)
+            configs = [self._members.configs[place].training for place in self._members.active_places]
+            losses = PackLosses(configs, self._update.noise_schedule)
             self._members.weights.select()
-            self._gradients.set_members(self._members.weights, self._members.scale, seeds)
+            self._gradients.set_members(self._members.weights, self._members.scale, losses, views)
             self._fast_update.capture_anew()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within, members whose averaged weights are those to score and export have them, not those that are trained."""
+        return self._members.averaged()
 
     def image_bytes(self) -> int:
         """The bytes that one image of one member keeps for the backward pass. Computes one forward pass."""

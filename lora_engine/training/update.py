@@ -4,6 +4,7 @@ Shape legend: K members that take part.
 """
 
 from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,19 @@ from lora_engine.diffusion import NoiseSchedule
 from lora_engine.system.distributed import Processes
 from lora_engine.training.gradients import Batch, PackGradients, make_batch
 from lora_engine.training.inputs import Inputs
+
+T = TypeVar("T")
+
+
+class UpdateNumbers(NamedTuple, Generic[T]):
+    """What an update says of a member, or of each."""
+
+    loss: T  # that was trained on
+    grad_norm: T  # before clipping
+    finite: T  # whether both are
+    at_fault: T  # whether they are not for another reason than the loss scale
+    squared_error: T  # the mean, unweighted
+    d: T  # the learning rate that Prodigy found; NaN for other optimizers
 
 
 class PackUpdate:
@@ -31,7 +45,7 @@ class PackUpdate:
     ) -> None:
         self.gradients = gradients
         self._data = data
-        self._noise_schedule = noise_schedule.to(data.device, data.moments.dtype)
+        self.noise_schedule = noise_schedule.to(data.device, data.moments.dtype)
         self._processes = processes
 
     def __call__(self, inputs: Inputs, rates: Sequence[float] | Tensor) -> Tensor:
@@ -41,25 +55,26 @@ class PackUpdate:
             rates: each member's learning rate, or [K] on the device where this is part of a CUDA graph.
 
         Returns:
-            For each member its loss, its gradient's norm before clipping, whether both are finite, and whether they
-            are not for another reason than the loss scale. [4, K], on the device.
+            The values of `UpdateNumbers` for each member. [6, K], on the device.
         """
         weights, scale = self.gradients.weights, self.gradients.scale
         weights.zero_grad()
-        losses_K = self.gradients.accumulate(self.batch(inputs))
+        sums_2K = self.gradients.accumulate(self.batch(inputs))
         self._processes.sum_(weights.gradients_KP)
-        self._processes.sum_(losses_K)
+        self._processes.sum_(sums_2K)
+        losses_K, squared_K = sums_2K
         scale.unscale(weights.gradients_KP)
         norms_K = weights.clip()
         finite_K = norms_K.isfinite() & losses_K.isfinite()
         at_fault_K = ~losses_K.isfinite() | (~finite_K & scale.is_least_K)
         weights.update(rates, refuse_K=~finite_K)
         scale.update(done_K=finite_K, overflowed_K=~finite_K & losses_K.isfinite())
-        return torch.stack((losses_K, norms_K, finite_K.to(norms_K), at_fault_K.to(norms_K)))
+        numbers = UpdateNumbers(losses_K, norms_K, finite_K, at_fault_K, squared_K, weights.measured("d"))
+        return torch.stack([values_K.to(norms_K) for values_K in numbers])
 
     def batch(self, inputs: Inputs) -> Batch:
         """Make the batch that an update of these inputs computes with."""
-        return make_batch(inputs, self._data, self._noise_schedule)
+        return make_batch(inputs, self._data, self.noise_schedule)
 
     def tensors(self) -> list[Tensor]:
         """All tensors that an update changes, live."""

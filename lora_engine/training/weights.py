@@ -6,15 +6,18 @@ in and out.
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lora_engine.adapters import lora
-from lora_engine.config.optimizer import OptimizerConfig
-from lora_engine.training.optimizers import make_optimizer
+from lora_engine.config.ema import EmaConfig
+from lora_engine.config.optimizer import AnyOptimizer
+from lora_engine.training.ema import WeightAverage
+from lora_engine.training.optimizers.make import make_optimizer
 
 _NEGLIGIBLE = 1e-3  # a layer's gradients are this small, relative to the largest layer's, where rounding may rule them
 
@@ -26,9 +29,10 @@ class Row:
     """How the weights of one adapter are updated."""
 
     name: str  # of the adapter
-    optimizer: OptimizerConfig
+    optimizer: AnyOptimizer
     plus_ratio: float | None = None  # see `LoraConfig`
     max_grad_norm: float | None = None  # that its gradient is clipped to; None does not clip
+    ema: EmaConfig | None = None  # None does not average
 
 
 class PackWeights:
@@ -72,6 +76,10 @@ class PackWeights:
             make_optimizer(weights_P, gradient_P, row.optimizer, self._rate_factors(row.plus_ratio))
             for weights_P, gradient_P, row in zip(self._weights_KP, self.gradients_KP, rows, strict=True)
         ]
+        self._averages = [
+            None if row.ema is None else WeightAverage(weights_P, row.ema)
+            for weights_P, row in zip(self._weights_KP, rows, strict=True)
+        ]
 
     def _rate_factors(self, plus_ratio: float | None) -> Tensor | None:
         """By how much each weight's learning rate is the row's; None where it is the row's everywhere. [P]."""
@@ -99,7 +107,9 @@ class PackWeights:
         Its gradients, `_partial_KP`, are those of the latest backward pass alone where it is a copy.
         """
         self._casts = dtype != self._weights_KP.dtype
-        self._copy_KP = self._weights_KP.to(dtype)
+        # `.data` hides writes to the weights from autograd, which refuses to use a slice once the matrix under it was
+        # written to in its sight, and the layers may hold slices that an earlier `select` made.
+        self._copy_KP = self._weights_KP.data.to(dtype)
         self._partial_KP = torch.zeros_like(self._copy_KP) if self._casts else self.gradients_KP
         # torch warns that each layer's gradients do not lie in one piece. If they did, every row would be in hundreds.
         warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
@@ -110,8 +120,6 @@ class PackWeights:
 
     def _cast(self) -> None:
         if self._casts:
-            # `.data` hides the write from autograd, which refuses to use a slice once the matrix under it was written
-            # to in its sight, and the layers may hold slices that an earlier `select` made.
             self._copy_KP.data.copy_(self._weights_KP)
 
     def select(self, first: int = 0, last: int | None = None) -> None:
@@ -155,9 +163,32 @@ class PackWeights:
         Args:
             rates: each row's learning rate, or [K] on the device where this is part of a CUDA graph.
         """
-        for optimizer, rate, refuse in zip(self._optimizers, rates, refuse_K, strict=True):
+        for optimizer, average, rate, refuse in zip(self._optimizers, self._averages, rates, refuse_K, strict=True):
             optimizer.step(rate, refuse)
+            if average is not None:
+                average.update(refuse)
         self._cast()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, adapters whose averaged weights are those to use have them in place of those that are trained."""
+        swapped = []
+        for k, average in enumerate(self._averages):
+            used = self._optimizers[k].averaged() if average is None else average.averaged()
+            if used is not None:
+                swapped.append((self._weights_KP[k], self._weights_KP[k].clone()))
+                self._weights_KP[k].copy_(used)
+        try:
+            yield
+        finally:
+            for row, trained in swapped:
+                row.copy_(trained)
+
+    def measured(self, name: str) -> Tensor:
+        """A number of that name that optimizers know about their rows, NaN of those that do not. [K], on the device."""
+        unknown = torch.full((), math.nan, dtype=self._weights_KP.dtype, device=self._weights_KP.device)
+        known = [optimizer.measured().get(name, unknown) for optimizer in self._optimizers]
+        return torch.stack([value.to(unknown.dtype) for value in known])
 
     def relative_error(self, computed_KP: Tensor, true_KP: Tensor) -> float:
         """How wrong gradients are: the largest relative error of any layer's of any adapter.
@@ -174,7 +205,12 @@ class PackWeights:
     def tensors(self) -> list[Tensor]:
         """All tensors that an update changes, live."""
         matrices = [self._weights_KP, self.gradients_KP, self._copy_KP, self._partial_KP]
-        return [*matrices, *(tensor for optimizer in self._optimizers for tensor in optimizer.state().values())]
+        return [*matrices, *(tensor for k in range(len(self._names)) for tensor in self._row_state(k).values())]
+
+    def _row_state(self, k: int) -> dict[str, Tensor]:
+        """The state of one row's optimizer and average, live: scalars, and [P]."""
+        average = self._averages[k]
+        return self._optimizers[k].state() | ({} if average is None else average.state())
 
     def moments(self, name: str) -> Moments:
         """The optimizer's state of one adapter, live: `<statistic>.<parameter>` to a tensor of the parameter's shape.
@@ -183,7 +219,7 @@ class PackWeights:
         """
         result: dict[str, Tensor] = {}
         k = self._names.index(name)
-        for statistic, value in self._optimizers[k].state().items():
+        for statistic, value in self._row_state(k).items():
             parts = self._own_parts(k, value) if value.dim() else dict.fromkeys(self._own[k], value)
             result |= {f"{statistic}.{key}": part for key, part in parts.items()}
         return result

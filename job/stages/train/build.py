@@ -94,6 +94,8 @@ def _pack_member(study: Study, member: Member) -> PackMember:
         study.encoded.caption_rows(study.captions, caption_set, study.encoded.train_ids),
         _caption_weights(config, study.captions[caption_set], study.encoded.train_ids),
         config.caption_dropout,
+        study.variants[member.variant].training.noise,
+        study.variants[member.variant].training.timesteps,
     )
 
 

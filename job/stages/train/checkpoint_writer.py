@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -66,11 +66,13 @@ class CheckpointWriter(Background):
         Raises the error of an earlier checkpoint that could not be uploaded.
         """
         trainer = self._trainable.trainer
+        with trainer.averaged():
+            weights = {m: lora.export(self._trainable.unet, m.adapter_name) for m in self._pack.members}
         snapshots = [
             _Snapshot(
                 member,
                 step,
-                lora.export(self._trainable.unet, member.adapter_name),
+                weights[member],
                 trainer.state(member.adapter_name),
                 tuple(metrics[member]),
                 dict(curve_losses[member]),
@@ -100,7 +102,7 @@ class CheckpointWriter(Background):
         # The metrics come first: an attempt refuses a checkpoint that is further than they are, or of other ones.
         for snapshot in snapshots:
             member = snapshot.member
-            self._attempt.run.write_jsonl(layout.metrics(member), map(asdict, snapshot.metrics))
+            self._attempt.run.write_jsonl(layout.metrics(member), (row.row() for row in snapshot.metrics))
         for snapshot in snapshots:
             self._publish_member(snapshot)
 

@@ -218,7 +218,11 @@ class PackRun:
         at_end = [member for member in self._due_members() if step == self._pack.steps_of(member)]
         on_the_way = [member for member in self._due_members() if member not in at_end]
         for members, whole in ((on_the_way, False), (at_end, True)):
-            for member in self._evaluation.score(step, members, whole=whole) if members else ():
+            if not members:
+                continue
+            with self._trainer.averaged():
+                diverged = self._evaluation.score(step, members, whole=whole)
+            for member in diverged:
                 self._trainer.freeze(member.adapter_name)
                 self._attempt.progress.warn(
                     f"{member.adapter_name} has diverged: its losses at step {step} are not finite"
