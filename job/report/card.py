@@ -13,10 +13,11 @@ import yaml
 from job import layout
 from job.layout import Member
 from job.manifest.models import BaseModelConfig
+from job.manifest.overrides import flat
 from job.report import table
 from job.report.findings import Findings
 from job.report.pictures import Pictures
-from job.report.settings import flat, shown
+from job.report.settings import shown
 from job.report.templating import environment
 from job.report.usage import Usage, usage_of, use_in_diffusers
 from job.run.resolved import Resolved

@@ -1,20 +1,6 @@
-"""The settings of a run as dotted keys with values, to be shown and compared. Pure."""
+"""The settings of a run in words. Pure."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
-
-
-def flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Dotted key to value, of all values that are no mappings, or empty ones."""
-    result: dict[str, Any] = {}
-    for key, below in value.items():
-        name = f"{path}.{key}" if path else key
-        if isinstance(below, Mapping) and below:
-            result |= flat(below, name)
-        else:
-            result[name] = below
-    return result
 
 
 def shown(value: object) -> str:
