@@ -139,7 +139,9 @@ def _members(resolved: Resolved) -> list[Member]:
 def _settings(resolved: Resolved) -> Iterator[tuple[str, str]]:
     """The settings of the training, each with its value, or with that of each variant where they differ."""
     variants = {name: flat(each.model_dump(mode="json")) for name, each in resolved.identity.variants.items()}
-    for key in _SETTINGS:
+    keys = dict.fromkeys(key for values in variants.values() for key in values if not key.startswith("captions."))
+    unlike = [key for key in keys if len({shown(values.get(key)) for values in variants.values()}) > 1]
+    for key in dict.fromkeys((*_SETTINGS, *unlike)):
         found = {name: shown(values[key]) for name, values in variants.items() if key in values}
         if len(set(found.values())) == 1 and len(found) == len(variants):
             yield key, next(iter(found.values()))
