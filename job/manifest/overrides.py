@@ -1,6 +1,7 @@
 """Lays settings over settings, finds the fields in which two differ, and knows every key that there is. Pure."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -59,6 +60,7 @@ def flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return result
 
 
+@cache
 def schemas_of_keys() -> dict[str, dict[str, Any]]:
     """The JSON Schema of what may stand under each dotted key that a variant may override, whatever union it is in."""
     found: dict[str, list[dict[str, Any]]] = {}

@@ -1,14 +1,19 @@
 """A sweep makes variants: their names, their settings, and what is said of one that cannot be used."""
 
 import json
+import math
 import re
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from job.manifest.load import load_manifest
+from job.manifest.names import variant_name
+from job.manifest.overrides import schemas_of_keys
 from job.manifest.packs import resolve_variants
 from job.manifest.problems import ManifestError
 from job.manifest.schema import Manifest, manifest_schema
@@ -211,13 +216,12 @@ def test_names_that_are_there_already() -> None:
 
 
 def test_the_schema_for_editors_knows_what_may_be_swept() -> None:
-    schema = manifest_schema()
-    jsonschema.validate(yaml.safe_load(SWEPT.replace("1e-4, 2e-4", "0.1, 0.2")), schema)
+    schema = jsonschema.Draft202012Validator(manifest_schema())
+    assert schema.is_valid(yaml.safe_load(SWEPT.replace("1e-4, 2e-4", "0.1, 0.2")))
     for sweep in ({"lora.rnak": [1]}, {"lora.rank": 8}, {"lora.rank": []}, {"lora.rank": [0]}, {"lora.rank": [8, 8]}):
         data = yaml.safe_load(SWEPT)
         data["variants"][1]["sweep"] = sweep
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(data, schema)
+        assert not schema.is_valid(data), sweep
 
 
 def test_the_plan_shows_what_is_made() -> None:
@@ -226,3 +230,27 @@ def test_the_plan_shows_what_is_made() -> None:
     rank_and_rate = [line.split(":", 1) for line in lines[start + 1 : start + 5]]
     assert [name.strip() for name, _ in rank_and_rate] == NAMES[1:]
     assert rank_and_rate[-1][1] == " lora.rank 16, lora.alpha 4.0, training.optimizer.learning_rate 0.0002"
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=5), each, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(sorted(schemas_of_keys())) | st.text(max_size=12)
+
+
+@given(st.dictionaries(KEYS, st.lists(VALUES, max_size=4) | VALUES, max_size=3))
+def test_any_sweep_makes_variants_of_different_names_or_is_refused(sweep: dict[str, Any]) -> None:
+    data = yaml.safe_load(HEAD)
+    data["variants"].append({"name": "v", "captions": {"strategy": "existing"}, "sweep": sweep})
+    try:
+        made = load(text=json.dumps(data))
+    except ManifestError:
+        return
+    names = [variant.name for variant in made.variants]
+    assert len(set(names)) == len(names) == 1 + math.prod(map(len, sweep.values()))
+    assert {variant_name(name) for name in names} == set(names)
