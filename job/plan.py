@@ -1,11 +1,13 @@
 """Computes what a run would do and need from the manifest and, where that needs no download, the dataset's listing."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from job.manifest.packs import Pack, caption_sets, packs_of
+from job.manifest.overrides import OVERRIDABLE, flat
+from job.manifest.packs import Pack, caption_sets, packs_of, resolve_variants
 from job.manifest.schema import Manifest
 from job.prospect import Prospect, foresee, foresee_pictures, more_seeds_advised
 from job.storage import is_remote, open_storage
@@ -37,6 +39,14 @@ class PackPlan:
 
 
 @dataclass(frozen=True)
+class VariantPlan:
+    """One variant, as it is written or as a sweep makes it."""
+
+    name: str
+    settings: dict[str, Any]  # dotted key of `lora` or `training`, in which not all variants are alike, to its value
+
+
+@dataclass(frozen=True)
 class Plan:
     """The work that a run would be, and what it would need."""
 
@@ -45,6 +55,7 @@ class Plan:
     images: int | None  # of the dataset, should none be broken; None where they cannot be counted without a download
     validation_images: int | None  # roughly
     caption_sets: tuple[str, ...]
+    variants: tuple[VariantPlan, ...]
     packs: tuple[PackPlan, ...]
     files: int  # that the run would write, roughly
     checkpoint_bytes: int  # of all checkpoints, for SD 1.5
@@ -94,6 +105,7 @@ def make_plan(manifest: Manifest) -> Plan:
         images=images,
         validation_images=held_out,
         caption_sets=tuple(caption_sets(manifest)),
+        variants=_plan_variants(manifest),
         packs=packs,
         files=4 * checkpoints + other_files + (images or 0) + len(caption_sets(manifest)) + 8,
         checkpoint_bytes=parameters * _CHECKPOINT_BYTES,
@@ -104,6 +116,24 @@ def make_plan(manifest: Manifest) -> Plan:
         picture_hours=_hours(pictures.flops),
         comparison=foresee(manifest, trained, held_out),
         warnings=tuple(warnings),
+    )
+
+
+def _plan_variants(manifest: Manifest) -> tuple[VariantPlan, ...]:
+    variants = resolve_variants(manifest)
+    settings = [
+        {
+            key: value
+            for name, _ in OVERRIDABLE
+            for key, value in flat(getattr(variant, name).model_dump(mode="json"), name).items()
+        }
+        for variant in variants
+    ]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    unlike = [key for key in keys if any(key not in each or each[key] != settings[0].get(key) for each in settings)]
+    return tuple(
+        VariantPlan(variant.name, {key: each[key] for key in unlike if key in each})
+        for variant, each in zip(variants, settings, strict=True)
     )
 
 
@@ -206,6 +236,15 @@ def _render_comparison(comparison: Prospect) -> list[str]:
     return lines
 
 
+def _render_variants(variants: Sequence[VariantPlan]) -> Iterator[str]:
+    """A line for each variant, with what it sets otherwise than some other."""
+    for at, variant in enumerate(variants):
+        settings = ", ".join(
+            f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in variant.settings.items()
+        )
+        yield f"{'' if at else f'variants ({len(variants)})':<18}{variant.name}{f': {settings}' if settings else ''}"
+
+
 def _render_hours(hours: dict[str, float]) -> str:
     return ", ".join(f"{device} {taken:g} h" for device, taken in hours.items())
 
@@ -225,6 +264,7 @@ def render_plan(plan: Plan) -> str:
         f"images            {unknown if plan.images is None else f'{plan.images}, if none is broken or a copy'}",
         f"held out          {unknown if plan.validation_images is None else f'about {plan.validation_images}'}",
         f"caption sets      {', '.join(plan.caption_sets)}",
+        *_render_variants(plan.variants),
     ]
     for at, pack in enumerate(plan.packs):
         epochs = "" if pack.epochs is None else f", {pack.epochs:.1f} epochs"

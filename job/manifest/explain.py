@@ -1,7 +1,7 @@
 """Says pydantic's errors in plain words, at the line and under the key that the user wrote."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -24,13 +24,15 @@ def collect_problems(
     prefix: Path,
     data: Any,
     document: Document,
-    options: dict[Path, str],
+    options: Mapping[Path, str],
+    place: Callable[[Path], tuple[Path, str]] = lambda path: (path, ""),
 ) -> list[Problem]:
     """One problem for each error of validating `data`, which stands in the document at `prefix`.
 
     Args:
         model: the model that refused the data.
         options: the `--set` options by the path of the key that each has set; their problems have no line.
+        place: gives where the value at a path stands in the document, and what else is to be said of it, or "".
     """
     problems = []
     for written, members in _of_the_meant_members(error.errors(include_url=False), data):
@@ -43,12 +45,16 @@ def collect_problems(
             # The messages of a validator of the whole model begin with the key that they speak of.
             key, _, allowed = allowed.partition(": ")
             path = tuple(key.split("."))
-        whole = prefix + path
-        option = next((o for p, o in options.items() if p[: len(whole)] == whole or whole[: len(p)] == p), None)
-        line = None if option else document.line(whole)
-        problem = Problem(option or document.origin, line, dotted(whole), found, allowed, suggestion)
+        whole, note = place(prefix + path)
+        problem = Problem(*place_of(whole, document, options), found, allowed, suggestion, note)
         problems.append(_as_of_others(problem, whole) if details["type"] == "extra_forbidden" else problem)
     return list(_naming_keys_once(problems))
+
+
+def place_of(path: Path, document: Document, options: Mapping[Path, str]) -> tuple[str, int | None, str]:
+    """Where a problem with the value at a path is to be looked for: the file or option, the line, and the key."""
+    option = next((o for p, o in options.items() if p[: len(path)] == path or path[: len(p)] == p), None)
+    return option or document.origin, None if option else document.line(path), dotted(path)
 
 
 def _naming_keys_once(problems: Sequence[Problem]) -> Iterator[Problem]:
@@ -129,7 +135,7 @@ def _written_path(details: ErrorDetails, data: Any) -> tuple[Path, bool]:
     return tuple(path), ends_in_member
 
 
-def _show(value: Any) -> str:
+def value_text(value: Any) -> str:
     """The value as JSON, cut to a length that suits a message."""
     text = "nothing (null)" if value is None else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -146,7 +152,7 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
             return _UNKNOWN, ", ".join(known) or "keys of the reference", nearest(str(path[-1]), known)
         case "literal_error":
             choices = [c.strip("'") for c in str(context["expected"]).replace(" or ", ", ").split(", ")]
-            return _show(value), ", ".join(choices), nearest(str(value), choices)
+            return value_text(value), ", ".join(choices), nearest(str(value), choices)
         case "union_tag_invalid":
             tags = [t.strip("' ") for t in str(context["expected_tags"]).split(",")]
             return f'"{context["tag"]}"', ", ".join(tags), nearest(str(context["tag"]), tags)
@@ -154,7 +160,7 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
             return "no " + str(context["discriminator"]).strip("'"), f"a mapping with {context['discriminator']}", None
         case "value_error":
             return (
-                _show(value) if not isinstance(value, dict | list) else "values that do not fit",
+                value_text(value) if not isinstance(value, dict | list) else "values that do not fit",
                 str(context["error"]),
                 getattr(context["error"], "suggestion", None),
             )
@@ -163,11 +169,11 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
         case "too_short":
             return f"{len(value)} items", f"at least {context['min_length']}", None
         case "string_pattern_mismatch":
-            return _show(value), f"text like {context['pattern']}", None
+            return value_text(value), f"text like {context['pattern']}", None
     if kind in _TYPES:
-        return _show(value), _TYPES[kind], None
+        return value_text(value), _TYPES[kind], None
     message = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return _show(value), message[:1].lower() + message[1:], None
+    return value_text(value), message[:1].lower() + message[1:], None
 
 
 # What pydantic's kinds of errors allow.

@@ -10,6 +10,7 @@ from job.manifest.explain import collect_problems
 from job.manifest.overrides import merged_overrides
 from job.manifest.problems import ManifestError, Problem, first_of_each_key, nearest
 from job.manifest.schema import Manifest
+from job.manifest.sweep import KEY, expand_sweeps
 from job.manifest.yaml_reader import Document, Path, read_scalar, read_yaml
 
 _MOST_DOTS = 16  # in a key that --set names
@@ -26,24 +27,23 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
     option_of: dict[Path, str] = {}
     for option in sets:
         option_of[_apply(document, option)] = f"--set {option}"
-    problems: list[Problem] = list(document.problems)
-    manifest: Manifest | None = _validated(Manifest, document.data, (), document, option_of, problems)
-    for path, model, data in merged_overrides(document.data):
-        _validated(model, data, path, document, option_of, problems)
+    expansion = expand_sweeps(document, option_of)
+    problems = [*document.problems, *expansion.problems]
+
+    def validated(model: type[Any], data: Any, path: Path) -> Any:
+        """The model of the data that stands at `path`; None after adding to `problems` why there is none."""
+        try:
+            return model.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            problems.extend(collect_problems(error, model, path, data, document, option_of, expansion.written))
+            return None
+
+    manifest: Manifest | None = validated(Manifest, expansion.data, ())
+    for path, model, data in merged_overrides(expansion.data):
+        validated(model, data, path)
     if manifest is None or problems:
         raise ManifestError(first_of_each_key(problems))
     return manifest
-
-
-def _validated(
-    model: type[Any], data: Any, path: Path, document: Document, options: dict[Path, str], problems: list[Problem]
-) -> Any:
-    """The model of the data that stands at `path`; None after adding to `problems` why there is none."""
-    try:
-        return model.model_validate_json(json.dumps(data))
-    except ValidationError as error:
-        problems += collect_problems(error, model, path, data, document, options)
-        return None
 
 
 def _apply(document: Document, option: str) -> Path:
@@ -56,6 +56,8 @@ def _apply(document: Document, option: str) -> Path:
     node: Any = document.data
     path: Path = ()
     parts = key.split(".")
+    if parts[0] == "variants" and parts[2:3] == [KEY]:
+        parts[3:] = [".".join(parts[3:])] if parts[3:] else []  # The keys of a sweep have dots in them.
     for at, part in enumerate(parts):
         step: str | int = part
         if isinstance(node, list):
@@ -80,4 +82,5 @@ def _index(items: list[Any], part: str, origin: str, key: str) -> int:
     if part.isascii() and part.isdecimal() and len(part) <= _MOST_DIGITS and int(part) < len(items):
         return int(part)
     allowed = f"a place from 0 to {len(items) - 1} or a name of {', '.join(filter(None, names))}"
-    raise ManifestError([Problem(origin, None, key, repr(part), allowed, nearest(part, names))])
+    swept = next((name for name in names if name and part.startswith(f"{name}-")), None)
+    raise ManifestError([Problem(origin, None, key, repr(part), allowed, nearest(part, names) or swept)])

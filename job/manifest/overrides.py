@@ -1,6 +1,7 @@
-"""Lays settings over settings, and finds the fields in which two differ. Pure."""
+"""Lays settings over settings, finds the fields in which two differ, and knows every key that there is. Pure."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -45,3 +46,40 @@ def different_fields(a: Any, b: Any, path: str) -> list[str]:
         keys = sorted(a.keys() | b.keys())
         return [f for key in keys for f in different_fields(a.get(key), b.get(key), f"{path}.{key}" if path else key)]
     return [] if a == b else [path]
+
+
+def flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Dotted key to value, of all values that are no mappings, or empty ones."""
+    result: dict[str, Any] = {}
+    for key, below in value.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(below, Mapping) and below:
+            result |= flat(below, name)
+        else:
+            result[name] = below
+    return result
+
+
+@cache
+def schemas_of_keys() -> dict[str, dict[str, Any]]:
+    """The JSON Schema of what may stand under each dotted key that a variant may override, whatever union it is in."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, model in OVERRIDABLE:
+        schema = model.model_json_schema()
+        for name, below in _schemas_below(schema, schema.get("$defs", {}), key):
+            known = found.setdefault(name, [])
+            known += [] if below in known else [below]
+    return {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in found.items()}
+
+
+def _schemas_below(
+    schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those of the keys of a mapping, or of each mapping that a union allows, and of all keys in them."""
+    if "$ref" in schema:
+        yield from _schemas_below(definitions[schema["$ref"].rpartition("/")[2]], definitions, path)
+    for member in (*schema.get("oneOf", ()), *schema.get("anyOf", ())):
+        yield from _schemas_below(member, definitions, path)
+    for name, below in schema.get("properties", {}).items():
+        yield f"{path}.{name}", below
+        yield from _schemas_below(below, definitions, f"{path}.{name}")

@@ -10,6 +10,7 @@ from job.errors import JobError
 from job.manifest.limits import LimitsConfig
 from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ScoredEvaluationConfig
 from job.manifest.names import part_name, run_name, variant_name
+from job.manifest.overrides import schemas_of_keys
 from job.manifest.places import DataSource, Destination, Endpoint
 from job.storage.base import StorageSettings
 from job.storage.uris import as_folder, local_path, scheme_of
@@ -22,6 +23,7 @@ from lora_engine.config.models import DeviceChoice
 from lora_engine.config.training import TrainingConfig
 from lora_engine.models.accepted import is_single_file
 
+MOST_VARIANTS = 64
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # a variable of the environment that holds a manifest's place or its text
 
 
@@ -83,6 +85,13 @@ class VariantConfig(Config):
     captions: CaptionsConfig
     lora: dict[str, Any] = Field(default={}, description="Keys of `lora` that differ.")
     training: dict[str, Any] = Field(default={}, description="Keys of `training` that differ.")
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default={},
+        exclude=True,
+        description="In place of this variant, one for each combination of these values of dotted keys, such as "
+        "`{training.optimizer.learning_rate: [1e-4, 2e-4], lora.rank: [8, 16]}`. They are named after them: "
+        "`blip-lr1e-4-r8`. All else names those, and `--set` this one.",
+    )
     prompt_template: PromptTemplate | None = Field(
         default=None,
         description="How samples prompt the adapter as it was trained, with {prompt} and {trigger}: "
@@ -132,7 +141,7 @@ class Manifest(Config):
         max_length=16,
         description="More captioners by name, which `captions: {strategy: captioner, captioner: NAME}` asks.",
     )
-    variants: tuple[VariantConfig, ...] = Field(min_length=1, max_length=64)
+    variants: tuple[VariantConfig, ...] = Field(min_length=1, max_length=MOST_VARIANTS)
     split_packs_by: tuple[Literal["variant", "seed"], ...] = Field(
         default=(),
         description="Make smaller packs, of one variant or one seed each, that several machines can train at a time.",
@@ -286,4 +295,15 @@ def manifest_schema() -> dict[str, Any]:
         partial = dict(definitions[model.__name__], required=[])
         definitions[f"{model.__name__}Override"] = partial
         definitions["VariantConfig"]["properties"][name] = {"$ref": f"#/$defs/{model.__name__}Override"}
+    _close_sweeps(definitions)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lora-job manifest"} | schema
+
+
+def _close_sweeps(definitions: dict[str, Any]) -> None:
+    """Have the schema of a variant's `sweep` allow the keys alone that there are, each with a list of its values."""
+    sweep = definitions["VariantConfig"]["properties"]["sweep"]
+    lists = {
+        key: {"type": "array", "minItems": 1, "uniqueItems": True, "items": items}
+        for key, items in schemas_of_keys().items()
+    }
+    sweep |= {"additionalProperties": False, "properties": lists}

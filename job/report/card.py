@@ -13,10 +13,11 @@ import yaml
 from job import layout
 from job.layout import Member
 from job.manifest.models import BaseModelConfig
+from job.manifest.overrides import flat
 from job.report import table
 from job.report.findings import Findings
 from job.report.pictures import Pictures
-from job.report.settings import flat, shown
+from job.report.settings import shown
 from job.report.templating import environment
 from job.report.usage import Usage, usage_of, use_in_diffusers
 from job.run.resolved import Resolved
@@ -138,7 +139,9 @@ def _members(resolved: Resolved) -> list[Member]:
 def _settings(resolved: Resolved) -> Iterator[tuple[str, str]]:
     """The settings of the training, each with its value, or with that of each variant where they differ."""
     variants = {name: flat(each.model_dump(mode="json")) for name, each in resolved.identity.variants.items()}
-    for key in _SETTINGS:
+    keys = dict.fromkeys(key for values in variants.values() for key in values if not key.startswith("captions."))
+    unlike = [key for key in keys if len({shown(values.get(key)) for values in variants.values()}) > 1]
+    for key in dict.fromkeys((*_SETTINGS, *unlike)):
         found = {name: shown(values[key]) for name, values in variants.items() if key in values}
         if len(set(found.values())) == 1 and len(found) == len(variants):
             yield key, next(iter(found.values()))

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from job.manifest.overrides import different_fields
+from pydantic import ValidationError
+
+from job.manifest.overrides import OVERRIDABLE, different_fields
 from job.report.members import Trained
 from job.run.held_out import HeldOut
 from job.run.identity import VariantIdentity
@@ -26,6 +29,7 @@ _EXPLAINED: Mapping[str, tuple[str, ...]] = {  # factor to the hashes that may d
     "training.random_flip": (_ORDER,),  # the order names mirror images as such
     SEED_OFFSET: (_WEIGHTS, _ORDER, _TIMESTEPS, _NOISE),
 }
+_REQUIRED: Mapping[str, dict[str, Any]] = {"lora": {}, "training": {"steps": 1}}  # keys that have no default
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Factor:
     """What two variants differ in."""
 
     names: tuple[str, ...]  # captions, and dotted keys of the manifest
+    values: Mapping[str, tuple[Any, Any]]  # of each of these keys, in the one and in the other
     explained: frozenset[str]  # the hashes that may differ with these
 
 
@@ -45,19 +50,62 @@ def factors_of(
     for a, b in held_out.pairs:
         texts = [[(record.id, record.texts) for record in captions[resolved.set_of_variant[name]]] for name in (a, b)]
         same = texts[0] == texts[1] and own[a] == own[b]
-        names = (() if same else (CAPTIONS,)) + _settings(variants[a], variants[b])
+        values = _settings(variants[a], variants[b])
+        names = (() if same else (CAPTIONS,)) + tuple(values)
         explained = {
             field for name in names for key, fields in _EXPLAINED.items() if _is_below(name, key) for field in fields
         }
         if _images_per_step(variants[a]) != _images_per_step(variants[b]):
             explained |= {_ORDER, _TIMESTEPS, _NOISE}  # updates of unlike size draw unlike much
-        result[a, b] = Factor(names, frozenset(explained))
+        result[a, b] = Factor(names, values, frozenset(explained))
     return result
 
 
-def _settings(a: VariantIdentity, b: VariantIdentity) -> tuple[str, ...]:
-    fields = different_fields(a.lora, b.lora, "lora") + different_fields(a.training, b.training, "training")
-    return (*fields, *([SEED_OFFSET] if a.seed_offset != b.seed_offset else []))
+def _settings(a: VariantIdentity, b: VariantIdentity) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two variants differ, as dotted keys, with the values of both.
+
+    Where one chose another optimizer, schedule or the like, that is its `name`; what comes with the name is no
+    difference of its own: a key that the other has not, or one that both left at its default.
+    """
+    both = [{"lora": each.lora, "training": each.training} for each in (a, b)]
+    keys = [key for name in both[0] for key in different_fields(both[0][name], both[1][name], name)]
+    chosen = {key.rpartition(".")[0] for key in keys if key.endswith(".name")}
+    found = {}
+    for key in keys:
+        section, _, last = key.rpartition(".")
+        sections = [_at(each, section) for each in both]
+        if (
+            last == "name"
+            or section not in chosen
+            or not all(_comes_with_name(each, section, last) for each in sections)
+        ):
+            found[key] = (_at(both[0], key), _at(both[1], key))
+    if a.seed_offset != b.seed_offset:
+        found[SEED_OFFSET] = (a.seed_offset, b.seed_offset)
+    return found
+
+
+def _comes_with_name(settings: Mapping[str, Any], section: str, key: str) -> bool:
+    """Whether a key of a section that has a `name` says no more than the name: it is not there, or at its default."""
+    if key not in settings:
+        return True
+    parts = section.split(".")
+    model = dict(OVERRIDABLE)[parts[0]]
+    nested: Any = {"name": settings["name"]}
+    for part in reversed(parts[1:]):
+        nested = {part: nested}
+    try:
+        defaults = model.model_validate(_REQUIRED[parts[0]] | nested, strict=False).model_dump(mode="json")
+    except ValidationError:  # a name that another version knows
+        return False
+    return bool(_at({parts[0]: defaults}, f"{section}.{key}") == settings[key])
+
+
+def _at(settings: Any, key: str) -> Any:
+    """The value under a dotted key; None where there is none."""
+    for part in key.split("."):
+        settings = settings.get(part) if isinstance(settings, Mapping) else None
+    return settings
 
 
 def _is_below(name: str, key: str) -> bool:

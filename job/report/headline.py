@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from job.report import words
 from job.report.agreement import agreement
-from job.report.factors import CAPTIONS
 from job.report.schema import MemberReport, Pair, Recommended, StudyVerdict
+from job.report.sides import is_one_question, share_captions, sides
+from job.report.words import unlike
 from lora_engine.evaluation import statistics
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
 
@@ -84,13 +85,20 @@ def _headline(rows: Sequence[Pair]) -> str:
 
 
 def _of_code(pair: Pair) -> str:
-    assert pair.verdict is not None, "only rows with a verdict are chosen"
-    a, b = pair.a, pair.b
+    a, b = (side.full for side in sides(pair))
     lower, other = (a, b) if pair.cells is None or pair.cells.as_trained.mean <= 0 else (b, a)
     better = f"{lower} fits unseen images better than {other}"
+    told = _of_measured(pair, a, b, better)
+    if told.startswith(better) and not is_one_question(pair):
+        return f"{told[:-1]}; they differ in {unlike(pair)}, so what made it cannot be told."
+    return told
+
+
+def _of_measured(pair: Pair, a: str, b: str, better: str) -> str:
+    assert pair.verdict is not None, "only rows with a verdict are chosen"
     match pair.verdict.code:
         case "withheld":
-            return f"{a} and {b} cannot be compared: they did not train alike."
+            return f"{pair.a} and {pair.b} cannot be compared: they did not train alike."
         case "identical":
             return f"{a} and {b} are the same adapter."
         case "nothing_measurable":
@@ -100,7 +108,7 @@ def _of_code(pair: Pair) -> str:
         case "lower_but_depends":
             return f"{better}, each prompted as it was trained."
         case "lower_by_captions":
-            if CAPTIONS in pair.factor:
+            if not share_captions(pair):
                 return f"{better}, but may owe that to its prompts alone."
             return f"{better}, but is not found to do so without a prompt."
         case "different_within_margin":

@@ -14,6 +14,7 @@ from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.report.artefacts import missing, rows, stored
 from job.report.losses import recheck, recheck_choices
+from job.report.objective import trained_with
 from job.report.parts import Interval
 from job.report.pictures import Pictures
 from job.report.schema import (
@@ -99,6 +100,7 @@ def read_member(
         steps=metrics[-1].step,
         skipped_steps=sum(row.skipped for row in metrics if row.step <= trained_until),
         diverged_at=diverged_at,
+        trained_with=trained_with(resolved.identity.variants[member.variant].training),
         images_per_second=float(np.median([row.images_per_second for row in metrics])),
         **_own_losses(held_out, own, losses[0], last),
         curve_base_loss=float(curve[0].mean()) if 0 in curve else None,

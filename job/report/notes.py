@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 
 from job.report.agreement import disagreement
+from job.report.factors import CAPTIONS
+from job.report.objective import SCORED
 from job.report.schema import MemberReport, Pair
+from job.report.settings import listed
+from job.report.sides import is_one_question
+from job.report.words import refused
 from job.run.resolved import Resolved
 from lora_engine.evaluation.statistics import FEWEST_SEEDS, SKEW_GROUPS, STRONG_SKEW
 
@@ -21,9 +26,8 @@ def notes(resolved: Resolved, members: Sequence[MemberReport], pairs: Sequence[P
             "over all caption sets; whether adapters listen to their prompts was not measured."
         )
     if pairs and all(pair.seed is not None for pair in pairs):
-        result.append(
-            f"With fewer than {FEWEST_SEEDS} seeds, a verdict is that of these adapters, not of the caption strategies."
-        )
+        what = "the caption strategies" if all(pair.factor == [CAPTIONS] for pair in pairs) else "what they differ in"
+        result.append(f"With fewer than {FEWEST_SEEDS} seeds, a verdict is that of these adapters, not of {what}.")
     result += [
         f"{m.variant}, seed {m.seed}, has stopped reading its prompt: another image's caption costs it "
         f"{m.listening.mean:.2g}, and the base model {m.listening.base:.2g}."
@@ -36,10 +40,14 @@ def notes(resolved: Resolved, members: Sequence[MemberReport], pairs: Sequence[P
         for p in pairs
         if p.seed is not None and p.skew is not None and abs(p.skew) > STRONG_SKEW and p.groups < SKEW_GROUPS
     ]
-    for pack in resolved.packs:
-        if pack.differs:
-            names = ", ".join(dict.fromkeys(member.variant for member in pack.members))
-            result.append(f"Not in captions alone: {names} also differ in {', '.join(pack.differs)}.")
+    if several := dict.fromkeys(key for pair in pairs if not is_one_question(pair) for key in pair.factor):
+        result.append(
+            f"Some pairs differ in more than one thing ({', '.join(several)}), so what made it cannot be told."
+        )
+    if unlike_plain := {m.variant: m.trained_with for m in members if m.trained_with is not None}:
+        told = listed([f"{variant} was trained with {what}" for variant, what in unlike_plain.items()])
+        result.append(f"{told}; all are scored by {SCORED}, which that need not make lower.")
+    result += _refused(members, pairs)
     result += [
         f"{m.variant}, seed {m.seed}, diverged and was frozen at step {m.diverged_at}; it is not compared."
         for m in members
@@ -54,6 +62,18 @@ def notes(resolved: Resolved, members: Sequence[MemberReport], pairs: Sequence[P
         for p in pairs
         if p.seed is not None and p.withheld
     ]
+    return result
+
+
+def _refused(members: Sequence[MemberReport], pairs: Sequence[Pair]) -> list[str]:
+    """A note on each pair of variants of which the one was refused more updates than the other, with some seed."""
+    of = {(member.variant, member.seed): member for member in members}
+    seeds = dict.fromkeys(member.seed for member in members)
+    result = []
+    for a, b in dict.fromkeys((pair.a, pair.b) for pair in pairs):
+        both = [(of[a, seed], of[b, seed]) for seed in seeds]
+        told = [f"with seed {x.seed}, {refused(x, y)}" for x, y in both if x.skipped_steps != y.skipped_steps]
+        result += [f"{a} and {b}: {'; '.join(told)}, since their gradients were not finite."] if told else []
     return result
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from job.report.members import Trained
 from job.report.schema import Pair
+from job.report.words import refused
 
 _REFUSED = 0.01  # share of the steps: adapters of which one was refused so many more updates cannot be compared
 _HASHES = {
@@ -29,6 +30,6 @@ def obstacle(pair: Pair, adapters: Sequence[tuple[Trained, Trained]]) -> str | N
             return f"{one.variant}, seed {one.seed}, diverged at step {one.diverged_at}: {both} are not compared"
     for a, b in ((two[0].report, two[1].report) for two in adapters):
         if abs(a.skipped_steps - b.skipped_steps) > _REFUSED * min(a.steps, b.steps):
-            refused = f"{a.skipped_steps} and {b.skipped_steps} of their updates were refused"
-            return f"{both} cannot be compared: with seed {a.seed}, {refused}"
+            apart = f"{refused(a, b)}, which is more than {_REFUSED:.0%} of the steps apart"
+            return f"{both} cannot be compared: with seed {a.seed}, {apart}"
     return None

@@ -134,6 +134,10 @@ class MemberReport(Part):
         description="Step at which it was frozen, since too many of its numbers were not finite; null if it was not."
     )
     images_per_second: float | None = Field(description="Median over the steps, of the whole pack.")
+    trained_with: str | None = Field(
+        default=None,
+        description="What of its training was not plain MSE on plain noise, by which all losses here are scored.",
+    )
     base_loss: float = Field(description="As trained, of the base model, at the final timesteps.")
     curve_base_loss: float | None = Field(
         description="The same at the curve's timesteps, where the curve begins. Null where an earlier version did not "
@@ -204,6 +208,7 @@ class Pair(Part):
     seed: int | None = Field(description="Null: over all seeds of both, which speaks of the strategies.")
     seeds: int = Field(description="How many it is the mean over.")
     factor: list[str] = Field(description="What the two differ in: captions, and dotted keys of the manifest.")
+    values: dict[str, tuple[Any, Any]] = Field(default={}, description="Of each such key, a's value and b's.")
     like_for_like: bool = Field(description="Whether their hashes differ in nothing that the factor does not explain.")
     withheld: list[str] = Field(description="The hashes that do.")
     images: int

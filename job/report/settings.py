@@ -1,20 +1,7 @@
-"""The settings of a run as dotted keys with values, to be shown and compared. Pure."""
+"""The settings of a run in words. Pure."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
-
-
-def flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Dotted key to value, of all values that are no mappings, or empty ones."""
-    result: dict[str, Any] = {}
-    for key, below in value.items():
-        name = f"{path}.{key}" if path else key
-        if isinstance(below, Mapping) and below:
-            result |= flat(below, name)
-        else:
-            result[name] = below
-    return result
+from collections.abc import Mapping, Sequence
 
 
 def shown(value: object) -> str:
@@ -31,3 +18,15 @@ def shown(value: object) -> str:
         case list() if all(isinstance(each, str | int) for each in value):
             return ", ".join(str(each) for each in value)
     return json.dumps(value, ensure_ascii=False)
+
+
+def setting_words(key: str, value: object) -> str:
+    """A setting with its value as a sentence names it, `rank 16`; what has but a name is called after what it is."""
+    parts = key.split(".")
+    named = value["name"] if isinstance(value, Mapping) and "name" in value else value
+    return f"{(parts[-2] if parts[-1] == 'name' else parts[-1]).replace('_', ' ')} {shown(named)}"
+
+
+def listed(phrases: Sequence[str]) -> str:
+    """Phrases as a sentence lists them."""
+    return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)

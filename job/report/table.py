@@ -7,6 +7,8 @@ from job.report.picture_schema import Memorised, PicturePoint
 from job.report.schema import Comparison, ListeningReport, MemberReport
 
 UNKNOWN = "-"
+PLAIN = "plain MSE"
+TRAINED_WITH = "trained with"  # the column that is there where not all adapters were trained as they are scored
 CANNOT_TELL = "cannot tell"
 
 
@@ -67,7 +69,7 @@ def adapters(comparison: Comparison) -> Table:
 
     Each training seed has its row, since a report has no loss over seeds.
     """
-    columns = (
+    columns: tuple[str, ...] = (
         "variant",
         "seed",
         "loss as trained",
@@ -79,8 +81,17 @@ def adapters(comparison: Comparison) -> Table:
         "copies",
         "best step",
     )
-    rows = (_row(member, f"members[{at}]") for at, member in enumerate(comparison.members))
+    members = [(member, f"members[{at}]") for at, member in enumerate(comparison.members)]
+    rows = [_row(member, path) for member, path in members]
+    if any(member.trained_with is not None for member, _ in members):
+        columns = (*columns, TRAINED_WITH)
+        rows = [(*row, _trained_with(member, path)) for row, (member, path) in zip(rows, members, strict=True)]
     return Table(columns, tuple(rows))
+
+
+def _trained_with(member: MemberReport, path: str) -> Entry:
+    what = member.trained_with
+    return (PLAIN,) if what is None else (Cell(f"{path}.trained_with", what, what),)
 
 
 def _row(member: MemberReport, path: str) -> tuple[Entry, ...]:

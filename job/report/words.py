@@ -2,24 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from job.report.factors import CAPTIONS, SEED_OFFSET
 from job.report.members import Trained
+from job.report.objective import SCORED
 from job.report.schema import MemberReport, Pair
+from job.report.settings import listed
+from job.report.sides import Side, beats_of, cells_of, is_of_seeds, is_one_question, share_captions, sides
 from lora_engine.evaluation import statistics
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
 from lora_engine.evaluation.verdicts import Code, Evidence
-
-BEATS = {
-    "loser_own": "under its own captions",
-    "loser_same": "under {lower}'s captions",
-    "loser_none": "without a prompt",
-}
-CELLS = {
-    "as_trained": "as each was trained",
-    "under_a": "under {a}'s captions",
-    "under_b": "under {b}'s captions",
-    "no_prompt": "without a prompt",
-}
 
 
 def sentence(
@@ -47,59 +37,59 @@ def sentence(
 
 
 def _of_code(pair: Pair, code: Code, evidence: Evidence, share: float, wanted: tuple[int | None, int | None]) -> str:
-    a, b = pair.a, pair.b
+    a, b = sides(pair)
     if code == "identical":
-        return f"{a} and {b} are the same adapter: their weights are equal"
+        return f"{a.full} and {b.full} are the same adapter: their weights are equal"
     if code == "nothing_measurable":
-        return f"training changed nothing measurable in {a} or {b}"
+        return f"training changed nothing measurable in {a.full} or {b.full}"
     if code == "cannot_tell" and pair.groups < FEWEST_GROUPS:
         are = "image is" if pair.groups == 1 else "images are"
-        return f"{pair.groups} independent held-out {are} too few to tell {a} from {b}: {FEWEST_GROUPS} are needed"
-    cells = evidence.cells
+        few = f"{pair.groups} independent held-out {are} too few to tell {a.full} from {b.full}"
+        return f"{few}: {FEWEST_GROUPS} are needed"
+    cells, told = evidence.cells, cells_of(pair)
     lower, other = (a, b) if cells["as_trained"].mean <= 0 else (b, a)
+    better = f"{lower.full} has a lower denoising loss than {other.full}"
+    no_difference = f"there is no difference that matters between {a.full} and {b.full}"
     effect = _effect(pair)
-    outside = [CELLS[name].format(a=a, b=b) for name in cells if name not in evidence.within]
+    outside = listed([words for name, words in told.items() if name not in evidence.within])
     match code:
         case "lower":
-            return f"{lower} has a lower denoising loss than {other}, however they are prompted: {effect}"
+            return f"{better}, however they are prompted: {effect}"
         case "lower_but_depends":
             return (
-                f"{lower} has a lower denoising loss than {other} as each was trained, even against {other} prompted "
-                f"its best: {effect}; {_exceptions(pair, cells, other)}"
+                f"{better} as each was trained, even against {other.short} prompted its best: {effect}; "
+                f"{_exceptions(pair, cells, other)}"
             )
         case "lower_by_captions":
-            held = [name for name, beat in evidence.beats.items() if beat.sign != -1 or name in evidence.within]
-            ways = dict.fromkeys(BEATS[name].format(lower=lower) for name in held)
-            cause = "but by its captions: " if CAPTIONS in pair.factor else "but "
-            return (
-                f"{lower} has a lower denoising loss than {other} as each was trained ({effect}), {cause}{other} is "
-                f"not found to be worse {_listed(list(ways))}"
-            )
+            return f"{better} as each was trained ({effect}), {_by_captions(pair, evidence, lower, other)}"
         case "different_within_margin":
-            more = f"; {_listed(outside)} it may matter" if outside else ""
+            more = f"; {outside} it may matter" if outside else ""
             return (
-                f"{lower} has a lower denoising loss than {other}, but the difference is too small to matter: "
-                f"{effect}, within {share:.0%} of the gain{more}"
+                f"{better}, but the difference is too small to matter: {effect}, within {share:.0%} of the gain{more}"
             )
         case "equivalent":
-            return f"there is no difference that matters between {a} and {b}, however they are prompted: {effect}"
+            return f"{no_difference}, however they are prompted: {effect}"
         case "equivalent_as_trained":
-            return (
-                f"as trained there is no difference that matters between {a} and {b} ({effect}); {_listed(outside)} "
-                "there may be one"
-            )
-    return f"{a} and {b} cannot be told apart: {effect}{_what_would_tell(pair, share, wanted)}"
+            return f"as trained {no_difference} ({effect}); {outside} there may be one"
+    return f"{a.full} and {b.full} cannot be told apart: {effect}{_what_would_tell(pair, share, wanted)}"
 
 
-def _exceptions(pair: Pair, cells: Mapping[str, statistics.Interval], other: str) -> str:
+def _by_captions(pair: Pair, evidence: Evidence, lower: Side, other: Side) -> str:
+    """How the one with the higher loss has to be prompted to do as well."""
+    ways = beats_of(pair, lower.short)
+    held = [ways[name] for name, beat in evidence.beats.items() if beat.sign != -1 or name in evidence.within]
+    cause = "but " if share_captions(pair) else "but by its captions: "
+    return f"{cause}{other.short} is not found to be worse {listed(list(dict.fromkeys(held)))}"
+
+
+def _exceptions(pair: Pair, cells: Mapping[str, statistics.Interval], other: Side) -> str:
     """Where the difference is not as it is as trained."""
     sign = cells["as_trained"].sign
     turned, lost = (
-        [CELLS[name].format(a=pair.a, b=pair.b) for name, cell in cells.items() if cell.sign == wanted]
-        for wanted in (-sign, 0)
+        listed([words for name, words in cells_of(pair).items() if cells[name].sign == wanted]) for wanted in (-sign, 0)
     )
-    told = [f"{_listed(turned)} {other} has the lower"] if turned else []
-    return ", and ".join(told + ([f"{_listed(lost)} they cannot be told apart"] if lost else []))
+    told = [f"{turned} {other.short} has the lower"] if turned else []
+    return ", and ".join(told + ([f"{lost} they cannot be told apart"] if lost else []))
 
 
 def _effect(pair: Pair) -> str:
@@ -136,29 +126,46 @@ def _what_would_tell(pair: Pair, share: float, wanted: tuple[int | None, int | N
 def _scope(pair: Pair) -> str:
     if pair.seed is not None:
         return f"Of these adapters (seed {pair.seed})"
-    return f"Of these {'strategies' if CAPTIONS in pair.factor else 'settings'} (over {pair.seeds} seeds)"
+    what = "variants" if not is_one_question(pair) else "settings" if share_captions(pair) else "strategies"
+    return f"Of these {what} (over {pair.seeds} seeds)"
 
 
 def _remarks(pair: Pair, adapters: Sequence[tuple[Trained, Trained]], code: Code) -> list[str]:
     """Further sentences that one should not miss."""
     remarks = []
-    if pair.factor == [SEED_OFFSET]:
+    if is_of_seeds(pair):
         remarks.append("They differ in their training seeds alone: this is the study's noise floor.")
-    elif pair.factor not in ([], [CAPTIONS]):
-        remarks.append(f"They differ in {', '.join(pair.factor)}.")
+    elif not is_one_question(pair):
+        remarks.append(f"They differ in {unlike(pair)}, so what made it cannot be told.")
+    elif pair.values:
+        remarks.append("They share their captions, so that prompted as trained they are prompted alike.")
+    remarks += _trained_with(adapters)
     measured = code not in ("identical", "nothing_measurable") and pair.groups >= FEWEST_GROUPS
     if measured and pair.margin is None:
         remarks.append("Together they are not found to be better than the untouched base model, prompted well.")
     remarks += [
-        f"With seed {a.seed}, {a.skipped_steps} and {b.skipped_steps} of their updates were refused."
+        f"With seed {a.seed}, {refused(a, b)}."
         for a, b in ((both[0].report, both[1].report) for both in adapters)
         if a.skipped_steps != b.skipped_steps
     ]
     return remarks
 
 
-def _listed(phrases: Sequence[str]) -> str:
-    return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+def unlike(pair: Pair) -> str:
+    """What the two of a pair differ in, as a sentence lists it."""
+    return listed(pair.factor)
+
+
+def refused(a: MemberReport, b: MemberReport) -> str:
+    """How many updates of two adapters were refused, each up to its own last step."""
+    return f"{a.skipped_steps} and {b.skipped_steps} of their updates were refused"
+
+
+def _trained_with(adapters: Sequence[tuple[Trained, Trained]]) -> list[str]:
+    """Which of the two of a pair were trained otherwise than they are scored, and with what."""
+    told = {each.report.variant: each.report.trained_with for each in adapters[0]}
+    with_what = [f"{variant} with {what}" for variant, what in told.items() if what is not None]
+    return [f"Trained: {listed(with_what)}; scored by {SCORED}."] if with_what else []
 
 
 def alone(members: Sequence[MemberReport], groups: int) -> str:

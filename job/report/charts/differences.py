@@ -1,20 +1,21 @@
 """The differences of pairs of variants, each with its interval."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from job.report.charts.look import BLACK, WIDTH_INCHES, Looks, chart_style, new_figure, shows
 from job.report.parts import Interval
 from job.report.schema import Comparison, Pair
+from job.report.sides import cells_of
 from lora_engine.text import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CELLS = ("as_trained", "under_a", "under_b", "no_prompt")
 _ROW_INCHES, _AROUND_INCHES = 0.21, 0.75  # the height of a row, and of what is above and below all rows
-_PITCH = len(_CELLS) + 2  # rows from one pair to the next: a heading, the cells and half of a row on either side
+_BESIDE_CELLS = 2  # rows of a pair that are none of its cells: a heading, and half of a row on either side
 _NAME_LENGTH, _CAPTIONS_LENGTH = 20, 12  # characters of a name in a heading and in the label of a row, at most
 _SCOPED_LENGTH = 12  # the same in a heading that names a seed, too
 
@@ -29,18 +30,19 @@ def forest(comparison: Comparison) -> "Figure | None":
     if not shown:
         return None
     looks = Looks.of(comparison)
-    figure = new_figure("forest", WIDTH_INCHES, _AROUND_INCHES + _ROW_INCHES * _PITCH * len(shown))
+    tops = [0, *accumulate(len(cells_of(pair)) + _BESIDE_CELLS for _, pair in shown)]
+    figure = new_figure("forest", WIDTH_INCHES, _AROUND_INCHES + _ROW_INCHES * tops[-1])
     axes = figure.subplots()
     axes.axvline(0, color=BLACK, linewidth=0.8)
     scopes = {(pair.seed, pair.seeds) for _, pair in shown}
-    for place, (at, pair) in enumerate(shown):
-        top = place * _PITCH
+    for top, (at, pair) in zip(tops, shown, strict=False):
         _draw_heading(figure, axes, pair, top, scoped=len(scopes) > 1)
         _draw_margin(axes, pair, f"pairs[{at}].margin", top)
         _draw_cells(axes, looks, pair, f"pairs[{at}].cells", top)
     labels = [label for _, pair in shown for label in _labels(pair)]
-    axes.set_yticks([place * _PITCH + row for place in range(len(shown)) for row in range(1, len(_CELLS) + 1)], labels)
-    axes.set_ylim(len(shown) * _PITCH - 0.5, -0.75)
+    rows = [top + row for top, (_, pair) in zip(tops, shown, strict=False) for row in range(1, len(cells_of(pair)) + 1)]
+    axes.set_yticks(rows, labels)
+    axes.set_ylim(tops[-1] - 0.5, -0.75)
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=4)
     axes.spines["left"].set_visible(False)
@@ -52,7 +54,8 @@ def forest(comparison: Comparison) -> "Figure | None":
 
 def _labels(pair: Pair) -> Sequence[str]:
     a, b = (shortened(printable(name), _CAPTIONS_LENGTH) for name in (pair.a, pair.b))
-    return ("as trained", f"{a}'s captions", f"{b}'s captions", "no prompt")
+    labels = {"as_trained": "as trained", "under_a": f"{a}'s captions", "under_b": f"{b}'s captions"}
+    return [labels.get(cell, "no prompt") for cell in cells_of(pair)]
 
 
 def _draw_heading(figure: "Figure", axes: "Axes", pair: Pair, row: float, *, scoped: bool) -> None:
@@ -71,13 +74,13 @@ def _draw_heading(figure: "Figure", axes: "Axes", pair: Pair, row: float, *, sco
 
 def _draw_margin(axes: "Axes", pair: Pair, path: str, top: float) -> None:
     if pair.margin is not None:
-        rows = (top + 0.5, top + len(_CELLS) + 0.5)
+        rows = (top + 0.5, top + len(cells_of(pair)) + 0.5)
         shows(axes.fill_betweenx(rows, -pair.margin, pair.margin, color=BLACK, alpha=0.12, linewidth=0), path)
 
 
 def _draw_cells(axes: "Axes", looks: Looks, pair: Pair, path: str, top: float) -> None:
     """Draw a row for each way to prompt, in the colour of the one that has the lower loss where that is told."""
-    for row, name in enumerate(_CELLS, start=1):
+    for row, name in enumerate(cells_of(pair), start=1):
         found: Interval = getattr(pair.cells, name)
         ends = [] if found.low is None or found.high is None else [found.low, found.high]
         points = [*ends[:1], found.mean, *ends[1:]]

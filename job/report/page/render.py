@@ -14,10 +14,10 @@ from job.report.page.images import read_images
 from job.report.page.matrix import matrix_of
 from job.report.page.numbers import Numbers
 from job.report.schema import Comparison
+from job.report.sides import beats_of, cells_of, share_captions
 from job.report.table import adapters
 from job.report.templating import TEMPLATES, environment
 from job.report.usage import usage_of, use_in_a1111, use_in_comfyui, use_in_diffusers, use_in_forge
-from job.report.words import BEATS, CELLS
 from lora_engine.text import shortened
 
 _LARGEST = 4_500_000  # bytes of the page, as far as that depends on the pictures that it holds itself
@@ -102,7 +102,7 @@ def _charts(comparison: Comparison) -> dict[str, str]:
         "forest": (
             forest(comparison),
             "Differences",
-            "The differences of every pair with their intervals, prompted in four ways; the tables have the numbers.",
+            "The differences of every pair with their intervals, prompted in each way; the tables have the numbers.",
             "pairs",
         ),
         "timesteps": (
@@ -130,8 +130,9 @@ def _page(**values: Any) -> bytes:
             script=script,
             policy=policy,
             rows_at_first=_ROWS_AT_FIRST,
-            cells=CELLS,
-            beats=BEATS,
+            cells_of=cells_of,
+            beats_of=beats_of,
+            share_captions=share_captions,
             **values,
         )
     )

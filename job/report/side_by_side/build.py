@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from job.manifest.overrides import flat
 from job.report.picture_schema import Memorised, VariantPictures
-from job.report.settings import flat
 from job.report.side_by_side.likeness import alike_losses, alike_measures
 from job.report.side_by_side.runs import FinishedRun
 from job.report.side_by_side.schema import (

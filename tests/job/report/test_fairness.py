@@ -141,7 +141,8 @@ def test_what_a_pair_differs_in_explains_some_hashes_and_no_others(
     assert pair.factor == ["captions", *named]
     assert (pair.like_for_like, pair.withheld, code(pair)) == (True, [], "lower")
     assert pair.verdict is not None
-    assert f"They differ in captions, {', '.join(named)}." in pair.verdict.sentence
+    listed = ", ".join(["captions", *named[:-1]])
+    assert f"They differ in {listed} and {named[-1]}, so what made it cannot be told." in pair.verdict.sentence
     first, second = (member.fairness.model_dump() for member in found.members)
     if named != ["training.steps"]:  # whose hashes over all steps differ, of course
         assert [field for field in HASHES if first[field] != second[field]] == explained

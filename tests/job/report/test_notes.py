@@ -41,7 +41,10 @@ def test_what_packs_differ_in_is_noted(tmp_path: Path) -> None:
     found = report(tmp_path, [A, {**B, "training": {"steps": 6}}], LOWER.losses)
     assert [pack.members for pack in found.packs] == [["a/seed-1"], ["b/seed-1"]]
     assert found.packs[1].differs == ["training.steps"]
-    assert "Not in captions alone: b also differ in training.steps." in found.notes
+    assert (
+        "Some pairs differ in more than one thing (captions, training.steps), so what made it cannot be told."
+        in found.notes
+    )
     assert found.timing.keys() == {"prepare", "pack-0", "pack-1"}
 
 
