@@ -125,6 +125,8 @@ def test_prodigy_is_prodigyopt_s(case: str) -> None:
         ours.step(gradient_P, rate)
         torch.testing.assert_close(ours.weights_P, theirs.step(gradient_P, rate), rtol=1e-8, atol=1e-10)
         torch.testing.assert_close(float(ours.optimizer.measured()["d"]), theirs.optimizer.param_groups[0]["d"])
+        their_s_P = torch.cat([state["s"] for state in theirs.optimizer.state.values()])
+        torch.testing.assert_close(ours.optimizer.state()["s"], their_s_P, rtol=1e-8, atol=1e-10)
     assert ours.optimizer.measured()["d"] > 1.5e-6
 
 
