@@ -101,12 +101,12 @@ def test_without_decay_sgd_is_torch_s(nesterov: bool) -> None:
 PRODIGY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # our settings, and prodigyopt's
     "defaults": ({"weight_decay": 0.0}, {}),
     "decoupled-decay": ({}, {"weight_decay": 0.1}),
-    "coupled-decay": ({"decoupled_decay": False}, {"weight_decay": 0.1, "decouple": False}),
+    "coupled-decay": ({"decouple": False}, {"weight_decay": 0.1, "decouple": False}),
     "bias-correction": (
-        {"weight_decay": 0.01, "bias_correction": True, "safeguard_warmup": True},
+        {"weight_decay": 0.01, "use_bias_correction": True, "safeguard_warmup": True},
         {"weight_decay": 0.01, "use_bias_correction": True, "safeguard_warmup": True},
     ),
-    "limited-growth": ({"growth_rate": 1.7, "d_factor": 2.0}, {"weight_decay": 0.1, "growth_rate": 1.7, "d_coef": 2.0}),
+    "limited-growth": ({"growth_rate": 1.7, "d_coef": 2.0}, {"weight_decay": 0.1, "growth_rate": 1.7, "d_coef": 2.0}),
     "own-betas": (
         {"beta1": 0.5, "beta2": 0.9, "beta3": 0.8, "d0": 1e-4, "epsilon": 1e-4},
         {"weight_decay": 0.1, "betas": (0.5, 0.9), "beta3": 0.8, "d0": 1e-4, "eps": 1e-4},
@@ -125,6 +125,8 @@ def test_prodigy_is_prodigyopt_s(case: str) -> None:
         ours.step(gradient_P, rate)
         torch.testing.assert_close(ours.weights_P, theirs.step(gradient_P, rate), rtol=1e-8, atol=1e-10)
         torch.testing.assert_close(float(ours.optimizer.measured()["d"]), theirs.optimizer.param_groups[0]["d"])
+        their_s_P = torch.cat([state["s"] for state in theirs.optimizer.state.values()])
+        torch.testing.assert_close(ours.optimizer.state()["s"], their_s_P, rtol=1e-8, atol=1e-10)
     assert ours.optimizer.measured()["d"] > 1.5e-6
 
 
