@@ -145,7 +145,7 @@ class PackTrainer:
             self._fast_update.capture_anew()
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within, members whose averaged weights are those to score and export have them, not those that are trained."""
+        """Within, members whose averaged weights are those to score and export have these."""
         return self._members.averaged()
 
     def image_bytes(self) -> int:
