@@ -48,11 +48,12 @@ def keys(no_keys: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return no_keys
 
 
-def refused(url: str | None) -> JobError:
-    """What a read ends with."""
+def refused(url: str | None, *, listing: bool = False) -> JobError:
+    """What a read, or a listing, ends with."""
     settings = S3Settings(url, region="us-east-1", attempts=1, connect_timeout_seconds=1, read_timeout_seconds=5)
     with pytest.raises(JobError) as caught:
-        open_storage("s3://bucket", settings).read("s3://bucket/key")
+        store = open_storage("s3://bucket", settings)
+        list(store.list("s3://bucket/")) if listing else store.read("s3://bucket/key")
     assert (caught.value.code == ExitCode.STORAGE_RETRIES) == isinstance(caught.value, UnreachableError)
     return caught.value
 
@@ -92,6 +93,20 @@ def test_a_store_says_so_itself() -> None:
         assert (error.code, "no S3 store" in error.cause) == (ExitCode.STORAGE_ACCESS, True)
         error = refused(server.url.replace("http:", "https:"))
         assert (error.code, "speaks no TLS" in error.cause) == (ExitCode.STORAGE_ACCESS, True)
+
+
+LISTING = (
+    "<ListBucketResult><IsTruncated>{more}</IsTruncated><Contents><Key>a</Key><LastModified>{when}</LastModified>"
+    "<ETag>x</ETag><Size>{size}</Size></Contents></ListBucketResult>"
+)
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(("when", "size"), [("2026-11-30T17:58:02[", "1"), ("2026-11-30T17:58:02Z", "1q")])
+def test_an_answer_that_a_bad_line_changed_passes(when: str, size: str) -> None:
+    with ErrorServer(200, LISTING.format(more="false", when=when, size=size).encode()) as server:
+        error = refused(server.url, listing=True)
+        assert (error.code, "cannot be reached or broke off" in error.cause) == (ExitCode.STORAGE_RETRIES, True)
 
 
 def test_a_role_that_sts_gives(no_keys: pytest.MonkeyPatch, tmp_path: Path) -> None:
