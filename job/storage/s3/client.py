@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +39,8 @@ def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
     Raises:
         JobError: 42, an address that the environment names for credentials may not be asked.
     """
-    session = boto3.Session()
+    # boto3 itself does not read AWS_REGION, which the other tools for AWS do, and which its platforms set.
+    session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
     client = _client(session, settings, moved)
     if _AWS.search(public_endpoint(client.meta.endpoint_url)):
         return client
