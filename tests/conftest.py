@@ -5,9 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from miniature.architecture import SHALLOW, make_blip, make_stable_diffusion
 from tests.s3_server import Keys, S3Server
+
+settings.register_profile("busy", deadline=None)  # No test depends on what else the machine does.
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

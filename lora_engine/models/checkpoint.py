@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from lora_engine.config.models import PredictionType
+from lora_engine.config.models import BaseModelUse, PredictionType
 from lora_engine.errors import ModelError
 from lora_engine.models.accepted import refuse_pickle
 from lora_engine.models.files import check_safetensors
@@ -19,6 +19,7 @@ UNET = "model.diffusion_model."
 NAME_A_VAE = (
     "Name one that goes with it: base_model.vae: hf://stabilityai/sd-vae-ft-mse, a folder or a .safetensors file."
 )
+A_VAE = "Name the VAE of a Stable Diffusion 1.x or 2.x model: a folder in diffusers layout, or a .safetensors file."
 _FIRST = f"{UNET}input_blocks.0.0.weight"  # the UNet's first layer, whose shape tells what it takes
 _EMA = "model_ema."
 VAES = ("first_stage_model.", "vae.")
@@ -66,6 +67,14 @@ class Header:
         """Whether the file says that its last timestep is noise alone, which only a model of v can learn from."""
         return self.predicts == "v_prediction" and ("ztsnr" in self.shapes or self._is_set("ss_zero_terminal_snr"))
 
+    def used_as(self, use: BaseModelUse) -> BaseModelUse:
+        """The use with what the file says of its predictions, where that is left open."""
+        predicts = self.predicts or "auto" if use.prediction_type == "auto" else use.prediction_type
+        terminal = use.zero_terminal_snr
+        if terminal == "auto" and self.zero_terminal_snr:
+            terminal = predicts == "v_prediction"
+        return use.model_copy(update={"prediction_type": predicts, "zero_terminal_snr": terminal})
+
     def _is_set(self, key: str) -> bool:
         return self.metadata.get(key, "").lower() == "true"
 
@@ -99,6 +108,19 @@ def require_checkpoint(path: Path, *, has_vae: bool = False) -> Header:
     wrong, remedy = _what_is_wrong(header, has_vae=has_vae)
     if wrong:
         raise ModelError(f"base_model.source: {path.name} {wrong}.", remedy)
+    return header
+
+
+def require_vae(path: Path) -> Header:
+    """The header of a file that holds a VAE, alone or in a checkpoint, as far as the header alone can tell.
+
+    Raises:
+        ModelError: the file is a pickle, damaged, or holds none.
+    """
+    refuse_pickle(path.name, "base_model.vae")
+    header = read_header(path, "base_model.vae")
+    if not header.has(*(f"{prefix}{side}coder." for prefix in ("", *VAES) for side in ("en", "de"))):
+        raise ModelError(f"base_model.vae: {path.name} holds no VAE ({VAES[0]}*, encoder.*, decoder.*).", A_VAE)
     return header
 
 

@@ -66,6 +66,8 @@ def _settings(model: LocalModel) -> dict[str, Any]:
         settings["prediction_type"] = model.use.prediction_type
     if model.use.zero_terminal_snr != "auto":
         settings[_RESCALED] = model.use.zero_terminal_snr
+    elif model.use.prediction_type == "epsilon":  # Whoever overrules a file that says v overrules what goes with it.
+        settings[_RESCALED] = False
     if settings.get(_RESCALED) is True:
         settings["timestep_spacing"] = "trailing"  # Others would not begin at the timestep that is noise alone.
     return settings

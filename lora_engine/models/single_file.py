@@ -11,8 +11,16 @@ import torch
 from safetensors import safe_open
 
 from lora_engine.errors import ModelError
-from lora_engine.models.accepted import WITH_WEIGHTS, refuse_pickle
-from lora_engine.models.checkpoint import VAES, Header, current_name, read_header, require_checkpoint, require_tensors
+from lora_engine.models.accepted import WITH_WEIGHTS
+from lora_engine.models.checkpoint import (
+    A_VAE,
+    VAES,
+    Header,
+    current_name,
+    require_checkpoint,
+    require_tensors,
+    require_vae,
+)
 from lora_engine.models.loading import empty_part, model_errors
 from lora_engine.models.schedule import pipeline_index
 from lora_engine.system.limits import raise_if_limit
@@ -119,39 +127,51 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path, *, has
     _write_what_it_says(header, folder / "scheduler" / "scheduler_config.json")
 
 
-def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
-    """Turn a VAE in a single `.safetensors` file, or the one in a checkpoint, into a folder in diffusers layout.
+def require_fitting_vae(checkpoint: Path, components: Path) -> Mapping[str, str] | None:
+    """Refuse a file that holds no VAE of that configuration, without loading its weights.
 
     Args:
         components: the pipeline's folder that holds the VAE's configuration.
-        folder: the VAE's, which is made.
+
+    Returns:
+        The names of its tensors by the library's; None where they are those of the original code.
 
     Raises:
         ModelError: the file is a pickle, damaged, or no VAE of that configuration.
     """
-    from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    refuse_pickle(checkpoint.name, "base_model.vae")
-    header, what = read_header(checkpoint, "base_model.vae"), f"base_model.vae: {checkpoint.name}"
+    header = require_vae(checkpoint)
     tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
-    stored = {current_name(name): name for name in tensors}  # for a file whose names are those of diffusers
+    stored = {current_name(name): name for name in tensors}
     is_original = any("encoder.down." in name for name in tensors)
     found = {name: tensors[old] for name, old in stored.items()}
     if is_original:
         with model_errors(components, "vae"):
             found = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae"))
-    vae = empty_part(components / "vae", "vae")
-    wanted = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
-    remedy = (
-        "Name the VAE of a Stable Diffusion 1.x or 2.x model: a folder in diffusers layout, or a .safetensors file."
-    )
-    require_tensors({name: tuple(t.shape) for name, t in found.items()}, wanted, what, remedy)
-    if is_original:
+    wanted = {name: tuple(tensor.shape) for name, tensor in empty_part(components / "vae", "vae").state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    require_tensors(shapes, wanted, f"base_model.vae: {checkpoint.name}", A_VAE)
+    return None if is_original else stored
+
+
+def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
+    """Turn a VAE in a single `.safetensors` file, or the one in a checkpoint, into a folder in diffusers layout.
+
+    Args:
+        folder: the VAE's, which is made.
+
+    Takes the rest, and raises, as `require_fitting_vae` does.
+    """
+    stored = require_fitting_vae(checkpoint, components)
+    from diffusers import AutoencoderKL
+
+    if stored is None:
         options = {"config": str(components), "subfolder": "vae", "local_files_only": True}
         with model_errors(components, "vae"), _with_plain_suffix(checkpoint, folder.parent) as path:
             vae = AutoencoderKL.from_single_file(str(path), **options)
     else:
+        vae = empty_part(components / "vae", "vae")
         _fill(vae, checkpoint, stored)
     vae.save_pretrained(folder)
 

@@ -82,8 +82,11 @@ def _how_to_load(model: LocalModel, component: str) -> dict[str, Any]:
     return how_to_load(model.part(component), _key(model, component))
 
 
-def require_trainable(model: LocalModel, config: LoraConfig) -> None:
+def require_trainable(model: LocalModel, config: LoraConfig, *, has_weights: bool = True) -> None:
     """Refuse a base model that cannot be trained with adapters of that configuration, without loading its weights.
+
+    Args:
+        has_weights: whether they lie in the folder, too, and not in another file.
 
     Raises:
         ModelError: the UNet lacks the layers that adapters go to, or takes other inputs than Stable Diffusion's; or the
@@ -97,7 +100,7 @@ def require_trainable(model: LocalModel, config: LoraConfig) -> None:
             f"base_model.clip_skip is {model.use.clip_skip}, but the text encoder has {layers} layers.",
             f"Let it be {layers} at most; 1 is the last layer, and 2 the one before it.",
         )
-    if files := _unet_files(model):
+    if has_weights and (files := _unet_files(model)):
         _require_whole(unet, files, _key(model, "unet"))
     lora.matching_modules(unet, config)
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -62,7 +63,8 @@ def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
     """
     core = botocore.session.get_session()
     core.register_component("response_parser_factory", _Parsers())
-    session = boto3.Session(botocore_session=core)
+    # boto3 itself does not read AWS_REGION, which the other tools for AWS do, and which its platforms set.
+    session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None, botocore_session=core)
     client = _client(session, settings, moved)
     if _AWS.search(public_endpoint(client.meta.endpoint_url)):
         return client

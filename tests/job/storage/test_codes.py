@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from job.errors import ExitCode, JobError
-from job.storage import UnreachableError, open_storage
+from job.storage import StorageSettings, UnreachableError, open_storage
+from job.storage.s3.client import make_client
 from job.storage.s3.codes import is_passing, refusal_of
-from job.storage.s3.environment import endpoint_problem
+from job.storage.s3.environment import check_settings, endpoint_problem
 from job.storage.s3.settings import S3Settings
 from tests.error_server import ErrorServer, s3_error, sts_error
 
@@ -173,6 +174,32 @@ def test_a_variable_that_cannot_be_right_is_named(
         error = refused(None if "ENDPOINT" in name else server.url.replace("http:", "https:"))
     assert (error.code, name in f"{error.cause} {error.remedy}") == (ExitCode.STORAGE_ACCESS, True)
     assert "secret-S" not in str(error)
+
+
+def test_a_profile_and_a_region_are_looked_at_without_a_request(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text('[default]\n[profile "my own"]\n[sso-session other]\n')
+    (tmp_path / "credentials").write_text("[keys]\n")
+    files = {"AWS_CONFIG_FILE": f"{tmp_path}/config", "AWS_SHARED_CREDENTIALS_FILE": f"{tmp_path}/credentials"}
+    for profile in ("default", "my own", "keys"):
+        check_settings(StorageSettings(), {**files, "AWS_PROFILE": profile, "AWS_REGION": "eu-west-3"})
+    check_settings(StorageSettings(region="eu-west-3"), {**files, "AWS_DEFAULT_REGION": "not used"})
+    wrong = {"AWS_PROFILE": "other", "AWS_DEFAULT_PROFILE": "my", "AWS_REGION": "us east", "AWS_DEFAULT_REGION": "eu-"}
+    for name, value in wrong.items():
+        with pytest.raises(JobError, match=f"{name} .*'{value}'") as caught:
+            check_settings(StorageSettings(), {**files, name: value})
+        assert (caught.value.code, bool(caught.value.remedy)) == (ExitCode.STORAGE_ACCESS, True)
+    with pytest.raises(JobError, match=r"storage\.region is 'us/east'") as caught:
+        check_settings(StorageSettings(region="us/east"), files)
+    assert caught.value.code == ExitCode.MANIFEST
+
+
+def test_the_region_of_the_environment_is_heard_under_both_its_names(keys: pytest.MonkeyPatch) -> None:
+    keys.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    keys.setenv("AWS_REGION", "eu-west-3")
+    assert make_client(S3Settings(), lambda: None).meta.region_name == "eu-west-3"
+    assert make_client(S3Settings(region="eu-west-2"), lambda: None).meta.region_name == "eu-west-2"
+    keys.delenv("AWS_REGION")
+    assert make_client(S3Settings(), lambda: None).meta.region_name == "eu-west-1"
 
 
 def test_an_endpoint_is_a_scheme_and_a_host() -> None:
