@@ -39,8 +39,6 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, **weights: An
     options = {**weights, "weights_only": True, "dtype": dtype, **_LOCAL}
     try:
         model, loaded = model_class.from_pretrained(folder, output_loading_info=True, **options)
-    except MemoryError:
-        raise
     except Exception as error:  # As in `read_config`, it can be almost any.
         raise_if_limit(error)
         raise ValueError(_line(error)) from error

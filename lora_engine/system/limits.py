@@ -9,6 +9,12 @@ from pathlib import Path
 from lora_engine.errors import ResourceError
 
 _PIDS_LIMIT = Path("/sys/fs/cgroup/pids.max")  # the container's
+_OF_THE_MACHINE = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "CUDA error",
+)  # in errors of torch
 
 
 def limit_hit(error: BaseException) -> tuple[str, str] | None:
@@ -37,9 +43,17 @@ def limit_hit(error: BaseException) -> tuple[str, str] | None:
 
 
 def raise_if_limit(error: BaseException) -> None:
-    """Raise a ResourceError in the place of an error that a limit is behind."""
+    """Raise a ResourceError in the place of an error that a limit is behind, and one of memory or a GPU as it is."""
     if (found := limit_hit(error)) is not None:
         raise ResourceError(*found) from error
+    if is_of_the_machine(error):
+        raise error
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether it says that memory is full or that a GPU failed, which is no fault of what was at work."""
+    of_torch = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OF_THE_MACHINE)
+    return of_torch or isinstance(error, MemoryError) or errno_of(error) == errno.ENOMEM
 
 
 def errno_of(error: BaseException) -> int | None:
