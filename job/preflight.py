@@ -166,6 +166,12 @@ def _check_file(path: Path, model: ModelPlace, manifest: Manifest) -> None:
     if model.key == "base_model.vae":
         refuse_pickle(path.name, model.key)
         check_safetensors(path, model.key)
+        places = [place for place in (base.source, base.components) if not is_hub(place) and not is_remote(place)]
+        of_vae = [at for at in map(local_path, places) if (at / "vae" / "config.json").is_file()]
+        if of_vae:
+            from lora_engine.models.single_file import require_vae
+
+            require_vae(path, of_vae[0])
     elif model.key == "base_model.source":
         require_checkpoint(path, has_vae=base.vae is not None)
         if not is_hub(base.components) and not is_remote(base.components) and local_path(base.components).is_dir():

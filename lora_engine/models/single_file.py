@@ -127,17 +127,18 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path, *, has
     _write_what_it_says(header, folder / "scheduler" / "scheduler_config.json")
 
 
-def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
-    """Turn a VAE in a single `.safetensors` file, or the one in a checkpoint, into a folder in diffusers layout.
+def require_vae(checkpoint: Path, components: Path) -> dict[str, str] | None:
+    """Refuse a file that holds no VAE of a configuration, without loading its weights.
 
     Args:
         components: the pipeline's folder that holds the VAE's configuration.
-        folder: the VAE's, which is made.
+
+    Returns:
+        The names of its tensors in the file by the model's own; None where these are original ones, to be converted.
 
     Raises:
         ModelError: the file is a pickle, damaged, or no VAE of that configuration.
     """
-    from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     refuse_pickle(checkpoint.name, "base_model.vae")
@@ -155,11 +156,26 @@ def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
         "Name the VAE of a Stable Diffusion 1.x or 2.x model: a folder in diffusers layout, or a .safetensors file."
     )
     require_tensors({name: tuple(t.shape) for name, t in found.items()}, wanted, what, remedy)
-    if is_original:
+    return None if is_original else stored
+
+
+def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
+    """Turn a VAE in a single `.safetensors` file, or the one in a checkpoint, into a folder in diffusers layout.
+
+    Args:
+        folder: the VAE's, which is made.
+
+    Takes the rest, and raises, as `require_vae` does.
+    """
+    from diffusers import AutoencoderKL
+
+    stored = require_vae(checkpoint, components)
+    if stored is None:
         options = {"config": str(components), "subfolder": "vae", "local_files_only": True}
         with model_errors(components, "vae"), _with_plain_suffix(checkpoint, folder.parent) as path:
             vae = AutoencoderKL.from_single_file(str(path), **options)
     else:
+        vae = empty_part(components / "vae", "vae")
         _fill(vae, checkpoint, stored)
     vae.save_pretrained(folder)
 

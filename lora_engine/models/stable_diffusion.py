@@ -197,13 +197,29 @@ def _unet_files(model: LocalModel) -> tuple[Path, ...]:
 
 
 def _require_whole(part: nn.Module, files: Sequence[Path], what: str) -> None:
-    """Refuse files that lack a tensor of a part, or hold one of another shape, by their headers alone."""
+    """Refuse files that lack a tensor of a part or hold others than it has, by their headers alone."""
+    from diffusers import UNet2DConditionModel
+
     found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        found |= {current_name(name): shape for name, shape in read_header(file, what).shapes.items()}
-    wanted = {current_name(name): tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     names = ", ".join(file.name for file in files[:3])
+    for file in files:
+        shapes = read_header(file, what).shapes
+        here = {current_name(name): shape for name, shape in shapes.items()}
+        if len(here) < len(shapes):
+            raise ModelError(
+                f"{what} ({file.name}) holds tensors twice, under two names each.", "Name a version that has them once."
+            )
+        found |= here
+    wanted = {current_name(name): tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     require_tensors(found, wanted, f"{what} ({names})", "Its config.json has to be that of the same model.")
+    more = sorted(found.keys() - wanted.keys())
+    if more and isinstance(
+        part, UNet2DConditionModel
+    ):  # Other parts of pipelines have had buffers that are unused now.
+        raise ModelError(
+            f"{what} ({names}) holds {more[0]}, for which its config.json has no place.",
+            "Name a text-to-image model of Stable Diffusion 1.x or 2.x, with its own config.json.",
+        )
 
 
 def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:

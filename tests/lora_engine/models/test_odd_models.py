@@ -63,6 +63,14 @@ def scaled(base: Path) -> None:
     save_file(load_file(path) | {"conv_in.scale_weight": torch.ones(1)}, path, {"format": "pt"})
 
 
+def with_more(name: str, *keys: str) -> Change:
+    def change(base: Path) -> None:
+        weights = load_file(base / name)
+        save_file(weights | {key: torch.zeros(3) for key in keys}, base / name, {"format": "pt"})
+
+    return change
+
+
 UNFIT: dict[str, tuple[Change, str]] = {
     "unet in int8": (stored_as("unet/diffusion_pytorch_model.safetensors", torch.int8), "is quantised: conv_in.bias"),
     "text encoder of bools": (stored_as("text_encoder/model.safetensors", torch.bool), "of the type BOOL"),
@@ -71,6 +79,11 @@ UNFIT: dict[str, tuple[Change, str]] = {
     "no words": (without("tokenizer/tokenizer.json"), "it has 2 tokens, and the text encoder 303"),
     "a word too many": (with_keys(TOKENIZER, pad_token="@@@"), "it has 304 tokens, and the text encoder 303"),
     "no tokens at a time": (with_keys(TOKENIZER, model_max_length=0), "its model_max_length is 0"),
+    "more than a UNet": (with_more("unet/diffusion_pytorch_model.safetensors", "fuser.weight"), "holds fuser.weight"),
+    "a tensor twice": (
+        with_more("text_encoder/model.safetensors", "final_layer_norm.bias", "text_model.final_layer_norm.bias"),
+        "holds tensors twice",
+    ),
     "a list": (holding(UNET, "[]"), "config.json is no JSON object"),
     "a list for a text encoder": (holding(TEXT, "[]"), "config.json is no JSON object"),
     "half of a VAE's": (holding(VAE, "{"), "config.json is no JSON"),
