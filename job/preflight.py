@@ -124,7 +124,7 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig]) -> Non
     for lora in loras:
         stable_diffusion.require_trainable(model, lora)
     if samples is not None:
-        schedule.require_sampler(model, samples.sampler, samples.steps)
+        schedule.require_sampler(model, samples.sampler, samples.all_steps)
 
 
 def _check_model(model: ModelPlace, manifest: Manifest, patience: Patience | None) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,12 @@ def _settings(model: LocalModel) -> dict[str, Any]:
     return settings
 
 
-def require_sampler(model: LocalModel, name: SamplerName | None, steps: int) -> None:
-    """Refuse a sampler that cannot draw in that many steps. Takes `name`, and raises, as `load_sampler` does."""
-    sampler = load_sampler(model, name)
-    with model_errors(model.path, f"sampler ({type(sampler).__name__}, {steps} steps)"):
-        sampler.set_timesteps(steps)
+def require_sampler(model: LocalModel, name: SamplerName | None, numbers: Iterable[int]) -> None:
+    """Refuse a sampler that cannot draw in these numbers of steps. Takes `name`, and raises, as `load_sampler` does."""
+    for steps in sorted(set(numbers)):
+        sampler = load_sampler(model, name)
+        with model_errors(model.path, f"sampler ({type(sampler).__name__}, {steps} steps)"):
+            sampler.set_timesteps(steps)
 
 
 def load_sampler(model: LocalModel, name: SamplerName | None = None) -> Any:

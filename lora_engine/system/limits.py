@@ -30,6 +30,12 @@ def limit_hit(error: BaseException) -> tuple[str, str] | None:
                 f"This process has as many files and connections open as it may: {most} (RLIMIT_NOFILE).",
                 "Allow more: `ulimit -n 4096` before the command, or `docker run --ulimit nofile=4096`.",
             )
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if number == errno.EFBIG and most != resource.RLIM_INFINITY:
+            return (
+                f"A file would be larger than this process may write: {most} bytes (RLIMIT_FSIZE).",
+                "Allow more: `ulimit -f unlimited` before the command; it is not for want of room on the disk.",
+            )
         if number == errno.ENFILE:
             return "The machine has as many files open as it may (fs.file-max).", "Raise that limit of the machine."
         if "can't start new thread" in text or (isinstance(each, BlockingIOError) and each is error):

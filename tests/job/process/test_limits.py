@@ -158,6 +158,12 @@ def test_no_writable_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert caught.value.code == ExitCode.RESOURCES
 
 
+def test_a_file_larger_than_a_process_may_write_is_named(tmp_path: Path) -> None:
+    with limit(resource.RLIMIT_FSIZE, 10), pytest.raises(JobError, match=r"10 bytes \(RLIMIT_FSIZE\)") as caught:
+        LOCAL.write(str(tmp_path / "b"), bytes(11))
+    assert caught.value.code == ExitCode.RESOURCES
+
+
 @pytest.mark.parametrize("folder", ["m.yaml", "/proc/sys"])
 def test_a_scratch_folder_that_cannot_be_written_is_named(tmp_path: Path, folder: str) -> None:
     """There is a file in its way; or it is there and read-only, as all folders of a container may be."""

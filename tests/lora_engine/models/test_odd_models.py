@@ -34,7 +34,7 @@ def fit(model: LocalModel, sampler: Any = None, steps: int = 25) -> None:
     """Look at a pipeline as `validate` and a run do before anything is computed."""
     stable_diffusion.require_weights(model)
     stable_diffusion.require_trainable(model, LoraConfig())
-    schedule.require_sampler(model, sampler, steps)
+    schedule.require_sampler(model, sampler, [steps])
 
 
 def with_keys(name: str, **values: object) -> Change:
