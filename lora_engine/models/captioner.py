@@ -98,7 +98,7 @@ def require_captioner(model: LocalModel, config: CaptionerConfig, what: str = _K
     holds_safetensors(model, what)
     kind = kind_of(model, config, what)
     try:
-        processor = load_processor(model.path, type(read_config(model.path)))
+        processor = load_processor(model.path, read_config(model.path))
     except ValueError as error:
         raise _not_loadable(model.path, what, error) from error
     try:

@@ -88,7 +88,7 @@ def _require_scale(model: LocalModel) -> None:
     with model_errors(model.part("vae").path, "vae"):
         if not (isinstance(scale, int | float) and 0 < scale < math.inf):
             raise ValueError(f"its scaling_factor is {scale!r}, no number above 0")
-        if others := [key for key in _OTHER_LATENTS if config.get(key) is not None]:
+        if others := [key for key in _OTHER_LATENTS if config.get(key)]:
             raise ValueError(f"it has a {others[0]}, as VAEs of other families have")
     if model.vae is not None and (model.path / "vae" / "config.json").is_file():
         own = _config(replace(model, vae=None), "vae").get("scaling_factor", _SCALE)

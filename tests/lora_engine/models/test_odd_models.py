@@ -9,15 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from job.errors import code_of
+from lora_engine import miniature
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.models import BaseModelUse
+from lora_engine.config.models import BaseModelUse, CaptionerConfig
+from lora_engine.dataset.encode import encode_texts
 from lora_engine.errors import ModelError
 from lora_engine.models import schedule, stable_diffusion
+from lora_engine.models.captioner import require_captioner
 from lora_engine.models.checkpoint import require_checkpoint
+from lora_engine.models.clip import load_clip, require_clip
 from lora_engine.models.files import LocalModel, model_sha256
 from lora_engine.models.single_file import convert_single_file
 from tests.single_file import checkpoint_of
@@ -151,6 +156,37 @@ def test_a_vae_with_latents_of_another_scale_is_refused(base: Path, all_layers: 
         fit(LocalModel(all_layers, vae=base / "vae"))
     shutil.rmtree(base / "vae")
     fit(LocalModel(base, vae=all_layers / "vae"))
+
+
+def test_a_captioner_or_clip_without_words_is_refused_before_its_weights_are_loaded(tmp_path: Path) -> None:
+    looks: dict[str, Callable[[LocalModel], object]] = {
+        "blip": lambda model: require_captioner(model, CaptionerConfig(source="x")),
+        "clip": require_clip,
+    }
+    for name, look in looks.items():
+        model = shutil.copytree(miniature.folder(name), tmp_path / name)
+        look(LocalModel(model))
+        (model / "tokenizer.json").unlink()
+        with pytest.raises(ModelError, match=r"its tokenizer has \d+ tokens, and the model \d+"):
+            look(LocalModel(model))
+
+
+def test_embeddings_that_are_not_finite_are_no_text(all_layers: Path) -> None:
+    """As finite weights give them that are too large for half precision."""
+    tokenizer, encoder = stable_diffusion.load_text_encoder(LocalModel(all_layers), torch.float32)
+    torch.nn.init.constant_(encoder.final_layer_norm.weight, torch.finfo(torch.float32).max)
+    with pytest.raises(ModelError, match="text encoder's embeddings are not finite"):
+        list(encode_texts(tokenizer, encoder, ["a heart"], torch.device("cpu")))
+
+
+def test_embeddings_of_clip_that_are_not_finite_score_nothing(tmp_path: Path) -> None:
+    folder = shutil.copytree(miniature.folder("clip"), tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    largest = torch.full_like(weights["visual_projection.weight"].float(), torch.finfo(torch.float32).max)
+    save_file(weights | {"visual_projection.weight": largest}, folder / "model.safetensors", {"format": "pt"})
+    scorer = load_clip(LocalModel(folder), torch.device("cpu"))
+    with pytest.raises(ModelError, match="CLIP model's embeddings are not finite"):
+        scorer.image_embeddings([Image.new("RGB", (64, 64), "red")])
 
 
 @pytest.fixture(scope="module")
