@@ -144,7 +144,7 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeli
     for lora in loras:
         stable_diffusion.require_trainable(model, lora, has_weights=is_folder)
     if samples is not None:
-        schedule.load_sampler(model, samples.sampler)
+        schedule.require_sampler(model, samples.sampler, samples.all_steps)
 
 
 def _check_model(model: ModelPlace, manifest: Manifest, patience: Patience | None) -> None:

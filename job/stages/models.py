@@ -50,7 +50,7 @@ def fetch_models(attempt: Attempt) -> Models:
     for pack in attempt.packs:
         stable_diffusion.require_trainable(base, pack.lora)
     if samples is not None:
-        schedule.load_sampler(base, samples.sampler)
+        schedule.require_sampler(base, samples.sampler, samples.all_steps)
     captioners = {}
     for name, config in manifest.named_captioners().items():
         what = f"{manifest.captioner_key(name)}.source"

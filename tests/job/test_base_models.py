@@ -59,6 +59,7 @@ def checkpoints(all_layers: Path, tmp_path: Path) -> Path:
         "half-a-vae": {key: value for key, value in whole.items() if key.startswith("first_stage_model.encoder.")},
         "lacks-one": {key: value for key, value in whole.items() if not key.endswith("out.2.bias")},
         "lora": {"lora_unet_x.lora_up.weight": torch.zeros(1)},
+        "tiny-vae": {"encoder.layers.0.weight": torch.zeros(1), "decoder.layers.0.weight": torch.zeros(1)},
         "v": without_vae | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)},
     }
     folder = tmp_path / "checkpoints"
@@ -91,6 +92,7 @@ def checked(tmp_path: Path, *sets: str) -> None:
             "base_model.vae: half-a-vae.safetensors lacks decoder.conv_in",
         ),
         ("no-vae.safetensors", "gone.safetensors", "base_model.vae: there is no"),
+        ("no-vae.safetensors", "tiny-vae.safetensors", "base_model.vae: tiny-vae.safetensors lacks"),
         ("no-vae.safetensors", "old.ckpt", "base_model.vae: old.ckpt is a pickle"),
         ("lacks-one.safetensors", "vae.safetensors", "lacks conv_out.bias: 1 of"),
         ("lora.safetensors", None, "is an adapter (LoRA)"),

@@ -52,9 +52,15 @@ def keys(no_keys: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def refused(url: str | None, *, listing: bool = False) -> JobError:
     """What a read, or a listing, ends with."""
     settings = S3Settings(url, region="us-east-1", attempts=1, connect_timeout_seconds=1, read_timeout_seconds=5)
-    with pytest.raises(JobError) as caught:
+
+    def ask() -> None:
         store = open_storage("s3://bucket", settings)
-        list(store.list("s3://bucket/")) if listing else store.read("s3://bucket/key")
+        if listing:
+            list(store.list("s3://bucket/"))
+        store.read("s3://bucket/key")
+
+    with pytest.raises(JobError) as caught:
+        ask()
     assert (caught.value.code == ExitCode.STORAGE_RETRIES) == isinstance(caught.value, UnreachableError)
     return caught.value
 
