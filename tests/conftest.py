@@ -3,11 +3,31 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from miniature.architecture import SHALLOW, make_blip, make_stable_diffusion
+from tests.lora_job import Server, use_server
 from tests.s3_server import Keys, S3Server
+
+
+class OneServer:
+    """Gives all workers of pytest-xdist one server of commands, of which each would otherwise start its own."""
+
+    def __init__(self) -> None:
+        self._server = Server()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["lora_job_server"] = self._server.address
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        use_server(config.workerinput["lora_job_server"])
+    elif config.getoption("numprocesses", None):
+        config.pluginmanager.register(OneServer())
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import threading
@@ -47,11 +48,16 @@ def assert_as_straight(folder: Path, straight: dict[str, Any]) -> None:
     assert {key: found.get(key) for key in straight} == straight
 
 
+@pytest.mark.parametrize("stages", [3, pytest.param(len(STAGES), marks=pytest.mark.slow)])
 def test_a_signal_in_any_stage_saves_once_and_the_next_start_goes_on(
-    miniature: Path, tmp_path: Path, straight: dict[str, Any]
+    miniature: Path, tmp_path: Path, straight: dict[str, Any], stages: int
 ) -> None:
+    """In so many of them, other ones each time."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    some = sorted(random.Random(seed).sample(range(len(STAGES)), stages))
     command = ["run", *arguments(miniature, tmp_path)]
-    for at, stage in enumerate(STAGES):
+    for at, stage in ((at, STAGES[at]) for at in some):
         started = start(*command, "--workdir", tmp_path / f"machine-{at}")
         assert started.wait_until_it_says(f'"stage started", "stage": "{stage}"'), f"{stage}: {started.stderr}"
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -197,7 +203,9 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in paths if path.name != "source.json"}
 
 
-@pytest.mark.parametrize("damage", ["cut", "lost", "commit"])
+@pytest.mark.parametrize(
+    "damage", ["lost", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("cut", "commit"))]
+)
 def test_a_last_checkpoint_that_is_gone_is_trained_again(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
 ) -> None:
@@ -288,7 +296,7 @@ def test_damage_that_a_report_meets_is_named(tmp_path: Path, finished: Path) -> 
         assert "step-000004.safetensors is damaged" in refused.stderr
 
 
-@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize("is_done", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_other_images_or_models_are_another_run(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], *, is_done: bool
 ) -> None:
@@ -323,7 +331,9 @@ def flipped(data: bytes) -> bytes:
     return bytes(result)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "lost", "commit"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "commit", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("cut", "lost"))]
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
 ) -> None:
@@ -357,7 +367,7 @@ def test_if_all_checkpoints_are_damaged_nothing_is_restarted(miniature: Path, tm
     assert {path: path.read_bytes() for path in run.glob("variants/**/*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut"])
+@pytest.mark.parametrize("damage", ["flip", pytest.param("cut", marks=pytest.mark.slow)])
 def test_damaged_entries_of_the_cache_are_computed_anew(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
 ) -> None:
