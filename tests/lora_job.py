@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COLD = Path(sys.executable).parent / "lora-job"
-_START_SECONDS = 300  # that the server may take to start
+FOUND = ROOT / "tests" / "bin" / "lora-job"  # asks the server, whose address `LORA_JOB_SERVER` is to be
+_PATIENCE = 1800  # seconds for what takes a few on a machine that does nothing else
 
 
 class Started:
@@ -44,7 +45,7 @@ class Started:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = _PATIENCE) -> int:
         """Wait for the end of the command and return its exit code, or minus the signal that ended it."""
         if self.returncode is None:
             self._connection.settimeout(timeout)
@@ -106,7 +107,7 @@ def server_address() -> str:
 
 def stop_at(path: Path, started: Started, number: signal.Signals = signal.SIGTERM) -> int:
     """Send a signal once `path` exists, wait for the command's end, and return its exit code."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + _PATIENCE
     while not path.exists() and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     started.send_signal(number)
@@ -148,7 +149,7 @@ def _server() -> Server:
 
 
 def _connect() -> socket.socket:
-    server, deadline = _server(), time.monotonic() + _START_SECONDS
+    server, deadline = _server(), time.monotonic() + _PATIENCE
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:

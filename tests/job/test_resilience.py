@@ -412,7 +412,7 @@ def test_damaged_copies_of_a_cache_in_a_bucket_are_fetched_again(
 
 
 def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path, tmp_path: Path) -> None:
-    lines = ("training.max_skipped_steps=0", "training.steps=6", "evaluation.every=2")
+    lines = ("training.max_skipped_steps=0", "training.steps=6", "evaluation.every=2", "evaluation.samples=null")
     command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
     started = start(*command)
     run = tmp_path / "runs" / "small"
@@ -454,7 +454,7 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
 
 
 def test_old_checkpoints_are_removed_but_for_the_newest_and_the_best(miniature: Path, tmp_path: Path) -> None:
-    lines = ("output.keep_checkpoints=2", "training.steps=5", "evaluation.every=1")
+    lines = ("output.keep_checkpoints=2", "training.steps=5", "evaluation.every=1", "evaluation.samples=null")
     done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
     assert done.returncode == 0, done.stderr
     for member in (tmp_path / "runs" / "small" / "variants").glob("*/seed-1337"):
@@ -466,7 +466,7 @@ def test_old_checkpoints_are_removed_but_for_the_newest_and_the_best(miniature: 
 
 
 def test_a_new_machine_does_not_fetch_what_is_in_storage(miniature: Path, tmp_path: Path) -> None:
-    command = ["run", *arguments(miniature, tmp_path)]
+    command = ["run", *arguments(miniature, tmp_path, "evaluation.samples=null")]
     first = start(*command, "--workdir", tmp_path / "first")
     assert first.wait_until_it_says('"stage started", "stage": "train"')
     first.send_signal(signal.SIGKILL)
@@ -524,7 +524,8 @@ def test_files_that_no_image_program_should_meet_go_through_a_whole_run(miniatur
         (folder / f"hostile-{at:03d}.png").write_bytes(case.data)
     (folder / "link.png").symlink_to("/etc/passwd")
     os.mkfifo(folder / "pipe.png")
-    command = ["run", *arguments(miniature, tmp_path, "preprocess.max_rejected_fraction=1")]
+    lines = ("preprocess.max_rejected_fraction=1", "evaluation.samples=null")
+    command = ["run", *arguments(miniature, tmp_path, *lines)]
     done = lora_job(*command, "--workdir", tmp_path / "work")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
