@@ -53,6 +53,7 @@ def serve(address: str, parent: int) -> None:
 
 def _warm() -> None:
     """Do once what every command would do anew: import libraries, compile patterns and templates, read fonts."""
+    importlib.import_module("lora_engine.system.quiet").quiet_libraries()
     for name in LIBRARIES:
         importlib.import_module(name)
     # The first model that a command loads would otherwise compile this table of thousands of patterns, every time.
@@ -69,6 +70,8 @@ def _warm() -> None:
 def _supervise(connection: socket.socket) -> None:
     """Fork the command, send its process id, wait for it, send its exit code, and end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if not connection.recv(1, socket.MSG_PEEK):
+        os._exit(0)  # Somebody only wanted to know whether there is a server.
     request, (stdout, stderr) = _receive(connection)
     pid = os.fork()
     if pid == 0:
