@@ -355,17 +355,17 @@ def test_a_template_that_leaves_a_prompt_no_room_is_refused_before_training(mini
 CHOSEN = (
     f"variants=[{VANILLA}, {PLAIN}]",
     "captioner=null",
-    "seeds=[1, 2]",
+    "seeds=[1, 2, 3]",
     "dataset.validation_min=8",
     "evaluation.samples={steps: 1, guidance: 1, clip: {source: 'miniature://clip'}}",
     "output.destination=runs",
 )
-SEEDS = (1, 2)
+SEEDS = (1, 2, 3)
 
 
 @pytest.fixture(scope="module")
 def chosen(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run without prompts, over two seeds, with eight of forty drawings held out."""
+    """A run without prompts, over three seeds, with eight of forty drawings held out."""
     folder = tmp_path_factory.mktemp("chosen")
     (folder / "drawings").mkdir()
     for path in miniature_data.folder("drawings").glob("*-10000[01].*"):
@@ -400,9 +400,9 @@ def test_every_number_of_pictures_is_that_of_the_files(chosen: Run) -> None:
     """Of members, variants and pairs, bare and as trained, of one seed and over seeds."""
     report = assert_pictures_hold(chosen.root)
     assert report["clip_sha256"]
-    assert [pair["seed"] for pair in report["pairs"]] == [1, 2, None]
+    assert [pair["seed"] for pair in report["pairs"]] == [1, 2, 3, None]
     for variant in report["variants"]:
-        assert variant["seeds"] == 2
+        assert variant["seeds"] == 3
         assert variant["as_trained"]["measures"].keys() == set(MEASURES)
         assert variant["as_trained"]["unmeasured"] == {}
         assert variant["as_trained"]["change"].keys() == set(MEASURES)
