@@ -47,6 +47,11 @@ def collect_problems(
             # The messages of a validator of the whole model begin with the key that they speak of.
             key, _, allowed = allowed.partition(": ")
             path = tuple(key.split("."))
+        elif details["type"] == "value_error" and allowed.startswith(_LENGTHS):
+            # So do those of the section that says how long is trained.
+            key, _, allowed = allowed.partition(": ")
+            found = value_text(details["input"][key]) if key in details["input"] else "nothing"
+            path = (*path, key)
         whole, note = place(prefix + path)
         problem = Problem(*place_of(whole, document, options), found, allowed, suggestion, note)
         if details["type"] == "extra_forbidden":
@@ -181,6 +186,8 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
     message = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return value_text(value), message[:1].lower() + message[1:], None
 
+
+_LENGTHS = ("steps: ", "epochs: ")
 
 # What pydantic's kinds of errors allow.
 _TYPES = {

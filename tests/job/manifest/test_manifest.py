@@ -277,6 +277,28 @@ def test_packs_hold_what_passes_through_the_unet_alike() -> None:
     assert second.differs == ("training.batch_size",)
 
 
+def test_epochs_are_steps_once_images_are_counted() -> None:
+    manifest = load(SMALL.replace("{steps: 10}", "{epochs: 2.5}"), "variants.two.training.steps=7")
+    assert [variant.training.steps for variant in resolve_variants(manifest)] == [0, 7]
+    one, two = resolve_variants(manifest, images=11)  # 27.5 images, four an update
+    assert [one.training.steps, one.training.epochs, two.training.steps] == [7, None, 7]
+    (pack,) = packs_of(manifest, images=1)
+    assert pack.ends == {Member("one", 1337): 1, Member("two", 1337): 7}
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ("{batch_size: 2}", "training.steps: found nothing; allowed: this key is required, or epochs in its place"),
+        ("{steps: 10, epochs: 2}", "training.epochs: found 2; allowed: null, since training.steps is 10"),
+        ("{epochs: 0}", "training.epochs"),
+    ],
+)
+def test_steps_or_epochs_say_how_long(training: str, said: str) -> None:
+    with pytest.raises(ManifestError, match=said):
+        load(SMALL.replace("{steps: 10}", training))
+
+
 def test_a_run_that_was_begun_by_equal_settings_keeps_its_packs() -> None:
     first, second = packs_of(load(SMALL, "variants.two.lora.rank=4"), BY_SETTINGS)
     assert [first.members, second.members] == [(Member("one", 1337),), (Member("two", 1337),)]
