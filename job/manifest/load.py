@@ -8,10 +8,12 @@ from pydantic import ValidationError
 
 from job.manifest.explain import collect_problems
 from job.manifest.overrides import merged_overrides
+from job.manifest.packs import resolve_variants
 from job.manifest.problems import ManifestError, Problem, first_of_each_key, nearest
 from job.manifest.schema import Manifest
 from job.manifest.sweep import KEY, expand_sweeps
 from job.manifest.yaml_reader import Document, Path, read_scalar, read_yaml
+from lora_engine.config.together import exclusions
 
 _MOST_DOTS = 16  # in a key that --set names
 _MOST_DIGITS = 9  # in the number of a list's item; Python refuses to read numbers of thousands of digits
@@ -41,6 +43,10 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
     manifest: Manifest | None = validated(Manifest, expansion.data, ())
     for path, model, data in merged_overrides(expansion.data):
         validated(model, data, path)
+    if manifest is not None and not problems:
+        for at, variant in enumerate(resolve_variants(manifest)):
+            for key, found, allowed in exclusions(variant.lora, variant.training):
+                problems.append(Problem(origin, None, f"variants[{at}].{key}", found, allowed))
     if manifest is None or problems:
         raise ManifestError(first_of_each_key(problems))
     return manifest

@@ -11,7 +11,9 @@ adapters that compute together the largest.
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import peft
@@ -23,6 +25,8 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 
 Adapter = dict[str, Tensor]  # parameter name without the adapter's own, to fp32 weights, [R, I] or [O, R]
+
+_MOST_RANK = 512  # of `LoraConfig`
 
 # Programs that load kohya's format adapt the linear layers of these blocks alone, and ignore weights for any other.
 _KOHYA_BLOCKS = ("Transformer2DModel", "ResnetBlock2D")
@@ -37,6 +41,8 @@ class PackedLinear(PeftLinear):  # type: ignore[misc]
 
     down_KRI: Tensor | None = None
     up_KOR: Tensor | None = None
+    number = 0  # by which draws tell this layer from others
+    dropout: tuple[Tensor, Tensor] | None = None  # see `dropping`
     scale: Tensor | float = 1.0  # of the active adapters' updates, alpha / rank: [K, 1, 1] where they differ
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -44,7 +50,11 @@ class PackedLinear(PeftLinear):  # type: ignore[misc]
         if self.disable_adapters or self.down_KRI is None or self.up_KOR is None:
             return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
         base = self.get_base_layer()
-        return _PackedLinear.apply(x, base.weight, base.bias, self.down_KRI, self.up_KOR, self.scale)  # type: ignore[no-any-return, no-untyped-call]
+        scale = self.scale
+        if self.dropout is not None:
+            tokens = x[..., 0].numel() // self.dropout[0].numel()
+            scale = scale * _kept(self.number, *self.dropout, tokens, self.down_KRI.shape[1]).to(x.dtype)
+        return _PackedLinear.apply(x, base.weight, base.bias, self.down_KRI, self.up_KOR, scale)  # type: ignore[no-any-return, no-untyped-call]
 
     def ranks(self, names: Sequence[str]) -> list[int]:
         """The rank of each of these adapters here, 0 of one without weights in this layer."""
@@ -107,6 +117,28 @@ class _PackedLinear(torch.autograd.Function):
         return grad_x, None, None, grad_down, grad_up, None
 
 
+def _kept(number: int, keys_KB: Tensor, shares_K: Tensor, tokens: int, rank: int) -> Tensor:
+    """What dropout multiplies the hidden values of a layer by: 0, or 1 / (1 - share). [K, B*N, R].
+
+    Each is a hash of the layer, the image's key and the value's place, so it depends on nothing that was drawn before,
+    nor on the device, nor on how an update is cut up or filled up. The hash is lowbias32 (Wellons, "Prospecting for
+    Hash Functions", 2018).
+    """
+    places = torch.arange(tokens, device=keys_KB.device).unsqueeze(1) * _MOST_RANK
+    places = (places + torch.arange(rank, device=keys_KB.device)).flatten()
+    hashes = _mixed(_mixed(keys_KB ^ number).unsqueeze(2) ^ places)
+    share_K11 = shares_K.view(-1, 1, 1)
+    kept = (hashes >= share_K11.double() * 2**32) / (1 - share_K11)
+    return kept.view(len(shares_K), -1, rank)
+
+
+def _mixed(values: Tensor) -> Tensor:
+    """lowbias32 of numbers of 32 bits, int64."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        values = ((values ^ (values >> shift)) * factor) & 0xFFFFFFFF
+    return values ^ (values >> 16)
+
+
 def _tokens_of(adapters: Tensor, values: Tensor) -> Tensor:
     """The tokens of each adapter's images: [K*B, N, F] -> [K, B*N, F], where `adapters` leads with K."""
     return values.reshape(len(adapters), -1, values.shape[-1])
@@ -164,8 +196,9 @@ def _leaf(name: str) -> str:
 def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraConfig) -> None:
     """Freeze `model` and give it an adapter for every (name, seed), all active in this order.
 
-    It may have had others injected, of other settings. Adapters stay in fp32 whatever the base's dtype (in fp64 over an fp64 base). Adapters of equal seeds start from
-    equal weights: down Kaiming-uniform as PEFT draws it, up zero, so that the model computes as the base model does.
+    It may have had others injected, of other settings. Adapters stay in fp32 whatever the base's dtype (in fp64 over an
+    fp64 base). Adapters of equal seeds start from equal weights: down Kaiming-uniform as PEFT draws it, up zero, so
+    that the model computes as the base model does.
 
     Raises:
         ModelError: a target names no layer, or one that cannot be adapted.
@@ -177,6 +210,9 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
             # PEFT warns of every further adapter, in case only one was meant.
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
             peft.inject_adapter_in_model(_peft_config(config), model, adapter_name=name)
+        for layer_name, layer in model.named_modules():
+            if isinstance(layer, PackedLinear):
+                layer.number = zlib.crc32(layer_name.encode())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for layer in packed_layers(model):
@@ -194,6 +230,24 @@ def _initialise(layer: PackedLinear, name: str) -> None:
     layer.reset_lora_parameters(name, init_lora_weights=True)
     for part in (layer.lora_A[name], layer.lora_B[name]):
         part.weight.data = part.weight.data.to(device, wide)
+
+
+@contextmanager
+def dropping(model: nn.Module, keys: Tensor, shares: Tensor) -> Iterator[None]:
+    """Within, the images of each active adapter do without some of the hidden values, between down and up.
+
+    Args:
+        keys: a number of 32 bits for each image of each adapter, int64 [K, B].
+        shares: of the values that each adapter's images do without, in [0, 1), [K].
+    """
+    layers = packed_layers(model)
+    for layer in layers:
+        layer.dropout = keys, shares
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.dropout = None
 
 
 def packed_layers(model: nn.Module) -> list[PackedLinear]:

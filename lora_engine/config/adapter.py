@@ -27,6 +27,13 @@ class LoraConfig(Config):
         le=1000,
         description="LoRA+: the learning rate of the up weights is so many times that of the down weights.",
     )
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="In training, the share of the values between down and up that an image does without, as kohya's "
+        "network_dropout has it.",
+    )
     target_modules: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=("to_q", "to_k", "to_v", "to_out.0"),
         min_length=1,

@@ -42,9 +42,9 @@ class ProdigyConfig(Config):
     """Adam that finds its own learning rate d (Mishchenko and Defazio, arXiv 2306.06101)."""
 
     name: Literal["prodigy"]
-    learning_rate: float = Field(default=1.0, gt=0, le=10, description="A factor of d; tune d_factor instead.")
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="See decoupled_decay.")
-    decoupled_decay: bool = Field(
+    learning_rate: float = Field(default=1.0, gt=0, le=10, description="A factor of d; tune d_coef instead.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="See decouple.")
+    decouple: bool = Field(
         default=True, description="Decay as AdamW does; false adds weight_decay times the weights to the gradient."
     )
     beta1: _Momentum = 0.9
@@ -54,11 +54,11 @@ class ProdigyConfig(Config):
     )
     epsilon: _Epsilon = 1e-8
     d0: float = Field(default=1e-6, ge=1e-12, le=1, description="d in the first update.")
-    d_factor: float = Field(default=1.0, gt=0, le=100, description="A factor of every estimate of d (d_coef).")
+    d_coef: float = Field(default=1.0, gt=0, le=100, description="A factor of every estimate of d.")
     growth_rate: float | None = Field(
         default=None, gt=1, description="d grows to this multiple at most in an update; null does not limit it."
     )
-    bias_correction: bool = Field(default=False, description="Adam's correction of its means in early updates.")
+    use_bias_correction: bool = Field(default=False, description="Adam's correction of its means in early updates.")
     safeguard_warmup: bool = Field(
         default=False, description="Keep the schedule's warm-up from raising the estimate of d."
     )

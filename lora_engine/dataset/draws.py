@@ -55,6 +55,7 @@ class Draw:
     timesteps: randomness.Ints  # [S, A]
     noise: randomness.Floats  # [S, A, C, H, W]
     posterior: randomness.Floats  # [S, A, C, H, W]
+    dropout_keys: randomness.Ints  # [S, A], see `adapter_dropout_keys`
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Draws:
             timesteps=np.stack(timesteps),
             noise=np.stack([randomness.training_noise(seed, step, shape) for seed in self.seeds]),
             posterior=np.stack([randomness.posterior_noise(seed, step, shape) for seed in self.seeds]),
+            dropout_keys=np.stack([randomness.adapter_dropout_keys(seed, step, count) for seed in self.seeds]),
         )
 
     def seen(self, draw: Draw) -> Seen:

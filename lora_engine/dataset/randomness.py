@@ -30,6 +30,7 @@ class _Stream(IntEnum):
     OFFSET = 12
     MULTIRES = 13
     PERTURBATION = 14
+    ADAPTER_DROPOUT = 15
 
 
 def _generator(stream: _Stream, key: int, *counter: int) -> np.random.Generator:
@@ -104,6 +105,11 @@ def multires_noise(seed: int, step: int, image: int, shape: tuple[int, int, int]
 def perturbation_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
     """Standard normal noise that an update's images get beside the noise that is learned; float32 of this shape."""
     return _generator(_Stream.PERTURBATION, seed, step).standard_normal(shape, dtype=np.float32)
+
+
+def adapter_dropout_keys(seed: int, step: int, count: int) -> Ints:
+    """A number of 32 bits for each image of an update, by which adapters' hidden values are dropped. int64 [count]."""
+    return _generator(_Stream.ADAPTER_DROPOUT, seed, step).integers(0, 2**32, size=count, dtype=np.int64)
 
 
 def posterior_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:

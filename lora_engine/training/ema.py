@@ -30,7 +30,7 @@ class WeightAverage:
         """Take the weights of an update in, unless the boolean scalar `refuse` on the device is set."""
         step, average_P = self._state["ema_step"] + 1, self._state["ema"]
         n = step.double()
-        keep = torch.where(n > 1, n / (n + 9), 0.0).clamp(max=self._decay)
+        keep = (n > 1) * (n / (n + 9)).clamp(max=self._decay)
         assign(average_P, average_P + (1 - keep) * (self._weights_P - average_P), refuse)
         assign(self._state["ema_step"], step, refuse)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_engine import diffusion
+from lora_engine.adapters import lora
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.system.memory import kept_bytes
 from lora_engine.training.inputs import Inputs
@@ -30,6 +31,7 @@ class Batch:
     target: Tensor  # [V, A, C, H, W]
     timesteps: Tensor  # [V, A]
     text: Tensor  # [K, A, L, D]
+    dropout_keys: Tensor  # [V, A]
 
 
 def make_batch(inputs: Inputs, data: TrainingData, noise_schedule: diffusion.NoiseSchedule) -> Batch:
@@ -46,7 +48,8 @@ def make_batch(inputs: Inputs, data: TrainingData, noise_schedule: diffusion.Noi
         return flat.view_as(latents)
 
     noisy, target = made(diffusion.add_noise, input_noise), made(diffusion.target, noise)
-    return Batch(noisy, target, timesteps, data.embeddings.place(inputs.embeddings))
+    dropout_keys = inputs.dropout_keys[inputs.seed_of_view]
+    return Batch(noisy, target, timesteps, data.embeddings.place(inputs.embeddings), dropout_keys)
 
 
 class PackGradients:
@@ -67,15 +70,19 @@ class PackGradients:
         self.unet_context: Callable[[], AbstractContextManager[None]] = nullcontext
         self._images_per_step = images_per_step
 
-    def set_members(self, weights: PackWeights, scale: LossScale, losses: PackLosses, views: Tensor) -> None:
+    def set_members(
+        self, weights: PackWeights, scale: LossScale, losses: PackLosses, views: Tensor, dropout: Tensor | None
+    ) -> None:
         """Compute the gradients of these adapters from now on.
 
         Args:
             scale: of their losses.
             losses: that each trains on.
             views: the place of each one's view among the distinct views, int64 [K] on the device.
+            dropout: the share of hidden values that each one's images do without, [K] on the device; None for none.
         """
         self.weights, self.scale, self._pack_losses, self._views_K = weights, scale, losses, views
+        self._dropout_K = dropout
 
     def accumulate(self, batch: Batch) -> Tensor:
         """Add an update's gradients to those of `weights`, multiplied by the loss scale.
@@ -89,7 +96,7 @@ class PackGradients:
         for members, images in self.micro_batches.slices(count, batch.timesteps.shape[1]):
             if self.micro_batches.members < count:
                 self.weights.select(members.start, members.stop)
-            with self.unet_context():
+            with self.unet_context(), self._dropping(batch, members, images):
                 losses_KB, squared_KB = self._losses(batch, members, images)
                 losses_KB = losses_KB / self._images_per_step
                 torch.autograd.backward(self.scale.scaled(losses_KB, members))
@@ -117,6 +124,13 @@ class PackGradients:
         """The bytes that one image of one member keeps for the backward pass. Computes one forward pass."""
         self.weights.select(0, 1)
         return kept_bytes(lambda: self._losses(batch, slice(0, 1), slice(0, 1))[0], self.unet.parameters())
+
+    def _dropping(self, batch: Batch, members: slice, images: slice) -> AbstractContextManager[None]:
+        """Within, the adapters of these members do without some of their hidden values, if they are to."""
+        if self._dropout_K is None:
+            return nullcontext()
+        keys_KB = batch.dropout_keys[:, images][self._views_K[members]]
+        return lora.dropping(self.unet, keys_KB, self._dropout_K[members])
 
     def _losses(self, batch: Batch, members: slice, images: slice) -> tuple[Tensor, Tensor]:
         """The losses of a micro-batch and its squared errors, see `PackLosses`. [K, B] each."""

@@ -24,6 +24,7 @@ class Inputs(NamedTuple):
     embeddings: Tensor  # [K, A, ...], as `TensorTable.read` gives them
     seed_of_view: Tensor  # [V], int64: the place of each view's seed
     posterior: Tensor  # [S, A, C, H, W], float32: where in the VAE's posterior each latent lies
+    dropout_keys: Tensor  # [S, A], int64, see `adapter_dropout_keys`
     timesteps: Tensor  # [V, A], int64
     noise: Tensor  # [V, A, C, H, W], float32: what is learned
     input_noise: Tensor  # the same of what the UNet sees; [0, A, C, H, W] where that is what is learned
@@ -61,7 +62,10 @@ class InputReader:
             data.moments.read((draw.indices + draw.flips * len(data.image_ids))[:, images]),
             data.embeddings.read(rows_KA),
             self._pinned(seen.seed_of_view),
-            *(self._pinned(a[:, images]) for a in (draw.posterior, seen.timesteps, seen.noise, input_noise)),
+            *(
+                self._pinned(a[:, images])
+                for a in (draw.posterior, draw.dropout_keys, seen.timesteps, seen.noise, input_noise)
+            ),
         )
         return ReadInputs(step, self._draws.hashes(draw), inputs)
 

@@ -136,14 +136,16 @@ class PackTrainer:
         """Let updates be those of the members that are active now."""
         if self.active:
             views = torch.tensor(self._members.active_views, device=self._device)
-            configs = [self._members.configs[place].training for place in self._members.active_places]
-            losses = PackLosses(configs, self._update.noise_schedule)
+            configs = [self._members.configs[place] for place in self._members.active_places]
+            losses = PackLosses([config.training for config in configs], self._update.noise_schedule)
+            shares = [config.lora.dropout for config in configs]
+            dropout = torch.tensor(shares, device=self._device) if any(shares) else None
             self._members.weights.select()
-            self._gradients.set_members(self._members.weights, self._members.scale, losses, views)
+            self._gradients.set_members(self._members.weights, self._members.scale, losses, views, dropout)
             self._fast_update.capture_anew()
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within, members whose averaged weights are those to score and export have them, not those that are trained."""
+        """Within, members whose averaged weights are those to score and export have these."""
         return self._members.averaged()
 
     def image_bytes(self) -> int:

@@ -261,9 +261,10 @@ class PackRun:
             self._writer.commit(self._metrics, self._evaluation.curve_losses)
 
     def _keep(self, records: Mapping[str, StepRecord]) -> None:
+        step = next(iter(records.values())).step
         self._attempt.stop.unsaved = JobError(
             ExitCode.STALLED,
-            f"The updates of {self._pack.unit} up to step {next(iter(records.values())).step} are not saved: the next one took too long.",
+            f"The updates of {self._pack.unit} up to step {step} are not saved: the next one took too long.",
             "Start the same manifest again: it goes on from the last checkpoint. Raise limits.stop_seconds and the "
             "platform's grace period, or lower training.batch_size.",
         )

@@ -28,7 +28,8 @@ def rewind(
 ) -> tuple[int, States]:
     """The newest step at which every member has a whole checkpoint, and the members' states; 0 where none was made yet.
 
-    A member that has done all of its steps before is there with the checkpoint of its last. Checkpoints after that step are removed: another member has none of their step, or one is damaged.
+    A member that has done all of its steps before is there with the checkpoint of its last. Checkpoints after that step
+    are removed: another member has none of their step, or one is damaged.
 
     Args:
         scratch: the folder that checkpoints are downloaded to for as long as they are read.

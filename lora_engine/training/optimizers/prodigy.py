@@ -45,7 +45,7 @@ class Prodigy(OwnArithmetic):
     def step(self, rate: float | Tensor, refuse: Tensor) -> None:
         """See `RowOptimizer`. Nothing happens, either, while there has been no gradient, or where the rate is 0."""
         config, state, weights_P = self._config, self._state, self._weights_P
-        coupled, decoupled = (0.0, config.weight_decay) if config.decoupled_decay else (config.weight_decay, 0.0)
+        coupled, decoupled = (0.0, config.weight_decay) if config.decouple else (config.weight_decay, 0.0)
         gradient_P = self._gradient_P + coupled * weights_P
         step, d = state["step"] + 1, state["d"]
         own_rate = d * rate * self._correction(step)
@@ -69,7 +69,7 @@ class Prodigy(OwnArithmetic):
 
     def _correction(self, step: Tensor) -> float | Tensor:
         """The factor of the rate that makes up for the zeros with which Adam's means begin."""
-        if not self._config.bias_correction:
+        if not self._config.use_bias_correction:
             return 1.0
         return bias_correction(self._config.beta2, step).sqrt() / bias_correction(self._config.beta1, step)
 
@@ -88,7 +88,7 @@ class Prodigy(OwnArithmetic):
     def _estimate(self, distance: Tensor) -> tuple[Tensor, Tensor]:
         """The next d, which never falls, and the largest estimate so far."""
         config, d = self._config, self._state["d"]
-        estimate = config.d_factor * distance
+        estimate = config.d_coef * distance
         begun = torch.where(d == config.d0, torch.maximum(d, estimate), d)
         d_max = torch.maximum(self._state["d_max"], estimate)
         return (d_max if config.growth_rate is None else torch.minimum(d_max, begun * config.growth_rate)), d_max

@@ -33,6 +33,7 @@ OPTIONS: dict[str, list[Any]] = {
     ".alpha": [1.0],
     ".rank_stabilized": [True],
     ".plus_ratio": [16.0],
+    ".dropout": [0.3],
     ".target_modules": [("to_q", "to_out.0"), ("to_v", "net.2")],
     "steps": [2, 5],
     "optimizer": [
@@ -63,7 +64,9 @@ def config_of(choice: Choice) -> MemberConfig:
 def is_allowed(choice: Choice) -> bool:
     """Whether the options go together: schedule-free averages itself, and Prodigy has one rate for all weights."""
     name = choice.get("optimizer", {}).get("name")
-    return not (name == "schedule_free_adamw" and "ema" in choice) and not (name == "prodigy" and ".plus_ratio" in choice)
+    return not (name == "schedule_free_adamw" and "ema" in choice) and not (
+        name == "prodigy" and ".plus_ratio" in choice
+    )
 
 
 def member_of(name: str, at: int, choice: Choice) -> PackMember:

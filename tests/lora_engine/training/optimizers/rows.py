@@ -65,6 +65,15 @@ def factors_of(size: int, dtype: torch.dtype, own: bool) -> Tensor | None:
     return torch.tensor([1.0, 16.0], dtype=dtype).repeat_interleave(size // 2) if own else None
 
 
+def row_of(name: str, own_rates: bool, start_P: Tensor) -> Row:
+    return Row(start_P, config_of(name), factors_of(len(start_P), start_P.dtype, own_rates))
+
+
+def rate_of(name: str, step: int) -> float:
+    """A rate at which weights move visibly, which rises, falls and rises again."""
+    return (1.0 if name == "prodigy" else 3e-3) * (0.1 + abs(step % 12 - 5) / 6)
+
+
 def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name, value in a.items():

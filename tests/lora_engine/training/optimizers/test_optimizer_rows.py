@@ -11,24 +11,14 @@ from tests.lora_engine.training.optimizers.rows import (
     KIND_NAMES,
     KINDS,
     NEVER,
-    Row,
     Slope,
     assert_same_bits,
-    config_of,
-    factors_of,
+    rate_of,
+    row_of,
 )
 
 SIZE = 42
 every_kind = pytest.mark.parametrize(("name", "own_rates"), KINDS, ids=KIND_NAMES)
-
-
-def row_of(name: str, own_rates: bool, start_P: Tensor) -> Row:
-    return Row(start_P, config_of(name), factors_of(len(start_P), start_P.dtype, own_rates))
-
-
-def rate_of(name: str, step: int) -> float:
-    """A rate at which weights move visibly, which rises, falls and rises again."""
-    return (1.0 if name == "prodigy" else 3e-3) * (0.1 + abs(step % 12 - 5) / 6)
 
 
 def clipped(gradient_P: Tensor) -> Tensor:
@@ -101,32 +91,3 @@ def test_a_rate_on_the_device_is_the_number(name: str, own_rates: bool) -> None:
         by_tensor.step(gradient_P, torch.tensor(rate_of(name, step), dtype=torch.float64))
     for key, value in by_number.everything().items():
         torch.testing.assert_close(by_tensor.everything()[key], value, rtol=1e-13, atol=1e-13)
-
-
-@pytest.mark.gpu
-@every_kind
-def test_updates_as_a_graph_are_those_that_they_would_be(name: str, own_rates: bool) -> None:
-    slope = Slope(SIZE, torch.float32, seed=5)
-    start_P = slope.start_P.cuda()
-    graphed, eager = (row_of(name, own_rates, start_P) for _ in range(2))
-    averages = [WeightAverage(row.weights_P, EmaConfig(decay=0.9)) for row in (graphed, eager)]
-    rate, refuse = torch.zeros((), device="cuda"), torch.tensor(True, device="cuda")
-    with torch.cuda.stream(torch.cuda.Stream()):  # the kernels are loaded before the capture
-        graphed.optimizer.step(rate, refuse)
-        averages[0].update(refuse)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        graphed.optimizer.step(rate, refuse)
-        averages[0].update(refuse)
-    for step in range(12):
-        gradient_P = slope.gradient(eager.weights_P.cpu()).cuda()
-        rate.fill_(rate_of(name, step))
-        refuse.fill_(step % 5 == 3)
-        graphed.gradient_P.copy_(gradient_P)
-        graph.replay()
-        eager.step(gradient_P, rate_of(name, step), refuse)
-        averages[1].update(refuse)
-    for key, value in graphed.everything().items():
-        torch.testing.assert_close(value, eager.everything()[key], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(averages[0].averaged(), averages[1].averaged(), rtol=1e-4, atol=1e-6)
