@@ -37,7 +37,11 @@ def _of_network(reading: Reading, optimizer_name: str) -> dict[str, Any]:
     """What `network_args` and the GUI's own settings say, beside the network's size."""
     arguments = read_arguments(reading, "network_args", "lora")
     known = {"rs_lora", *_PLUS_RATIOS}
-    made: dict[str, Any] = {}
+    dropout = _dropout(reading, "network_dropout")
+    if _is_of_another_kind(reading) and "dropout" in arguments:
+        known.add("dropout")
+        dropout = {"dropout": plain(arguments["dropout"])}
+    made: dict[str, Any] = dropout
     if not says_no(plain(arguments.get("rs_lora", "False"))):
         made["rank_stabilized"] = True
     ratio = _plus_ratio(reading, arguments)
@@ -45,7 +49,6 @@ def _of_network(reading: Reading, optimizer_name: str) -> dict[str, Any]:
         reading.remarks.append(f"Not taken: a loraplus_lr_ratio of {show(ratio)}: prodigy finds one learning rate.")
     elif ratio:
         made["plus_ratio"] = ratio
-    made |= _dropout(reading, "network_dropout")
     say_not_taken(reading, "network_args", {name: arguments[name] for name in arguments if name not in known})
     return made
 

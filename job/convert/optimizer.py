@@ -22,24 +22,18 @@ _SAME: dict[str, tuple[str, Mapping[str, Any]]] = {
 }
 _ROUNDED = re.compile(r"(?:paged)?(adamw?|lion|sgd|sgdnesterov)(?:8bit|32bit)?")
 _COUPLED = ("adam", "sgd", "sgdnesterov")  # Their decay is added to the gradient.
-# What `optimizer_args` are called here, by the optimizer, beside `betas`.
+# Which `optimizer_args` an optimizer here may have, beside `betas`.
 _ARGUMENTS = {
-    "adamw": {"weight_decay": "weight_decay", "eps": "epsilon"},
-    "lion": {"weight_decay": "weight_decay"},
-    "prodigy": {
-        "weight_decay": "weight_decay",
-        "eps": "epsilon",
-        "beta3": "beta3",
-        "decouple": "decoupled_decay",
-        "use_bias_correction": "bias_correction",
-        "safeguard_warmup": "safeguard_warmup",
-        "d0": "d0",
-        "d_coef": "d_factor",
-        "growth_rate": "growth_rate",
-    },
-    "schedule_free_adamw": {"weight_decay": "weight_decay", "eps": "epsilon"},
-    "sgd": {"weight_decay": "weight_decay", "momentum": "momentum", "nesterov": "nesterov"},
+    "adamw": ("weight_decay", "eps"),
+    "lion": ("weight_decay",),
+    "prodigy": (
+        *("weight_decay", "eps", "beta3", "decouple", "use_bias_correction", "safeguard_warmup"),
+        *("d0", "d_coef", "growth_rate"),
+    ),
+    "schedule_free_adamw": ("weight_decay", "eps"),
+    "sgd": ("weight_decay", "momentum", "nesterov"),
 }
+_CALLED = {"eps": "epsilon"}  # here; the others have the same name
 _FLAGS = ("decouple", "use_bias_correction", "safeguard_warmup", "nesterov")
 _WITHOUT_BETAS = ("sgd",)
 _OF_SCHEDULE = ("warmup_steps",)  # of a schedule-free optimizer
@@ -122,11 +116,10 @@ def _of_arguments(reading: Reading, choice: Choice) -> dict[str, Any]:
     made: dict[str, Any] = {}
     others = {}
     for name, text in choice.arguments.items():
-        known = _ARGUMENTS[choice.name].get(name)
         betas = numbers(text) if name == "betas" and choice.name not in _WITHOUT_BETAS else []
         value = bool(plain(text)) if name in _FLAGS else plain(text)
-        if known is not None and not isinstance(value, str):
-            made |= {} if value is None else {known: value}
+        if name in _ARGUMENTS[choice.name] and not isinstance(value, str):
+            made |= {} if value is None else {_CALLED.get(name, name): value}
         elif len(betas) == 2:
             made |= {"beta1": betas[0], "beta2": betas[1]}
         elif not (name in _OF_SCHEDULE and choice.is_schedule_free):
