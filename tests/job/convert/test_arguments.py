@@ -18,7 +18,7 @@ _VALUES = {
     "optimizer_type": "Lion",
     "lr_scheduler": "cosine_with_restarts",
     "optimizer_args": "x=1",
-    "network_args": "x=1",
+    "network_args": "conv_dim=4",
     "caption_extension": ".cap",
     "sample_prompts": "here.txt",
     "network_module": "lycoris.kohya",
@@ -32,6 +32,10 @@ _VALUES = {
     "learning_rate": "0.01",
     "unet_lr": "0.01",
     "resolution": "128",
+    "noise_offset": "0.2",
+    "ip_noise_gamma": "0.2",
+    "network_dropout": "0.2",
+    "lora_dropout": "0.2",
 }
 _FLAGS = {
     "random_flip",
@@ -41,6 +45,8 @@ _FLAGS = {
     "use_lion_optimizer",
     "v_parameterization",
     "zero_terminal_snr",
+    "debiased_estimation_loss",
+    "scale_v_pred_loss_like_noise_pred",
 }
 
 
