@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -47,7 +47,7 @@ def collect_problems(
             path = tuple(key.split("."))
         whole, note = place(prefix + path)
         problem = Problem(*place_of(whole, document, options), found, allowed, suggestion, note)
-        problems.append(_as_of_others(problem, whole) if details["type"] == "extra_forbidden" else problem)
+        problems.append(_as_of_others(problem, whole) if found == _UNKNOWN else problem)
     return list(_naming_keys_once(problems))
 
 
@@ -148,8 +148,7 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
         case "missing":
             return "nothing", f"this {'item' if path and isinstance(path[-1], int) else 'key'} is required", None
         case "extra_forbidden":
-            known = _known_keys(model, path[:-1])
-            return _UNKNOWN, ", ".join(known) or "keys of the reference", nearest(str(path[-1]), known)
+            return _explain_key(details, model, path)
         case "literal_error":
             choices = [c.strip("'") for c in str(context["expected"]).replace(" or ", ", ").split(", ")]
             return value_text(value), ", ".join(choices), nearest(str(value), choices)
@@ -176,6 +175,25 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
     return value_text(value), message[:1].lower() + message[1:], None
 
 
+def _explain_key(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple[str, str, str | None]:
+    """As `_explain`, of a key that does not belong where it stands: it may be that of another member of a union."""
+    models, key, location = _models_at(model, path[:-1]), str(path[-1]), details["loc"]
+    tag = location[-2] if len(location) > 1 and location[-2:-1] != path[-2:-1] else None
+    chosen = [each for each in models if tag in _tags(each)] or models
+    owners = [str(name) for each in models if key in _keys([each]) for name in _tags(each)]
+    known = _keys(chosen)
+    allowed = ", ".join(known) or "keys of the reference"
+    if owners:
+        return f"a key of {', '.join(owners)}", allowed, None
+    return _UNKNOWN, allowed, nearest(key, known)
+
+
+def _tags(model: type[BaseModel]) -> list[Any]:
+    """The values by which a model is chosen among those of a union, such as an optimizer's name."""
+    literals = [field.annotation for field in model.model_fields.values() if get_origin(field.annotation) is Literal]
+    return [value for literal in literals for value in get_args(literal) if len(get_args(literal)) == 1]
+
+
 # What pydantic's kinds of errors allow.
 _TYPES = {
     "int_type": "a whole number",
@@ -194,13 +212,22 @@ _TYPES = {
 
 def _known_keys(model: Any, path: Path) -> list[str]:
     """The keys of the model that stands at `path` below `model`; for a union, those of all its members."""
+    return _keys(_models_at(model, path))
+
+
+def _keys(models: Sequence[type[BaseModel]]) -> list[str]:
+    return sorted({field.alias or key for model in models for key, field in model.model_fields.items()})
+
+
+def _models_at(model: Any, path: Path) -> list[type[BaseModel]]:
+    """The models that may stand at `path` below `model`: several for a union."""
     models = [model]
     for at, part in enumerate(path):
         if isinstance(part, int) or path[:at] == ("captioners",):  # There, keys are the names that users give.
             continue
         annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
         models = [found for annotation in annotations for found in _models_in(annotation)]
-    return sorted({field.alias or key for m in models for key, field in m.model_fields.items()})
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
