@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -40,14 +40,20 @@ def collect_problems(
         if details["type"] == "too_short" and details["input"]:
             continue  # pydantic counts valid items only, and the invalid ones already have problems of their own
         found, allowed, suggestion = _explain(details, model, path)
-        allowed = " or ".join([allowed, *(_explain(member, model, path)[1] for member in members[1:])])
+        for member in members[1:]:
+            also_allowed, also_meant = _explain(member, model, path)[1:]
+            allowed, suggestion = f"{allowed} or {also_allowed}", suggestion or also_meant
         if not path and details["type"] == "value_error":
             # The messages of a validator of the whole model begin with the key that they speak of.
             key, _, allowed = allowed.partition(": ")
             path = tuple(key.split("."))
         whole, note = place(prefix + path)
         problem = Problem(*place_of(whole, document, options), found, allowed, suggestion, note)
-        problems.append(_as_of_others(problem, whole) if found == _UNKNOWN else problem)
+        if details["type"] == "extra_forbidden":
+            whose = _section_at(model, details["loc"][:-1]).note_on(str(path[-1]))
+            told = f"{note} {whose}".strip()
+            problem = replace(problem, suggestion=None, note=told) if whose else _as_of_others(problem, whole)
+        problems.append(problem)
     return list(_naming_keys_once(problems))
 
 
@@ -108,9 +114,8 @@ def _of_the_meant_members(errors: Sequence[ErrorDetails], data: Any) -> Iterator
 
 
 def _is_of_another_type(details: ErrorDetails) -> bool:
-    """Whether the value has not even the type that was asked for."""
-    kind, value = details["type"], details["input"]
-    return kind in _TYPES or (kind == "literal_error" and not isinstance(value, str))
+    """Whether the value has not even the type that was asked for, or is none of the words: then another was meant."""
+    return details["type"] in _TYPES or details["type"] == "literal_error"
 
 
 def _written_path(details: ErrorDetails, data: Any) -> tuple[Path, bool]:
@@ -148,7 +153,9 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
         case "missing":
             return "nothing", f"this {'item' if path and isinstance(path[-1], int) else 'key'} is required", None
         case "extra_forbidden":
-            return _explain_key(details, model, path)
+            meant = _section_at(model, details["loc"][:-1]).meant
+            known = sorted({field.alias or key for m in meant for key, field in m.model_fields.items()})
+            return _UNKNOWN, ", ".join(known) or "keys of the reference", nearest(str(path[-1]), known)
         case "literal_error":
             choices = [c.strip("'") for c in str(context["expected"]).replace(" or ", ", ").split(", ")]
             return value_text(value), ", ".join(choices), nearest(str(value), choices)
@@ -175,25 +182,6 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
     return value_text(value), message[:1].lower() + message[1:], None
 
 
-def _explain_key(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple[str, str, str | None]:
-    """As `_explain`, of a key that does not belong where it stands: it may be that of another member of a union."""
-    models, key, location = _models_at(model, path[:-1]), str(path[-1]), details["loc"]
-    tag = location[-2] if len(location) > 1 and location[-2:-1] != path[-2:-1] else None
-    chosen = [each for each in models if tag in _tags(each)] or models
-    owners = [str(name) for each in models if key in _keys([each]) for name in _tags(each)]
-    known = _keys(chosen)
-    allowed = ", ".join(known) or "keys of the reference"
-    if owners:
-        return f"a key of {', '.join(owners)}", allowed, None
-    return _UNKNOWN, allowed, nearest(key, known)
-
-
-def _tags(model: type[BaseModel]) -> list[Any]:
-    """The values by which a model is chosen among those of a union, such as an optimizer's name."""
-    literals = [field.annotation for field in model.model_fields.values() if get_origin(field.annotation) is Literal]
-    return [value for literal in literals for value in get_args(literal) if len(get_args(literal)) == 1]
-
-
 # What pydantic's kinds of errors allow.
 _TYPES = {
     "int_type": "a whole number",
@@ -210,24 +198,36 @@ _TYPES = {
 }
 
 
-def _known_keys(model: Any, path: Path) -> list[str]:
-    """The keys of the model that stands at `path` below `model`; for a union, those of all its members."""
-    return _keys(_models_at(model, path))
+class _Section(NamedTuple):
+    """What may stand at a place of a manifest."""
+
+    meant: list[type[BaseModel]]  # the models whose keys may; of a union the member that the manifest names, or all
+    members: list[type[BaseModel]]  # all of the union; otherwise the same
+    tag: str | None = None  # the key that names a union's member
+
+    def tags(self, model: type[BaseModel]) -> tuple[str, ...]:
+        """The words that name this member of the union."""
+        return get_args(model.model_fields[self.tag].annotation) if self.tag else ()
+
+    def note_on(self, key: str) -> str:
+        """A sentence on the members that were not meant and take the key; empty where none does."""
+        takers = [m for m in self.members if m not in self.meant and key in m.model_fields]
+        words = [word for taker in takers for word in self.tags(taker)]
+        return f"It is a key of {self.tag}: {' or '.join(words)}." if words else ""
 
 
-def _keys(models: Sequence[type[BaseModel]]) -> list[str]:
-    return sorted({field.alias or key for model in models for key, field in model.model_fields.items()})
-
-
-def _models_at(model: Any, path: Path) -> list[type[BaseModel]]:
-    """The models that may stand at `path` below `model`: several for a union."""
-    models = [model]
-    for at, part in enumerate(path):
-        if isinstance(part, int) or path[:at] == ("captioners",):  # There, keys are the names that users give.
+def _section_at(model: type[BaseModel], location: Path) -> _Section:
+    """The section at a location of pydantic's, which holds the words that name members of unions, too."""
+    section = _Section([model], [model])
+    for at, part in enumerate(location):
+        if isinstance(part, int) or location[:at] == ("captioners",):  # There, keys are the names that users give.
             continue
-        annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [found for annotation in annotations for found in _models_in(annotation)]
-    return models
+        if len(section.meant) > 1 and (named := [m for m in section.members if part in section.tags(m)]):
+            section = section._replace(meant=named)
+        elif fields := [m.model_fields[part] for m in section.meant if part in m.model_fields]:
+            models = [found for field in fields for found in _models_in(field.annotation)]
+            section = _Section(models, models, next((str(f.discriminator) for f in fields if f.discriminator), None))
+    return section
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

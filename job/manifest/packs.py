@@ -60,13 +60,18 @@ class Pack:
         """The updates of a member."""
         return self.variants[self.members.index(member)].training.steps
 
+    @property
+    def ends(self) -> dict[Member, int]:
+        """The updates of each member."""
+        return {m: variant.training.steps for m, variant in zip(self.members, self.variants, strict=True)}
+
     def last_steps(self, step: int) -> dict[Member, int]:
         """The step that each member is at when the pack is at `step`: that, or its own last one."""
-        return {member: min(step, self.steps_of(member)) for member in self.members}
+        return {member: min(step, end) for member, end in self.ends.items()}
 
     def evaluations(self, every: int) -> dict[int, tuple[Member, ...]]:
         """The members that are scored at each step, ascending: at 0, at multiples of `every`, and at their last."""
-        steps = {0, *range(0, self.steps, every), *map(self.steps_of, self.members)}
+        steps = {0, *range(0, self.steps, every), *self.ends.values()}
         return {step: self.scored_at(step, every) for step in sorted(steps)}
 
     def scored_at(self, step: int, every: int) -> tuple[Member, ...]:

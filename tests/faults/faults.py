@@ -142,8 +142,8 @@ _RESUME = (
         "step-of-any-member",
         "A stop between the first checkpoints of two members makes every later start end with 46.",
         "job/stages/train/resume.py",
-        "if all(last in committed[member]",
-        "if any(last in committed[member]",
+        "if all(min(step, end) in committed[member]",
+        "if any(min(step, end) in committed[member]",
         (
             f"{RESUME}::test_a_first_checkpoint_that_only_one_member_has_is_made_anew",
             f"{RESUME}::test_a_pack_continues_from_the_newest_step_of_all_and_later_ones_are_removed",

@@ -109,7 +109,7 @@ class PackRun:
                 others than when the checkpoint was made.
         """
         run, pack = self._attempt.run, self._pack
-        step, states = rewind(run, pack, self._attempt.workdir, self._attempt.progress.warn, self._study.run_id)
+        step, states = rewind(run, pack.ends, self._attempt.workdir, self._attempt.progress.warn, self._study.run_id)
         for member, last in pack.last_steps(step).items():
             self._metrics[member] = self._rows_until(member, last)
         self._evaluation.read(step)

@@ -49,31 +49,6 @@ def test_a_key_of_another_trainer_is_named_as_here(key: str, meant: str) -> None
     assert f'Did you mean "{meant}"?' in str(problem)
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "owners", "allowed"),
-    [
-        (
-            "training.optimizer={name: lion, d_coef: 2}",
-            "d_coef",
-            "prodigy",
-            "beta1, beta2, learning_rate, name, weight_decay",
-        ),
-        (
-            "training.optimizer={momentum: 0.9}",
-            "momentum",
-            "sgd",
-            "beta1, beta2, epsilon, learning_rate, name, weight_decay",
-        ),
-        ("training.schedule={name: cosine, power: 2}", "power", "polynomial", "name, warmup_share, warmup_steps"),
-        ("training.weighting={name: debiased, gamma: 2}", "gamma", "min_snr, soft_min_snr", "name"),
-    ],
-)
-def test_a_key_of_another_name_says_whose_it_is(section: str, key: str, owners: str, allowed: str) -> None:
-    problem = only_problem(PLAIN, section)
-    assert problem.path.endswith(f".{key}")
-    assert (problem.found, problem.allowed, problem.suggestion) == (f"a key of {owners}", allowed, None)
-
-
 def test_epochs_say_how_steps_are_computed() -> None:
     assert str(only_problem(PLAIN, "epochs=3")).endswith(
         'Did you mean "training.steps"? Steps are epochs x images x repeats / images of an update.'
