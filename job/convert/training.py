@@ -10,7 +10,6 @@ from job.convert.optimizer import choose, optimizer
 from job.convert.schedule import schedule
 from job.convert.settings import Reading, as_number
 
-STEPS_TO_FILL_IN = 1000
 _PRECISION = {"no": "fp32", "fp32": "fp32", "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
@@ -25,11 +24,11 @@ def training(reading: Reading, folders: Sequence[Folder], *, zero_terminal_snr: 
     processes = reading.count("num_processes", "training.gradient_accumulation")
     if processes > 1:
         reading.remarks.append(f"An update of {processes} processes saw as many micro-batches as one does now.")
-    steps = _steps(reading, folders, batch * accumulation * processes)
+    length = _length(reading, folders, batch * accumulation * processes)
     flip = [name for name in ("flip_aug", "random_flip") if reading.flag(name, "training.random_flip")]
     precision, choice = _precision(reading), choose(reading)
     made = {
-        "steps": steps,
+        **length,
         "batch_size": batch,
         "gradient_accumulation": accumulation * processes,
         "optimizer": optimizer(reading, choice, batch * accumulation * processes),
@@ -41,31 +40,40 @@ def training(reading: Reading, folders: Sequence[Folder], *, zero_terminal_snr: 
     return made if precision is None else made | {"precision": precision}
 
 
-def _steps(reading: Reading, folders: Sequence[Folder], images: int) -> int:
-    """Optimizer updates. sd-scripts let epochs go before steps, diffusers' scripts the reverse.
+def _length(reading: Reading, folders: Sequence[Folder], images: int) -> dict[str, int]:
+    """How long is trained: so many updates, or epochs where nobody can tell how many updates those are.
+
+    sd-scripts let epochs go before steps, diffusers' scripts the reverse.
 
     Args:
         images: of an update.
     """
-    key = "training.steps"
     name = "max_train_epochs" if reading.program.is_kohya else "num_train_epochs"
     written = reading.setting(name)
     if reading.setting("max_train_steps") if not reading.program.is_kohya else written is None:
         for each in (name, "dataset_repeats"):
             reading.lose(each, "max_train_steps says how long is trained")
-        steps = reading.count("max_train_steps", key)
+        steps = reading.count("max_train_steps", "training.steps")
         if reading.setting("max_train_steps") is None:
             reading.remarks.append(f"Without max_train_steps or max_train_epochs, sd-scripts train {steps} steps.")
-        return steps
+        return {"steps": steps}
     reading.lose("max_train_steps", f"{name} goes before it")
     reading.taken.add("dataset_repeats")
-    epochs, seen = reading.count(name, key), images_of_epoch(reading, folders)
+    epochs, seen = reading.count(name, "training.epochs"), images_of_epoch(reading, folders)
     if seen is None:
-        reading.miss(key, f"{epochs} epochs x images x repeats / {images} images of an update; no images are here")
-        return STEPS_TO_FILL_IN
+        return {"epochs": epochs * _repeats(reading, folders, epochs)}
     if written is not None and written.name == "epoch":  # the GUI makes steps of it, without rounding every epoch
-        return math.ceil(seen / images * epochs)
-    return epochs * math.ceil(seen / images)
+        return {"steps": math.ceil(seen / images * epochs)}
+    return {"steps": epochs * math.ceil(seen / images)}
+
+
+def _repeats(reading: Reading, folders: Sequence[Folder], epochs: int) -> int:
+    """How often an epoch of the other trainer shows an image, of images that are not here."""
+    repeats = {folder.repeats for folder in folders}
+    if not reading.program.is_kohya or (reading.configuration.subsets and len(repeats) == 1):
+        return max(repeats, default=1)
+    reading.miss("training.epochs", f"{epochs} x how often an epoch there repeats an image; no images are here")
+    return 1
 
 
 def images_of_epoch(reading: Reading, folders: Sequence[Folder]) -> int | None:

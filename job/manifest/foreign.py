@@ -98,7 +98,7 @@ _KEYS = {
 
 # Settings whose value a key's is computed from, by how.
 _COMPUTED = {
-    ("training.steps", "steps are epochs x images x repeats / images of an update"): (
+    ("training.epochs", "an epoch shows every image that is trained on once"): (
         "max_train_epochs num_train_epochs num_epochs epochs epoch dataset_repeats num_repeats repeats"
     ),
     ("base_model.revision", "which version of a model from a hub"): "revision",

@@ -102,7 +102,8 @@ def test_kohya_toml_with_sections_and_a_dataset() -> None:
     assert training["noise"] == {"offset": 0.1}
     for phrase in ("text_encoder_lr", "keep_tokens = 1", "AdamW8bit becomes adamw in single precision"):
         assert phrase in said
-    assert "Fill in training.steps: 10 epochs" in said
+    assert training["epochs"] == 10
+    assert "Fill in training.epochs: 10 x how often" in said  # 10 times and twice
 
 
 def test_shell_files_are_read_as_a_shell_would_and_not_run() -> None:
@@ -258,6 +259,18 @@ def test_epochs_become_steps(images: Callable[..., Path]) -> None:
     assert 'not "drawing"' in said
     data, _ = converted(lines + "validation_split = 0.4")
     assert data["training"]["steps"] == 2 * 6  # 5 x 13 images
+
+
+def test_epochs_stay_where_no_images_are_here(tmp_path: Path) -> None:
+    command = "train_text_to_image_lora.py --pretrained_model_name_or_path a/b --dataset_name x --num_train_epochs 7"
+    data, said = converted(command, "go.sh")
+    assert data["training"]["epochs"] == 7
+    assert "steps" not in data["training"]
+    assert "Fill in training" not in said
+    (tmp_path / "d.toml").write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "nowhere"\nnum_repeats = 3\n')
+    data, said = converted('max_train_epochs = 7\ndataset_config = "d.toml"', str(tmp_path / "a.toml"))
+    assert data["training"]["epochs"] == 7 * 3
+    assert "Fill in training" not in said
 
 
 def test_the_gui_rounds_epochs_once(images: Callable[..., Path]) -> None:

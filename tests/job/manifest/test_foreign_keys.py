@@ -49,9 +49,9 @@ def test_a_key_of_another_trainer_is_named_as_here(key: str, meant: str) -> None
     assert f'Did you mean "{meant}"?' in str(problem)
 
 
-def test_epochs_say_how_steps_are_computed() -> None:
+def test_epochs_say_what_they_are() -> None:
     assert str(only_problem(PLAIN, "epochs=3")).endswith(
-        'Did you mean "training.steps"? Steps are epochs x images x repeats / images of an update.'
+        'Did you mean "training.epochs"? An epoch shows every image that is trained on once.'
     )
 
 
