@@ -279,7 +279,7 @@ def test_packs_hold_what_passes_through_the_unet_alike() -> None:
 
 def test_epochs_are_steps_once_images_are_counted() -> None:
     manifest = load(SMALL.replace("{steps: 10}", "{epochs: 2.5}"), "variants.two.training.steps=7")
-    assert [variant.training.steps for variant in resolve_variants(manifest)] == [0, 7]
+    assert [variant.training.last_step for variant in resolve_variants(manifest)] == [0, 7]
     one, two = resolve_variants(manifest, images=11)  # 27.5 images, four an update
     assert [one.training.steps, one.training.epochs, two.training.steps] == [7, None, 7]
     (pack,) = packs_of(manifest, images=1)
