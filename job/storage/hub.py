@@ -58,7 +58,9 @@ def fetch_hub(
     """
     for _ in range(2):
         folder = _fetch(what, repository, revision, patterns, moved)
-        damaged = [blob for blob in _blobs(folder, patterns) if _is_named_by_hash(blob) and not _is_whole(blob, moved)]
+        # The hub's cache keeps files behind links, under the hash that the hub told for each.
+        blobs = (path.resolve() for path in _files(folder, patterns))
+        damaged = [blob for blob in blobs if _is_named_by_hash(blob) and not _is_whole(blob, moved)]
         if not damaged:
             return folder
         for blob in damaged:
@@ -69,14 +71,15 @@ def fetch_hub(
 
 def unverified_in(folder: Path, patterns: Sequence[str]) -> list[str]:
     """The names of the files that match, in a folder that `fetch_hub` gave, for which its cache keeps no hash."""
-    return [blob.name for blob in _blobs(folder, patterns) if not _is_named_by_hash(blob)]
+    files = (path for path in _files(folder, patterns) if not _is_named_by_hash(path.resolve()))
+    return [path.relative_to(folder).as_posix() for path in files]
 
 
-def _blobs(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
-    """The files that match, as the hub's cache keeps them: behind links, under the hash that the hub told for each."""
+def _files(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    """The files below a folder that match, sorted."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
-            yield path.resolve()
+            yield path
 
 
 def _is_named_by_hash(blob: Path) -> bool:

@@ -45,9 +45,9 @@ def test_a_file_that_a_hub_sends_damaged_is_fetched_again_and_never_used(tmp_pat
 
 
 def test_files_of_a_cache_without_hashes_are_unverified(tmp_path: Path) -> None:
-    """Such is a cache on a disk that has no links."""
-    for name in ("blobs/" + "0a" * 32, "snapshot/config.json", "snapshot/README.md"):
+    """Such is a cache on a disk that has no links. Files of one name in several folders are several."""
+    for name in ("blobs/" + "0a" * 32, "snapshot/config.json", "snapshot/vae/config.json", "snapshot/README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "snapshot" / "model.safetensors").symlink_to(tmp_path / "blobs" / ("0a" * 32))
-    assert unverified_in(tmp_path / "snapshot", ["*.json", "*.safetensors"]) == ["config.json"]
+    assert unverified_in(tmp_path / "snapshot", ["*.json", "*.safetensors"]) == ["config.json", "vae/config.json"]
