@@ -23,7 +23,7 @@ _FIRST = f"{UNET}input_blocks.0.0.weight"  # the UNet's first layer, whose shape
 _EMA = "model_ema."
 VAES = ("first_stage_model.", "vae.")
 # The prefixes of a text encoder: of SD 1.x, of SD 2.x, and each as programs write it that came with SDXL.
-_TEXT = ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.")
+TEXTS = ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.")
 _OF_INPUTS = {5: "depth", 7: "upscaling", 8: "editing by instructions", 9: "inpainting"}  # by channels that go in
 _OLDER_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _A_MODEL = "Name a text-to-image checkpoint of Stable Diffusion 1.x or 2.x."
@@ -114,8 +114,8 @@ def _what_is_wrong(header: Header, *, has_vae: bool) -> tuple[str, str]:
     channels = header.shapes[_FIRST][1] if len(header.shapes[_FIRST]) > 1 else 0
     if channels in _OF_INPUTS:
         return f"is a model for {_OF_INPUTS[channels]}: its UNet takes {channels} channels", _A_MODEL
-    if not header.has(*_TEXT):
-        return f"has no text encoder ({_TEXT[0]}*)", "Name a whole checkpoint: UNet, text encoder and VAE in one file."
+    if not header.has(*TEXTS):
+        return f"has no text encoder ({TEXTS[0]}*)", "Name a whole checkpoint: UNet, text encoder and VAE in one file."
     if not has_vae and not header.has(*VAES):
         return f"has no VAE ({VAES[0]}*)", NAME_A_VAE
     return "", ""

@@ -9,10 +9,19 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from lora_engine.errors import ModelError
 from lora_engine.models.accepted import WITH_WEIGHTS, refuse_pickle
-from lora_engine.models.checkpoint import VAES, Header, current_name, read_header, require_checkpoint, require_tensors
+from lora_engine.models.checkpoint import (
+    TEXTS,
+    VAES,
+    Header,
+    current_name,
+    read_header,
+    require_checkpoint,
+    require_tensors,
+)
 from lora_engine.models.loading import empty_part, model_errors
 from lora_engine.models.schedule import pipeline_index
 from lora_engine.system.limits import raise_if_limit
@@ -20,6 +29,9 @@ from lora_engine.system.limits import raise_if_limit
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the libraries whose classes a pipeline may name
 _CLIP = "cond_stage_model.transformer."  # the text encoder of SD 1.x
 _CLIP_NAMES = (f"{_CLIP}text_model.", "conditioner.embedders.0.transformer.text_model.", _CLIP)  # NovelAI's is the last
+_OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.0.model.")  # the text encoder of SD 2.x
+# Names by which the library knows a text encoder.
+_KNOWN = (_CLIP_NAMES[0], f"{_OPEN_CLIP[0]}token_embedding.weight", f"{_OPEN_CLIP[1]}text_projection")
 _FITS = "Check base_model.components, which says how large the parts are: for SD 2.x, name a pipeline of SD 2.x there."
 
 
@@ -56,16 +68,16 @@ def require_fitting(checkpoint: Path, components: Path, *, has_vae: bool = False
 
 
 def _converted_shapes(header: Header, components: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The shapes of the tensors of UNet, VAE and CLIP text encoder, where they are there, by diffusers' names."""
+    """The shapes of the tensors of UNet, text encoder and VAE, if it is there, by diffusers' names."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
     tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
-    with model_errors(components, "unet and VAE"):
+    with model_errors(components, "unet, text encoder and VAE"):
         converted = {"unet": convert_ldm_unet_checkpoint(tensors, config=_config(components, "unet"))}
         if header.has(*VAES):
             converted["vae"] = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae"))
-    if clip := _clip_names(header):
-        converted["text_encoder"] = {name: tensors[stored] for name, stored in clip.items()}
+        encoder = empty_part(components / "text_encoder", "text_encoder")
+        converted["text_encoder"] = _text_tensors(header, tensors, encoder)
     return {part: {name: tuple(t.shape) for name, t in found.items()} for part, found in converted.items()}
 
 
@@ -74,6 +86,25 @@ def _clip_names(header: Header) -> dict[str, str]:
     for prefix in _CLIP_NAMES:
         if header.has(f"{prefix}embeddings."):
             return {name.removeprefix(prefix): name for name in header.shapes if name.startswith(prefix)}
+    return {}
+
+
+def _text_tensors(header: Header, tensors: Mapping[str, Tensor], encoder: Any) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's text encoder by the model's own names; none where it has others than are known.
+
+    Args:
+        encoder: the model, which may be empty.
+    """
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    if clip := _clip_names(header):
+        return {name: tensors[stored] for name, stored in clip.items()}
+    for prefix in _OPEN_CLIP:
+        # With this tensor, which belongs to no part of the pipeline, the library would take its size for the encoder's.
+        names = [name for name in header.shapes if name.startswith(prefix) and name != f"{prefix}text_projection"]
+        if any(name.startswith(f"{prefix}transformer.resblocks.") for name in names):
+            found = convert_open_clip_checkpoint(encoder, {name: tensors[name] for name in names}, prefix)
+            return {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
     return {}
 
 
@@ -99,7 +130,7 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path, *, has
     if not header.has(*VAES):
         given["vae"] = None
     try:
-        if not header.has(_CLIP_NAMES[0]) and _clip_names(header):
+        if not header.has(*_KNOWN):
             given["text_encoder"] = _text_encoder(checkpoint, header, components)
         with _with_plain_suffix(checkpoint, folder.parent) as path:
             pipeline = StableDiffusionPipeline.from_single_file(
@@ -159,7 +190,10 @@ def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
 def _text_encoder(checkpoint: Path, header: Header, components: Path) -> Any:
     """The text encoder of a checkpoint that names its tensors in a way which the library does not know."""
     encoder = empty_part(components / "text_encoder", "text_encoder")
-    _fill(encoder, checkpoint, _clip_names(header))
+    with safe_open(checkpoint, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in header.shapes if name.startswith(TEXTS)}
+    found = _text_tensors(header, tensors, encoder)
+    encoder.load_state_dict({name: found[name].float() for name in encoder.state_dict()}, assign=True)
     return encoder.eval()
 
 
