@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
+from job.manifest.models import BaseModelConfig
 from job.manifest.schema import Manifest, ModelPlace
 from job.storage import Patience, Storage, StorageSettings, is_remote, join, open_storage
 from job.storage.hub import is_hub, refuse_bare_name
@@ -14,10 +15,11 @@ from job.storage.probe import probe_conditions, probe_source, probe_write
 from job.storage.uris import as_folder, is_shipped, local_path
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.models import BaseModelUse
+from lora_engine.models import use
 from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
 from lora_engine.models.captioner_kind import captioner_kind, reader_of
-from lora_engine.models.checkpoint import require_checkpoint
-from lora_engine.models.files import LocalModel, check_safetensors, holds_safetensors, vae_folder
+from lora_engine.models.checkpoint import read_header, require_checkpoint
+from lora_engine.models.files import LocalModel, check_safetensors, holds_safetensors, vae_folder, weight_files
 from lora_engine.system.distributed import ALONE, Processes
 
 # The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
@@ -98,6 +100,8 @@ def check_trainable(manifest: Manifest) -> None:
     if not is_remote(base.source) and local_path(base.source).is_dir():
         _require_trainable(manifest, loras)
         return
+    if not is_remote(base.source):
+        _require_usable(manifest)
     is_sd1 = bool(_SD1.search(base.source.rstrip("/").rpartition("/")[2]))
     for lora in loras:
         if lora.target_modules == LoraConfig().target_modules:  # all UNets have these
@@ -109,6 +113,28 @@ def check_trainable(manifest: Manifest) -> None:
                     f"lora.target_modules names {target!r}, which is no linear layer in a block of the UNet.",
                     "Choose among to_q, to_k, to_v, to_out.0, net.0.proj, net.2, time_emb_proj.",
                 )
+
+
+def _require_usable(manifest: Manifest) -> None:
+    """Refuse a checkpoint on this machine that cannot be used as the manifest says, or whose VAE does not fit it."""
+    base, samples = manifest.base_model, manifest.evaluation.samples
+    header = read_header(local_path(base.source), "base_model.source")
+    components = None if is_remote(base.components) else local_path(base.components)
+    use.require_use(header, base.use, samples.sampler if samples else None, components)
+    _require_vae_for(header.channels, base)
+
+
+def _require_vae_for(channels: int, base: BaseModelConfig) -> None:
+    """Refuse a VAE on this machine that is none, or is for other latents than the UNet takes."""
+    if base.vae is None or is_remote(base.vae):
+        return
+    path = local_path(base.vae)
+    files = (
+        weight_files(LocalModel(vae_folder(path), base.allow_pickle), "base_model.vae") if path.is_dir() else (path,)
+    )
+    shapes = {name: shape for file in files for name, shape in read_header(file, "base_model.vae").shapes.items()}
+    if files:  # There are none where its weights are pickles that are allowed.
+        use.require_vae(shapes, path.name, channels)
 
 
 def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig]) -> None:
@@ -123,6 +149,8 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig]) -> Non
     stable_diffusion.require_weights(model, has_vae=base.vae is None or vae is not None)
     for lora in loras:
         stable_diffusion.require_trainable(model, lora)
+    if vae is None:
+        _require_vae_for(stable_diffusion.latent_channels(model), base)
     if samples is not None:
         schedule.load_sampler(model, samples.sampler)
 

@@ -54,6 +54,12 @@ class Header:
         return any(name.startswith(prefixes) for name in self.shapes)
 
     @property
+    def channels(self) -> int:
+        """Of the latents that the UNet takes; 0 where there is none."""
+        shape = self.shapes.get(_FIRST, ())
+        return shape[1] if len(shape) > 1 else 0
+
+    @property
     def predicts(self) -> PredictionType | None:
         """What the file says that its UNet predicts; None where it says nothing of it."""
         said = self.metadata.get("modelspec.prediction_type", "").lower()
@@ -111,9 +117,8 @@ def _what_is_wrong(header: Header, *, has_vae: bool) -> tuple[str, str]:
         return _without_unet(header)
     if _FIRST not in header.shapes:
         return f"lacks {_FIRST}, so its UNet is not that of Stable Diffusion 1.x or 2.x, or not whole", _A_MODEL
-    channels = header.shapes[_FIRST][1] if len(header.shapes[_FIRST]) > 1 else 0
-    if channels in _OF_INPUTS:
-        return f"is a model for {_OF_INPUTS[channels]}: its UNet takes {channels} channels", _A_MODEL
+    if header.channels in _OF_INPUTS:
+        return f"is a model for {_OF_INPUTS[header.channels]}: its UNet takes {header.channels} channels", _A_MODEL
     if not header.has(*TEXTS):
         return f"has no text encoder ({TEXTS[0]}*)", "Name a whole checkpoint: UNet, text encoder and VAE in one file."
     if not has_vae and not header.has(*VAES):

@@ -18,6 +18,7 @@ from lora_engine.models.files import LocalModel, how_to_load, weight_files
 from lora_engine.models.finite import REMEDY, why_not_finite
 from lora_engine.models.loading import empty_part, model_errors
 from lora_engine.models.schedule import load_noise_schedule
+from lora_engine.models.use import require_layers
 
 # The keys of a UNet's configuration that ask for inputs which Stable Diffusion 1.x and 2.x do not have.
 _OTHER_INPUTS = (
@@ -92,11 +93,7 @@ def require_trainable(model: LocalModel, config: LoraConfig) -> None:
     load_noise_schedule(model)
     unet = empty_part(model.path / "unet", "unet")
     layers = _require_plain_inputs(model, unet)
-    if model.use.clip_skip > layers:
-        raise ModelError(
-            f"base_model.clip_skip is {model.use.clip_skip}, but the text encoder has {layers} layers.",
-            f"Let it be {layers} at most; 1 is the last layer, and 2 the one before it.",
-        )
+    require_layers(model.use, layers)
     if files := _unet_files(model):
         _require_whole(unet, files, _key(model, "unet"))
     lora.matching_modules(unet, config)
@@ -217,6 +214,12 @@ def load_tokenizer(model: LocalModel) -> Any:
     from transformers import CLIPTokenizer
 
     return _load(model, "tokenizer", CLIPTokenizer)
+
+
+def latent_channels(model: LocalModel) -> int:
+    """The channels of the latents that the UNet takes."""
+    with model_errors(model.path, "unet"):
+        return int(json.loads((model.path / "unet" / "config.json").read_bytes())["in_channels"])
 
 
 def native_resolution(model: LocalModel) -> int:
