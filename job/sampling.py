@@ -61,6 +61,7 @@ class Order:
     best: bool  # the best checkpoints instead of all
     base: bool  # the base model; with `best` beside these
     base_model: str | None  # instead of the run's
+    vae: str | None  # instead of the run's; for an adapter's file, instead of the base model's own
     clip: str | None  # instead of the run's
     device: DeviceChoice | None  # instead of the run's
     template: str | None  # how an adapter's file is prompted as it was trained
@@ -117,11 +118,13 @@ def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> s
 
 
 def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
-    """The base model that a run was trained on. 46 where another one is there."""
+    """The base model that a run was trained on, with the VAE that it was. 46 where another one is there."""
     manifest = study.manifest
     config = manifest.base_model
     if order.base_model is not None:
         config = config.model_copy(update={"source": order.base_model, "revision": None})
+    if order.vae is not None:
+        config = config.model_copy(update={"vae": order.vae, "vae_revision": None})
     base = fetch_base(place, config, manifest.model_storage())
     if base.sha256 != study.resolved.models.base.sha256:
         raise JobError(
@@ -131,11 +134,11 @@ def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
             "Name that one: --base-model SOURCE.",
         )
     vae = study.resolved.models.vae
-    if vae is not None and base.part("vae").sha256 != vae.sha256:
+    if config.vae is not None and (vae is None or base.part("vae").sha256 != vae.sha256):
         raise JobError(
             ExitCode.CONFLICT,
             f"{config.vae} is not the VAE that {place.run.root} was trained with.",
-            "Put that one there again.",
+            "Leave --vae out: that is the base model's own." if vae is None else "Name that one: --vae SOURCE.",
         )
     return base
 
@@ -179,7 +182,7 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
         path = _fetch_file(place, uri)
         from_file.require_unet_alone(path)
         use = from_file.base_model_use(path)
-        base_config = BaseModelConfig(source=order.base_model, **use.model_dump(exclude_defaults=True))
+        base_config = BaseModelConfig(source=order.base_model, vae=order.vae, **use.model_dump(exclude_defaults=True))
         base = fetch_base(place, base_config, StorageSettings())
         clip = fetch_clip(place, None if order.clip is None else ClipConfig(source=order.clip), StorageSettings())
         member = Member(_variant_of(path.stem), 0)
@@ -190,6 +193,7 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
         resolution = stable_diffusion.native_resolution(base)
         adapters = {member.variant: (captions, order.template)}
         weights = f"{LocalModel(path).sha256} {base.sha256}"
+        weights += "" if base.vae is None else f" {base.part('vae').sha256}"
         wanted = _wanted(place, order, order.config, resolution, adapters, base, clip, weights)
         steps = [SampledStep(0, False, (member,)), SampledStep(_FILE_STEP, False, (member,))]
 
