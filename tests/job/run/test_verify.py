@@ -12,6 +12,7 @@ import pytest
 from job import layout
 from job.errors import ExitCode, JobError
 from job.report.publish import publish_report
+from job.report.side_by_side.publish import publish_side_by_side
 from job.run.collect import collect
 from job.run.hashes import CaptionHashes, captions_hash, metrics_hash
 from job.run.success import read_success, write_success
@@ -60,6 +61,13 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 
 def edit(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def as_of_an_earlier_version(folder: Path) -> None:
+    """Take from a finished run what earlier versions did not write."""
+    (folder / layout.SUCCESS).write_bytes(b"")
+    for path in (folder / layout.RESOLVED, folder / layout.ADAPTER_INDEX, *folder.rglob(layout.COMMIT_NAME)):
+        edit(path, run_id=None)
 
 
 def problems(folder: Path, depth: Depth = Depth.ALL) -> dict[str, str]:
@@ -131,7 +139,7 @@ def test_what_is_missing_or_altered_is_named(folder: Path, key: str, harm: Calla
 def test_a_finished_run_without_a_checkpoint_is_not_done(folder: Path, *, is_earlier: bool) -> None:
     """An earlier version listed nothing; its pointers and its report name the checkpoints all the same."""
     if is_earlier:
-        (folder / layout.SUCCESS).write_bytes(b"")
+        as_of_an_earlier_version(folder)
     shutil.rmtree(folder / layout.all_checkpoints(MEMBER))
     assert {COMMIT, f"{layout.checkpoint(MEMBER, 2)}/a.safetensors"} <= problems(folder, Depth.SIZES).keys()
     done = lora_job("status", folder)
@@ -140,6 +148,68 @@ def test_a_finished_run_without_a_checkpoint_is_not_done(folder: Path, *, is_ear
     assert str(folder / layout.all_checkpoints(MEMBER)) in done.stderr
     (folder / layout.final(OTHER)).unlink()
     assert "is missing, though the run is finished" in problems(folder, Depth.SIZES)[layout.final(OTHER)]
+
+
+def shortened(folder: Path) -> None:
+    edit(folder / layout.SUCCESS, files=json.loads((folder / layout.SUCCESS).read_text())["files"][:1])
+
+
+def another_commit(folder: Path) -> None:
+    shutil.copytree(folder / LAST, folder / layout.checkpoint(MEMBER, 6))
+    edit(folder / layout.checkpoint(MEMBER, 6) / layout.COMMIT_NAME, step=6)
+
+
+@pytest.mark.parametrize(
+    ("lie", "key"),
+    [
+        (lambda folder: (folder / layout.SUCCESS).write_bytes(b""), layout.SUCCESS),
+        (lambda folder: (folder / layout.SUCCESS).write_bytes(b"{}"), layout.SUCCESS),
+        (shortened, layout.COMPARISON),
+        (another_commit, f"{layout.checkpoint(MEMBER, 6)}/{layout.COMMIT_NAME}"),
+    ],
+    ids=["emptied", "braces", "shortened", "another commit"],
+)
+def test_what_a_finished_run_does_not_list_is_not_believed(
+    folder: Path, lie: Callable[[Path], object], key: str
+) -> None:
+    """An emptied list would otherwise be taken for that of an earlier version, and nothing be compared any more."""
+    (folder / "report" / ".notes").write_text("Somebody else's file.")
+    assert problems(folder) == {}
+    lie(folder)
+    assert "_SUCCESS" in problems(folder, Depth.SIZES)[key]
+
+
+@pytest.mark.parametrize("text", [None, '{"sha256": {}}'])
+def test_captions_without_a_hash_are_named(unfinished: Path, tmp_path: Path, text: str | None) -> None:
+    folder = Path(shutil.copytree(unfinished, tmp_path / "run"))
+    (folder / layout.CAPTION_HASHES).unlink()
+    if text is not None:
+        (folder / layout.CAPTION_HASHES).write_text(text)
+    assert "has no hash of data/captions/a.jsonl" in problems(folder)[layout.CAPTION_HASHES]
+
+
+def test_a_lost_index_of_adapters_is_no_sign_of_an_earlier_version(folder: Path, tmp_path: Path) -> None:
+    (folder / layout.ADAPTER_INDEX).unlink()
+    with pytest.raises(JobError, match=r"index\.json is missing") as caught:
+        collect(folder_of(str(folder)), tmp_path / "there", adapters_alone=True)
+    assert caught.value.code == ExitCode.CONFLICT
+
+
+def test_an_altered_run_is_not_put_beside_others(folder: Path, finished: Path, tmp_path: Path) -> None:
+    for key in (layout.captions("a"), layout.COMPARISON):
+        whole = (folder / key).read_bytes()
+        flip(folder / key)
+        with pytest.raises(JobError, match=f"{key} was altered") as caught:
+            publish_side_by_side([folder_of(str(folder)), folder_of(str(finished))], str(tmp_path / "there"))
+        assert caught.value.code == ExitCode.CONFLICT
+        (folder / key).write_bytes(whole)
+    assert not (tmp_path / "there").exists()
+
+
+def test_no_samples_leave_an_adapter_out_without_a_word(folder: Path) -> None:
+    edit(folder / layout.best(MEMBER), step=3)
+    done = lora_job("sample", folder, "--prompt", "a heart", "--best")
+    assert (done.returncode, "step-000003" in done.stderr) == (46, True), done.stderr
 
 
 def test_the_commands_name_what_is_wrong(folder: Path, tmp_path: Path) -> None:
@@ -189,6 +259,17 @@ def change_captions(folder: Path) -> str:
     return r"captions/b\.jsonl was altered: data/captions\.json says "
 
 
+def double_rows(folder: Path) -> str:
+    path = folder / layout.validation(MEMBER)
+    path.write_text(path.read_text() * 2)
+    return r"validation\.jsonl has a step twice"
+
+
+def list_a_file_twice(folder: Path) -> str:
+    edit(folder / COMMIT, files=2 * json.loads((folder / COMMIT).read_text())["files"])
+    return r"step-000004/COMMIT\.json does not hold .*a file is listed twice"
+
+
 def copy_another_members(folder: Path) -> str:
     shutil.copytree(folder / layout.checkpoint(OTHER, 4), folder / LAST, dirs_exist_ok=True)
     return r"a/.*/step-000004/COMMIT\.json is the commit of b-seed-1 at step 4"
@@ -211,7 +292,16 @@ def point_elsewhere(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "lie",
-    [change_metrics, change_captions, copy_another_members, copy_another_steps, copy_another_runs, point_elsewhere],
+    [
+        change_metrics,
+        change_captions,
+        double_rows,
+        list_a_file_twice,
+        copy_another_members,
+        copy_another_steps,
+        copy_another_runs,
+        point_elsewhere,
+    ],
 )
 def test_a_lie_before_the_report_is_refused_by_it(unfinished: Path, tmp_path: Path, lie: Callable[[Path], str]) -> None:
     folder = Path(shutil.copytree(unfinished, tmp_path / "run"))
@@ -242,10 +332,8 @@ def test_a_folder_that_holds_another_run_is_not_collected_into(folder: Path, unf
 def test_of_runs_of_earlier_versions_it_is_told_when_they_began_and_how_they_are_called(
     folder: Path, tmp_path: Path
 ) -> None:
-    (folder / layout.SUCCESS).write_bytes(b"")
+    as_of_an_earlier_version(folder)
     resolved = json.loads((folder / layout.RESOLVED).read_text())
-    for path in (folder / layout.RESOLVED, folder / layout.ADAPTER_INDEX, *folder.rglob(layout.COMMIT_NAME)):
-        edit(path, run_id=None)
     assert problems(folder) == {}
     run = folder_of(str(folder))
     collect(run, tmp_path / "whole")
