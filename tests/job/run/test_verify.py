@@ -14,10 +14,10 @@ from job.errors import ExitCode, JobError
 from job.report.publish import publish_report
 from job.report.side_by_side.publish import publish_side_by_side
 from job.run.collect import collect
-from job.run.hashes import CaptionHashes, captions_hash, metrics_hash
+from job.run.hashes import metrics_hash
 from job.run.success import read_success, write_success
 from job.run.verify import Depth, is_source_of_report, require_whole, verify
-from lora_engine.records import CaptionRecord, StepRecord
+from lora_engine.records import StepRecord
 from tests.job.report.cases import CASES, A, B
 from tests.job.report.made_run import Design, make_run
 from tests.job.small_run import folder_of
@@ -33,14 +33,12 @@ COMMIT = f"{LAST}/{layout.COMMIT_NAME}"
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is trained, with hashes of its rows, and not reported yet."""
     made = make_run(tmp_path_factory.mktemp("made"), Design([A, B], CASES["lower, however prompted"].losses))
-    run, hashes = made.run, {}
+    run = made.run
     for member in (MEMBER, OTHER):
         rows = run.read_rows(layout.metrics(member), StepRecord) or []
         for step in (2, 4):
             path = made.folder / layout.checkpoint(member, step) / layout.COMMIT_NAME
             edit(path, metrics_sha256=metrics_hash(rows[:step]))
-        hashes[member.variant] = captions_hash(run.read_rows(layout.captions(member.variant), CaptionRecord) or [])
-    run.write_stored(layout.CAPTION_HASHES, CaptionHashes(sha256=hashes))
     return made.folder
 
 
