@@ -29,6 +29,7 @@ from job.run.identity import differences, identity, identity_conflicts
 from job.run.resolved import Resolved
 from job.run.samples import SampleSet, make_sample_set
 from job.run.unit import unit_of
+from job.run.verify import Depth, is_source_of_report, require_whole
 from job.stages.models import fetch_base, fetch_clip
 from job.stages.sample import Measuring, SampledStep, has_samples, sample, sample_pack
 from job.storage import StorageSettings, is_remote
@@ -91,6 +92,8 @@ def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> s
             the set's name.
     """
     study = _read_run(run)
+    if run.exists(layout.SUCCESS):
+        require_whole(run, Depth.SIZES, stop.check, is_source_of_report)
     manifest, settings, samples = study.manifest, study.manifest.model_storage(), study.manifest.evaluation.samples
     with _workplace(run, workdir, stop) as place:
         device = _set_up_device(place, order.device or manifest.device)
@@ -309,9 +312,12 @@ def _steps(place: Workplace, pack: Pack, order: Order) -> list[SampledStep]:
     if order.base or not order.best:
         members_at[0] = list(pack.members)
     for member in pack.members:
+        best = place.run.read_stored(layout.best(member), BestPointer) if order.best else None
         steps = set(checkpoints.committed_steps(place.run, member))
         if order.best:
-            best = place.run.read_stored(layout.best(member), BestPointer)
+            if best is not None and best.step not in steps:
+                text = f"{place.run.uri(layout.best(member))} names step {best.step}, of which there is no checkpoint."
+                raise JobError(ExitCode.CONFLICT, text, checkpoints.RESTORE)
             steps &= set() if best is None else {best.step}
             if not steps:
                 place.progress.warn(f"{member.adapter_name} has no best checkpoint; no samples of it are drawn")

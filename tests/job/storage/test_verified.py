@@ -214,3 +214,21 @@ def test_a_bomb_is_not_unpacked_to_check_it(tmp_path: Path):
     assert is_whole(tmp_path / "bomb.gz") is None
     (tmp_path / "not.zip").write_bytes(DATA)
     assert is_whole(tmp_path / "not.zip") is False
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_not_whole_however_it_is_packed(tmp_path: Path, method: int):
+    chance, path = random.Random(11), tmp_path / "a.zip"
+    print("seed 11")
+    content = chance.randbytes(200) + bytes(300)
+    with zipfile.ZipFile(path, "w", method) as packed:
+        packed.writestr("a.bmp", content)
+    whole = path.read_bytes()
+    assert is_whole(path)
+    for _ in range(300):
+        data, at = bytearray(whole), chance.randrange(len(whole))
+        data[at : at + 4] = chance.choice([bytes([data[at] ^ 1 << chance.randrange(8)]), chance.randbytes(4)])
+        path.write_bytes(data)
+        if is_whole(path):  # the last bits of some streams, dates and names are under no checksum
+            with zipfile.ZipFile(path) as packed:
+                assert [packed.read(member) for member in packed.infolist()] == [content]
