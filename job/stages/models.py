@@ -175,7 +175,8 @@ def fetch_model(
         repository = repository_of(source)
         with place.progress.doing("Fetching a model from the hub", f"Fetching {source}, if its cache lacks it"):
             folder = wait_for(
-                lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved), place.stop.check
+                lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved, place.patience),
+                place.stop.check,
             )
         note_unverified(place, source, unverified_in(folder, patterns))
         return folder
