@@ -1,7 +1,6 @@
 """Computes what a run would do and need from the manifest and, where that needs no download, the dataset's listing."""
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -83,7 +82,8 @@ def make_plan(manifest: Manifest) -> Plan:
     held_out = None if images is None else manifest.dataset.expected_held_out(images)
     trained = packs_of(manifest)
     packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in trained)
-    counts = [(v.lora.rank, _checkpoints(manifest, v.training.steps)) for pack in trained for v in pack.variants]
+    every = manifest.evaluation.every
+    counts = [(v.lora.rank, _checkpoints(pack, every, v.training.steps)) for pack in trained for v in pack.variants]
     checkpoints = sum(count for _, count in counts)
     parameters = sum(rank * count for rank, count in counts) * estimate.PARAMETERS_PER_RANK
     pictures = foresee_pictures(manifest, trained, held_out)
@@ -146,14 +146,17 @@ def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int
         steps=pack.steps,
         images_per_step=images_per_step,
         epochs=None if train is None else pack.steps * images_per_step / train,
-        checkpoints=_checkpoints(manifest, pack.steps),
+        checkpoints=_checkpoints(pack, manifest.evaluation.every, pack.steps),
         differs=pack.differs,
     )
 
 
-def _checkpoints(manifest: Manifest, steps: int) -> int:
-    """How many checkpoints an adapter leaves that is trained for so many steps."""
-    return math.ceil(steps / manifest.evaluation.every)
+def _checkpoints(pack: Pack, every: int, steps: int) -> int:
+    """How many checkpoints an adapter of the pack leaves that is trained for so many steps.
+
+    Where one ends, the others have a checkpoint, too, so that all can go on from there.
+    """
+    return sum(0 < step <= steps for step in pack.evaluations(every))
 
 
 def remote_keys(manifest: Manifest) -> Iterator[str]:
