@@ -1,7 +1,6 @@
 """Computes what a run would do and need from the manifest and, where that needs no download, the dataset's listing."""
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -84,7 +83,8 @@ def make_plan(manifest: Manifest) -> Plan:
     train = None if images is None or held_out is None else max(1, images - held_out)
     trained = packs_of(manifest, images=train)
     packs = tuple(_plan_pack(manifest, pack, train) for pack in trained)
-    counts = [(v.lora.rank, _checkpoints(manifest, v.training.last_step)) for pack in trained for v in pack.variants]
+    every = manifest.evaluation.every
+    counts = [(v.lora.rank, _checkpoints(pack, every, v.training.last_step)) for pack in trained for v in pack.variants]
     checkpoints = sum(count for _, count in counts)
     parameters = sum(rank * count for rank, count in counts) * estimate.PARAMETERS_PER_RANK
     pictures = foresee_pictures(manifest, trained, held_out)
@@ -146,14 +146,17 @@ def _plan_pack(manifest: Manifest, pack: Pack, train: int | None) -> PackPlan:
         steps=pack.steps,
         images_per_step=images_per_step,
         epochs=None if train is None else pack.steps * images_per_step / train,
-        checkpoints=_checkpoints(manifest, pack.steps),
+        checkpoints=_checkpoints(pack, manifest.evaluation.every, pack.steps),
         differs=pack.differs,
     )
 
 
-def _checkpoints(manifest: Manifest, steps: int) -> int:
-    """How many checkpoints an adapter leaves that is trained for so many steps."""
-    return math.ceil(steps / manifest.evaluation.every)
+def _checkpoints(pack: Pack, every: int, steps: int) -> int:
+    """How many checkpoints an adapter of the pack leaves that is trained for so many steps.
+
+    Where one ends, the others have a checkpoint, too, so that all can go on from there.
+    """
+    return steps // every + len({end for end in pack.ends.values() if end <= steps and end % every})
 
 
 def remote_keys(manifest: Manifest) -> Iterator[str]:

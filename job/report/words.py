@@ -76,8 +76,8 @@ def _of_code(pair: Pair, code: Code, evidence: Evidence, share: float, wanted: t
 
 def _by_captions(pair: Pair, evidence: Evidence, lower: Side, other: Side) -> str:
     """How the one with the higher loss has to be prompted to do as well."""
-    ways = beats_of(pair, lower.short)
-    held = [ways[name] for name, beat in evidence.beats.items() if beat.sign != -1 or name in evidence.within]
+    ways, beats = beats_of(pair, lower.short), evidence.beats
+    held = [words for name, words in ways.items() if beats[name].sign != -1 or name in evidence.within]
     cause = "but " if share_captions(pair) else "but by its captions: "
     return f"{cause}{other.short} is not found to be worse {listed(list(dict.fromkeys(held)))}"
 

@@ -76,7 +76,10 @@ def compare(
     margin_SN = margin_share * gain_SN
     gain = estimate(gain_SN, groups)
     is_gain = estimate(-gain_SN, groups).is_below_zero(_BEYOND_THE_BASE)
-    against = _beats(losses, a_is_lower=bool(differences["as_trained"].mean() <= 0))
+    a_is_lower = bool(differences["as_trained"].mean() <= 0)
+    against = _beats(losses, a_is_lower=a_is_lower)
+    if losses.same_captions:
+        against["loser_own"] = against["loser_same"] = differences["as_trained"] * (1 if a_is_lower else -1)
 
     def intervals(values: Mapping[str, Values]) -> dict[str, Interval]:
         return {name: estimate(each, groups).interval(confidence) for name, each in values.items()}

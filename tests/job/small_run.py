@@ -16,6 +16,7 @@ from job.run.context import Attempt, new_attempt
 from job.storage import StorageSettings, open_storage
 from job.storage.folder import RunFolder
 from lora_engine import miniature as miniature_data
+from lora_engine.adapters.names import STATE_NAME
 from tests.lora_job import ROOT
 
 BLIP = "{name: blip, captions: {strategy: blip}}"
@@ -86,7 +87,9 @@ def folder_of(root: str, endpoint: str | None = None) -> RunFolder:
 
 
 def outcome(run: RunFolder) -> dict[str, Any]:
-    """The files of a run whose content must not vary: weights, losses, captions, samples. Every commit is checked, too.
+    """The files of a run whose content must not vary: weights, states, losses, captions, samples.
+
+    Every commit is checked.
 
     Speeds, times and the hash of the best checkpoint's file, which tells when the run began, are left out.
     """
@@ -100,7 +103,8 @@ def outcome(run: RunFolder) -> dict[str, Any]:
                 data = run.read(f"{key.removesuffix(name)}{entry['path']}")
                 assert data is not None, f"{key} lists {entry['path']}"
                 assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"]), key
-            found[key] = commit["weights_sha256"]
+            state = next(entry["sha256"] for entry in commit["files"] if entry["path"] == STATE_NAME)
+            found[key] = (commit["weights_sha256"], state)
         elif name == "metrics.jsonl":
             rows = run.read_rows(key, dict) or []
             found[key] = [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]

@@ -12,7 +12,7 @@ import pytest
 from job.run.dataset import source_fingerprint
 from lora_engine.evaluation.line_art import Measures
 from lora_engine.evaluation.pictures import MEASURES
-from tests.job.earlier_run.make import HERE, SAMPLES, VARIANTS, machine
+from tests.job.earlier_run.make import APART, HERE, SAMPLES, VARIANTS, machine
 from tests.job.small_run import attempt_of
 from tests.lora_job import lora_job
 
@@ -57,6 +57,33 @@ def test_a_run_that_an_earlier_version_began_ends_as_that_version_would_have_end
     assert final_losses(run) == pytest.approx(final_losses(HERE / "finished"), rel=1e-4)
     if machine() == read(HERE / "machine.json"):
         assert weights(run) == weights(HERE / "finished")
+
+
+def test_variants_that_an_earlier_version_trained_in_packs_of_their_own_keep_them(tmp_path: Path) -> None:
+    run = placed("apart", tmp_path)
+    begun = read(run / "resolved.json")
+    assert "packing" not in begun
+    finished = {path: path.read_bytes() for path in member(run, "constant").rglob("*") if path.is_file()}
+    assert (member(run, "constant") / "final.json") in finished
+    assert not (member(run, "existing") / "final.json").exists()
+    sets = [part for line in APART for part in ("--set", line)]
+
+    def start(*more: str) -> "CompletedProcess[str]":
+        return lora_job("run", "manifest.yaml", *sets, *more, "--workdir", tmp_path / "work", cwd=tmp_path)
+
+    done = start()
+    assert done.returncode == 0, done.stderr
+    assert '"event": "resumed", "pack": 1, "step": 2' in done.stderr
+    assert '"event": "resumed", "pack": 0' not in done.stderr
+    assert {path: path.read_bytes() for path in finished} == finished
+    packs = read(run / "resolved.json")["packs"]
+    assert [pack["members"] for pack in packs] == [pack["members"] for pack in begun["packs"]]
+    assert len(packs) == 2
+    assert read(member(run, "existing") / "final.json")["step"] == 4
+    assert '"event": "already done"' in start().stderr
+    changed = start("--set", "variants.existing.lora.rank=3")
+    assert changed.returncode == 46
+    assert "variants.existing.lora.rank" in changed.stderr
 
 
 def test_images_of_a_run_that_an_earlier_version_began_keep_their_groups_and_sides(tmp_path: Path) -> None:

@@ -203,12 +203,13 @@ def test_a_study_from_a_zip_in_s3_to_a_collected_report(s3_admin: S3Server, mini
     assert after == before
 
 
-def test_variants_that_are_not_alike_train_in_packs_of_their_own(miniature: Path, tmp_path: Path) -> None:
+def test_variants_share_a_pack_unless_a_pass_is_shaped_otherwise(miniature: Path, tmp_path: Path) -> None:
     arguments = manifest(
         miniature,
         tmp_path,
         "variants.blip.lora.rank=2",
         "variants.blip_plus.lora.rank=1",
+        "variants.blip_plus.training.batch_size=2",
         "seeds=[0, 1]",
         "evaluation.samples=null",
         steps=3,
@@ -217,19 +218,20 @@ def test_variants_that_are_not_alike_train_in_packs_of_their_own(miniature: Path
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "runs/quickstart/report/comparison.json").read_text())
     assert [pack["members"] for pack in report["packs"]] == [
-        ["vanilla/seed-0", "vanilla/seed-1"],
-        ["blip/seed-0", "blip/seed-1"],
+        ["vanilla/seed-0", "vanilla/seed-1", "blip/seed-0", "blip/seed-1"],
         ["blip_plus/seed-0", "blip_plus/seed-1"],
     ]
-    assert [pack["differs"] for pack in report["packs"]] == [[], ["lora.rank"], ["lora.rank"]]
-    assert any("lora.rank" in note for note in report["notes"])
+    assert [pack["differs"] for pack in report["packs"]] == [[], ["training.batch_size"]]
+    assert any("training.batch_size" in note for note in report["notes"])
     assert any("fewer than 3 seeds" in note for note in report["notes"])
     order = {(m["variant"], m["seed"]): m["fairness"]["order_sha256"] for m in report["members"]}
     assert order["blip", 0] == order["vanilla", 0] != order["vanilla", 1]
+    assert order["blip_plus", 0] != order["vanilla", 0]
     # Other ranks are drawn other initial weights: the factor says so, and explains it.
     factors = {(pair["a"], pair["b"]): pair["factor"] for pair in report["pairs"] if pair["seed"] == 0}
+    ranks, batches = ["captions", "lora.rank"], ["captions", "lora.rank", "training.batch_size"]
     pairs = (("vanilla", "blip"), ("vanilla", "blip_plus"), ("blip", "blip_plus"))
-    assert factors == {key: ["captions", "lora.rank"] for key in pairs}
+    assert factors == dict(zip(pairs, (ranks, batches, batches), strict=True))
     assert all(pair["like_for_like"] and pair["withheld"] == [] for pair in report["pairs"])
     assert report["fair"] == {"0": True, "1": True}
     initial = {m["fairness"]["initial_weights_sha256"] for m in report["members"] if m["seed"] == 0}

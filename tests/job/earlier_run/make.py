@@ -1,7 +1,7 @@
 """Make runs beside this file with the code of a checkout of an earlier version.
 
-Usage: make.py CHECKOUT NAME..., of finished, interrupted and sampled. The code is used by its command alone, so that
-any version will do.
+Usage: make.py CHECKOUT NAME..., of finished, interrupted, sampled and apart. The code is used by its command alone, so
+that any version will do.
 """
 
 import json
@@ -27,6 +27,9 @@ SAMPLES = (
     "evaluation.every=4",
     "evaluation.samples={prompts: [a heart, a sun], steps: 2, guidance: 3, clip: {source: 'miniature://clip'}}",
 )
+APART = ("variants.existing.lora.rank=2", "variants.existing.training.optimizer.learning_rate=1e-2")  # of `apart`
+_SETS = {"sampled": SAMPLES, "apart": APART}
+_KILLED = ("interrupted", "apart")
 # Pictures of 100 KB that are left out, since no test reads them and `lora-job report` can make them.
 LEFT_OUT = ("curves.png", "samples.png")
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
@@ -76,8 +79,8 @@ def main() -> None:
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "runs" / "earlier"
-            process = start(checkout, Path(folder), SAMPLES if name == "sampled" else ())
-            if name != "interrupted":
+            process = start(checkout, Path(folder), _SETS.get(name, ()))
+            if name not in _KILLED:
                 expected = 0
             else:
                 while process.poll() is None and not is_half_done(run):

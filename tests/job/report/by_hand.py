@@ -364,14 +364,15 @@ class ByHand:
             "under_b": minus(of(a, own[b]), of(b, own[b])),
             "no_prompt": minus(of(a, {"": 1}), of(b, {"": 1})),
         }
-        if own[a] == own[b]:
-            cells["under_a"] = cells["under_b"] = as_trained
         winner, loser = (a, b) if spread(as_trained, self.groups).mean <= 0 else (b, a)
         beats = {
             "loser_own": minus(of(winner, own[winner]), of(loser, own[loser])),
             "loser_same": minus(of(winner, own[winner]), of(loser, own[winner])),
             "loser_none": minus(of(winner, own[winner]), of(loser, {"": 1})),
         }
+        if own[a] == own[b]:
+            cells["under_a"] = cells["under_b"] = as_trained
+            beats["loser_own"] = beats["loser_same"] = as_trained if winner == a else times(-1, as_trained)
         prompts = [of(a, weights, base=True) for weights in (own[a], own[b], {"": 1})]
         lowest = min(prompts, key=lambda rows: spread(rows, self.groups).mean)
         both = minus(times(0.5, of(a, own[a])), times(-0.5, of(b, own[b])))

@@ -92,9 +92,8 @@ def by_hand(losses: PairLosses) -> tuple[dict[str, Rows], dict[str, Rows], Rows]
         "under_b": less(a.under["b"], b.under["b"]),
         "no_prompt": less(a.under["none"], b.under["none"]),
     }
-    if losses.same_captions:
-        cells["under_a"] = cells["under_b"] = cells["as_trained"]
-    if ByHand(cells["as_trained"]).mean <= 0:
+    a_is_lower = ByHand(cells["as_trained"]).mean <= 0
+    if a_is_lower:
         beats = {
             "loser_own": less(a.under["a"], b.under["b"]),
             "loser_same": less(a.under["a"], b.under["a"]),
@@ -106,6 +105,9 @@ def by_hand(losses: PairLosses) -> tuple[dict[str, Rows], dict[str, Rows], Rows]
             "loser_same": less(b.under["b"], a.under["b"]),
             "loser_none": less(b.under["b"], a.under["none"]),
         }
+    if losses.same_captions:
+        cells["under_a"] = cells["under_b"] = cells["as_trained"]
+        beats["loser_own"] = beats["loser_same"] = less(a.own, b.own) if a_is_lower else less(b.own, a.own)
     best = min(losses.base.values(), key=lambda losses_SN: ByHand(losses_SN.tolist()).mean)
     gain = plus(less(best, a.under["a"]), less(best, b.under["b"]), 1)
     return cells, beats, [[each / 2 for each in row] for row in gain]
