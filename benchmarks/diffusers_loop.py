@@ -1,4 +1,4 @@
-"""What diffusers' `train_text_to_image_lora.py` does in an update, by its libraries alone; nothing of lora-job is in it.
+"""What diffusers' `train_text_to_image_lora.py` does in an update, by its libraries, without anything of lora-job.
 
 The script cannot be told which images, noise and timesteps to draw, so this loop takes them, and the adapter's first
 weights. Else it is the script (as of diffusers 58eb52c) in one process without accumulation or mixed precision. Like
