@@ -299,6 +299,19 @@ def test_steps_or_epochs_say_how_long(training: str, said: str) -> None:
         load(SMALL.replace("{steps: 10}", training))
 
 
+@pytest.mark.parametrize(
+    ("lora", "training", "key"),
+    [
+        ("plus_ratio: 16", "optimizer: {name: prodigy}", "lora.plus_ratio"),
+        ("rank: 4", "optimizer: {name: schedule_free_adamw}, ema: {}", "training.ema"),
+        ("dropout: 0.1", "compile: regional", "training.compile"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_named_with_both(lora: str, training: str, key: str) -> None:
+    with pytest.raises(ManifestError, match=rf"variants\[1\]\.{key}: found .* with .*; allowed: .*; or "):
+        load(SMALL, f"variants.two.lora={{{lora}}}", f"variants.two.training={{{training}}}")
+
+
 def test_a_run_that_was_begun_by_equal_settings_keeps_its_packs() -> None:
     first, second = packs_of(load(SMALL, "variants.two.lora.rank=4"), BY_SETTINGS)
     assert [first.members, second.members] == [(Member("one", 1337),), (Member("two", 1337),)]
