@@ -130,6 +130,7 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeli
     Args:
         pipeline: the folder with its configurations, and with its weights unless they are one file.
     """
+    from job.manifest.packs import resolve_variants
     from lora_engine.models import schedule, stable_diffusion  # they import torch, which takes seconds
     from lora_engine.system.quiet import quiet_libraries
 
@@ -147,6 +148,7 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeli
     stable_diffusion.require_weights(model, has_vae=has_vae, has_weights=is_folder)
     for lora in loras:
         stable_diffusion.require_trainable(model, lora, has_weights=is_folder)
+    schedule.require_noise(model, (variant.training.noise for variant in resolve_variants(manifest)))
     if samples is not None:
         schedule.require_sampler(model, samples.sampler, samples.all_steps)
 

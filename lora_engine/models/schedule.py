@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lora_engine.config.evaluation import SamplerName
+from lora_engine.config.noise import NoiseConfig, refused_with_zero_terminal_snr
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
 from lora_engine.models.files import LocalModel
@@ -85,6 +86,20 @@ def _settings(model: LocalModel) -> dict[str, Any]:
     if settings.get(_RESCALED) is True:
         settings["timestep_spacing"] = "trailing"  # Others would not begin at the timestep that is noise alone.
     return settings
+
+
+def require_noise(model: LocalModel, noises: Iterable[NoiseConfig]) -> None:
+    """Refuse noise to train with that does not go with the noise of the model's last timestep.
+
+    Raises:
+        ModelError: some does not; or the model's schedule cannot be read.
+    """
+    if load_noise_schedule(model).zero_terminal_snr:
+        for noise in noises:
+            if (reason := refused_with_zero_terminal_snr(noise)) is not None:
+                raise ModelError(
+                    reason, "Leave it out; or base_model.zero_terminal_snr: false, if the model was not trained so."
+                )
 
 
 def require_sampler(model: LocalModel, name: SamplerName | None, numbers: Iterable[int]) -> None:
