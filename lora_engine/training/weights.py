@@ -51,6 +51,7 @@ class PackWeights:
         layers = {n: m for n, m in model.named_modules() if isinstance(m, lora.PackedLinear)}
         ranks = {name: max(layer.ranks(self._names)) for name, layer in layers.items()}
         self._layers = [layer for name, layer in layers.items() if ranks[name]]
+        self._others = [layer for name, layer in layers.items() if not ranks[name]]
         # Made once: what is copied to a GPU within an update keeps that from being captured as a graph.
         self._scales = [
             lora.scale_of(layer.scales(self._names), layer.get_base_layer().weight) for layer in self._layers
@@ -129,6 +130,8 @@ class PackWeights:
         """Let the model compute with the rows from `first` to before `last`, as they are now, and learn them."""
         self._cast()
         whole = first == 0 and last in (None, len(self._names))
+        for layer in self._others:
+            layer.down_KRI = layer.up_KOR = None
         for layer, leaves, scale in zip(self._layers, self._leaves, self._scales, strict=True):
             layer.enable_adapters(enabled=True)
             layer.set_adapter(self._names)

@@ -139,6 +139,10 @@ def test_so_it_does_over_a_base_that_predicts_v() -> None:
     hold_equal(with_one("loss", "weighting", "noise", "timesteps"), "v_prediction")
 
 
+def test_the_layers_of_an_adapter_that_has_done_its_steps_are_the_bases_again() -> None:
+    hold_equal([{}, {".target_modules": ("to_v", "net.2"), "steps": 2}], "epsilon")
+
+
 def pairwise(seed: int) -> list[Choice]:
     """Choices in which every two values of two options, defaults among them, stand together at least once."""
     draw, keys = random.Random(seed), list(OPTIONS)
