@@ -109,12 +109,14 @@ def require_vae(path: Path, channels: int | None, *, allow_pickle: bool = False)
     else:
         refuse_pickle(path.name, "base_model.vae")
         files = (path,)
+    if not files:
+        return Header({}, {})
     shapes = {name: shape for file in files for name, shape in read_header(file, "base_model.vae").shapes.items()}
     found = {_PREFIX.sub("", name, count=1): shape for name, shape in shapes.items()}
     lacking = [name for name in (_ENCODES, _DECODES) if len(found.get(name, ())) != 4]  # A video's has 5 dimensions.
-    if files and lacking:
+    if lacking:
         raise ModelError(f"base_model.vae: {path.name} is no VAE of pictures: it lacks {lacking[0]}.", A_VAE)
-    if files and channels is not None and found[_DECODES][1] != channels:
+    if channels is not None and found[_DECODES][1] != channels:
         raise ModelError(
             f"base_model.vae: {path.name} is for latents of {found[_DECODES][1]} channels, not of {channels}.", A_VAE
         )

@@ -120,7 +120,7 @@ def test_no_secret_leaves(miniature: Path, tmp_path: Path, s3_admin: S3Server) -
         (["training.steps=2"], 0),
         (["training.steps=3"], 46),
         (["output.destination=s3://another/runs"], 42),
-        (["name=other", "base_model.source=hf://canary/model"], 50),
+        (["name=other", "base_model.source=hf://canary/model", "limits.storage_wait_minutes=0"], 50),
     ):
         command = ["--debug", "run", *arguments(miniature, tmp_path, *lines, *more), "--workdir", tmp_path / "work"]
         done = lora_job(*command, env=env | {"HF_HUB_OFFLINE": "1"})
