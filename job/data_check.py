@@ -179,20 +179,19 @@ def _setting_warnings(manifest: Manifest, images: int | None) -> Iterator[str]:
         yield f"warning: preprocess.resolution is {resolution}, and the base model's own is {base.resolution}."
     if images is not None and images < _FEW:
         yield f"warning: {images} images are few: an adapter learns these by heart. Have {_FEW} at least."
-    trainings = {variant.training for variant in resolve_variants(manifest)}
+    train = None if images is None else images - manifest.dataset.expected_held_out(images)
+    trainings = {variant.training for variant in resolve_variants(manifest, train)}
     for training in sorted(trainings, key=lambda training: training.model_dump_json()):
-        if training.schedule.warmup_steps >= training.steps:
+        if training.schedule.warmup_steps >= training.last_step > 0:
             yield (
                 f"warning: the learning rate rises for schedule.warmup_steps ({training.schedule.warmup_steps}) and "
-                f"never arrives, since training.steps is {training.steps}."
+                f"never arrives, since training.steps is {training.last_step}."
             )
-        if images is not None:
-            train = images - manifest.dataset.expected_held_out(images)
-            if training.batch_size > train:
-                yield (
-                    f"warning: training.batch_size is {training.batch_size}, but only about {train} images are "
-                    "trained on: each update sees some of them more than once."
-                )
+        if train is not None and training.batch_size > train:
+            yield (
+                f"warning: training.batch_size is {training.batch_size}, but only about {train} images are "
+                "trained on: each update sees some of them more than once."
+            )
 
 
 def _trained_base(source: str) -> Base | None:

@@ -19,7 +19,7 @@ from job.run.converged import require_converged
 from job.run.dataset import Captions, Images, fingerprint_of, list_source
 from job.run.decisions import is_prepared, resolve
 from job.run.held_out import held_out
-from job.run.resolved import Resolved, read_resolved, with_packs_as_begun
+from job.run.resolved import Resolved, read_resolved, with_counted_steps, with_packs_as_begun
 from job.run.samples import SampleSet, make_sample_set, require_room
 from job.run.success import write_success
 from job.run.unit import unit_of
@@ -60,12 +60,14 @@ def run(attempt: Attempt, shard: Shard | None, followers: Followers) -> bool:
         HeldError: 52 when another process works on what is left, and this one was told of no other.
         JobError: 46 when the run is finished, and not whole.
     """
-    device, packs = _set_up_device(attempt), attempt.packs
+    device = _set_up_device(attempt)
     with resource_errors():
         with attempt.progress.doing("Looking at the dataset"):
             listed = list_source(attempt)
         fingerprint = fingerprint_of(attempt, listed)
         models, resolved, study, used = _prepare(attempt, listed, fingerprint, device)
+        attempt = with_counted_steps(attempt, resolved, len(study.encoded.train_ids))
+        packs = attempt.packs
         if attempt.run.exists(layout.SUCCESS):  # Files of the dataset or of a model are new, and nothing is to be done.
             require_whole(attempt.run, Depth.RECORDS, attempt.stop.check, scratch=attempt.workdir)
         wanted = _sample_set(attempt, study, resolved, models)
@@ -125,6 +127,7 @@ def follow(attempt: Attempt, processes: Processes) -> None:
                 case Read(fingerprint):
                     attempt = with_packs_as_begun(attempt)
                     resolved, study = _read_preparation(attempt, fingerprint, device)
+                    attempt = with_counted_steps(attempt, resolved, len(study.encoded.train_ids))
                 case Start(index, micro_batches, states):
                     trainable: TrainablePack | None = None  # frees the last pack's UNet before another is loaded
                     pack = attempt.packs[index]

@@ -30,7 +30,7 @@ class PackPlan:
 
     members: tuple[str, ...]
     rank: int  # of its adapters, the largest
-    steps: int  # the most
+    steps: int  # the most; 0 where that is epochs of images that cannot be counted without a download
     images_per_step: int  # of each member
     epochs: float | None  # None where the images cannot be counted without a download
     checkpoints: int  # of the member with most steps
@@ -80,10 +80,11 @@ def make_plan(manifest: Manifest) -> Plan:
     listed = _listed(manifest)
     images = None if listed is None else sum(listed.values())
     held_out = None if images is None else manifest.dataset.expected_held_out(images)
-    trained = packs_of(manifest)
-    packs = tuple(_plan_pack(manifest, pack, images, held_out) for pack in trained)
+    train = None if images is None or held_out is None else max(1, images - held_out)
+    trained = packs_of(manifest, images=train)
+    packs = tuple(_plan_pack(manifest, pack, train) for pack in trained)
     every = manifest.evaluation.every
-    counts = [(v.lora.rank, _checkpoints(pack, every, v.training.steps)) for pack in trained for v in pack.variants]
+    counts = [(v.lora.rank, _checkpoints(pack, every, v.training.last_step)) for pack in trained for v in pack.variants]
     checkpoints = sum(count for _, count in counts)
     parameters = sum(rank * count for rank, count in counts) * estimate.PARAMETERS_PER_RANK
     pictures = foresee_pictures(manifest, trained, held_out)
@@ -137,9 +138,8 @@ def _plan_variants(manifest: Manifest) -> tuple[VariantPlan, ...]:
     )
 
 
-def _plan_pack(manifest: Manifest, pack: Pack, images: int | None, held_out: int | None) -> PackPlan:
+def _plan_pack(manifest: Manifest, pack: Pack, train: int | None) -> PackPlan:
     images_per_step = pack.shared.images_per_step
-    train = None if images is None or held_out is None else max(1, images - held_out)
     return PackPlan(
         members=tuple(f"{member.variant}/seed-{member.seed}" for member in pack.members),
         rank=pack.rank,
@@ -274,7 +274,7 @@ def render_plan(plan: Plan) -> str:
         differs = f"; differs in {', '.join(pack.differs)}" if pack.differs else ""
         lines.append(f"pack {at}            {', '.join(pack.members)}")
         lines.append(
-            f"                  {pack.steps} steps x {pack.images_per_step} images{epochs}, "
+            f"                  {pack.steps or 'unknown'} steps x {pack.images_per_step} images{epochs}, "
             f"{pack.checkpoints} checkpoints each{differs}"
         )
     lines += [

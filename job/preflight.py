@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
+from job.manifest.models import BaseModelConfig
 from job.manifest.schema import Manifest, ModelPlace
 from job.storage import Patience, Storage, StorageSettings, is_remote, join, open_storage
 from job.storage.hub import is_hub, refuse_bare_name
@@ -16,8 +17,8 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.models import BaseModelUse
 from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
 from lora_engine.models.captioner_kind import captioner_kind, reader_of
-from lora_engine.models.checkpoint import require_checkpoint
-from lora_engine.models.files import LocalModel, check_safetensors, holds_safetensors, vae_folder
+from lora_engine.models.checkpoint import read_header, require_checkpoint, require_vae
+from lora_engine.models.files import LocalModel, holds_safetensors, vae_folder
 from lora_engine.system.distributed import ALONE, Processes
 
 # The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
@@ -95,8 +96,8 @@ def check_trainable(manifest: Manifest) -> None:
     has_usual_targets = all(lora.target_modules == LoraConfig().target_modules for lora in loras)
     if is_shipped(base.source) and has_usual_targets and base.use == BaseModelUse() and base.vae is None:
         return  # The miniature is known to be fit, and torch, which takes seconds to import, is not needed.
-    if not is_remote(base.source) and local_path(base.source).is_dir():
-        _require_trainable(manifest, loras)
+    if pipelines := _pipelines_at_hand(base):
+        _require_trainable(manifest, loras, pipelines[0])
         return
     is_sd1 = bool(_SD1.search(base.source.rstrip("/").rpartition("/")[2]))
     for lora in loras:
@@ -111,20 +112,39 @@ def check_trainable(manifest: Manifest) -> None:
                 )
 
 
-def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig]) -> None:
-    """Refuse a pipeline on this machine, by its configurations and headers, as `fetch_models` would."""
-    from lora_engine.models import schedule, stable_diffusion  # they import torch, which takes seconds
+def _pipelines_at_hand(base: BaseModelConfig) -> list[Path]:
+    """The folders on this machine that the base model's configurations come from, as long as the model is here, too."""
+    if is_remote(base.source):
+        return []
+    paths = [local_path(source) for source in (base.source, base.components) if not is_remote(source)]
+    return [path for path in paths if path.is_dir()]
 
+
+def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeline: Path) -> None:
+    """Refuse a base model on this machine, by its configurations and headers, as `fetch_models` would.
+
+    Args:
+        pipeline: the folder with its configurations, and with its weights unless they are one file.
+    """
+    from lora_engine.models import schedule, stable_diffusion  # they import torch, which takes seconds
+    from lora_engine.system.quiet import quiet_libraries
+
+    quiet_libraries()
     base, samples = manifest.base_model, manifest.evaluation.samples
     vae = None if base.vae is None or is_remote(base.vae) else vae_folder(local_path(base.vae))
     if vae is not None and not vae.is_dir():
         vae = None  # In one file, it has the configuration of another.
-    model = LocalModel(local_path(base.source), base.allow_pickle, vae, base.use)
-    stable_diffusion.require_weights(model, has_vae=base.vae is None or vae is not None)
+    source, use = local_path(base.source), base.use
+    is_folder = source.is_dir()
+    if not is_folder:
+        use = read_header(source, "base_model.source").used_as(use)
+    model = LocalModel(pipeline, base.allow_pickle, vae, use)
+    if is_folder:
+        stable_diffusion.require_weights(model, has_vae=base.vae is None or vae is not None)
     for lora in loras:
-        stable_diffusion.require_trainable(model, lora)
+        stable_diffusion.require_trainable(model, lora, has_weights=is_folder)
     if samples is not None:
-        schedule.load_sampler(model, samples.sampler)
+        schedule.require_sampler(model, samples.sampler, samples.all_steps)
 
 
 def _check_model(model: ModelPlace, manifest: Manifest, patience: Patience | None) -> None:
@@ -163,17 +183,24 @@ def _parts(model: ModelPlace, manifest: Manifest, storage: Storage | None) -> tu
 def _check_file(path: Path, model: ModelPlace, manifest: Manifest) -> None:
     """Look at the header of a model in one file; where its components are at hand, also whether it fits them."""
     base = manifest.base_model
+    pipelines = _pipelines_at_hand(base)
     if model.key == "base_model.vae":
-        refuse_pickle(path.name, model.key)
-        check_safetensors(path, model.key)
+        require_vae(path)
+        pipelines = [pipeline for pipeline in pipelines if (pipeline / "vae" / "config.json").is_file()]
     elif model.key == "base_model.source":
         require_checkpoint(path, has_vae=base.vae is not None)
-        if not is_hub(base.components) and not is_remote(base.components) and local_path(base.components).is_dir():
-            from lora_engine.models.single_file import require_fitting  # it imports torch, which takes seconds
-
-            require_fitting(path, local_path(base.components), has_vae=base.vae is not None)
     else:
         raise JobError(ExitCode.MODEL, f"{model.key}: {path} is a file.", f"Name a folder as {model.key}.")
+    if not pipelines:
+        return
+    from lora_engine.models import single_file  # it imports torch, which takes seconds
+    from lora_engine.system.quiet import quiet_libraries
+
+    quiet_libraries()
+    if model.key == "base_model.vae":
+        single_file.require_fitting_vae(path, pipelines[0])
+    else:
+        single_file.require_fitting(path, pipelines[0], has_vae=base.vae is not None)
 
 
 def _reader(source: str, settings: StorageSettings, patience: Patience | None) -> Callable[[str], bytes | None]:

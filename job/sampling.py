@@ -41,7 +41,7 @@ from lora_engine.config.evaluation import EvaluationConfig, SamplesConfig, compa
 from lora_engine.config.models import DeviceChoice
 from lora_engine.errors import ResourceError
 from lora_engine.evaluation.sampler import Sampler
-from lora_engine.models import stable_diffusion
+from lora_engine.models import schedule, stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord, used_images
 from lora_engine.system.device import DTYPES, DtypeName, find_device, in_words, resolve_precision
@@ -290,6 +290,7 @@ def _wanted(
         )
     except ValueError as error:
         raise JobError(ExitCode.USAGE, f"{error}.", "Shorten the template or the trigger.") from error
+    schedule.require_sampler(base, wanted.sampler, (setting.steps for setting in wanted.settings))
     wanted = wanted.model_copy(update={"weights": weights})
     return wanted.model_copy(update={"name": order.name or f"{_variant_of(order.stem)}-{wanted.key[:8]}"})
 

@@ -3,12 +3,11 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lora_job import ROOT
+from tests.lora_job import FOUND, server_address
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -32,8 +31,8 @@ def code_blocks(page: Path) -> list[CodeBlock]:
 
 def run_bash(block: CodeBlock, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a block as a user would who pastes it, with `lora-job` on the PATH, until its first command that fails."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environ = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (env or {})
+    path = f"{FOUND.parent}{os.pathsep}{os.environ['PATH']}"
+    environ = os.environ | {"PATH": path, "LORA_JOB_SERVER": server_address(), "OMP_NUM_THREADS": "1"} | (env or {})
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.text],
         cwd=cwd,

@@ -3,11 +3,35 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from miniature.architecture import SHALLOW, make_blip, make_stable_diffusion
+from tests.lora_job import Server, use_server
 from tests.s3_server import Keys, S3Server
+
+settings.register_profile("busy", deadline=None)  # No test depends on what else the machine does.
+settings.load_profile("busy")
+
+
+class OneServer:
+    """Gives all workers of pytest-xdist one server of commands, of which each would otherwise start its own."""
+
+    def __init__(self) -> None:
+        self._server = Server()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["lora_job_server"] = self._server.address
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        use_server(config.workerinput["lora_job_server"])
+    elif config.getoption("numprocesses", None):
+        config.pluginmanager.register(OneServer())
 
 
 @pytest.fixture(scope="session")

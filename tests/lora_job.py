@@ -21,18 +21,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COLD = Path(sys.executable).parent / "lora-job"
-_START_SECONDS = 300  # that the server may take to start
+FOUND = ROOT / "tests" / "bin" / "lora-job"  # asks the server, whose address `LORA_JOB_SERVER` is to be
+_PATIENCE = 1800  # seconds for what takes a few on a machine that does nothing else
 
 
 class Started:
     """A command that was started. It has `stdout` and `stderr` once `wait` has returned."""
 
-    def __init__(self, arguments: tuple[str, ...], env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(self, request: Mapping[str, object], env: Mapping[str, str] | None, cwd: Path) -> None:
         self._outputs = [os.memfd_create("output") for _ in range(2)]
         self._connection = _connect()
-        request = json.dumps({"arguments": arguments, "env": dict(env), "cwd": str(cwd)}).encode()
+        environ = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+        asked = json.dumps({**request, "env": environ, "cwd": str(cwd)}).encode()
         rights = array.array("i", self._outputs)
-        self._connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        self._connection.sendmsg([asked], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         self._connection.shutdown(socket.SHUT_WR)
         self._answers = self._connection.makefile()
         self.pid = int(self._answers.readline())
@@ -43,7 +45,7 @@ class Started:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = _PATIENCE) -> int:
         """Wait for the end of the command and return its exit code, or minus the signal that ended it."""
         if self.returncode is None:
             self._connection.settimeout(timeout)
@@ -78,8 +80,7 @@ def _read_and_close(output: int) -> str:
 
 def start(*arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Started:
     """Start `lora-job` with these arguments."""
-    environ = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    return Started(tuple(map(str, arguments)), environ, cwd)
+    return Started({"arguments": [*map(str, arguments)]}, env, cwd)
 
 
 def lora_job(
@@ -91,36 +92,71 @@ def lora_job(
     return subprocess.CompletedProcess(arguments, code, started.stdout, started.stderr)
 
 
+def run_program(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a Python program to its end, in a process of its own that need not import the model libraries."""
+    started = Started({"program": program}, None, cwd)
+    code = started.wait()
+    return subprocess.CompletedProcess(program, code, started.stdout, started.stderr)
+
+
+def server_address() -> str:
+    """The socket at which `tests/bin/lora-job` finds the server, once it can be asked."""
+    _connect().close()
+    return _server().address
+
+
 def stop_at(path: Path, started: Started, number: signal.Signals = signal.SIGTERM) -> int:
     """Send a signal once `path` exists, wait for the command's end, and return its exit code."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + _PATIENCE
     while not path.exists() and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     started.send_signal(number)
     return started.wait()
 
 
+class Server:
+    """A server that this process started, or that the one did that started this process."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address or str(Path(tempfile.mkdtemp(prefix="lora-job-")) / "socket")
+        self._process = None if address else self._started()
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.lora_job_server", self.address, str(os.getpid())],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended."""
+        return self._process is not None and self._process.poll() is not None
+
+
+_given: list[Server] = []
+
+
+def use_server(address: str) -> None:
+    """Have commands of this process be run by the server there."""
+    _given.append(Server(address))
+
+
 @cache
-def _server() -> tuple[str, "subprocess.Popen[bytes]"]:
-    address = str(Path(tempfile.mkdtemp(prefix="lora-job-")) / "socket")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.lora_job_server", address, str(os.getpid())],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-    )
-    return address, process
+def _server() -> Server:
+    return _given[-1] if _given else Server()
 
 
 def _connect() -> socket.socket:
-    (address, process), deadline = _server(), time.monotonic() + _START_SECONDS
+    server, deadline = _server(), time.monotonic() + _PATIENCE
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.connect(address)
+            connection.connect(server.address)
         except OSError:
             connection.close()
-            if time.monotonic() > deadline or process.poll() is not None:
+            if time.monotonic() > deadline or server.has_ended:
                 raise
             time.sleep(0.05)
         else:

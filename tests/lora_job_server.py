@@ -3,6 +3,7 @@
 import array
 import gc
 import importlib
+import io
 import json
 import os
 import select
@@ -10,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 LIBRARIES = (
@@ -22,15 +24,17 @@ LIBRARIES = (
     *("transformers.models.blip.image_processing_pil_blip", "transformers.models.bert.tokenization_bert"),
     *("transformers.models.clip.modeling_clip", "transformers.models.clip.processing_clip"),
     *("transformers.models.auto.modeling_auto", "transformers.models.auto.processing_auto"),
+    *("transformers.models.blip.image_processing_blip", "transformers.models.clip.image_processing_pil_clip"),
+    *("diffusers.schedulers.scheduling_unipc_multistep", "diffusers.schedulers.scheduling_edm_euler"),
+    *("diffusers.schedulers.scheduling_k_dpm_2_discrete", "diffusers.schedulers.scheduling_dpmsolver_singlestep"),
+    *("diffusers.schedulers.scheduling_deis_multistep", "diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete"),
+    *("matplotlib.backends.backend_svg", "job.report.closing", "job.cli.exit", "multiprocessing.popen_spawn_posix"),
 )
 
 
 def serve(address: str, parent: int) -> None:
     """Fork a process for every command that is asked for at the socket, until the process `parent` ends."""
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    # The first model that a command loads would otherwise compile this table of thousands of patterns, every time.
-    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("blip")
+    _warm()
     assert threading.active_count() == 1, f"a fork would lose {threading.enumerate()}"
     gc.freeze()  # Otherwise the first collection of garbage in every child would copy all pages of memory.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -47,9 +51,27 @@ def serve(address: str, parent: int) -> None:
     Path(address).unlink()
 
 
+def _warm() -> None:
+    """Do once what every command would do anew: import libraries, compile patterns and templates, read fonts."""
+    importlib.import_module("lora_engine.system.quiet").quiet_libraries()
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    # The first model that a command loads would otherwise compile this table of thousands of patterns, every time.
+    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("blip")
+    templates = importlib.import_module("job.report.templating").environment()
+    for name in templates.list_templates(extensions=["j2"]):
+        templates.get_template(name)
+    figure = importlib.import_module("matplotlib.figure").Figure()
+    figure.text(0, 0, "0123456789 abcdefghijklmnopqrstuvwxyz")
+    figure.savefig(io.BytesIO(), format="png")
+    importlib.import_module("PIL.Image").init()
+
+
 def _supervise(connection: socket.socket) -> None:
     """Fork the command, send its process id, wait for it, send its exit code, and end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if not connection.recv(1, socket.MSG_PEEK):
+        os._exit(0)  # Somebody only wanted to know whether there is a server.
     request, (stdout, stderr) = _receive(connection)
     pid = os.fork()
     if pid == 0:
@@ -71,7 +93,7 @@ def _receive(connection: socket.socket) -> tuple[dict[str, object], tuple[int, i
 
 
 def _run(request: dict[str, object], stdout: int, stderr: int) -> None:
-    """Run `lora-job` with the request's arguments, environment and folder, and end this process with its exit code."""
+    """Run `lora-job`, or a program, with what the request says, and end this process with its exit code."""
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     sys.stdout = os.fdopen(1, "w", closefd=False)
@@ -79,15 +101,21 @@ def _run(request: dict[str, object], stdout: int, stderr: int) -> None:
     os.environ.clear()
     os.environ.update(request["env"])  # type: ignore[call-overload]
     os.chdir(str(request["cwd"]))
-    sys.argv = ["lora-job", *request["arguments"]]  # type: ignore[misc]
-    from job.cli.commands import app
-    from job.cli.exit import run_to_exit
-
     code: object = 1
     try:
-        run_to_exit(app)
+        if "program" in request:
+            exec(str(request["program"]), {"__name__": "__main__"})
+            code = 0
+        else:
+            sys.argv = ["lora-job", *request["arguments"]]  # type: ignore[misc]
+            from job.cli.commands import app
+            from job.cli.exit import run_to_exit
+
+            run_to_exit(app)
     except SystemExit as end:
         code = end.code
+    except Exception:  # noqa: BLE001 - the interpreter, too, ends so
+        traceback.print_exc()
     # The child ends as the interpreter does, which waits for its threads, but without the server's own end.
     threading._shutdown()  # type: ignore[attr-defined]
     sys.stdout.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from job.errors import ExitCode, JobError, code_of
+from job.process.faults import fault_of_the_machine
 from job.process.last_line import PROGRAM, show_last_line
 from job.storage.files import NO_SPACE
 from lora_engine.errors import EngineError
@@ -61,6 +62,8 @@ def _guarded(app: typer.Typer) -> int:
             _drop_output()
             what = f"{error.filename or 'Standard output'} cannot be written: {error.strerror}."
             return _fail(ExitCode.RESOURCES, _one_line(f"{what} Free disk space, or write elsewhere."))
+        if (fault := fault_of_the_machine(error)) is not None:
+            return _fail(fault.code, str(fault))
         if hasattr(error, "format_message"):  # It is the CLI library's own, about an argument that does not fit.
             message = error.format_message()
             command = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)

@@ -2,7 +2,8 @@
 
 import typer
 
-from job.run.verify import Depth, conflict, verify
+from job import layout
+from job.run.verify import Depth, conflict, others_too, verify
 from job.storage.folder import RunFolder
 from lora_engine.text import printable
 
@@ -15,12 +16,13 @@ def verify_command(run: RunFolder) -> str:
     """
     verified = verify(run, Depth.ALL)
     if verified.problems:
-        for problem in verified.problems[1:]:
+        first, *others = verified.problems
+        for problem in others:
             typer.echo(printable(problem.text), err=True)
-        raise conflict(verified.problems)
+        raise conflict([first], f"{others_too(len(others))}, as said above." if others else "")
     said = f"{verified.files} files are there, {verified.hashed} of them read, and all are what the run says"
     if not verified.finished:
-        return f"{said}; it is not finished yet"
+        return f"{said}; it is not finished yet, or not copied as a whole, for there is no {layout.SUCCESS}"
     if not verified.lists_records:
         return f"{said}; an earlier version finished it, which kept no hashes of its records and its report"
     return said

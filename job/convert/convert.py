@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from job.convert import data, rest, training
+from job.convert import adapter, data, rest, training
 from job.convert.folders import folders_of
 from job.convert.read import read_configuration
 from job.convert.settings import ConversionError, Reading, Setting, as_number, show
@@ -53,17 +53,18 @@ def _manifest(reading: Reading, stem: str) -> dict[str, Any]:
     folders = folders_of(reading)
     seeds = rest.seeds(reading)
     captions = data.captions(reading, folders)
-    made_training = training.training(reading, folders)
+    base_model = rest.base_model(reading)
+    made_training = training.training(reading, folders, zero_terminal_snr="zero_terminal_snr" in base_model)
     evaluation = rest.evaluation(reading, folders, made_training)
     manifest = {
         "apiVersion": "lora-job/v1",
         "name": rest.name(reading, stem),
         "seeds": seeds,
-        "base_model": rest.base_model(reading),
+        "base_model": base_model,
         "dataset": data.dataset(reading, folders),
         "preprocess": data.preprocess(reading),
         "variants": [{"name": captions["strategy"], "captions": captions}],
-        "lora": training.lora(reading),
+        "lora": adapter.lora(reading, made_training["optimizer"]["name"]),
         "training": made_training,
         "evaluation": evaluation or None,
         "output": rest.output(reading),

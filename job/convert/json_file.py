@@ -14,10 +14,11 @@ _CALLED = {
     "lora_network_weights": "network_weights",
 }
 _MARKS = ("LoRA_type", "network_dim", "max_resolution")
-# Where the GUI offers 0 for "not set", and what of that the scripts would take for a value.
+# Where the GUI offers 0 for "not set" or passes no 0 on, and what of that the scripts would take for a value.
 _ZERO_IS_UNSET = (
     "max_train_steps", "max_train_epochs", "save_every_n_steps", "save_every_n_epochs", "save_last_n_epochs", "seed",
-    "unet_lr", "sample_every_n_steps", "sample_every_n_epochs",
+    "unet_lr", "sample_every_n_steps", "sample_every_n_epochs", "max_timestep", "multires_noise_discount", "huber_c",
+    "huber_scale", "lr_scheduler_num_cycles", "lr_scheduler_power",
 )  # fmt: skip
 _MODELS = ("flux1_checkbox", "sd3_checkbox", "hunyuan_image_checkbox", "anima_checkbox", "lumina_checkbox")
 # Fields that the GUI passes on for some kinds of LoRA, and where something else says so.
@@ -55,6 +56,8 @@ def read_json(text: str, origin: str) -> tuple[dict[str, Setting], list[str]]:
         for name, value in data.items()
         if not (value in ("", None) or (name in _ZERO_IS_UNSET and as_number(value) == 0))
     }
+    if data.get("lr_scheduler_num_cycles") == "" and "epoch" in settings:  # as many restarts as epochs
+        settings["lr_scheduler_num_cycles"] = settings["epoch"]
     passed_over = [name for name in _unused(data) if settings.pop(name, None) is not None]
     _steps_as_scripts_have_them(settings)
     said = f"The GUI does not use, with what else is chosen: {', '.join(passed_over)}."

@@ -128,7 +128,7 @@ def evaluation(reading: Reading, folders: Sequence[Folder], training: dict[str, 
     elif epochs:
         reading.lose("save_every_n_epochs", f"how many updates {epochs} epochs have cannot be told: no images are here")
     reading.lose("save_n_epoch_ratio", "evaluation.every says it in updates")
-    if made.get("every", 0) > training["steps"]:
+    if made.get("every", 0) > training.get("steps", math.inf):
         made["every"] = training["steps"]  # There, too, a checkpoint is written at the end.
     samples = _samples(reading)
     return made | ({"samples": samples} if samples else {})

@@ -76,7 +76,7 @@ class Reading:
     def has(self, name: str) -> bool:
         """Whether the setting is written, and says more than no."""
         found = self.setting(name)
-        return found is not None and not _says_no(found.value)
+        return found is not None and not says_no(found.value)
 
     def lose(self, name: str, why: str) -> None:
         """Note that a setting is not taken, if it is written."""
@@ -112,6 +112,17 @@ class Reading:
         if number is None:
             self._refuse(name, "a finite number")
         return number
+
+    def length(self, name: str, key: str) -> float | None:
+        """The setting as a number, or, where it is in per cent, as a share."""
+        value = self._taken(name, key)
+        if not isinstance(value, str) or not value.strip().endswith("%"):
+            return self.number(name, key)
+        percent = as_number(value.strip()[:-1])
+        if percent is None:
+            self._refuse(name, "a finite number")
+            return None
+        return percent / 100
 
     def whole(self, name: str, key: str) -> int | None:
         """The setting as a whole number."""
@@ -175,5 +186,6 @@ def show(value: Any) -> str:
     return shortened(json.dumps(value, ensure_ascii=False, default=str), 80)
 
 
-def _says_no(value: Any) -> bool:
+def says_no(value: Any) -> bool:
+    """Whether a value switches something off."""
     return value in (False, 0, "0", "0.0") or str(value).lower() in ("false", "none")

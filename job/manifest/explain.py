@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -40,14 +40,25 @@ def collect_problems(
         if details["type"] == "too_short" and details["input"]:
             continue  # pydantic counts valid items only, and the invalid ones already have problems of their own
         found, allowed, suggestion = _explain(details, model, path)
-        allowed = " or ".join([allowed, *(_explain(member, model, path)[1] for member in members[1:])])
+        for member in members[1:]:
+            also_allowed, also_meant = _explain(member, model, path)[1:]
+            allowed, suggestion = f"{allowed} or {also_allowed}", suggestion or also_meant
         if not path and details["type"] == "value_error":
             # The messages of a validator of the whole model begin with the key that they speak of.
             key, _, allowed = allowed.partition(": ")
             path = tuple(key.split("."))
+        elif details["type"] == "value_error" and allowed.startswith(_LENGTHS):
+            # So do those of the section that says how long is trained.
+            key, _, allowed = allowed.partition(": ")
+            found = value_text(details["input"][key]) if key in details["input"] else "nothing"
+            path = (*path, key)
         whole, note = place(prefix + path)
         problem = Problem(*place_of(whole, document, options), found, allowed, suggestion, note)
-        problems.append(_as_of_others(problem, whole) if details["type"] == "extra_forbidden" else problem)
+        if details["type"] == "extra_forbidden":
+            whose = _section_at(model, details["loc"][:-1]).note_on(str(path[-1]))
+            told = f"{note} {whose}".strip()
+            problem = replace(problem, suggestion=None, note=told) if whose else _as_of_others(problem, whole)
+        problems.append(problem)
     return list(_naming_keys_once(problems))
 
 
@@ -108,9 +119,8 @@ def _of_the_meant_members(errors: Sequence[ErrorDetails], data: Any) -> Iterator
 
 
 def _is_of_another_type(details: ErrorDetails) -> bool:
-    """Whether the value has not even the type that was asked for."""
-    kind, value = details["type"], details["input"]
-    return kind in _TYPES or (kind == "literal_error" and not isinstance(value, str))
+    """Whether the value has not even the type that was asked for, or is none of the words: then another was meant."""
+    return details["type"] in _TYPES or details["type"] == "literal_error"
 
 
 def _written_path(details: ErrorDetails, data: Any) -> tuple[Path, bool]:
@@ -148,7 +158,8 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
         case "missing":
             return "nothing", f"this {'item' if path and isinstance(path[-1], int) else 'key'} is required", None
         case "extra_forbidden":
-            known = _known_keys(model, path[:-1])
+            meant = _section_at(model, details["loc"][:-1]).meant
+            known = sorted({field.alias or key for m in meant for key, field in m.model_fields.items()})
             return _UNKNOWN, ", ".join(known) or "keys of the reference", nearest(str(path[-1]), known)
         case "literal_error":
             choices = [c.strip("'") for c in str(context["expected"]).replace(" or ", ", ").split(", ")]
@@ -176,6 +187,8 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
     return value_text(value), message[:1].lower() + message[1:], None
 
 
+_LENGTHS = ("steps: ", "epochs: ")
+
 # What pydantic's kinds of errors allow.
 _TYPES = {
     "int_type": "a whole number",
@@ -192,15 +205,36 @@ _TYPES = {
 }
 
 
-def _known_keys(model: Any, path: Path) -> list[str]:
-    """The keys of the model that stands at `path` below `model`; for a union, those of all its members."""
-    models = [model]
-    for at, part in enumerate(path):
-        if isinstance(part, int) or path[:at] == ("captioners",):  # There, keys are the names that users give.
+class _Section(NamedTuple):
+    """What may stand at a place of a manifest."""
+
+    meant: list[type[BaseModel]]  # the models whose keys may; of a union the member that the manifest names, or all
+    members: list[type[BaseModel]]  # all of the union; otherwise the same
+    tag: str | None = None  # the key that names a union's member
+
+    def tags(self, model: type[BaseModel]) -> tuple[str, ...]:
+        """The words that name this member of the union."""
+        return get_args(model.model_fields[self.tag].annotation) if self.tag else ()
+
+    def note_on(self, key: str) -> str:
+        """A sentence on the members that were not meant and take the key; empty where none does."""
+        takers = [m for m in self.members if m not in self.meant and key in m.model_fields]
+        words = [word for taker in takers for word in self.tags(taker)]
+        return f"It is a key of {self.tag}: {' or '.join(words)}." if words else ""
+
+
+def _section_at(model: type[BaseModel], location: Path) -> _Section:
+    """The section at a location of pydantic's, which holds the words that name members of unions, too."""
+    section = _Section([model], [model])
+    for at, part in enumerate(location):
+        if isinstance(part, int) or location[:at] == ("captioners",):  # There, keys are the names that users give.
             continue
-        annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [found for annotation in annotations for found in _models_in(annotation)]
-    return sorted({field.alias or key for m in models for key, field in m.model_fields.items()})
+        if len(section.meant) > 1 and (named := [m for m in section.members if part in section.tags(m)]):
+            section = section._replace(meant=named)
+        elif fields := [m.model_fields[part] for m in section.meant if part in m.model_fields]:
+            models = [found for field in fields for found in _models_in(field.annotation)]
+            section = _Section(models, models, next((str(f.discriminator) for f in fields if f.discriminator), None))
+    return section
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

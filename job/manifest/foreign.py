@@ -28,25 +28,58 @@ _KEYS = {
     "seeds": "seed",
     "base_model.source": "pretrained_model_name_or_path",
     "base_model.vae": "vae",
-    "base_model.zero_terminal_snr": "zero_terminal_snr",
+    "base_model.zero_terminal_snr": (
+        "zero_terminal_snr rescale_noise_scheduler_to_zero_terminal_snr rescale_betas_zero_snr"
+    ),
     "base_model.clip_skip": "clip_skip",
     "dataset.source": "train_data_dir image_dir instance_data_dir data_dir",
     "dataset.validation_fraction": "validation_split",
     "preprocess.resolution": "resolution max_resolution",
-    "lora.rank": "network_dim network_rank lora_rank rank dim",
-    "lora.alpha": "network_alpha lora_alpha alpha",
+    "lora.rank": "network_dim network_rank lora_rank rank dim linear",
+    "lora.alpha": "network_alpha lora_alpha alpha linear_alpha",
+    "lora.dropout": "network_dropout lora_dropout dropout dropout_probability",
+    "lora.plus_ratio": "loraplus_lr_ratio loraplus_unet_lr_ratio",
+    "lora.rank_stabilized": "use_rslora rs_lora rslora",
     "training.steps": "max_train_steps train_steps max_steps num_steps steps",
     "training.batch_size": "train_batch_size batch_size",
     "training.gradient_accumulation": "gradient_accumulation_steps num_processes",
-    "training.optimizer.name": "optimizer_type optimizer use_8bit_adam use_lion_optimizer optimizer_args",
+    "training.optimizer.name": (
+        "optimizer_type optimizer use_8bit_adam use_lion_optimizer optimizer_args optimizer_params optimizer_config"
+    ),
     "training.optimizer.learning_rate": "learning_rate unet_lr scale_lr lr",
     "training.optimizer.weight_decay": "adam_weight_decay weight_decay",
-    "training.optimizer.beta1": "adam_beta1",
-    "training.optimizer.beta2": "adam_beta2",
-    "training.optimizer.epsilon": "adam_epsilon",
-    "training.schedule.name": "lr_scheduler lr_scheduler_num_cycles lr_scheduler_power lr_num_cycles lr_power",
-    "training.schedule.warmup_steps": "lr_warmup_steps lr_warmup warmup_steps",
-    "training.max_grad_norm": "max_grad_norm",
+    "training.optimizer.beta1": "adam_beta1 optimizer_beta1",
+    "training.optimizer.beta2": "adam_beta2 optimizer_beta2",
+    "training.optimizer.beta3": "prodigy_beta3",
+    "training.optimizer.epsilon": "adam_epsilon eps",
+    "training.optimizer.decouple": "prodigy_decouple decouple",
+    "training.optimizer.d0": "d0 prodigy_d0",
+    "training.optimizer.d_coef": "d_coef prodigy_d_coef",
+    "training.optimizer.growth_rate": "growth_rate prodigy_growth_rate",
+    "training.optimizer.use_bias_correction": "prodigy_use_bias_correction use_bias_correction",
+    "training.optimizer.safeguard_warmup": "prodigy_safeguard_warmup safeguard_warmup",
+    "training.optimizer.momentum": "momentum",
+    "training.optimizer.nesterov": "nesterov",
+    "training.schedule.name": "lr_scheduler learning_rate_scheduler",
+    "training.schedule.cycles": "lr_scheduler_num_cycles lr_num_cycles learning_rate_cycles",
+    "training.schedule.power": "lr_scheduler_power lr_power",
+    "training.schedule.timescale_steps": "lr_scheduler_timescale",
+    "training.schedule.warmup_steps": "lr_warmup_steps lr_warmup warmup_steps learning_rate_warmup_steps",
+    "training.schedule.warmup_share": "lr_warmup_ratio warmup_ratio",
+    "training.loss.name": "loss_type mse_strength mae_strength huber_strength",
+    "training.loss.c": "huber_c huber_delta",
+    "training.loss.schedule": "huber_schedule",
+    "training.weighting.name": "loss_weight_fn",
+    "training.noise.offset": "noise_offset offset_noise offset_noise_weight",
+    "training.noise.multires": "multires_noise pyramid_noise",
+    "training.noise.multires.iterations": "multires_noise_iterations",
+    "training.noise.multires.discount": "multires_noise_discount",
+    "training.noise.input_perturbation": "ip_noise_gamma input_perturbation",
+    "training.timesteps.from": "min_timestep min_denoising_steps timestep_bias_begin",
+    "training.timesteps.to": "max_timestep max_denoising_steps timestep_bias_end",
+    "training.ema": "use_ema ema_config",
+    "training.ema.decay": "ema_decay ema_max_decay",
+    "training.max_grad_norm": "max_grad_norm clip_grad_norm",
     "training.random_flip": "flip_aug random_flip",
     "training.precision": "mixed_precision",
     "variants.NAME.captions.strategy": "caption_extension caption_extention",
@@ -65,49 +98,63 @@ _KEYS = {
 
 # Settings whose value a key's is computed from, by how.
 _COMPUTED = {
-    ("training.steps", "steps are epochs x images x repeats / images of an update"): (
+    ("training.epochs", "an epoch shows every image that is trained on once"): (
         "max_train_epochs num_train_epochs num_epochs epochs epoch dataset_repeats num_repeats repeats"
     ),
     ("base_model.revision", "which version of a model from a hub"): "revision",
-    ("base_model.prediction_type", "epsilon or v_prediction"): "v_parameterization prediction_type",
+    ("base_model.prediction_type", "epsilon or v_prediction"): (
+        "v_parameterization prediction_type force_v_prediction force_epsilon_prediction is_v_pred"
+    ),
+    ("training.loss.c", "c is huber_c x huber_scale where the schedule is constant"): "huber_scale",
+    ("training.weighting.gamma", "it is of {name: min_snr}"): "min_snr_gamma snr_gamma loss_weight_strength",
+    ("training.weighting.name", "it is soft_min_snr"): "use_soft_min_snr soft_min_snr soft_min_snr_sigma_data",
+    ("training.weighting.name", "it is debiased"): "debiased_estimation_loss",
+    ("training.weighting.name", "it is nearly min_snr with a gamma of 1000"): "scale_v_pred_loss_like_noise_pred",
+    ("training.timesteps.from", "in thousandths"): "min_noising_strength",
+    ("training.timesteps.to", "in thousandths"): "max_noising_strength",
+    ("training.noise.input_perturbation", "what is learned has none of it"): "perturbation_noise_weight",
 }
 
 # By what is lost, the settings that are not taken.
 _NOTHING = {
-    "every timestep's loss counts the same": (
-        "min_snr_gamma snr_gamma debiased_estimation_loss scale_v_pred_loss_like_noise_pred v_pred_like_loss"
+    "training.weighting says how much a timestep's loss counts": "v_pred_like_loss snr_weight cep_gamma",
+    "the loss is mse, huber or l1, and no sum of them": "log_cosh_strength vb_loss_strength",
+    "the offset of noise is the same at all timesteps and for all images, whatever they show": (
+        "adaptive_noise_scale generalized_offset_noise"
     ),
-    "the loss is the mean squared error": "loss_type huber_schedule huber_c huber_scale",
-    "noise is plain: very dark and very light pictures are learnt more slowly": (
-        "noise_offset noise_offset_type noise_offset_random_strength adaptive_noise_scale multires_noise_iterations "
-        "multires_noise_discount perlin_noise"
+    "the noise of every image has all of the strength that training.noise says": (
+        "noise_offset_random_strength ip_noise_gamma_random_strength noise_offset_probability input_perturbation_steps"
     ),
-    "what the UNet sees has no noise beside the one that it is to find": (
-        "ip_noise_gamma ip_noise_gamma_random_strength input_perturbation"
+    "noise is plain, or has an offset or several sizes": "perlin_noise noise_multiplier",
+    "all timesteps from training.timesteps.from on and before its to are equally probable": (
+        "timestep_bias_strategy timestep_bias_multiplier timestep_bias_portion timestep_distribution noising_weight "
+        "noising_bias timestep_type content_or_style"
     ),
-    "timesteps are drawn from all of the schedule": "min_timestep max_timestep",
+    "the average follows every update, and is what is scored and exported": (
+        "ema_update_step_interval ema_update_interval ema_validation non_ema_sampling ema_inv_gamma ema_power"
+    ),
     "an SD 2.x model is known by its files; one in a single file needs base_model.components of its kind": "v2",
     "only SD 1.x and 2.x are trained here": "sdxl",
     "the text encoder is not trained": (
         "text_encoder_lr text_encoder_lr1 text_encoder_lr2 network_train_text_encoder_only stop_text_encoder_training "
         "stop_text_encoder_training_pct "
-        "train_text_encoder learning_rate_te learning_rate_te1 learning_rate_te2"
+        "train_text_encoder learning_rate_te learning_rate_te1 learning_rate_te2 "
+        "loraplus_text_encoder_lr_ratio"
     ),
     "an adapter is a plain LoRA of linear layers": (
         "network_module network_args LoRA_type LyCORIS_preset conv_dim conv_alpha algo preset unit factor dora_wd "
         "use_cp use_tucker use_scalar train_norm decompose_both train_on_input bypass_mode constrain constraint "
-        "rescaled block_size train_lora_ggpo ggpo_sigma ggpo_beta use_dora use_rslora"
+        "rescaled block_size train_lora_ggpo ggpo_sigma ggpo_beta use_dora"
     ),
-    "no part of an adapter is switched off while it is trained": (
-        "network_dropout rank_dropout module_dropout rank_dropout_scale lora_dropout dropout"
+    "single values between down and up are dropped, by lora.dropout, no ranks and no layers": (
+        "rank_dropout module_dropout rank_dropout_scale"
     ),
-    "weights may grow": "scale_weight_norms",
+    "weights may grow: what a norm holds back is another adapter than its gradients and decay make": (
+        "scale_weight_norms"
+    ),
     "all blocks have one rank and one learning rate": (
         "block_dims block_alphas block_lr_zero_threshold conv_block_dims conv_block_alphas down_lr_weight "
         "mid_lr_weight up_lr_weight block_lr network_reg_dims network_reg_lrs"
-    ),
-    "both matrices of a layer have one learning rate": (
-        "loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio"
     ),
     "an adapter begins anew": (
         "network_weights lora_network_weights dim_from_weights resume resume_from_huggingface resume_from_checkpoint "
@@ -143,8 +190,9 @@ _NOTHING = {
     ),
     "images are read from a folder, an archive or S3": "dataset_name dataset_config_name dataset_class",
     "all images of the folder are used": "max_train_samples",
-    "the learning rate follows constant, linear or cosine to 0": (
-        "lr_scheduler_type lr_scheduler_args lr_decay_steps lr_scheduler_timescale lr_scheduler_min_lr_ratio"
+    "training.schedule.name says what the rate follows, which ends at 0 where it falls": (
+        "lr_scheduler_type lr_scheduler_args lr_scheduler_params lr_decay_steps lr_scheduler_min_lr_ratio "
+        "learning_rate_min_factor custom_learning_rate_scheduler lr_end"
     ),
     "images are held out by what they show; every evaluation scores all of them": (
         "validation_seed validate_every_n_steps validate_every_n_epochs max_validation_steps"
@@ -177,7 +225,8 @@ _NEEDLESS = {
     "memory is planned for by training.memory": (
         "gradient_checkpointing cpu_offload_checkpointing lowram lowvram highvram mem_eff_attn xformers sdpa "
         "enable_xformers_memory_efficient_attention vae_batch_size fused_backward_pass no_half_vae blocks_to_swap "
-        "optimizer_offload fused_optimizer_groups blockwise_fused_optimizers"
+        "optimizer_offload fused_optimizer_groups blockwise_fused_optimizers ema_device ema_cpu_only "
+        "ema_foreach_disable offload_ema"
     ),
     "latents and embeddings are always cached": (
         "cache_latents cache_latents_to_disk skip_cache_check cache_info cache_text_encoder_outputs "
@@ -211,6 +260,7 @@ _NEEDLESS = {
         "train_single_block_indices train_t5xxl weighting_scheme sigmoid_scale"
     ),
     "the model is named by another setting": "model_list",
+    "the settings of offsets and of several sizes say which of both it is": "noise_offset_type",
     "it is the GUI's own": "save_as_bool",
 }
 
@@ -219,7 +269,6 @@ _OFF: dict[str, tuple[object, ...]] = {
     "lr_scheduler_num_cycles": (1,),
     "lr_scheduler_power": (1,),
     "loss_type": ("l2",),
-    "noise_offset_type": ("Original",),
     "clip_skip": (1,),
     "max_token_length": (75,),
     "max_timestep": (1000,),
@@ -234,7 +283,10 @@ _OFF: dict[str, tuple[object, ...]] = {
     "max_validation_steps": (-1,),
     "caption_column": ("text", "caption"),
     "image_column": ("image",),
+    "huber_c": (0.1,),
     "huber_scale": (1,),
+    "huber_schedule": ("snr",),
+    "multires_noise_discount": (0.3,),
     "save_model_as": ("safetensors",),
     "num_processes": (1,),
     "network_multiplier": (1,),
@@ -244,7 +296,11 @@ _OTHER_MODELS = re.compile(r"(flux|sd3|hunyuan|anima|lumina|t5|clip_[gl]|txt_|im
 
 FATES: dict[str, Fate] = {
     **{name: Fate("key", key, "", _OFF.get(name, ())) for key, names in _KEYS.items() for name in names.split()},
-    **{name: Fate("key", key, why) for (key, why), names in _COMPUTED.items() for name in names.split()},
+    **{
+        name: Fate("key", key, why, _OFF.get(name, ()))
+        for (key, why), names in _COMPUTED.items()
+        for name in names.split()
+    },
     **{name: Fate("nothing", "", why, _OFF.get(name, ())) for why, names in _NOTHING.items() for name in names.split()},
     **{name: Fate("needless", "", why) for why, names in _NEEDLESS.items() for name in names.split()},
 }

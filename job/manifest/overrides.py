@@ -12,10 +12,12 @@ from lora_engine.config.training import TrainingConfig
 # The keys that a variant may override, and the models of what stands there.
 OVERRIDABLE: tuple[tuple[str, type[BaseModel]], ...] = (("lora", LoraConfig), ("training", TrainingConfig))
 
+_IN_PLACE_OF = {"steps": "epochs", "epochs": "steps"}  # keys of which a section has one
+
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `over` over `base`, key by key; a union whose `name` changes is replaced whole."""
-    result = dict(base)
+    """Lay `over` over `base`, key by key; a union whose `name` changes is replaced whole, and steps replace epochs."""
+    result = {key: value for key, value in base.items() if _IN_PLACE_OF.get(key) not in over}
     for key, value in over.items():
         mine = result.get(key)
         if (

@@ -44,12 +44,12 @@ class Pack:
     @property
     def steps(self) -> int:
         """The updates of the member that has most."""
-        return max(variant.training.steps for variant in self.variants)
+        return max(variant.training.last_step for variant in self.variants)
 
     @property
     def image_count(self) -> int:
         """How many images the members are trained on, counting each as often as an update sees it."""
-        return self.shared.images_per_step * sum(variant.training.steps for variant in self.variants)
+        return self.shared.images_per_step * sum(variant.training.last_step for variant in self.variants)
 
     @property
     def rank(self) -> int:
@@ -58,15 +58,20 @@ class Pack:
 
     def steps_of(self, member: Member) -> int:
         """The updates of a member."""
-        return self.variants[self.members.index(member)].training.steps
+        return self.variants[self.members.index(member)].training.last_step
+
+    @property
+    def ends(self) -> dict[Member, int]:
+        """The updates of each member."""
+        return {m: variant.training.last_step for m, variant in zip(self.members, self.variants, strict=True)}
 
     def last_steps(self, step: int) -> dict[Member, int]:
         """The step that each member is at when the pack is at `step`: that, or its own last one."""
-        return {member: min(step, self.steps_of(member)) for member in self.members}
+        return {member: min(step, end) for member, end in self.ends.items()}
 
     def evaluations(self, every: int) -> dict[int, tuple[Member, ...]]:
         """The members that are scored at each step, ascending: at 0, at multiples of `every`, and at their last."""
-        steps = {0, *range(0, self.steps, every), *map(self.steps_of, self.members)}
+        steps = {0, *range(0, self.steps, every), *self.ends.values()}
         return {step: self.scored_at(step, every) for step in sorted(steps)}
 
     def scored_at(self, step: int, every: int) -> tuple[Member, ...]:
@@ -93,26 +98,38 @@ class Pack:
         return f"pack-{self.index}"
 
 
-def resolve_variants(manifest: Manifest) -> tuple[ResolvedVariant, ...]:
-    """Every variant with the settings that it is trained with."""
+def resolve_variants(manifest: Manifest, images: int | None = None) -> tuple[ResolvedVariant, ...]:
+    """Every variant with the settings that it is trained with.
+
+    Args:
+        images: that are trained on, by which epochs are steps; None leaves variants with epochs at 0 steps.
+    """
     lora, training = manifest.lora.model_dump(mode="json"), manifest.training.model_dump(mode="json")
     return tuple(
         ResolvedVariant(
             variant.name,
             variant.captions,
             LoraConfig.model_validate(merge(lora, variant.lora), strict=False),
-            TrainingConfig.model_validate(merge(training, variant.training), strict=False),
+            _counted(TrainingConfig.model_validate(merge(training, variant.training), strict=False), images),
             variant.seed_offset,
         )
         for variant in manifest.variants
     )
 
 
-def packs_of(manifest: Manifest, packing: int = BY_PASS) -> tuple[Pack, ...]:
-    """All adapters of the run, put together by that rule and as `split_packs_by` asks, in the order of the manifest."""
+def _counted(training: TrainingConfig, images: int | None) -> TrainingConfig:
+    return training if images is None else training.counted(images)
+
+
+def packs_of(manifest: Manifest, packing: int = BY_PASS, images: int | None = None) -> tuple[Pack, ...]:
+    """All adapters of the run, put together by that rule and as `split_packs_by` asks, in the order of the manifest.
+
+    Args:
+        images: see `resolve_variants`.
+    """
     groups: dict[tuple[object, ...], list[tuple[Member, ResolvedVariant]]] = {}
     split_by = manifest.split_packs_by
-    for variant in resolve_variants(manifest):
+    for variant in resolve_variants(manifest, images):
         if packing == BY_PASS:
             settings = variant.training.model_dump_json(include=set(SHARED))
         else:

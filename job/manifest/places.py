@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 from job.storage import hub
 from job.storage.backends import BACKENDS
-from job.storage.s3.environment import endpoint_problem
+from job.storage.s3.environment import A_REGION, AN_ENDPOINT, endpoint_problem, is_region
 from job.storage.uris import SHIPPED
 
 _STORES = {scheme: backend.form for scheme, backend in BACKENDS.items()}
@@ -38,7 +38,14 @@ def _address(value: str) -> str:
 def _endpoint(value: str) -> str:
     """Refuse what is the address of no store."""
     if (problem := endpoint_problem(_address(value))) is not None:
-        raise ValueError(f"https://host or https://host:port (it {problem})")
+        raise ValueError(f"{AN_ENDPOINT} (it {problem})")
+    return value
+
+
+def _region(value: str) -> str:
+    """Refuse what is the name of no region."""
+    if not is_region(value):
+        raise ValueError(A_REGION)
     return value
 
 
@@ -74,6 +81,7 @@ def _revision(value: str) -> str:
 
 _Address = Annotated[str, Field(min_length=1, max_length=1024)]
 Endpoint = Annotated[_Address, AfterValidator(_endpoint)]
+Region = Annotated[str, AfterValidator(_region)]
 Destination = Annotated[_Address, AfterValidator(_place_in(_STORES))]
 DataSource = Annotated[_Address, AfterValidator(_place_in(_STORES | _SHIPPED))]
 ModelSource = Annotated[_Address, AfterValidator(_place_in(_KNOWN))]

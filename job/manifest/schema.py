@@ -11,7 +11,7 @@ from job.manifest.limits import LimitsConfig
 from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ScoredEvaluationConfig
 from job.manifest.names import part_name, run_name, variant_name
 from job.manifest.overrides import schemas_of_keys
-from job.manifest.places import DataSource, Destination, Endpoint
+from job.manifest.places import DataSource, Destination, Endpoint, Region
 from job.storage.base import StorageSettings
 from job.storage.uris import as_folder, local_path, scheme_of
 from lora_engine.captions.strategies import captioners_of
@@ -33,7 +33,7 @@ class StorageConfig(Config):
     endpoint_url: Endpoint | None = Field(
         default=None, description="Of a store that is not AWS, e.g. http://minio:9000."
     )
-    region: str | None = None
+    region: Region | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
 
 

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 
 from job.errors import ExitCode, JobError
 from job.storage.files import NO_SPACE
-from lora_engine.system.limits import errno_of, limit_hit
+from lora_engine.system.limits import errno_of, is_of_the_machine, limit_hit
 
 
 @contextmanager
@@ -21,21 +21,13 @@ def resource_errors() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         _refuse_limit(error)
-        if isinstance(error, MemoryError) or _means_full_memory(error):
-            raise JobError(
-                ExitCode.RESOURCES,
-                f"Memory is full: {' '.join(str(error).split())[:200]}.",
-                "Lower training.batch_size (and raise gradient_accumulation), or use a larger machine.",
-            ) from error
-        if "CUDA error" in str(error):
-            raise JobError(
-                ExitCode.GPU_FAULT,
-                f"The GPU failed: {' '.join(str(error).split())[:200]}.",
-                "Start the job again, on another machine if it happens twice; `dmesg` and `nvidia-smi -q` say more.",
-            ) from error
+        if (fault := fault_of_the_machine(error)) is not None:
+            raise fault from error
         raise
     except (OSError, SafetensorError) as error:
         _refuse_limit(error)
+        if (fault := fault_of_the_machine(error)) is not None:
+            raise fault from error
         if errno_of(error) in NO_SPACE:
             raise JobError(
                 ExitCode.RESOURCES,
@@ -50,6 +42,20 @@ def _refuse_limit(error: Exception) -> None:
         raise JobError(ExitCode.RESOURCES, *found) from error
 
 
-def _means_full_memory(error: RuntimeError) -> bool:
-    """Whether torch raised it for want of memory: a class of its own on a GPU, a plain RuntimeError on a CPU."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+def fault_of_the_machine(error: Exception) -> JobError | None:
+    """The error to end with where memory is full (44) or the GPU failed (53); None for any other."""
+    said = " ".join(str(error).split())[:200]
+    if not is_of_the_machine(error):
+        return None
+    # One that says that memory is full may also name CUDA.
+    if "CUDA error" in said and "out of memory" not in said:
+        return JobError(
+            ExitCode.GPU_FAULT,
+            f"The GPU failed: {said}.",
+            "Start the job again, on another machine if it happens twice; `dmesg` and `nvidia-smi -q` say more.",
+        )
+    return JobError(
+        ExitCode.RESOURCES,
+        f"Memory is full: {said or 'no more could be had'}.",
+        "Lower training.batch_size (and raise gradient_accumulation), or use a larger machine.",
+    )

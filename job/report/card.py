@@ -28,6 +28,7 @@ _TAGS = ("text-to-image", "stable-diffusion", "lora", "diffusers")
 _WIDGETS = 12  # pictures that the hub is to show, at most
 _SETTINGS = (
     "training.steps",
+    "training.epochs",
     "training.batch_size",
     "training.gradient_accumulation",
     "training.optimizer.name",

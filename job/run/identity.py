@@ -25,6 +25,8 @@ _ONLY_CONSTANT = (
     "schedules' rates depend on them."
 )
 _NEWER_FIELDS = ("captioners", "base_model_as", "own_captions")  # of an identity, which earlier versions did not write
+# What a person calls the fields of an identity that stand elsewhere in a manifest, by how they begin.
+_IN_A_MANIFEST = {"base_model_as.": "base_model.", "split.": "dataset."}
 _MOST_NAMED = 8  # fields, in a sentence
 _NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # keys of a captioner, for which the hash of its files stands
 # keys of the evaluation that decide what losses and verdicts mean
@@ -130,7 +132,10 @@ def identity_conflicts(stored: Identity, current: Identity) -> tuple[str, ...]:
 def differences(fields: Sequence[str], stored: Identity, current: Identity) -> str:
     """The fields in which two identities differ, each with its value in the one and in the other."""
     before, now = _compared(stored, current)
-    named = [f"{field} ({_shown(_at(before, field))} -> {_shown(_at(now, field))})" for field in fields[:_MOST_NAMED]]
+    named = [
+        f"{_key_of(field)} ({_shown(_at(before, field))} -> {_shown(_at(now, field))})"
+        for field in fields[:_MOST_NAMED]
+    ]
     more = f" and {len(fields) - _MOST_NAMED} more" * (len(fields) > _MOST_NAMED)
     return ", ".join(named) + more
 
@@ -139,6 +144,12 @@ def way_on(fields: Sequence[str]) -> str:
     """What somebody can do whose manifest differs from the run in these fields."""
     asks_for_steps = any(field.split(".")[2:] == ["training", "steps"] for field in fields)
     return f"{_ONLY_CONSTANT} {RESTORE_OR_RENAME}" if asks_for_steps else RESTORE_OR_RENAME
+
+
+def _key_of(field: str) -> str:
+    """The manifest's key that decides the field."""
+    begin = next((begin for begin in _IN_A_MANIFEST if field.startswith(begin)), "")
+    return _IN_A_MANIFEST.get(begin, "") + field.removeprefix(begin)
 
 
 def _at(values: Any, field: str) -> Any:

@@ -85,8 +85,8 @@ class Inventory:
     def __init__(self, run: RunFolder, there: Mapping[str, ObjectInfo], check: Check = lambda: None) -> None:
         self._run, self._there, self._check = run, there, check
         self.problems: list[Problem] = []
-        self.success = self._success()
         began = self.read(layout.RESOLVED, _Began)
+        self.success = self._success(began)
         self._members = [member for pack in (began.packs if began else ()) for member in pack.members]
         self.commits = self._read_commits(began)
         self.named: list[Named] = [
@@ -98,12 +98,16 @@ class Inventory:
             *self._of_report(),
         ]
 
-    def _success(self) -> Success | None:
+    def _success(self, began: _Began | None) -> Success | None:
         try:
-            return read_success(self._run)
+            found = read_success(self._run)
         except JobError as error:
             self._note(layout.SUCCESS, error)
             return Success()
+        if found is not None and not found.files and began is not None and began.run_id is not None:
+            # The version that gave runs an id was the first to list their records, too.
+            self._complain(layout.SUCCESS, "is empty, though it should list the run's records")
+        return found
 
     def read(self, key: str, kind: type[Kind]) -> Kind | None:
         """The object; None where there is none, or it is something else, which is a problem."""

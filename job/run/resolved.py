@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from job import layout
 from job.layout import Member
-from job.manifest.packs import BY_PASS, BY_SETTINGS, Pack, packs_of
+from job.manifest.packs import BY_PASS, BY_SETTINGS, Pack, packs_of, resolve_variants
 from job.run.context import Attempt
 from job.run.identity import (
     Identity,
@@ -164,3 +164,9 @@ def with_packs_as_begun(attempt: Attempt) -> Attempt:
     if resolved is None or resolved.packing == BY_PASS:
         return attempt
     return replace(attempt, packs=packs_of(attempt.manifest, resolved.packing))
+
+
+def with_counted_steps(attempt: Attempt, resolved: Resolved, images: int) -> Attempt:
+    """The attempt once it is known how many images are trained on, by which epochs are steps."""
+    variants = resolve_variants(attempt.manifest, images)
+    return replace(attempt, variants=variants, packs=packs_of(attempt.manifest, resolved.packing, images))

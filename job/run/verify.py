@@ -11,7 +11,6 @@ from uuid import uuid4
 
 from job import layout
 from job.errors import ExitCode, JobError, no_run
-from job.run.checkpoints import RESTORE
 from job.run.hashes import CaptionHashes, captions_hash, metrics_hash
 from job.run.named import Inventory, Named, Problem
 from job.run.success import READERS
@@ -23,6 +22,10 @@ from lora_engine.records import CaptionRecord, StepRecord
 
 Row = TypeVar("Row")
 
+_FROM_A_COPY = (
+    "it from a copy; what was collected, `lora-job collect` fetches again. Or train anew, under another name: --set "
+    "name=... of `lora-job run`."
+)
 MADE_ANEW = (f"{layout.REPORT}/", f"{layout.ADAPTERS}/")  # folders that `lora-job report` writes
 
 
@@ -115,11 +118,14 @@ def conflict(problems: Iterable[Problem], more: str = "") -> JobError:
     first, *others = problems
     more = f" {more}" if more else ""
     if others:
-        more += f" {len(others)} more files are missing or altered: `lora-job verify` names all."
-    anew = first.key.startswith(MADE_ANEW)
-    return JobError(
-        ExitCode.CONFLICT, first.text + more, f"`lora-job report` makes it anew, or: {RESTORE}" if anew else RESTORE
-    )
+        more += f" {others_too(len(others))}: `lora-job verify` names all."
+    way = "Make it anew with `lora-job report RUN`, or restore" if first.key.startswith(MADE_ANEW) else "Restore"
+    return JobError(ExitCode.CONFLICT, first.text + more, f"{way} {_FROM_A_COPY}")
+
+
+def others_too(count: int) -> str:
+    """The words that so many files are not as the run says, beside one that is named."""
+    return f"{count} more files are missing or altered" if count > 1 else "Another file is missing or altered, too"
 
 
 def is_source_of_report(key: str) -> bool:

@@ -53,7 +53,7 @@ def fetch_models(attempt: Attempt) -> Models:
     for adapter in {variant.lora: None for variant in attempt.variants}:
         stable_diffusion.require_trainable(base, adapter)
     if samples is not None:
-        schedule.load_sampler(base, samples.sampler)
+        schedule.require_sampler(base, samples.sampler, samples.all_steps)
     captioners = {}
     for name, config in manifest.named_captioners().items():
         what = f"{manifest.captioner_key(name)}.source"

@@ -196,8 +196,9 @@ def _leaf(name: str) -> str:
 def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraConfig) -> None:
     """Freeze `model` and give it an adapter for every (name, seed), all active in this order.
 
-    It may have had others injected, of other settings. Adapters stay in fp32 whatever the base's dtype (in fp64 over an fp64 base). Adapters of equal seeds start from
-    equal weights: down Kaiming-uniform as PEFT draws it, up zero, so that the model computes as the base model does.
+    It may have had others injected, of other settings. Adapters stay in fp32 whatever the base's dtype (in fp64 over an
+    fp64 base). Adapters of equal seeds start from equal weights: down Kaiming-uniform as PEFT draws it, up zero, so
+    that the model computes as the base model does.
 
     Raises:
         ModelError: a target names no layer, or one that cannot be adapted.

@@ -55,6 +55,12 @@ class SamplesConfig(Config):
         default="evaluations", description="With the base model and every checkpoint, or with the last one alone."
     )
 
+    @property
+    def all_steps(self) -> frozenset[int]:
+        """The numbers of denoising steps that are asked for."""
+        own = (each.steps for each in self.prompts or () if isinstance(each, PromptConfig))
+        return frozenset((self.steps, *(steps for steps in own if steps is not None)))
+
     @model_validator(mode="after")
     def _check_twice(self) -> "SamplesConfig":
         prompts = [each if isinstance(each, PromptConfig) else PromptConfig(prompt=each) for each in self.prompts or ()]

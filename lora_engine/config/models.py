@@ -21,7 +21,7 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 
 PredictionChoice = Annotated[
-    Literal["auto"] | PredictionType,
+    Literal["auto", PredictionType],
     Field(
         description="What the UNet predicts: the noise, or v. auto: what a single file says of itself, or else the "
         "scheduler's configuration."

@@ -1,9 +1,10 @@
 """The settings of the training loop."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lora_engine.config.base import Config
 from lora_engine.config.ema import EmaConfig
@@ -12,6 +13,8 @@ from lora_engine.config.lr_schedule import ConstantLrSchedule, LrScheduleConfig
 from lora_engine.config.models import Precision
 from lora_engine.config.noise import NoiseConfig, TimestepsConfig
 from lora_engine.config.optimizer import AdamWConfig, OptimizerConfig
+
+MOST_STEPS = 1_000_000
 
 CompileMode = Literal["regional", "full"]  # how the UNet is compiled, where it is
 
@@ -26,7 +29,18 @@ SHARED = (
 class TrainingConfig(Config):
     """One optimizer update sees `batch_size * gradient_accumulation` images."""
 
-    steps: int = Field(ge=1, le=1_000_000, description="Optimizer updates, not micro-batches.")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_STEPS,
+        description="Optimizer updates, not micro-batches. Required, unless epochs stands in its place.",
+    )
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        le=100_000,
+        description="In place of steps, how often each training image is seen; steps follow once images are counted.",
+    )
     batch_size: int = Field(default=4, ge=1, le=1024)
     gradient_accumulation: int = Field(default=1, ge=1, le=1024)
     optimizer: OptimizerConfig = AdamWConfig()
@@ -64,6 +78,26 @@ class TrainingConfig(Config):
         description="Updates refused for an adapter's loss or gradients that are not finite, before it is frozen. In "
         "fp16, gradients count only where a smaller loss scale cannot help.",
     )
+
+    @model_validator(mode="after")
+    def _check_length(self) -> "TrainingConfig":
+        if self.steps is None and self.epochs is None:
+            raise ValueError("steps: this key is required, or epochs in its place")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"epochs: null, since training.steps is {self.steps}; or training.steps: null")
+        return self
+
+    @property
+    def last_step(self) -> int:
+        """The number of the last update, where the first is 1; 0 as long as that is epochs of unknown images."""
+        return self.steps or 0
+
+    def counted(self, images: int) -> "TrainingConfig":
+        """The same with the steps that `epochs` stands for when so many images are trained on."""
+        if self.epochs is None:
+            return self
+        steps = max(1, math.ceil(self.epochs * images / self.images_per_step))
+        return self.model_copy(update={"steps": min(steps, MOST_STEPS), "epochs": None})
 
     @property
     def images_per_step(self) -> int:

@@ -36,13 +36,12 @@ def encode_latents(
         ModelError: the VAE gave a value that is not finite.
     """
     vae.to(device)
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
     for image_id, path in images:
         square = torch.from_numpy(np.array(read_square(path))).to(device, torch.float32)
         pixels = square.permute(2, 0, 1)[None] / 127.5 - 1
         with torch.inference_mode():
             posterior = vae.encode(pixels.flip(3) if mirrored else pixels).latent_dist
-            moments = torch.cat([posterior.mean - shift, posterior.std]) * vae.config.scaling_factor
+            moments = torch.cat([posterior.mean, posterior.std]) * vae.config.scaling_factor
         moments = moments.float().cpu().contiguous()
         if not moments.isfinite().all():
             raise ModelError(
@@ -64,6 +63,9 @@ def encode_texts(
 
     Yields:
         For each text a tensor [L, D] on the CPU in the encoder's dtype, where L is the tokenizer's length, 77.
+
+    Raises:
+        ModelError: the text encoder gave a value that is not finite.
     """
     text_encoder.to(device)
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -76,6 +78,11 @@ def encode_texts(
         )
         with torch.inference_mode():
             hidden = _hidden_state(text_encoder, tokens.input_ids.to(device), clip_skip).cpu()
+        if not hidden.isfinite().all():
+            raise ModelError(
+                "The text encoder's embeddings are not finite, though its weights are.",
+                "Its values are too large for the precision that it computes in: use training.precision: bf16 or fp32.",
+            )
         for embedding in hidden:
             yield embedding.clone(memory_format=torch.contiguous_format)
 

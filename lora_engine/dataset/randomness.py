@@ -108,7 +108,7 @@ def perturbation_noise(seed: int, step: int, shape: tuple[int, ...]) -> Floats:
 
 
 def adapter_dropout_keys(seed: int, step: int, count: int) -> Ints:
-    """A number of 32 bits for each image of an update, which decides what it does without in adapters. int64 [count]."""
+    """A number of 32 bits for each image of an update, by which adapters' hidden values are dropped. int64 [count]."""
     return _generator(_Stream.ADAPTER_DROPOUT, seed, step).integers(0, 2**32, size=count, dtype=np.int64)
 
 

@@ -104,10 +104,8 @@ def preprocess_images(
     # Starting a worker takes as long as decoding a dozen files, so few files get few workers.
     count = workers or min(usable_cores(), 1 + len(files) // _WINDOW)
     remaining, window = iter(files), deque[tuple[SourceFile, Future[PreparedImage]]]()
-    # Spawned workers, unlike forked ones, inherit neither threads nor the memory of a large parent.
-    context = multiprocessing.get_context("spawn")
     processes: set[BaseProcess] = set()
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker) as pool:
+    with _pool_of(count) as pool:
 
         def submit(files: Iterable[SourceFile]) -> None:
             for file in files:
@@ -129,6 +127,25 @@ def preprocess_images(
             raise _worker_error(codes, ", ".join(undone[: 2 * count])) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool_of(workers: int) -> ProcessPoolExecutor:
+    """Processes that prepare images.
+
+    Raises:
+        ResourceError: the system does not let them take turns, for which it needs shared memory.
+    """
+    # Spawned workers, unlike forked ones, inherit neither threads nor the memory of a large parent.
+    context = multiprocessing.get_context("spawn")
+    try:
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    except OSError as error:
+        raise_if_limit(error)
+        raise ResourceError(
+            f"No process can be started that prepares images: /dev/shm cannot be used: {error.strerror}.",
+            "Let it be there, writable and not full: `docker run --shm-size 64m`, or in Kubernetes an emptyDir of the "
+            "medium Memory that is mounted at /dev/shm.",
+        ) from error
 
 
 def _worker_error(codes: Set[int | None], candidates: str) -> EngineError:

@@ -19,6 +19,7 @@ from lora_engine.models.files import LocalModel, holds_safetensors, how_to_load
 from lora_engine.models.image_text import load_processor, load_whole, read_config
 from lora_engine.models.wording import Wording, require_words, wordings
 from lora_engine.system.device import DTYPES, DtypeName, resolve_precision
+from lora_engine.system.limits import raise_if_limit
 from lora_engine.system.prefetch import prefetch
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model", "chat_template.jinja")
@@ -26,7 +27,6 @@ _KEY = "captioner.source"  # the manifest's key of the model, where none is give
 _PLAIN = re.compile(r"[A-Za-z0-9]+( [A-Za-z0-9]+)*")
 # What a model's own settings of generation may ask for otherwise.
 _ONE_ANSWER = {"num_return_sequences": 1, "return_dict_in_generate": False, "stop_strings": None}
-_OF_THE_MACHINE = ("out of memory", "can't allocate memory", "CUDA error")  # in errors that are none of the model's
 
 
 class Captioner:
@@ -98,7 +98,7 @@ def require_captioner(model: LocalModel, config: CaptionerConfig, what: str = _K
     holds_safetensors(model, what)
     kind = kind_of(model, config, what)
     try:
-        processor = load_processor(model.path, type(read_config(model.path)))
+        processor = load_processor(model.path, read_config(model.path))
     except ValueError as error:
         raise _not_loadable(model.path, what, error) from error
     try:
@@ -154,9 +154,8 @@ def _first_that_works(captioners: Iterable[Captioner]) -> Captioner:
     for captioner in captioners:
         try:
             captioner.try_out()
-        except Exception as error:  # The library raises almost any exception where words and image do not fit.
-            if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OF_THE_MACHINE):
-                raise
+        except Exception as error:  # noqa: BLE001 - the library raises almost any where words and image do not fit
+            raise_if_limit(error)
             reasons.append(" ".join(str(error).split())[:300] or type(error).__name__)
         else:
             return captioner

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from lora_engine.config.models import PredictionType
+from lora_engine.config.models import BaseModelUse, PredictionType
 from lora_engine.errors import ModelError
 from lora_engine.models.accepted import refuse_pickle
 from lora_engine.models.files import check_safetensors
@@ -19,24 +19,28 @@ UNET = "model.diffusion_model."
 NAME_A_VAE = (
     "Name one that goes with it: base_model.vae: hf://stabilityai/sd-vae-ft-mse, a folder or a .safetensors file."
 )
+A_VAE = "Name the VAE of a Stable Diffusion 1.x or 2.x model: a folder in diffusers layout, or a .safetensors file."
 _FIRST = f"{UNET}input_blocks.0.0.weight"  # the UNet's first layer, whose shape tells what it takes
 _EMA = "model_ema."
 VAES = ("first_stage_model.", "vae.")
-# The prefixes of a text encoder: of SD 1.x, of SD 2.x, and each as programs write it that came with SDXL.
-_TEXT = ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.")
+# The prefixes of a text encoder of SD 1.x and of SD 2.x, each as programs write it that came with SDXL, too.
+CLIP = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
+OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.0.model.")
 _OF_INPUTS = {5: "depth", 7: "upscaling", 8: "editing by instructions", 9: "inpainting"}  # by channels that go in
 _OLDER_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _A_MODEL = "Name a text-to-image checkpoint of Stable Diffusion 1.x or 2.x."
 # Names that tell what else a file is: a pattern, what it is, and what to do.
 _OTHERS = (
     (
-        r"lora_|.*\.lora_(down|up|A|B)\.",
+        r"(lora|lycoris)_|.*lora[._](down|up|A|B)\.",
         "is an adapter (LoRA), not a base model",
         "Name the base model that it is for.",
     ),
     (r"(model\.diffusion_model\.)?control_model\.", "is a ControlNet, not a base model", _A_MODEL),
     (r"conditioner\.embedders\.1\.", "is a Stable Diffusion XL checkpoint", _A_MODEL),
     (r"(.*\.)?(joint|double|single)_blocks\.", "is of a later family than Stable Diffusion 2.x", _A_MODEL),
+    (r".*\.(time_stack|motion_modules)\.", "is for video", _A_MODEL),
+    (rf"{re.escape(UNET)}label_emb\.", "takes more than a text (Stable Diffusion XL, unCLIP)", _A_MODEL),
     (r"(down|up)_blocks\.|unet\.", "is a part of a pipeline in diffusers layout", "Name the pipeline's folder."),
     (r"(emb_params|string_to_param)", "is a textual inversion, not a base model", _A_MODEL),
 )
@@ -65,6 +69,14 @@ class Header:
     def zero_terminal_snr(self) -> bool:
         """Whether the file says that its last timestep is noise alone, which only a model of v can learn from."""
         return self.predicts == "v_prediction" and ("ztsnr" in self.shapes or self._is_set("ss_zero_terminal_snr"))
+
+    def used_as(self, use: BaseModelUse) -> BaseModelUse:
+        """The use with what the file says of its predictions, where that is left open."""
+        predicts = self.predicts or "auto" if use.prediction_type == "auto" else use.prediction_type
+        terminal = use.zero_terminal_snr
+        if terminal == "auto" and self.zero_terminal_snr:
+            terminal = predicts == "v_prediction"
+        return use.model_copy(update={"prediction_type": predicts, "zero_terminal_snr": terminal})
 
     def _is_set(self, key: str) -> bool:
         return self.metadata.get(key, "").lower() == "true"
@@ -102,6 +114,19 @@ def require_checkpoint(path: Path, *, has_vae: bool = False) -> Header:
     return header
 
 
+def require_vae(path: Path) -> Header:
+    """The header of a file that holds a VAE, alone or in a checkpoint, as far as the header alone can tell.
+
+    Raises:
+        ModelError: the file is a pickle, damaged, or holds none.
+    """
+    refuse_pickle(path.name, "base_model.vae")
+    header = read_header(path, "base_model.vae")
+    if not header.has(*(f"{prefix}{side}coder." for prefix in ("", *VAES) for side in ("en", "de"))):
+        raise ModelError(f"base_model.vae: {path.name} holds no VAE ({VAES[0]}*, encoder.*, decoder.*).", A_VAE)
+    return header
+
+
 def _what_is_wrong(header: Header, *, has_vae: bool) -> tuple[str, str]:
     """Why a checkpoint cannot be used, and what to do; empty texts where it can."""
     for pattern, what, remedy in _OTHERS:
@@ -114,18 +139,33 @@ def _what_is_wrong(header: Header, *, has_vae: bool) -> tuple[str, str]:
     channels = header.shapes[_FIRST][1] if len(header.shapes[_FIRST]) > 1 else 0
     if channels in _OF_INPUTS:
         return f"is a model for {_OF_INPUTS[channels]}: its UNet takes {channels} channels", _A_MODEL
-    if not header.has(*_TEXT):
-        return f"has no text encoder ({_TEXT[0]}*)", "Name a whole checkpoint: UNet, text encoder and VAE in one file."
+    if not _has_text_encoder(header):
+        return f"has no text encoder ({CLIP[0]}*)", "Name a whole checkpoint: UNet, text encoder and VAE in one file."
     if not has_vae and not header.has(*VAES):
         return f"has no VAE ({VAES[0]}*)", NAME_A_VAE
     return "", ""
+
+
+def clip_names(header: Header) -> dict[str, str]:
+    """The names of a CLIP text encoder's tensors, as they are stored, by the model's own; none in SD 2.x.
+
+    Of two text encoders, as mergers leave them, it is the one with the first of the prefixes.
+    """
+    for prefix in (f"{start}{middle}" for start in CLIP for middle in ("text_model.", "")):  # NovelAI's have no middle
+        if header.has(f"{prefix}embeddings."):
+            return {name.removeprefix(prefix): name for name in header.shapes if name.startswith(prefix)}
+    return {}
+
+
+def _has_text_encoder(header: Header) -> bool:
+    return bool(clip_names(header)) or header.has(*OPEN_CLIP)
 
 
 def _without_unet(header: Header) -> tuple[str, str]:
     if header.has(_EMA):
         remedy = "Name the version with the weights to use, or one that was converted to have them under that name."
         return f"has only a moving average of the UNet's weights ({_EMA}*), and no {UNET}*", remedy
-    if header.has(*VAES, "encoder.conv_in.", "decoder.conv_in."):
+    if header.has(*VAES, "encoder.conv_in.", "decoder.conv_in.") and not _has_text_encoder(header):
         return "is a VAE alone", f"Name it as base_model.vae, and as base_model.source a checkpoint. {_A_MODEL}"
     return f"holds no UNet ({UNET}*), so it is no Stable Diffusion checkpoint", _A_MODEL
 

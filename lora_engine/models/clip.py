@@ -11,7 +11,7 @@ from PIL import Image
 
 from lora_engine.errors import ModelError
 from lora_engine.models.files import LocalModel, how_to_load
-from lora_engine.models.image_text import load_whole, read_config
+from lora_engine.models.image_text import load_processor, load_whole, read_config
 
 FILE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
 _AT_ONCE = 32  # pictures or texts in a pass
@@ -47,6 +47,11 @@ class ClipScorer:
     @torch.inference_mode()
     def _normalised(self, features: Iterable[Any]) -> npt.NDArray[np.float32]:
         found = torch.cat([each.pooler_output.float().cpu() for each in features])
+        if not found.isfinite().all():
+            raise ModelError(
+                "evaluation.samples.clip.source: the CLIP model's embeddings are not finite, though its weights are.",
+                "Check its processor's configuration, or name another CLIP model.",
+            )
         return torch.nn.functional.normalize(found, dim=-1).numpy()
 
 
@@ -58,7 +63,7 @@ def require_clip(model: LocalModel) -> dict[str, Any]:
     """Refuse a model that is no CLIP model, without loading its weights; return how the library is to load these.
 
     Raises:
-        ModelError: the weights are pickles that are not allowed, or the model is of another kind.
+        ModelError: the weights are pickles that are not allowed, the model is of another kind, or it has no words.
     """
     from transformers import CLIPConfig
 
@@ -69,6 +74,10 @@ def require_clip(model: LocalModel) -> dict[str, Any]:
         raise _not_loadable(model.path, error) from error
     if not isinstance(config, CLIPConfig):
         raise _not_loadable(model.path, f"its model type is {config.model_type}")
+    try:
+        load_processor(model.path, config)
+    except ValueError as error:
+        raise _not_loadable(model.path, error) from error
     return options
 
 

@@ -17,6 +17,8 @@ from lora_engine.errors import ModelError
 from lora_engine.models.accepted import LOADED_PICKLES, find_weights, no_weights
 from lora_engine.system.limits import raise_if_limit
 
+_NUMBERS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # types in which a weight is the number that it says
+_SCALES = (".scale_weight", ".weight_scale", "scaled_fp8")  # ends of names of what such a weight is multiplied with
 _SUFFIXES = (".json", ".txt", ".safetensors", ".model", ".jinja")  # of files that belong to a model's hash
 _HASHING = threading.Lock()
 _AS_THE_FILES_SAY = BaseModelUse()
@@ -159,6 +161,8 @@ def _weight_files(folder: Path, what: str, allow_pickle: bool) -> tuple[Path, ..
         raise ModelError(
             f"{what}: {folder.name} is an adapter, not a model.", "Name the model, with the adapter merged."
         )
+    if _names_a_quantisation(folder / "config.json"):
+        raise _quantised(what, folder.name, "its config.json has a quantization_config")
     weights = find_weights([path.name for path in folder.iterdir()]) if folder.is_dir() else None
     if weights is None and allow_pickle and pickled_weights(folder):
         for index in folder.glob("*.bin.index.json"):
@@ -173,8 +177,24 @@ def _weight_files(folder: Path, what: str, allow_pickle: bool) -> tuple[Path, ..
     return files
 
 
+def _names_a_quantisation(config: Path) -> bool:
+    try:
+        found = json.loads(config.read_bytes()) if config.is_file() else {}
+    except (ValueError, RecursionError):
+        return False  # Whoever loads the model says so.
+    return isinstance(found, dict) and bool(found.get("quantization_config"))
+
+
+def _quantised(what: str, name: str, sign: str) -> ModelError:
+    return ModelError(
+        f"{what}: {name} is quantised: {sign}.", "Name a version in fp32, fp16 or bf16, from which it was made."
+    )
+
+
 def check_safetensors(path: Path, what: str) -> None:
     """Refuse a file that is no whole safetensors file, by its header alone, which says how long it must be.
+
+    One of quantised weights is refused, too: as they are stored, they are other numbers than the model's.
 
     Args:
         what: the manifest's key of the model, for messages.
@@ -185,24 +205,45 @@ def check_safetensors(path: Path, what: str) -> None:
     with _reading(what), path.open("rb") as file:  # safe_open says of a file that may not be read that it is not there.
         start = file.read(64)
     try:
-        with safe_open(path, framework="numpy"):
-            pass
+        with safe_open(path, framework="numpy") as opened:
+            sign = next(_signs_of_quantisation(opened), None)
     except (SafetensorError, OSError) as error:
         raise_if_limit(error)
         other = next((name for sign, name in _OTHER_STARTS.items() if start.lstrip().lower().startswith(sign)), None)
         found = f"is {other}, whatever its name says" if other else "is damaged or no safetensors file"
         raise ModelError(
             f"{what}: {path.name} in {path.parent} {found}.",
-            "Name a version of it that is safetensors."
-            if other == _PICKLE
-            else "Fetch it again; a download that was cut off looks like this.",
+            _INSTEAD.get(other or "", "Fetch it again; a download that was cut off looks like this."),
         ) from error
+    if sign:
+        raise _quantised(what, path.name, sign)
 
 
-_PICKLE = "a pickle, which can run code"
+def _signs_of_quantisation(opened: Any) -> Iterator[str]:
+    for name in opened.keys():  # noqa: SIM118 - no mapping
+        if name.endswith(_SCALES):
+            yield f"it holds {name}"
+        if name.endswith((".weight", ".bias")) and (dtype := opened.get_slice(name).get_dtype()) not in _NUMBERS:
+            yield f"{name} is of the type {dtype}"
+
+
+_PICKLE, _GGUF, _ARCHIVE = "a pickle, which can run code", "a GGUF file, whose weights are quantised", "an archive"
+_ANSWER = "an answer of a server"
+_INSTEAD = {  # of what to name, by what a file is; a file that is none of these is fetched again
+    _PICKLE: "Name a version of it that is safetensors.",
+    _GGUF: "Name a version of it that is safetensors.",
+    _ARCHIVE: "Unpack it, and name the .safetensors file in it.",
+    _ANSWER: "It says why; the file itself was not given.",
+}
 _OTHER_STARTS = {
     b"pk\x03\x04": _PICKLE,
-    b"\x80\x02": _PICKLE,
+    **{b"\x80%c" % protocol: _PICKLE for protocol in range(2, 6)},
+    b"gguf": _GGUF,
+    b"\x1f\x8b": _ARCHIVE,
+    b"7z\xbc\xaf": _ARCHIVE,
+    b"rar!": _ARCHIVE,
+    b"<?xml": _ANSWER,
+    b'{"': _ANSWER,
     b"version https://git-lfs": "a pointer of git LFS, which stands for the file",
     b"<!doctype": "a web page",
     b"<html": "a web page",

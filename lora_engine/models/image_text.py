@@ -39,12 +39,10 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, **weights: An
     options = {**weights, "weights_only": True, "dtype": dtype, **_LOCAL}
     try:
         model, loaded = model_class.from_pretrained(folder, output_loading_info=True, **options)
-    except MemoryError:
-        raise
     except Exception as error:  # As in `read_config`, it can be almost any.
         raise_if_limit(error)
         raise ValueError(_line(error)) from error
-    processor = load_processor(folder, type(model.config))
+    processor = load_processor(folder, model.config)
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(f"its weights lack {', '.join(missing[:3])}")
     if reason := why_not_finite(model.state_dict().items()):
@@ -52,14 +50,23 @@ def load_whole(model_class: Any, folder: Path, dtype: torch.dtype, **weights: An
     return model.eval(), processor
 
 
-def load_processor(folder: Path, config_class: type[Any]) -> Any:
-    """The processor of the model in that folder, whose configuration is of that class.
+def load_processor(folder: Path, config: Any) -> Any:
+    """The processor of the model in that folder, of that configuration.
 
     Of one that takes videos, too, it is all but the part for videos, which alone would need torchvision.
 
     Raises:
-        ValueError: it cannot be loaded, for the reason that the message gives.
+        ValueError: it cannot be loaded, for the reason that the message gives; or its files lack the vocabulary, and
+            the library has made one without words.
     """
+    processor = _load_processor(folder, type(config))
+    words, known = getattr(processor, "tokenizer", None), getattr(config, "text_config", config)
+    if words is not None and 2 * len(words) < (size := getattr(known, "vocab_size", 0)):
+        raise ValueError(f"its tokenizer has {len(words)} tokens, and the model {size}")
+    return processor
+
+
+def _load_processor(folder: Path, config_class: type[Any]) -> Any:
     from transformers import PROCESSOR_MAPPING, AutoProcessor
 
     try:

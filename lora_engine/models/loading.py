@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lora_engine.errors import ModelError
+from lora_engine.errors import EngineError, ModelError
 from lora_engine.system.limits import raise_if_limit
 
 
 @contextmanager
 def model_errors(folder: Path, component: str) -> Iterator[None]:
-    """Turn the block's errors into a ModelError about that component."""
+    """Turn the block's errors into a ModelError about that component, but for those that say themselves what to do."""
     try:
         yield
-    except MemoryError:
+    except EngineError:
         raise
     except Exception as error:  # diffusers and transformers raise almost any where something is wrong with a file.
         raise_if_limit(error)
@@ -38,6 +38,21 @@ def empty_part(folder: Path, part: str) -> Any:
 
     with init_empty_weights(), model_errors(folder, part):
         if part == "text_encoder":
-            return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+            return CLIPTextModel(CLIPTextConfig.from_dict(json_object(folder / "config.json")))
         kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
-        return kind.from_config(json.loads((folder / "config.json").read_bytes()))
+        return kind.from_config(json_object(folder / "config.json"))
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What a file of a model holds.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or holds anything else than a JSON object.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no JSON") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return found

@@ -2,8 +2,11 @@
 
 import inspect
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from lora_engine.config.evaluation import SamplerName
 from lora_engine.diffusion import NoiseSchedule
@@ -40,18 +43,31 @@ def load_noise_schedule(model: LocalModel) -> NoiseSchedule:
             kind = settings.get("_class_name", "a scheduler")
             raise ValueError(f"{kind} without beta_schedule, so not of the diffusion that can be trained")
         scheduler: Any = DDPMScheduler.from_config(settings)
+        _require_noise(scheduler)
     prediction_type = scheduler.config.prediction_type
     if prediction_type not in ("epsilon", "v_prediction"):
         raise ModelError(
             f"The base model predicts {prediction_type!r}.", "Only epsilon and v_prediction models can be trained."
         )
-    if prediction_type == "epsilon" and model.use.zero_terminal_snr is True:
+    if prediction_type == "epsilon" and settings.get(_RESCALED):
+        said = "base_model.zero_terminal_snr is true" if model.use.zero_terminal_snr is True else f"{_RESCALED} is true"
         raise ModelError(
-            "base_model.zero_terminal_snr is true, but the base model predicts the noise: where there is nothing but "
-            "noise, that says nothing of the picture.",
-            "Leave it out; or set base_model.prediction_type: v_prediction, if the model was trained so.",
+            f"{said}, but the base model predicts the noise: where there is nothing but noise, that says nothing of "
+            "the picture.",
+            "Set base_model.zero_terminal_snr: false; or base_model.prediction_type: v_prediction, if the model was "
+            "trained so.",
         )
     return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
+
+
+def _require_noise(scheduler: Any) -> None:
+    """Raise ValueError if the betas are not what turns a picture into more and more noise."""
+    betas_T: Tensor = scheduler.betas
+    is_in_range = bool(((betas_T >= 0) & (betas_T <= 1)).all())  # A NaN is neither.
+    if not is_in_range or not betas_T[1:].any():
+        raise ValueError("its betas are not all between 0 and 1, or add no noise")
+    if len(betas_T) != scheduler.config.num_train_timesteps:
+        raise ValueError(f"it has {len(betas_T)} betas for {scheduler.config.num_train_timesteps} timesteps")
 
 
 def _settings(model: LocalModel) -> dict[str, Any]:
@@ -62,13 +78,27 @@ def _settings(model: LocalModel) -> dict[str, Any]:
         settings: dict[str, Any] = dict(
             DDPMScheduler.load_config(model.path, subfolder="scheduler", local_files_only=True)
         )
-    if model.use.prediction_type != "auto":
-        settings["prediction_type"] = model.use.prediction_type
-    if model.use.zero_terminal_snr != "auto":
-        settings[_RESCALED] = model.use.zero_terminal_snr
+        if model.use.prediction_type != "auto":
+            settings["prediction_type"] = model.use.prediction_type
+        if model.use.zero_terminal_snr != "auto":
+            settings[_RESCALED] = model.use.zero_terminal_snr
+        elif (
+            model.use.prediction_type == "epsilon"
+        ):  # Whoever overrules a file that says v overrules what goes with it.
+            settings[_RESCALED] = False
+        if not isinstance(settings.get(_RESCALED, False), bool):
+            raise ValueError(f"its {_RESCALED} is neither true nor false")
     if settings.get(_RESCALED) is True:
         settings["timestep_spacing"] = "trailing"  # Others would not begin at the timestep that is noise alone.
     return settings
+
+
+def require_sampler(model: LocalModel, name: SamplerName | None, numbers: Iterable[int]) -> None:
+    """Refuse a sampler that cannot draw in these numbers of steps. Takes `name`, and raises, as `load_sampler` does."""
+    for steps in sorted(set(numbers)):
+        sampler = load_sampler(model, name)
+        with model_errors(model.path, f"sampler ({type(sampler).__name__}, {steps} steps)"):
+            sampler.set_timesteps(steps)
 
 
 def load_sampler(model: LocalModel, name: SamplerName | None = None) -> Any:
@@ -102,17 +132,21 @@ def load_sampler(model: LocalModel, name: SamplerName | None = None) -> Any:
 
 
 def _can_rescale(kind: Any) -> bool:
-    return _RESCALED in inspect.signature(kind.__init__).parameters
+    return _takes(kind, _RESCALED)
+
+
+def _takes(kind: Any, setting: str) -> bool:
+    return setting in inspect.signature(kind.__init__).parameters
 
 
 def _own_sampler(folder: Path) -> Any:
-    """The class of scheduler that a pipeline names; PNDM where it names none of the library's."""
+    """The class of scheduler that a pipeline names; PNDM where it names none of the library's for such models."""
     import diffusers
 
     entry = pipeline_index(folder).get("scheduler")
     named = getattr(diffusers, str(entry[1]), None) if isinstance(entry, list) and len(entry) > 1 else None
     is_scheduler = isinstance(named, type) and issubclass(named, diffusers.SchedulerMixin)
-    return named if is_scheduler else diffusers.PNDMScheduler
+    return named if is_scheduler and _takes(named, "beta_schedule") else diffusers.PNDMScheduler
 
 
 def pipeline_index(folder: Path) -> dict[str, Any]:

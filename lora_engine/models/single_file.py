@@ -9,17 +9,27 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from lora_engine.errors import ModelError
-from lora_engine.models.accepted import WITH_WEIGHTS, refuse_pickle
-from lora_engine.models.checkpoint import VAES, Header, current_name, read_header, require_checkpoint, require_tensors
-from lora_engine.models.loading import empty_part, model_errors
+from lora_engine.models.accepted import WITH_WEIGHTS
+from lora_engine.models.checkpoint import (
+    A_VAE,
+    CLIP,
+    OPEN_CLIP,
+    VAES,
+    Header,
+    clip_names,
+    current_name,
+    require_checkpoint,
+    require_tensors,
+    require_vae,
+)
+from lora_engine.models.loading import empty_part, json_object, model_errors
 from lora_engine.models.schedule import pipeline_index
 from lora_engine.system.limits import raise_if_limit
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the libraries whose classes a pipeline may name
-_CLIP = "cond_stage_model.transformer."  # the text encoder of SD 1.x
-_CLIP_NAMES = (f"{_CLIP}text_model.", "conditioner.embedders.0.transformer.text_model.", _CLIP)  # NovelAI's is the last
 _FITS = "Check base_model.components, which says how large the parts are: for SD 2.x, name a pipeline of SD 2.x there."
 
 
@@ -60,26 +70,28 @@ def _converted_shapes(header: Header, components: Path) -> dict[str, dict[str, t
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
     tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
-    with model_errors(components, "unet and VAE"):
+    with model_errors(components, "unet, VAE or text encoder"):
         converted = {"unet": convert_ldm_unet_checkpoint(tensors, config=_config(components, "unet"))}
         if header.has(*VAES):
             converted["vae"] = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae"))
-    if clip := _clip_names(header):
-        converted["text_encoder"] = {name: tensors[stored] for name, stored in clip.items()}
+        encoder = empty_part(components / "text_encoder", "text_encoder")
+        converted["text_encoder"] = _text_tensors(header, tensors, encoder)
     return {part: {name: tuple(t.shape) for name, t in found.items()} for part, found in converted.items()}
 
 
-def _clip_names(header: Header) -> dict[str, str]:
-    """The names of a CLIP text encoder's tensors, as they are stored, by the model's own; none in SD 2.x."""
-    for prefix in _CLIP_NAMES:
-        if header.has(f"{prefix}embeddings."):
-            return {name.removeprefix(prefix): name for name in header.shapes if name.startswith(prefix)}
-    return {}
+def _text_tensors(header: Header, tensors: dict[str, Tensor], encoder: Any) -> dict[str, Tensor]:
+    """The text encoder's tensors by the model's own names."""
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    if clip := clip_names(header):
+        return {name: tensors[stored] for name, stored in clip.items()}
+    prefix = next(prefix for prefix in OPEN_CLIP if header.has(prefix))
+    found = convert_open_clip_checkpoint(encoder, tensors, prefix=prefix)
+    return {current_name(name): tensor for name, tensor in found.items()}
 
 
 def _config(components: Path, part: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((components / part / "config.json").read_bytes())
-    return config
+    return json_object(components / part / "config.json")
 
 
 def convert_single_file(checkpoint: Path, components: Path, folder: Path, *, has_vae: bool = False) -> None:
@@ -99,15 +111,12 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path, *, has
     if not header.has(*VAES):
         given["vae"] = None
     try:
-        if not header.has(_CLIP_NAMES[0]) and _clip_names(header):
-            given["text_encoder"] = _text_encoder(checkpoint, header, components)
+        given["text_encoder"] = _text_encoder(checkpoint, header, components)
         with _with_plain_suffix(checkpoint, folder.parent) as path:
             pipeline = StableDiffusionPipeline.from_single_file(
                 str(path), config=str(components), local_files_only=True, **given
             )
         _require_whole(pipeline)
-    except MemoryError:
-        raise
     except Exception as error:  # As in `model_errors`, it can be almost any.
         raise_if_limit(error)
         reason = " ".join(str(error).split())[:300]
@@ -119,23 +128,23 @@ def convert_single_file(checkpoint: Path, components: Path, folder: Path, *, has
     _write_what_it_says(header, folder / "scheduler" / "scheduler_config.json")
 
 
-def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
-    """Turn a VAE in a single `.safetensors` file, or the one in a checkpoint, into a folder in diffusers layout.
+def require_fitting_vae(checkpoint: Path, components: Path) -> dict[str, str] | None:
+    """Refuse a file that holds no VAE of that configuration, without loading its weights.
 
     Args:
         components: the pipeline's folder that holds the VAE's configuration.
-        folder: the VAE's, which is made.
+
+    Returns:
+        The names of its tensors in the file by the model's own; None where these are original ones, to be converted.
 
     Raises:
         ModelError: the file is a pickle, damaged, or no VAE of that configuration.
     """
-    from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    refuse_pickle(checkpoint.name, "base_model.vae")
-    header, what = read_header(checkpoint, "base_model.vae"), f"base_model.vae: {checkpoint.name}"
+    header = require_vae(checkpoint)
     tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
-    stored = {current_name(name): name for name in tensors}  # for a file whose names are those of diffusers
+    stored = {current_name(name): name for name in tensors}
     is_original = any("encoder.down." in name for name in tensors)
     found = {name: tensors[old] for name, old in stored.items()}
     if is_original:
@@ -143,23 +152,42 @@ def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
             found = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae"))
     vae = empty_part(components / "vae", "vae")
     wanted = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
-    remedy = (
-        "Name the VAE of a Stable Diffusion 1.x or 2.x model: a folder in diffusers layout, or a .safetensors file."
-    )
-    require_tensors({name: tuple(t.shape) for name, t in found.items()}, wanted, what, remedy)
-    if is_original:
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    require_tensors(shapes, wanted, f"base_model.vae: {checkpoint.name}", A_VAE)
+    return None if is_original else stored
+
+
+def convert_vae(checkpoint: Path, components: Path, folder: Path) -> None:
+    """Turn a VAE in a single `.safetensors` file, or the one in a checkpoint, into a folder in diffusers layout.
+
+    Args:
+        folder: the VAE's, which is made.
+
+    Takes the rest, and raises, as `require_fitting_vae` does.
+    """
+    from diffusers import AutoencoderKL
+
+    stored = require_fitting_vae(checkpoint, components)
+    if stored is None:
         options = {"config": str(components), "subfolder": "vae", "local_files_only": True}
         with model_errors(components, "vae"), _with_plain_suffix(checkpoint, folder.parent) as path:
             vae = AutoencoderKL.from_single_file(str(path), **options)
     else:
+        vae = empty_part(components / "vae", "vae")
         _fill(vae, checkpoint, stored)
     vae.save_pretrained(folder)
 
 
 def _text_encoder(checkpoint: Path, header: Header, components: Path) -> Any:
-    """The text encoder of a checkpoint that names its tensors in a way which the library does not know."""
+    """The text encoder of a checkpoint, in fp32.
+
+    The library knows its names in part, and of two text encoders it may take the other.
+    """
     encoder = empty_part(components / "text_encoder", "text_encoder")
-    _fill(encoder, checkpoint, _clip_names(header))
+    with safe_open(checkpoint, framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in header.shapes if name.startswith((*CLIP, *OPEN_CLIP))}
+    found = _text_tensors(header, stored, encoder)
+    encoder.load_state_dict({name: found[name].float() for name in encoder.state_dict()}, assign=True)
     return encoder.eval()
 
 

@@ -1,7 +1,8 @@
 """Loads the parts of a Stable Diffusion pipeline, one at a time, from a folder in diffusers layout."""
 
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lora_engine.models.accepted import WITH_WEIGHTS
 from lora_engine.models.checkpoint import NAME_A_VAE, current_name, read_header, require_tensors
 from lora_engine.models.files import LocalModel, how_to_load, weight_files
 from lora_engine.models.finite import REMEDY, why_not_finite
-from lora_engine.models.loading import empty_part, model_errors
+from lora_engine.models.loading import empty_part, json_object, model_errors
 from lora_engine.models.schedule import load_noise_schedule
 
 # The keys of a UNet's configuration that ask for inputs which Stable Diffusion 1.x and 2.x do not have.
@@ -28,6 +29,9 @@ _OTHER_INPUTS = (
     "encoder_hid_dim_type",
     "dual_cross_attention",
 )
+_SCALE = 0.18215  # of latents, where a VAE's configuration says nothing, as the library has it
+_OTHER_LATENTS = ("shift_factor", "latents_mean", "latents_std")  # keys of a VAE's configuration that are not used here
+_SHORTEST = 3  # tokens of a text: its start, a word, its end
 _TENSORS_AT_ONCE = 32  # that are read while a file is mapped: some 100 MB of SD 1.5 in half precision
 
 
@@ -60,8 +64,9 @@ def require_weights(model: LocalModel, *, has_vae: bool = True) -> None:
         has_vae: whether the VAE is on this machine, too.
 
     Raises:
-        ModelError: a part has no safetensors and pickles are not allowed, a file is damaged, or the VAE or the text
-            encoder lacks a tensor, as `require_trainable` says of the UNet.
+        ModelError: a part has no safetensors and pickles are not allowed, a file is damaged, the VAE or the text
+            encoder lacks a tensor, as `require_trainable` says of the UNet, or the VAE's latents or the tokenizer's
+            tokens are not what the UNet and the text encoder know.
     """
     if has_vae and not model.part("vae").path.is_dir():
         raise ModelError(f"base_model.source: {model.path.name} has no VAE.", NAME_A_VAE)
@@ -71,6 +76,33 @@ def require_weights(model: LocalModel, *, has_vae: bool = True) -> None:
         files = weight_files(model.part(component), _key(model, component))
         if files and component != "unet":
             _require_whole(empty_part(model.part(component).path, component), files, _key(model, component))
+    if has_vae:
+        _require_scale(model)
+    load_tokenizer(model)
+
+
+def _require_scale(model: LocalModel) -> None:
+    """Refuse a VAE whose latents are scaled or shifted otherwise than the UNet learned them, as that of SDXL."""
+    config = _config(model, "vae")
+    scale, own = config.get("scaling_factor", _SCALE), None
+    with model_errors(model.part("vae").path, "vae"):
+        if not (isinstance(scale, int | float) and 0 < scale < math.inf):
+            raise ValueError(f"its scaling_factor is {scale!r}, no number above 0")
+        if others := [key for key in _OTHER_LATENTS if config.get(key)]:
+            raise ValueError(f"it has a {others[0]}, as VAEs of other families have")
+    if model.vae is not None and (model.path / "vae" / "config.json").is_file():
+        own = _config(replace(model, vae=None), "vae").get("scaling_factor", _SCALE)
+    if own is not None and own != scale:
+        raise ModelError(
+            f"base_model.vae: its latents are scaled by {scale:g}, and those that the base model learned by {own:g}, "
+            "so it is of another family.",
+            NAME_A_VAE,
+        )
+
+
+def _config(model: LocalModel, part: str) -> dict[str, Any]:
+    with model_errors(model.part(part).path, part):
+        return json_object(model.part(part).path / "config.json")
 
 
 def _key(model: LocalModel, component: str) -> str:
@@ -82,8 +114,11 @@ def _how_to_load(model: LocalModel, component: str) -> dict[str, Any]:
     return how_to_load(model.part(component), _key(model, component))
 
 
-def require_trainable(model: LocalModel, config: LoraConfig) -> None:
+def require_trainable(model: LocalModel, config: LoraConfig, *, has_weights: bool = True) -> None:
     """Refuse a base model that cannot be trained with adapters of that configuration, without loading its weights.
+
+    Args:
+        has_weights: whether they lie in the folder, too, and not in another file.
 
     Raises:
         ModelError: the UNet lacks the layers that adapters go to, or takes other inputs than Stable Diffusion's; or the
@@ -97,7 +132,7 @@ def require_trainable(model: LocalModel, config: LoraConfig) -> None:
             f"base_model.clip_skip is {model.use.clip_skip}, but the text encoder has {layers} layers.",
             f"Let it be {layers} at most; 1 is the last layer, and 2 the one before it.",
         )
-    if files := _unet_files(model):
+    if has_weights and (files := _unet_files(model)):
         _require_whole(unet, files, _key(model, "unet"))
     lora.matching_modules(unet, config)
 
@@ -118,7 +153,7 @@ def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> int:
     channels = config["out_channels"]  # It says as much where the VAE is not at hand.
     if (vae := model.part("vae").path).is_dir():
         with model_errors(model.path, "vae"):
-            channels = json.loads((vae / "config.json").read_bytes()).get("latent_channels", 4)
+            channels = json_object(vae / "config.json").get("latent_channels", 4)
     text = _load(model, "text_encoder", CLIPTextConfig)
     width = text.hidden_size
     found = {key: config[key] for key in _OTHER_INPUTS if config[key]}
@@ -165,13 +200,29 @@ def _unet_files(model: LocalModel) -> tuple[Path, ...]:
 
 
 def _require_whole(part: nn.Module, files: Sequence[Path], what: str) -> None:
-    """Refuse files that lack a tensor of a part, or hold one of another shape, by their headers alone."""
+    """Refuse files that lack a tensor of a part or hold others than it has, by their headers alone."""
+    from diffusers import UNet2DConditionModel
+
     found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        found |= {current_name(name): shape for name, shape in read_header(file, what).shapes.items()}
-    wanted = {current_name(name): tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     names = ", ".join(file.name for file in files[:3])
+    for file in files:
+        shapes = read_header(file, what).shapes
+        here = {current_name(name): shape for name, shape in shapes.items()}
+        if len(here) < len(shapes):
+            raise ModelError(
+                f"{what} ({file.name}) holds tensors twice, under two names each.", "Name a version that has them once."
+            )
+        found |= here
+    wanted = {current_name(name): tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     require_tensors(found, wanted, f"{what} ({names})", "Its config.json has to be that of the same model.")
+    more = sorted(found.keys() - wanted.keys())
+    if more and isinstance(
+        part, UNet2DConditionModel
+    ):  # Other parts of pipelines have had buffers that are unused now.
+        raise ModelError(
+            f"{what} ({names}) holds {more[0]}, for which its config.json has no place.",
+            "Name a text-to-image model of Stable Diffusion 1.x or 2.x, with its own config.json.",
+        )
 
 
 def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
@@ -199,30 +250,37 @@ def load_text_encoder(model: LocalModel, dtype: torch.dtype) -> tuple[Any, Any]:
     """The CLIP tokenizer, and the text encoder in `dtype`.
 
     Raises:
-        ModelError: one of them cannot be loaded, or the tokenizer gives more tokens than the text encoder takes.
+        ModelError: one of them cannot be loaded, or does not fit the other.
     """
     from transformers import CLIPTextModel
 
     options = {"weights_only": True, **_how_to_load(model, "text_encoder")}
-    encoder = _load_weights(model, "text_encoder", CLIPTextModel, dtype=dtype, **options)
-    tokenizer, positions = load_tokenizer(model), encoder.config.max_position_embeddings
-    with model_errors(model.path, "tokenizer"):
-        if tokenizer.model_max_length > positions:  # Without a length in its configuration, it is a huge number.
-            raise ValueError(f"its model_max_length is more than the text encoder's {positions} positions")
-    return tokenizer, encoder
+    return load_tokenizer(model), _load_weights(model, "text_encoder", CLIPTextModel, dtype=dtype, **options)
 
 
 def load_tokenizer(model: LocalModel) -> Any:
-    """The CLIP tokenizer without the text encoder."""
-    from transformers import CLIPTokenizer
+    """The CLIP tokenizer without the text encoder.
 
-    return _load(model, "tokenizer", CLIPTokenizer)
+    Raises:
+        ModelError: it cannot be loaded; or the text encoder, by its configuration, takes fewer tokens at a time, or
+            knows others: the library makes a tokenizer without words where its files are lacking.
+    """
+    from transformers import CLIPTextConfig, CLIPTokenizer
+
+    tokenizer, text = _load(model, "tokenizer", CLIPTokenizer), _load(model, "text_encoder", CLIPTextConfig)
+    longest, positions = tokenizer.model_max_length, text.max_position_embeddings
+    with model_errors(model.path, "tokenizer"):
+        if not _SHORTEST <= longest <= positions:  # Without a length in its configuration, it is a huge number.
+            raise ValueError(f"its model_max_length is {longest}, and the text encoder has {positions} positions")
+        if not text.vocab_size // 2 < len(tokenizer) <= text.vocab_size:
+            raise ValueError(f"it has {len(tokenizer)} tokens, and the text encoder {text.vocab_size}")
+    return tokenizer
 
 
 def native_resolution(model: LocalModel) -> int:
     """The side of the pictures that the base model was made for, in pixels."""
     with model_errors(model.path, "unet"):
-        latents = int(json.loads((model.path / "unet" / "config.json").read_bytes())["sample_size"])
+        latents = int(_config(model, "unet")["sample_size"])
     with model_errors(model.path, "vae"):
-        levels = len(json.loads((model.part("vae").path / "config.json").read_bytes())["block_out_channels"])
+        levels = len(_config(model, "vae")["block_out_channels"])
     return int(latents * 2 ** (levels - 1))

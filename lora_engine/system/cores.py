@@ -46,9 +46,10 @@ def busy_seconds(root: Path = _ROOT) -> float:
     """The time for which the cores of this process's affinity have been used, by whomever, since the system's start."""
     names = {f"cpu{at}" for at in os.sched_getaffinity(0)}
     ticks = 0
-    for name, *fields in map(str.split, _read(root / "proc/stat").splitlines()):
-        if name in names:
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+    for name, *fields in (words for line in _read(root / "proc/stat").splitlines() if (words := line.split())):
+        counted = [int(field) for field in fields[:8] if field.isdecimal()]
+        if name in names and len(counted) == 8:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = counted
             ticks += user + nice + system + irq + softirq + steal
     return ticks / _TICKS
 
@@ -64,6 +65,8 @@ def _quotas(root: Path) -> Iterator[float]:
     """
     groups = root / "sys" / "fs" / "cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
+        if line.count(":") < 2:  # It is the rest of a path that holds the end of a line.
+            continue
         _, controllers, path = line.split(":", 2)
         inner = PurePosixPath(path.lstrip("/"))
         below = [] if ".." in inner.parts else [inner, *inner.parents]
@@ -72,7 +75,11 @@ def _quotas(root: Path) -> Iterator[float]:
                 yield from _quota(_read(groups / folder / "cpu.max").split())
             elif "cpu" in controllers.split(","):
                 parts = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-                yield from _quota([_read(groups / controllers / folder / part).strip() for part in parts])
+                for mount in (
+                    controllers,
+                    "cpu",
+                ):  # Some systems list the controllers in another order than they mount.
+                    yield from _quota([_read(groups / mount / folder / part).strip() for part in parts])
 
 
 def _quota(words: list[str]) -> Iterator[float]:
@@ -84,6 +91,6 @@ def _quota(words: list[str]) -> Iterator[float]:
 def _read(path: Path) -> str:
     """A small file of the system's; empty where there is none."""
     try:
-        return path.read_text()
+        return path.read_text(errors="surrogateescape")
     except OSError:
         return ""

@@ -9,6 +9,12 @@ from pathlib import Path
 from lora_engine.errors import ResourceError
 
 _PIDS_LIMIT = Path("/sys/fs/cgroup/pids.max")  # the container's
+_OF_THE_MACHINE = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "CUDA error",
+)  # in errors of torch
 
 
 def limit_hit(error: BaseException) -> tuple[str, str] | None:
@@ -24,6 +30,12 @@ def limit_hit(error: BaseException) -> tuple[str, str] | None:
                 f"This process has as many files and connections open as it may: {most} (RLIMIT_NOFILE).",
                 "Allow more: `ulimit -n 4096` before the command, or `docker run --ulimit nofile=4096`.",
             )
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if number == errno.EFBIG and most != resource.RLIM_INFINITY:
+            return (
+                f"A file would be larger than this process may write: {most} bytes (RLIMIT_FSIZE).",
+                "Allow more: `ulimit -f unlimited` before the command; it is not for want of room on the disk.",
+            )
         if number == errno.ENFILE:
             return "The machine has as many files open as it may (fs.file-max).", "Raise that limit of the machine."
         if "can't start new thread" in text or (isinstance(each, BlockingIOError) and each is error):
@@ -37,9 +49,17 @@ def limit_hit(error: BaseException) -> tuple[str, str] | None:
 
 
 def raise_if_limit(error: BaseException) -> None:
-    """Raise a ResourceError in the place of an error that a limit is behind."""
+    """Raise a ResourceError in the place of an error that a limit is behind, and one of memory or a GPU as it is."""
     if (found := limit_hit(error)) is not None:
         raise ResourceError(*found) from error
+    if is_of_the_machine(error):
+        raise error
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether it says that memory is full or that a GPU failed, which is no fault of what was at work."""
+    of_torch = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OF_THE_MACHINE)
+    return of_torch or isinstance(error, MemoryError) or errno_of(error) == errno.ENOMEM
 
 
 def errno_of(error: BaseException) -> int | None:

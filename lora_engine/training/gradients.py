@@ -79,7 +79,7 @@ class PackGradients:
             scale: of their losses.
             losses: that each trains on.
             views: the place of each one's view among the distinct views, int64 [K] on the device.
-            dropout: the share of hidden values that each one's images do without, [K] on the device; None where none do.
+            dropout: the share of hidden values that each one's images do without, [K] on the device; None for none.
         """
         self.weights, self.scale, self._pack_losses, self._views_K = weights, scale, losses, views
         self._dropout_K = dropout

@@ -38,7 +38,7 @@ class LossScale:
             gradients_KP.div_(self._factor_K.unsqueeze(1))
 
     @property
-    def is_least_K(self) -> Tensor:
+    def is_least(self) -> Tensor:
         """Whether each factor is too small to make a gradient overflow: boolean, on the device."""
         return self._factor_K <= _LEAST_FACTOR
 

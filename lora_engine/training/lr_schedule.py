@@ -23,7 +23,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     diffusers begin a warm-up with an update at rate 0, which does nothing; that one is left out here, so that update
     `step` has the rate of theirs with index `step`, a warm-up and a total of one more.
     """
-    return config.optimizer.learning_rate * _factor(config.schedule, step - 1, config.steps)
+    return config.optimizer.learning_rate * _factor(config.schedule, step - 1, config.last_step)
 
 
 def _factor(schedule: LrSchedule, done: int, total: int) -> float:

@@ -53,7 +53,7 @@ class PackMembers:
 
     def is_active(self, place: int) -> bool:
         """Whether the member at this place of the pack takes part in the next update."""
-        return self.all[place].name not in self.frozen_at and self.step < self.configs[place].training.steps
+        return self.all[place].name not in self.frozen_at and self.step < self.configs[place].training.last_step
 
     @property
     def active(self) -> tuple[PackMember, ...]:
@@ -107,7 +107,7 @@ class PackMembers:
         """The tensors that continuing one member needs, live: its counters, weights, moments and loss scale."""
         place = [member.name for member in self.all].index(name)
         state = {
-            "step": torch.tensor(min(self.step, self.configs[place].training.steps)),
+            "step": torch.tensor(min(self.step, self.configs[place].training.last_step)),
             "skipped": torch.tensor(self._refused[name]),
             "frozen_at": torch.tensor(self.frozen_at.get(name, _NEVER)),
         }
@@ -124,7 +124,7 @@ class PackMembers:
         """
         steps = {name: int(state["step"]) for name, state in states.items()}
         self.step = max(steps.values())
-        ends = {m.name: config.training.steps for m, config in zip(self.all, self.configs, strict=True)}
+        ends = {m.name: config.training.last_step for m, config in zip(self.all, self.configs, strict=True)}
         if steps != {name: min(self.step, end) for name, end in ends.items()}:
             raise ValueError(f"a pack of {sorted(ends)} cannot continue from {steps}")
         for name, state in states.items():

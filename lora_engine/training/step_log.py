@@ -101,7 +101,7 @@ class StepLog:
             said, plain = numbers.get(place, _NOTHING), (MseLoss(), NoWeighting())
             hashes = measured.hashes[self._members.seeds.index(member.seed)]
             trained = config.training.loss, config.training.weighting
-            if measured.step <= config.training.steps:
+            if measured.step <= config.training.last_step:
                 result[member.name] = StepRecord(
                     step=measured.step,
                     loss=_finite(said.loss),

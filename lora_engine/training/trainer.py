@@ -55,7 +55,7 @@ class PackTrainer:
         require_shared([config.training for config in configs])
         shared = configs[0].training
         self._processes, self._device, self._images_per_step = processes, data.device, shared.images_per_step
-        self._steps = max(config.training.steps for config in configs)
+        self._steps = max(config.training.last_step for config in configs)
         self._members = PackMembers(unet, members, configs, half_precision=half_precision)
         draws = Draws(
             seeds=self._members.seeds,
@@ -145,7 +145,7 @@ class PackTrainer:
             self._fast_update.capture_anew()
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within, members whose averaged weights are those to score and export have them, not those that are trained."""
+        """Within, members whose averaged weights are those to score and export have these."""
         return self._members.averaged()
 
     def image_bytes(self) -> int:

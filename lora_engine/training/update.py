@@ -66,7 +66,7 @@ class PackUpdate:
         scale.unscale(weights.gradients_KP)
         norms_K = weights.clip()
         finite_K = norms_K.isfinite() & losses_K.isfinite()
-        at_fault_K = ~losses_K.isfinite() | (~finite_K & scale.is_least_K)
+        at_fault_K = ~losses_K.isfinite() | (~finite_K & scale.is_least)
         weights.update(rates, refuse_K=~finite_K)
         scale.update(done_K=finite_K, overflowed_K=~finite_K & losses_K.isfinite())
         numbers = UpdateNumbers(losses_K, norms_K, finite_K, at_fault_K, squared_K, weights.measured("d"))

@@ -142,8 +142,8 @@ _RESUME = (
         "step-of-any-member",
         "A stop between the first checkpoints of two members makes every later start end with 46.",
         "job/stages/train/resume.py",
-        "set.intersection(",
-        "set.union(",
+        "if all(min(step, end) in committed[member]",
+        "if any(min(step, end) in committed[member]",
         (
             f"{RESUME}::test_a_first_checkpoint_that_only_one_member_has_is_made_anew",
             f"{RESUME}::test_a_pack_continues_from_the_newest_step_of_all_and_later_ones_are_removed",
@@ -153,8 +153,8 @@ _RESUME = (
         "continued-from-the-oldest",
         "A start throws all but the first checkpoint away.",
         "job/stages/train/resume.py",
-        "set.intersection(*committed.values()), reverse=True)",
-        "set.intersection(*committed.values()))",
+        "set.union(*committed.values()), reverse=True)",
+        "set.union(*committed.values()))",
         (f"{RESUME}::test_a_pack_continues_from_the_newest_step_of_all_and_later_ones_are_removed",),
     ),
     Fault(
@@ -210,13 +210,13 @@ _RESUME = (
         "A kill between a commit and its rows leaves a run that ends with 46 for good.",
         "job/stages/train/checkpoint_writer.py",
         "            member = snapshot.member\n"
-        "            self._attempt.run.write_jsonl(layout.metrics(member), map(asdict, snapshot.metrics))\n"
+        "            self._attempt.run.write_jsonl(layout.metrics(member), (row.row() for row in snapshot.metrics))\n"
         "        for snapshot in snapshots:\n"
         "            self._publish_member(snapshot)\n",
         "            self._publish_member(snapshot)\n"
         "        for snapshot in snapshots:\n"
         "            member = snapshot.member\n"
-        "            self._attempt.run.write_jsonl(layout.metrics(member), map(asdict, snapshot.metrics))\n",
+        "            self._attempt.run.write_jsonl(layout.metrics(member), (row.row() for row in snapshot.metrics))\n",
         (f"{CONTINUED}::test_what_says_that_something_is_there_is_written_after_it",),
     ),
     Fault(

@@ -162,8 +162,10 @@ def test_adapters_that_were_changed_are_copied_again(finished: Path) -> None:
     assert files(finished / "adapters") == whole
 
 
-@pytest.mark.parametrize("name", [f"{VARIANTS[1]}.safetensors", DIFFUSERS_NAME])
-@pytest.mark.parametrize("change", ["altered", "gone"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [(f"{VARIANTS[1]}.safetensors", "altered"), (DIFFUSERS_NAME, "altered"), (DIFFUSERS_NAME, "gone")],
+)
 def test_a_checkpoint_that_is_not_what_was_committed_is_named(finished: Path, name: str, change: str) -> None:
     assert report(finished).returncode == 0
     index = read(finished / layout.ADAPTER_INDEX)
@@ -187,7 +189,9 @@ def test_a_checkpoint_that_is_not_what_was_committed_is_named(finished: Path, na
     assert not (finished / "adapters" / "diffusers" / f"{VARIANTS[1]}.safetensors").exists()
 
 
-@pytest.mark.parametrize("left", ["some files", "all but the index", "all"])
+@pytest.mark.parametrize(
+    "left", ["some files", *(pytest.param(left, marks=pytest.mark.slow) for left in ("all but the index", "all"))]
+)
 def test_a_run_that_was_killed_between_its_adapters_and_its_end_is_finished_by_the_next_start(
     finished: Path, left: str
 ) -> None:

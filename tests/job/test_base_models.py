@@ -1,5 +1,6 @@
 """Base models as people have them, through `validate`, the downloads and a run."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from lora_engine.errors import ModelError
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel, model_sha256
 from tests.hub_server import HubServer
-from tests.job.small_run import PLAIN, arguments, attempt_of, folder_of
+from tests.job.small_run import PLAIN, arguments, attempt_of, drawings, folder_of
 from tests.lora_job import lora_job
 from tests.s3_server import S3Server
 from tests.single_file import checkpoint_of
@@ -55,8 +56,10 @@ def checkpoints(all_layers: Path, tmp_path: Path) -> Path:
         "WHOLE.SAFETENSORS": whole,
         "no-vae": without_vae,
         "vae": {key: value for key, value in whole.items() if key not in without_vae},
+        "half-a-vae": {key: value for key, value in whole.items() if key.startswith("first_stage_model.encoder.")},
         "lacks-one": {key: value for key, value in whole.items() if not key.endswith("out.2.bias")},
         "lora": {"lora_unet_x.lora_up.weight": torch.zeros(1)},
+        "tiny-vae": {"encoder.layers.0.weight": torch.zeros(1), "decoder.layers.0.weight": torch.zeros(1)},
         "v": without_vae | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)},
     }
     folder = tmp_path / "checkpoints"
@@ -82,7 +85,14 @@ def checked(tmp_path: Path, *sets: str) -> None:
         ("WHOLE.SAFETENSORS", None, None),
         ("no-vae.safetensors", "vae.safetensors", None),
         ("no-vae.safetensors", None, "no-vae.safetensors has no VAE"),
+        ("no-vae.safetensors", "no-vae.safetensors", "base_model.vae: no-vae.safetensors holds no VAE"),
+        (
+            "no-vae.safetensors",
+            "half-a-vae.safetensors",
+            "base_model.vae: half-a-vae.safetensors lacks decoder.conv_in",
+        ),
         ("no-vae.safetensors", "gone.safetensors", "base_model.vae: there is no"),
+        ("no-vae.safetensors", "tiny-vae.safetensors", "base_model.vae: tiny-vae.safetensors lacks"),
         ("no-vae.safetensors", "old.ckpt", "base_model.vae: old.ckpt is a pickle"),
         ("lacks-one.safetensors", "vae.safetensors", "lacks conv_out.bias: 1 of"),
         ("lora.safetensors", None, "is an adapter (LoRA)"),
@@ -108,6 +118,36 @@ def test_validate_says_of_a_file_what_the_run_would_say(
         assert code_of(caught.value) == 43
         assert cause in str(caught.value)
         assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (("base_model.clip_skip=30",), "the text encoder has 2 layers"),
+        (("evaluation.samples={sampler: pndm}",), "pndm cannot begin at a timestep that is noise alone"),
+        (("evaluation.samples={sampler: pndm}", "base_model.prediction_type=epsilon"), None),
+        (("evaluation.samples={sampler: pndm}", "base_model.zero_terminal_snr=false"), None),
+    ],
+)
+def test_validate_says_of_a_file_whether_it_can_be_used_as_the_manifest_says(
+    checkpoints: Path, all_layers: Path, tmp_path: Path, lines: tuple[str, ...], cause: str | None
+) -> None:
+    base = f"base_model={{source: {checkpoints / 'v.safetensors'}, vae: {all_layers}, components: {all_layers}}}"
+    with contextlib.nullcontext() if cause is None else pytest.raises(ModelError, match=cause):
+        checked(tmp_path, base, *lines)
+
+
+def test_of_a_file_with_averages_too_nothing_is_advised(all_layers: Path, tmp_path: Path) -> None:
+    whole = checkpoint_of(all_layers)
+    averages = {f"model_ema.{key.replace('.', '')}": value.clone() for key, value in whole.items() if "model." in key}
+    save_file(whole | averages, tmp_path / "with-averages.safetensors")
+    drawings(tmp_path / "images")
+    manifest = tmp_path / "m.yaml"
+    base = f"{{source: {tmp_path}/with-averages.safetensors, components: {all_layers}}}"
+    manifest.write_text(PLAIN.replace("{source: models/sd}", base))
+    done = lora_job("validate", manifest, cwd=tmp_path)
+    assert (done.returncode, "small: valid" in done.stdout) == (0, True), done.stderr
+    assert "EMA" not in done.stdout + done.stderr
 
 
 def test_a_folder_of_variants_is_read_and_one_without_a_vae_needs_one(all_layers: Path, tmp_path: Path) -> None:
@@ -298,4 +338,4 @@ def test_a_checkpoint_that_predicts_v_is_trained_and_its_adapters_say_so(
     assert (again.returncode, "done" in again.stderr) == (0, True)
     other = lora_job("run", *command, "--set", "base_model.clip_skip=1", "--workdir", tmp_path / "work")
     assert other.returncode == 46
-    assert "base_model_as.clip_skip" in other.stderr
+    assert "base_model.clip_skip (2 -> 1)" in other.stderr

@@ -15,7 +15,7 @@ from job.errors import JobError
 from lora_engine.system.distributed import ALONE, Processes
 from tests.job.small_run import arguments, folder_of, outcome
 from tests.job.test_shared_run import on_s3, wait_for
-from tests.lora_job import COLD, ROOT, Started, lora_job, start
+from tests.lora_job import FOUND, ROOT, Started, lora_job, server_address, start
 from tests.s3_server import S3Server
 
 LINES = ("training.precision=fp32", "evaluation.samples=null")
@@ -26,12 +26,12 @@ CHECKPOINT = "variants/blip/seed-1337/checkpoints/step-000002/COMMIT.json"
 def launched(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that torchrun started as two processes."""
     folder = tmp_path_factory.mktemp("launched")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", str(COLD)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", str(FOUND)]
     command = ["run", *arguments(miniature, folder, *LINES), "--workdir", folder / "work"]
     done = subprocess.run(
         [*torchrun, *map(str, command)],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "LORA_JOB_SERVER": server_address()},
         capture_output=True,
         text=True,
         check=False,

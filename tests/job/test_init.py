@@ -119,7 +119,7 @@ VARIANTS = {
     kind: ["vanilla", "blip", "blip_plus"] if kind in ("none", "sizes", "many") else ["vanilla", "own", "blip"]
     for kind in STORED
 }
-RUN_ALWAYS = {"three", "zip"}  # the run of each of the others takes as long again
+RUN_ALWAYS = {"three"}  # the run of each of the others takes as long again
 
 
 @pytest.fixture(autouse=True)
@@ -161,8 +161,8 @@ def test_what_is_written_for_each_kind_of_folder_is_valid(
         done = init(tmp_path, source, *options)
         assert done.returncode == 0, done.stderr
         assert "  lora-job run pics.yaml" in done.stdout.splitlines()
-        assert lora_job("validate", "pics.yaml", "--offline", cwd=tmp_path).returncode == 0
         text = (tmp_path / "pics.yaml").read_text()
+        load_manifest(text, "pics.yaml")
         assert max(map(len, text.splitlines())) <= 130
         assert len(text.splitlines()) < 50
         manifest = yaml.safe_load(text)

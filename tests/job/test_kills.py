@@ -94,11 +94,14 @@ def kill_at_boundaries(
     return outcome(folder_of(f"s3://{bucket}/runs/small", server.endpoint_url))
 
 
-def test_killed_at_every_boundary(
+def test_killed_at_some_boundaries(
     miniature: Path, tmp_path: Path, s3_admin: S3Server, straight: tuple[dict[str, object], float]
 ) -> None:
-    """At one before the store has the bytes, at the next one after."""
-    assert_same(kill_at_boundaries(miniature, tmp_path, s3_admin, BOUNDARIES[::2], BOUNDARIES[1::2]), straight[0])
+    """At a quarter of them, other ones each time: at one before the store has the bytes, at the next one after."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    some = random.Random(seed).sample(BOUNDARIES, len(BOUNDARIES) // 4)
+    assert_same(kill_at_boundaries(miniature, tmp_path, s3_admin, some[::2], some[1::2]), straight[0])
 
 
 @pytest.mark.slow
@@ -169,7 +172,7 @@ def kill_at_random(
 
 
 def test_killed_at_random_moments(miniature: Path, tmp_path: Path, straight: tuple[dict[str, object], float]) -> None:
-    kill_at_random(miniature, tmp_path, straight, random.randrange(2**32), 8)
+    kill_at_random(miniature, tmp_path, straight, random.randrange(2**32), 5)
 
 
 @pytest.mark.slow

@@ -239,7 +239,7 @@ def large_pictures(folder: Path) -> Path:
     """Enough noise to keep the workers at it for seconds."""
     folder.mkdir()
     picture = Image.effect_noise((3000, 3000), 90)
-    for number in range(40):
+    for number in range(18):
         picture.putpixel((0, 0), number)
         picture.save(folder / f"{number}.jpg")
     return folder

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import threading
@@ -47,11 +48,16 @@ def assert_as_straight(folder: Path, straight: dict[str, Any]) -> None:
     assert {key: found.get(key) for key in straight} == straight
 
 
+@pytest.mark.parametrize("stages", [3, pytest.param(len(STAGES), marks=pytest.mark.slow)])
 def test_a_signal_in_any_stage_saves_once_and_the_next_start_goes_on(
-    miniature: Path, tmp_path: Path, straight: dict[str, Any]
+    miniature: Path, tmp_path: Path, straight: dict[str, Any], stages: int
 ) -> None:
+    """In so many of them, other ones each time."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    some = sorted(random.Random(seed).sample(range(len(STAGES)), stages))
     command = ["run", *arguments(miniature, tmp_path)]
-    for at, stage in enumerate(STAGES):
+    for at, stage in ((at, STAGES[at]) for at in some):
         started = start(*command, "--workdir", tmp_path / f"machine-{at}")
         assert started.wait_until_it_says(f'"stage started", "stage": "{stage}"'), f"{stage}: {started.stderr}"
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -197,7 +203,9 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in paths if path.name != "source.json"}
 
 
-@pytest.mark.parametrize("damage", ["cut", "lost", "commit"])
+@pytest.mark.parametrize(
+    "damage", ["lost", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("cut", "commit"))]
+)
 def test_a_last_checkpoint_that_is_gone_is_trained_again(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
 ) -> None:
@@ -288,7 +296,7 @@ def test_damage_that_a_report_meets_is_named(tmp_path: Path, finished: Path) -> 
         assert "step-000004.safetensors is damaged" in refused.stderr
 
 
-@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize("is_done", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_other_images_or_models_are_another_run(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], *, is_done: bool
 ) -> None:
@@ -323,7 +331,9 @@ def flipped(data: bytes) -> bytes:
     return bytes(result)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "lost", "commit"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "commit", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("cut", "lost"))]
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
 ) -> None:
@@ -357,7 +367,7 @@ def test_if_all_checkpoints_are_damaged_nothing_is_restarted(miniature: Path, tm
     assert {path: path.read_bytes() for path in run.glob("variants/**/*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut"])
+@pytest.mark.parametrize("damage", ["flip", pytest.param("cut", marks=pytest.mark.slow)])
 def test_damaged_entries_of_the_cache_are_computed_anew(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], damage: str
 ) -> None:
@@ -402,7 +412,7 @@ def test_damaged_copies_of_a_cache_in_a_bucket_are_fetched_again(
 
 
 def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path, tmp_path: Path) -> None:
-    lines = ("training.max_skipped_steps=0", "training.steps=6", "evaluation.every=2")
+    lines = ("training.max_skipped_steps=0", "training.steps=6", "evaluation.every=2", "evaluation.samples=null")
     command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
     started = start(*command)
     run = tmp_path / "runs" / "small"
@@ -444,7 +454,7 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
 
 
 def test_old_checkpoints_are_removed_but_for_the_newest_and_the_best(miniature: Path, tmp_path: Path) -> None:
-    lines = ("output.keep_checkpoints=2", "training.steps=5", "evaluation.every=1")
+    lines = ("output.keep_checkpoints=2", "training.steps=5", "evaluation.every=1", "evaluation.samples=null")
     done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
     assert done.returncode == 0, done.stderr
     for member in (tmp_path / "runs" / "small" / "variants").glob("*/seed-1337"):
@@ -456,7 +466,7 @@ def test_old_checkpoints_are_removed_but_for_the_newest_and_the_best(miniature: 
 
 
 def test_a_new_machine_does_not_fetch_what_is_in_storage(miniature: Path, tmp_path: Path) -> None:
-    command = ["run", *arguments(miniature, tmp_path)]
+    command = ["run", *arguments(miniature, tmp_path, "evaluation.samples=null")]
     first = start(*command, "--workdir", tmp_path / "first")
     assert first.wait_until_it_says('"stage started", "stage": "train"')
     first.send_signal(signal.SIGKILL)
@@ -514,7 +524,8 @@ def test_files_that_no_image_program_should_meet_go_through_a_whole_run(miniatur
         (folder / f"hostile-{at:03d}.png").write_bytes(case.data)
     (folder / "link.png").symlink_to("/etc/passwd")
     os.mkfifo(folder / "pipe.png")
-    command = ["run", *arguments(miniature, tmp_path, "preprocess.max_rejected_fraction=1")]
+    lines = ("preprocess.max_rejected_fraction=1", "evaluation.samples=null")
+    command = ["run", *arguments(miniature, tmp_path, *lines)]
     done = lora_job(*command, "--workdir", tmp_path / "work")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -152,15 +152,15 @@ def test_a_set_that_was_interrupted_is_continued(
 ) -> None:
     """What was drawn when the signal came is not drawn again."""
     other = shutil.copytree(run, tmp_path / "other")
-    straight = Path(drawn(other, "--prompts", prompts, "--steps", "8"))
+    straight = Path(drawn(other, "--prompts", prompts, "--steps", "4"))
     folder = run / "samples" / straight.name
     at = folder / "blip" / "seed-1337" / moment
-    code = stop_at(at, start("sample", run, "--prompts", prompts, "--steps", "8"), number)
+    code = stop_at(at, start("sample", run, "--prompts", prompts, "--steps", "4"), number)
     assert code == (51 if number == signal.SIGTERM else -9)
     assert not (folder / "measures.json").exists()
     index = folder / "blip" / "seed-1337" / "step-000000" / "samples.json"
     before = index.stat().st_mtime_ns
-    assert drawn(run, "--prompts", prompts, "--steps", "8") == str(folder)
+    assert drawn(run, "--prompts", prompts, "--steps", "4") == str(folder)
     assert index.stat().st_mtime_ns == before
     assert contents(folder) == contents(straight)
 

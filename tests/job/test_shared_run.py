@@ -19,13 +19,17 @@ from tests.job.small_run import BLIP, VANILLA, arguments, folder_of, outcome
 from tests.lora_job import Started, lora_job, start
 from tests.s3_server import S3Server
 
-FOUR_PACKS = (
-    "evaluation.samples=null",
-    "limits.lease_seconds=4",
-    "seeds=[0, 1]",
-    "split_packs_by=[variant, seed]",
-    f"variants=[{VANILLA}, {BLIP}]",
-)
+PACKS = ("evaluation.samples=null", "limits.lease_seconds=4", f"variants=[{VANILLA}, {BLIP}]")
+TWO_PACKS = (*PACKS, "seeds=[0]", "split_packs_by=[variant]")
+FOUR_PACKS = (*PACKS, "seeds=[0, 1]", "split_packs_by=[variant, seed]")
+# How each process is told its place: by an option, or by a platform.
+OF_TWO: list[tuple[list[str], dict[str, str]]] = [(["--shard", "0/2"], {}), ([], {"JOB_COMPLETION_INDEX": "1"})]
+OF_FOUR: list[tuple[list[str], dict[str, str]]] = [
+    (["--shard", "0/4"], {}),
+    ([], {"JOB_COMPLETION_INDEX": "1"}),
+    ([], {"AWS_BATCH_JOB_ARRAY_INDEX": "2", "AWS_BATCH_JOB_ARRAY_SIZE": "4"}),
+    ([], {"BATCH_TASK_INDEX": "3", "BATCH_TASK_COUNT": "4"}),
+]
 # Of a report: how fast it went, and files that hold when the run began.
 ATTEMPTS = ("timing", "images_per_second", "files", "sha256")
 
@@ -56,35 +60,39 @@ def wait_for(run: RunFolder, key: str, started: Started) -> None:
         time.sleep(0.05)
 
 
-def test_four_processes_of_which_one_is_killed_leave_what_one_process_leaves(
-    miniature: Path, tmp_path: Path, s3_admin: S3Server
+@pytest.mark.parametrize(
+    ("lines", "places", "killed"),
+    [(TWO_PACKS, OF_TWO, 1), pytest.param(FOUR_PACKS, OF_FOUR, 2, marks=pytest.mark.slow)],
+    ids=["two", "four"],
+)
+def test_processes_of_which_one_is_killed_leave_what_one_process_leaves(
+    miniature: Path,
+    tmp_path: Path,
+    s3_admin: S3Server,
+    lines: tuple[str, ...],
+    places: list[tuple[list[str], dict[str, str]]],
+    killed: int,
 ) -> None:
     alone, shared = s3_admin.make_bucket(), s3_admin.make_bucket()
     done = lora_job(
-        *("run", *arguments(miniature, tmp_path, *FOUR_PACKS, *on_s3(s3_admin, alone))), "--workdir", tmp_path / "alone"
+        *("run", *arguments(miniature, tmp_path, *lines, *on_s3(s3_admin, alone))), "--workdir", tmp_path / "alone"
     )
     assert done.returncode == 0, done.stderr
 
-    command = ["run", *arguments(miniature, tmp_path, *FOUR_PACKS, *on_s3(s3_admin, shared))]
-    places: list[tuple[list[str], dict[str, str]]] = [
-        (["--shard", "0/4"], {}),
-        ([], {"JOB_COMPLETION_INDEX": "1"}),
-        ([], {"AWS_BATCH_JOB_ARRAY_INDEX": "2", "AWS_BATCH_JOB_ARRAY_SIZE": "4"}),
-        ([], {"BATCH_TASK_INDEX": "3", "BATCH_TASK_COUNT": "4"}),
-    ]
+    command = ["run", *arguments(miniature, tmp_path, *lines, *on_s3(s3_admin, shared))]
 
     def begin(number: int) -> Started:
         options, env = places[number]
         return start(*command, *options, "--workdir", tmp_path / f"machine-{number}", env=env)
 
-    processes = [begin(number) for number in range(4)]
+    processes = [begin(number) for number in range(len(places))]
     run = folder_of(f"s3://{shared}/runs/small", s3_admin.endpoint_url)
-    wait_for(run, "variants/blip/seed-0/checkpoints/step-000002/COMMIT.json", processes[2])
-    processes[2].send_signal(signal.SIGKILL)
-    assert processes[2].wait() == -signal.SIGKILL
-    processes[2] = begin(2)  # as a platform does
+    wait_for(run, "variants/blip/seed-0/checkpoints/step-000002/COMMIT.json", processes[killed])
+    processes[killed].send_signal(signal.SIGKILL)
+    assert processes[killed].wait() == -signal.SIGKILL
+    processes[killed] = begin(killed)  # as a platform does
     ends = [(process.wait(), process.stderr) for process in processes]
-    assert [code for code, _ in ends] == [0] * 4, ends
+    assert [code for code, _ in ends] == [0] * len(places), ends
     reported = [number for number, (_, log) in enumerate(ends) if '"event": "done"' in log or "already done" in log]
     assert reported, ends
 
@@ -92,7 +100,7 @@ def test_four_processes_of_which_one_is_killed_leave_what_one_process_leaves(
     assert outcome(run) == outcome(single)
     assert findings(run) == findings(single)
     trained = [number for number, (_, log) in enumerate(ends) if '"event": "stage ended", "stage": "train"' in log]
-    assert len(trained) > 1, ends
+    assert len(trained) >= len(places) // 2, ends  # of two, one may train what the killed one began
 
 
 def test_one_bad_pack_does_not_keep_the_others_from_being_trained(miniature: Path, tmp_path: Path) -> None:

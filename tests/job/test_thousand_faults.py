@@ -1,6 +1,6 @@
 """A thousand faults of the store and the machine over one run after the other: nothing is lost, and nothing is made up.
 
-`scripts/test -m slow tests/job/test_thousand_faults.py` takes some minutes; it prints its seed, what happened, and how
+`scripts/test-slow tests/job/test_thousand_faults.py` takes some minutes; it prints its seed, what happened, and how
 long that took. `LORA_JOB_FAULTS` is the number of faults, `LORA_JOB_FAULTS_SEED` a seed that was printed before.
 """
 

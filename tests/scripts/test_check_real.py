@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lora_engine import miniature
 from tests.hub_server import HubServer
 from tests.lora_job import ROOT
 
 
+@pytest.mark.slow
 def test_models_of_a_hub_are_loaded_and_trained_on_and_both_files_read_back(tmp_path: Path) -> None:
     hub = HubServer(
         {

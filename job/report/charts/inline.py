@@ -1,12 +1,11 @@
 """Figures as SVG that stands inside of an HTML page whose policy allows neither styles nor scripts in it."""
 
-import io
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 from xml.etree.ElementTree import Element
 
-from job.report.charts.look import BLACK, DATA, chart_style
+from job.report.charts.look import BLACK, DATA, chart_style, drawn
 from lora_engine.text import printable
 
 if TYPE_CHECKING:
@@ -34,9 +33,7 @@ def svg(figure: "Figure", title: str, description: str, path: str) -> str:
         description: what it shows, for them.
         path: the place in `comparison.json` of all that it shows.
     """
-    data = io.BytesIO()
-    figure.savefig(data, format="svg", metadata={"Date": None})
-    root = ET.fromstring(data.getvalue())  # noqa: S314 - Matplotlib wrote it just now.
+    root = ET.fromstring(drawn(figure, "svg", metadata={"Date": None}))  # noqa: S314 - Matplotlib wrote it just now.
     for element in root.iter():
         _make_plain(element)
     for parent in list(root.iter()):

@@ -1,10 +1,11 @@
 """What the charts have in common: fonts, colours, how an adapter is drawn, and which number an artist shows."""
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from job.report.figures import plain_labels
 from job.report.schema import Comparison
@@ -27,6 +28,7 @@ _NAME_LENGTH = 48  # characters of a name in a legend, at most
 _LEGEND_COLUMNS = 4  # at most
 _LETTER_POINTS, _HANDLE_POINTS = 6.2, 48  # the width of a letter in a legend, and of what else an entry takes
 _LEGEND_ROW_INCHES = 0.21
+_POINTS = 72  # an inch, in which an SVG is drawn
 _SETTINGS: dict[Any, Any] = {
     "axes.facecolor": "none",
     "axes.formatter.useoffset": False,
@@ -71,6 +73,22 @@ def new_figure(name: str, width_inches: float, height_inches: float) -> "Figure"
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     figure.set_gid(name)
     return figure
+
+
+def drawn(figure: "Figure", kind: Literal["png", "svg"], **options: Any) -> bytes:
+    """The file of a figure, laid out and then drawn once, where `savefig` by itself would draw it twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    (FigureCanvasSVG if kind == "svg" else FigureCanvasAgg)(figure)
+    figure.set_dpi(options.get("dpi", _POINTS if kind == "svg" else figure.get_dpi()))
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+    figure.set_layout_engine("none")
+    data = io.BytesIO()
+    figure.savefig(data, format=kind, **options)
+    return data.getvalue()
 
 
 def shows(artist: "Artist", path: str) -> None:

@@ -109,7 +109,7 @@ class PackRun:
                 others than when the checkpoint was made.
         """
         run, pack = self._attempt.run, self._pack
-        step, states = rewind(run, pack, self._attempt.workdir, self._attempt.progress.warn, self._study.run_id)
+        step, states = rewind(run, pack.ends, self._attempt.workdir, self._attempt.progress.warn, self._study.run_id)
         for member, last in pack.last_steps(step).items():
             self._metrics[member] = self._rows_until(member, last)
         self._evaluation.read(step)
@@ -261,9 +261,10 @@ class PackRun:
             self._writer.commit(self._metrics, self._evaluation.curve_losses)
 
     def _keep(self, records: Mapping[str, StepRecord]) -> None:
+        step = next(iter(records.values())).step
         self._attempt.stop.unsaved = JobError(
             ExitCode.STALLED,
-            f"The updates of {self._pack.unit} up to step {next(iter(records.values())).step} are not saved: the next one took too long.",
+            f"The updates of {self._pack.unit} up to step {step} are not saved: the next one took too long.",
             "Start the same manifest again: it goes on from the last checkpoint. Raise limits.stop_seconds and the "
             "platform's grace period, or lower training.batch_size.",
         )

@@ -1,7 +1,7 @@
 """Finds the checkpoints that a pack's training continues from, and removes those that are not kept."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -9,7 +9,6 @@ from torch import Tensor
 from job import layout
 from job.errors import ExitCode, JobError
 from job.layout import Member
-from job.manifest.packs import Pack
 from job.run import checkpoints
 from job.storage.files import DamagedObjectError
 from job.storage.folder import RunFolder
@@ -21,16 +20,18 @@ States = dict[str, dict[str, Tensor]]  # adapter name to its state, as `PackTrai
 
 def rewind(
     run: RunFolder,
-    pack: Pack,
+    ends: Mapping[Member, int],
     scratch: Path,
     warn: Callable[[str], None],
     run_id: str | None = None,
 ) -> tuple[int, States]:
     """The newest step at which every member has a whole checkpoint, and the members' states; 0 where none was made yet.
 
-    A member that has done all of its steps before is there with the checkpoint of its last. Checkpoints after that step are removed: another member has none of their step, or one is damaged.
+    A member that has done all of its steps before is there with the checkpoint of its last. Checkpoints after that step
+    are removed: another member has none of their step, or one is damaged.
 
     Args:
+        ends: the steps that each member of a pack is to be trained for.
         scratch: the folder that checkpoints are downloaded to for as long as they are read.
         warn: called with a sentence for each step that is passed over.
         run_id: of the run whose checkpoints are believed, see `run_id_of`.
@@ -38,18 +39,18 @@ def rewind(
     Raises:
         JobError: 46 when checkpoints were made, but there is no step at which those of all members are whole.
     """
-    committed = {member: set(checkpoints.committed_steps(run, member)) for member in pack.members}
+    committed = {member: set(checkpoints.committed_steps(run, member)) for member in ends}
     common = [
         step
         for step in sorted(set.union(*committed.values()), reverse=True)
-        if all(last in committed[member] for member, last in pack.last_steps(step).items())
+        if all(min(step, end) in committed[member] for member, end in ends.items())
     ]
     step, states = 0, States()
     for candidate in common:
         try:
             states = {
-                member.adapter_name: _read_whole(run, member, last, scratch, run_id)
-                for member, last in pack.last_steps(candidate).items()
+                member.adapter_name: _read_whole(run, member, min(candidate, end), scratch, run_id)
+                for member, end in ends.items()
             }
         except _NotWholeError as error:
             warn(f"{error} The training continues from the checkpoint before.")
@@ -59,7 +60,7 @@ def rewind(
     # A stop during the first commit leaves checkpoints of some members alone, and training begins anew. Anything else
     # without a whole step means that checkpoints were lost, and to begin anew would hide it.
     if step == 0 and (common or any(len(steps) > 1 for steps in committed.values())):
-        names = ", ".join(member.adapter_name for member in pack.members)
+        names = ", ".join(member.adapter_name for member in ends)
         raise JobError(
             ExitCode.CONFLICT,
             f"There is no step of which the checkpoints of all of {names} in {run.root} are whole.",

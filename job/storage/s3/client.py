@@ -3,16 +3,19 @@
 import base64
 import hashlib
 import io
+import os
 import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.parsers import ResponseParser, ResponseParserError, ResponseParserFactory
 
 from job.errors import ExitCode, JobError
 from job.storage.files import CHUNK_BYTES
@@ -24,6 +27,26 @@ from job.storage.s3.settings import S3Settings
 _CONNECTIONS = 64  # kept open at most; more threads than that would wait for one another
 _PUTS = ("PutObject", "UploadPart")  # the requests that have a body
 _AWS = re.compile(r"\.amazonaws\.com(\.cn)?$")
+
+
+class _Parsers(ResponseParserFactory):  # type: ignore[misc]
+    """Makes parsers that say so where an answer cannot be read, whatever in it a bad line has changed.
+
+    boto3's own say so of an answer that is no XML, and fail by other exceptions at a number or date that is none.
+    """
+
+    def create_parser(self, protocol_name: str) -> ResponseParser:
+        """A parser of the protocol of that name, all of whose failures are ResponseParserErrors."""
+        parser = super().create_parser(protocol_name)
+        parser.parse = partial(_parse, parser.parse)
+        return parser
+
+
+def _parse(parse: Callable[[Any, Any], Any], response: Any, shape: Any) -> Any:
+    try:
+        return parse(response, shape)
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise ResponseParserError(f"an answer cannot be read: {error}") from error
 
 
 def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
@@ -38,7 +61,10 @@ def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
     Raises:
         JobError: 42, an address that the environment names for credentials may not be asked.
     """
-    session = boto3.Session()
+    core = botocore.session.get_session()
+    core.register_component("response_parser_factory", _Parsers())
+    # boto3 itself does not read AWS_REGION, which the other tools for AWS do, and which its platforms set.
+    session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None, botocore_session=core)
     client = _client(session, settings, moved)
     if _AWS.search(public_endpoint(client.meta.endpoint_url)):
         return client

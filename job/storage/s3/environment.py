@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,9 +10,13 @@ from urllib.parse import urlsplit
 from job.errors import ExitCode, JobError
 from job.storage.base import StorageSettings
 
+AN_ENDPOINT = "http:// or https://, a host, and where it needs one a port: https://host:port"
+A_REGION = "letters, digits and hyphens, such as us-east-1"
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first goes before the second
 _KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _CONFIG_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")  # the first goes before the second
+_PROFILES = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE")  # the first goes before the second
 _BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 _TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 
@@ -29,8 +34,9 @@ def check_settings(settings: StorageSettings, environ: Mapping[str, str]) -> Non
         raise JobError(
             ExitCode.STORAGE_ACCESS if from_variable else ExitCode.MANIFEST,
             f"{variable if from_variable else 'storage.endpoint_url'} {problem}.",
-            "Write it as https://host or https://host:port.",
+            f"Write it as {AN_ENDPOINT}.",
         )
+    _check_region(settings, environ)
     _check_keys(environ)
     _check_files(environ, bundles=not (endpoint or "").startswith("http:"))
 
@@ -51,9 +57,25 @@ def endpoint_problem(url: str) -> str | None:
     return "has a query or a fragment" if parts.query or parts.fragment or url[-1] in "?#" else None
 
 
+def is_region(name: str) -> bool:
+    """Whether a region may have that name, which becomes a part of the store's address."""
+    return bool(re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", name)) and not name.isdigit()
+
+
 def file_variable(path: object, environ: Mapping[str, str]) -> str | None:
     """The variable that names the file; None where none does."""
     return next((name for name in (*_TOKEN_FILES, *_BUNDLES, *_CONFIG_FILES) if environ.get(name) == path), None)
+
+
+def _check_region(settings: StorageSettings, environ: Mapping[str, str]) -> None:
+    variable = next((name for name in _REGIONS if environ.get(name) and not settings.region), None)
+    region = environ[variable] if variable else settings.region
+    if region and not is_region(region):
+        raise JobError(
+            ExitCode.STORAGE_ACCESS if variable else ExitCode.MANIFEST,
+            f"{variable or 'storage.region'} is {region!r}, which is the name of no region.",
+            f"Let it be {A_REGION}.",
+        )
 
 
 def _check_keys(environ: Mapping[str, str]) -> None:
@@ -76,16 +98,44 @@ def _check_files(environ: Mapping[str, str], *, bundles: bool) -> None:
             raise JobError(
                 ExitCode.STORAGE_ACCESS, f"{name}: there is nothing at {place}.", f"Correct or unset {name}."
             )
-    for name, usual in _CONFIG_FILES.items():
-        path = Path(environ.get(name) or usual).expanduser()
-        try:
-            if path.is_file():
-                configparser.RawConfigParser().read(path)
-        except (configparser.Error, UnicodeDecodeError) as error:
-            raise JobError(
-                ExitCode.STORAGE_ACCESS,
-                f"{name}: {path} is no configuration of AWS ({type(error).__name__}).",
-                "Correct the file: [sections] of lines like `key = value`.",
-            ) from error
-        except OSError:  # whoever may not read it is treated as if it were not there
-            continue
+    paths = {name: Path(environ.get(name) or usual).expanduser() for name, usual in _CONFIG_FILES.items()}
+    config, credentials = (_sections(path, name) for name, path in paths.items())
+    profiles = {"default", *credentials, *(words[1] for words in map(_words, config) if words[:1] == ["profile"])}
+    asking = next((name for name in _PROFILES if environ.get(name)), None)
+    if asking and environ[asking] not in profiles:
+        files = " nor ".join(map(str, paths.values()))
+        raise JobError(
+            ExitCode.STORAGE_ACCESS,
+            f"{asking} names the profile {environ[asking]!r}, which neither {files} has.",
+            f"Correct or unset {asking}, or bring the files to where the job runs.",
+        )
+
+
+def _sections(path: Path, name: str) -> list[str]:
+    """The sections of one of AWS's files; none where it is not there, or this user may not read it.
+
+    Args:
+        name: the variable that can name the file.
+    """
+    parser = configparser.RawConfigParser()
+    try:
+        if path.is_file():
+            parser.read(path)
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise JobError(
+            ExitCode.STORAGE_ACCESS,
+            f"{name}: {path} is no configuration of AWS ({type(error).__name__}).",
+            "Correct the file: [sections] of lines like `key = value`.",
+        ) from error
+    except OSError:
+        return []
+    return parser.sections()
+
+
+def _words(section: str) -> list[str]:
+    """The kind of a section and its name, as in `[profile "my own"]`; none where it has no such two."""
+    try:
+        words = shlex.split(section)
+    except ValueError:  # a quote is left open
+        return []
+    return words if len(words) == 2 else []

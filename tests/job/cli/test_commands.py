@@ -17,7 +17,7 @@ from job.storage.folder import RunFolder
 from lora_engine import miniature
 from lora_engine.records import FileEntry
 from tests.job.small_run import drawings, folder_of
-from tests.lora_job import ROOT
+from tests.lora_job import ROOT, lora_job
 from tests.s3_server import S3Server
 from tests.single_file import write_single_file
 
@@ -213,7 +213,8 @@ def test_a_model_that_is_not_all_there_is_missed(study: Path, s3_admin: S3Server
     single = f"base_model={{source: {prefix}/whole.safetensors, components: {prefix}/blip}}"
 
     def validate(*sets: str) -> tuple[int, str]:
-        done = command(study, "validate", "m.yaml", *(part for line in (endpoint, *sets) for part in ("--set", line)))
+        options = (part for line in (endpoint, *sets) for part in ("--set", line))
+        done = lora_job("validate", "m.yaml", *options, cwd=study)
         return done.returncode, done.stdout + done.stderr
 
     assert validate(base, blip)[0] == 0
@@ -234,13 +235,13 @@ def test_a_model_that_is_not_all_there_is_missed(study: Path, s3_admin: S3Server
 def test_a_gpu_that_is_not_there_is_44(study: Path) -> None:
     none = {"CUDA_VISIBLE_DEVICES": ""}
     for command_name in ("validate", "run"):
-        done = command(study, command_name, "m.yaml", "--set", "device=cuda", env=none)
+        done = lora_job(command_name, "m.yaml", "--set", "device=cuda", env=none, cwd=study)
         assert done.returncode == 44, done.stderr
         assert "device is cuda" in done.stderr.splitlines()[-1]
         assert done.stderr.splitlines()[-1].endswith("or set device: auto.")
-    assert command(study, "validate", "m.yaml", "--offline", "--set", "device=cuda", env=none).returncode == 0
-    assert command(study, "validate", "m.yaml", "--set", "device=cpu").returncode == 0
-    done = command(study, "validate", "m.yaml", "--offline", "--set", "device=gpu")
+    assert lora_job("validate", "m.yaml", "--offline", "--set", "device=cuda", env=none, cwd=study).returncode == 0
+    assert lora_job("validate", "m.yaml", "--set", "device=cpu", cwd=study).returncode == 0
+    done = lora_job("validate", "m.yaml", "--offline", "--set", "device=gpu", cwd=study)
     assert done.returncode == 40
     assert "auto" in done.stderr
 

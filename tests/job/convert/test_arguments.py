@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from job.convert.convert import convert
-from job.manifest.explain import _known_keys
+from job.manifest.explain import _section_at
 from job.manifest.foreign import FATES, fate_of
 from job.manifest.schema import Manifest, VariantConfig
 from lora_engine.config.captions import ConstantCaptions, ExistingCaptions
@@ -18,7 +18,7 @@ _VALUES = {
     "optimizer_type": "Lion",
     "lr_scheduler": "cosine_with_restarts",
     "optimizer_args": "x=1",
-    "network_args": "x=1",
+    "network_args": "conv_dim=4",
     "caption_extension": ".cap",
     "sample_prompts": "here.txt",
     "network_module": "lycoris.kohya",
@@ -32,6 +32,10 @@ _VALUES = {
     "learning_rate": "0.01",
     "unet_lr": "0.01",
     "resolution": "128",
+    "noise_offset": "0.2",
+    "ip_noise_gamma": "0.2",
+    "network_dropout": "0.2",
+    "lora_dropout": "0.2",
 }
 _FLAGS = {
     "random_flip",
@@ -41,6 +45,8 @@ _FLAGS = {
     "use_lion_optimizer",
     "v_parameterization",
     "zero_terminal_snr",
+    "debiased_estimation_loss",
+    "scale_v_pred_loss_like_noise_pred",
 }
 
 
@@ -75,6 +81,12 @@ def test_every_setting_has_a_fate(kind: str) -> None:
     assert [name for name in arguments(kind) if fate_of(name) is None] == []
 
 
+def keys_at(*path: str) -> set[str]:
+    """The keys that a section of a manifest may have, whatever is chosen in it."""
+    models = _section_at(Manifest, path).members
+    return {field.alias or key for model in models for key, field in model.model_fields.items()}
+
+
 def test_settings_become_keys_that_there_are() -> None:
     for name, fate in FATES.items():
         assert (fate.becomes == "key") == bool(fate.key)
@@ -84,16 +96,13 @@ def test_settings_become_keys_that_there_are() -> None:
             assert above == ["variants", "NAME", "captions"]
             assert last in ConstantCaptions.model_fields | ExistingCaptions.model_fields
         elif last:
-            assert last in _known_keys(Manifest, tuple(above)), fate.key
+            assert last in keys_at(*above), fate.key
 
 
 def test_what_is_not_taken_has_no_key_of_its_name() -> None:
     """A key that is added under another trainer's name is to be taken from its configurations."""
-    keys = set(_known_keys(Manifest, ())) | set(VariantConfig.model_fields)
-    keys |= {
-        key
-        for part in ("preprocess", "lora", "training", "evaluation", "dataset")
-        for key in _known_keys(Manifest, (part,))
-    }
-    keys |= set(_known_keys(Manifest, ("training", "optimizer"))) | set(_known_keys(Manifest, ("training", "schedule")))
+    keys = keys_at() | set(VariantConfig.model_fields)
+    keys |= {key for part in ("preprocess", "lora", "training", "evaluation", "dataset") for key in keys_at(part)}
+    for part in ("optimizer", "schedule", "loss", "weighting", "noise", "timesteps", "ema"):
+        keys |= keys_at("training", part)
     assert {name for name, fate in FATES.items() if fate.becomes == "nothing"} & keys == set()

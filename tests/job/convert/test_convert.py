@@ -97,9 +97,13 @@ def test_kohya_toml_with_sections_and_a_dataset() -> None:
         "sks ink, a fox",
     ]
     assert data["base_model"]["clip_skip"] == 2
-    for phrase in ("min_snr_gamma = 5.0", "text_encoder_lr", "keep_tokens = 1", "without restarts"):
+    assert training["schedule"] == {"name": "cosine_restarts", "cycles": 3, "warmup_share": 0.1}
+    assert training["weighting"] == {"name": "min_snr", "gamma": 5}
+    assert training["noise"] == {"offset": 0.1}
+    for phrase in ("text_encoder_lr", "keep_tokens = 1", "AdamW8bit becomes adamw in single precision"):
         assert phrase in said
-    assert "Fill in training.steps: 10 epochs" in said
+    assert training["epochs"] == 10
+    assert "Fill in training.epochs: 10 x how often" in said  # 10 times and twice
 
 
 def test_shell_files_are_read_as_a_shell_would_and_not_run() -> None:
@@ -131,13 +135,16 @@ def test_shell_files_are_read_as_a_shell_would_and_not_run() -> None:
         ("learning_rate = 1e-4", "training.optimizer.learning_rate", 1e-4),
         ("learning_rate = 1e-4\nunet_lr = 3e-4", "training.optimizer.learning_rate", 3e-4),
         ('unet_lr = "5e-4"', "training.optimizer.learning_rate", 5e-4),
-        ('learning_rate = 1.0\noptimizer_type = "Prodigy"', "training.optimizer.learning_rate", 1e-4),
+        ('learning_rate = 1.0\noptimizer_type = "Prodigy"', "training.optimizer.learning_rate", 1.0),
         ("max_train_steps = 100\nlr_scheduler = 'cosine'\nlr_warmup_steps = 20", "training.schedule.warmup_steps", 20),
-        ("max_train_steps = 100\nlr_scheduler = 'cosine'\nlr_warmup_steps = 0.2", "training.schedule.warmup_steps", 20),
+        (
+            "max_train_steps = 100\nlr_scheduler = 'cosine'\nlr_warmup_steps = 0.2",
+            "training.schedule.warmup_share",
+            0.2,
+        ),
         ("lr_scheduler = 'constant'\nlr_warmup_steps = 20", "training.schedule.warmup_steps", 0),
         ("lr_scheduler = 'constant_with_warmup'\nlr_warmup_steps = 20", "training.schedule.warmup_steps", 20),
         ("lr_scheduler = 'polynomial'", "training.schedule.name", "linear"),
-        ("lr_scheduler = 'inverse_sqrt'", "training.schedule.name", "constant"),
         ("max_grad_norm = 0", "training.max_grad_norm", None),
         ("max_grad_norm = 0.5", "training.max_grad_norm", 0.5),
         ("mixed_precision = 'bf16'", "training.precision", "bf16"),
@@ -254,6 +261,18 @@ def test_epochs_become_steps(images: Callable[..., Path]) -> None:
     assert data["training"]["steps"] == 2 * 6  # 5 x 13 images
 
 
+def test_epochs_stay_where_no_images_are_here(tmp_path: Path) -> None:
+    command = "train_text_to_image_lora.py --pretrained_model_name_or_path a/b --dataset_name x --num_train_epochs 7"
+    data, said = converted(command, "go.sh")
+    assert data["training"]["epochs"] == 7
+    assert "steps" not in data["training"]
+    assert "Fill in training" not in said
+    (tmp_path / "d.toml").write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "nowhere"\nnum_repeats = 3\n')
+    data, said = converted('max_train_epochs = 7\ndataset_config = "d.toml"', str(tmp_path / "a.toml"))
+    assert data["training"]["epochs"] == 7 * 3
+    assert "Fill in training" not in said
+
+
 def test_the_gui_rounds_epochs_once(images: Callable[..., Path]) -> None:
     folder = images("img/1_dog", 25).parent
     data, _ = converted(
@@ -262,7 +281,7 @@ def test_the_gui_rounds_epochs_once(images: Callable[..., Path]) -> None:
         "gui.json",
     )
     assert data["training"]["steps"] == 63  # 250 images, 4 of an update
-    assert data["training"]["schedule"]["warmup_steps"] == 6
+    assert data["training"]["schedule"]["warmup_share"] == 0.1
 
 
 def test_images_without_captions_have_a_constant_one(images: Callable[..., Path]) -> None:
@@ -373,7 +392,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 
 
 def test_values_never_leave_their_comment() -> None:
-    text = KOHYA + 'noise_offset = "0.1\\nname: evil"\n"evil\\u2028key\\u0085" = 1\n'
+    text = KOHYA + 'text_encoder_lr = "0.1\\nname: evil"\n"evil\\u2028key\\u0085" = 1\n'
     data, said = converted(text)
     assert data["name"] == "a"
     assert "evil" in said

@@ -28,6 +28,17 @@ def only_problem(text: str = PLAIN, *sets: str) -> Problem:
         ("training.max_train_steps", "training.steps"),  # not max_skipped_steps, which looks more like it
         ("resolution", "preprocess.resolution"),
         ("trigger_word", "variants.NAME.captions.trigger"),
+        # OneTrainer, SimpleTuner, ai-toolkit, and diffusers' other scripts
+        ("training.learning_rate_scheduler", "training.schedule.name"),
+        ("training.offset_noise_weight", "training.noise.offset"),
+        ("training.loss_weight_strength", "training.weighting.gamma"),
+        ("training.clip_grad_norm", "training.max_grad_norm"),
+        ("lora.linear_alpha", "lora.alpha"),
+        ("training.snr_gamma", "training.weighting.gamma"),
+        ("training.use_soft_min_snr", "training.weighting.name"),
+        ("training.max_denoising_steps", "training.timesteps.to"),
+        ("training.optimizer.prodigy_d_coef", "training.optimizer.d_coef"),
+        ("training.ema_decay", "training.ema.decay"),
         ("lora.rnak", "rank"),  # a slip is no other trainer's
     ],
 )
@@ -38,16 +49,16 @@ def test_a_key_of_another_trainer_is_named_as_here(key: str, meant: str) -> None
     assert f'Did you mean "{meant}"?' in str(problem)
 
 
-def test_epochs_say_how_steps_are_computed() -> None:
+def test_epochs_say_what_they_are() -> None:
     assert str(only_problem(PLAIN, "epochs=3")).endswith(
-        'Did you mean "training.steps"? Steps are epochs x images x repeats / images of an update.'
+        'Did you mean "training.epochs"? An epoch shows every image that is trained on once.'
     )
 
 
 def test_a_key_of_nothing_here_says_what_there_is_instead() -> None:
-    problem = only_problem(f"{PLAIN}min_snr_gamma: 5\n")
+    problem = only_problem(f"{PLAIN}scale_weight_norms: 1\n")
     assert (problem.line, problem.suggestion) == (8, None)
-    assert str(problem).endswith("There is no such setting: every timestep's loss counts the same.")
+    assert "There is no such setting: weights may grow" in str(problem)
     for key in ("gradient_checkpointing", "training.gradient_checkpointing", "training.cache_latents"):
         assert "No such setting is needed: " in str(only_problem(PLAIN, f"{key}=true"))
 

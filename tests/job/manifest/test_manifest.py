@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from job.layout import Member
 from job.manifest.load import load_manifest
-from job.manifest.packs import caption_sets, packs_of, resolve_variants, set_of_variant
+from job.manifest.packs import BY_SETTINGS, caption_sets, packs_of, resolve_variants, set_of_variant
 from job.manifest.problems import ManifestError
 from job.manifest.reference import reference_markdown
 from job.manifest.schema import Manifest, manifest_schema
@@ -74,6 +74,19 @@ WRONG = [
     ("{source: images}", "{source: images, validation_fraction: 0.7}", 4, "dataset.validation_fraction", "less than"),
     ("{source: images}", "{source: images, validation_fraction: '0.1'}", 4, "dataset.validation_fraction", "a number"),
     ("strategy: constant", "strategy: konstant", 7, "variants[0].captions", 'Did you mean "constant"'),
+    ("{strategy: existing}", "{strategy: existing, text: x}", 9, "variants[1].captions.text", "of strategy: constant."),
+    ("{strategy: existing}", "{strategy: existing, line: x}", 9, "variants[1].captions.line", 'mean "lines"'),
+    ("models/sd}", "models/sd, prediction_type: v}", 3, "base_model.prediction_type", "auto, epsilon, v_prediction."),
+    ("models/sd}", "models/sd, zero_terminal_snr: no_}", 3, "base_model.zero_terminal_snr", "auto or true or false."),
+    (
+        "output:",
+        "evaluation: {pairs: with_fist}\noutput:",
+        11,
+        "evaluation.pairs",
+        'or a list. Did you mean "with_first"',
+    ),
+    ("output:", "storage: {region: us east}\noutput:", 11, "storage.region", "such as us-east-1"),
+    ("output:", "storage: {endpoint_url: http://h/b}\noutput:", 11, "storage.endpoint_url", "http:// or https://"),
     ("strategy: constant, ", "", 7, "variants[0].captions", "strategy"),
     (", text: a tattoo", "", 7, "variants[0].captions.text", "required"),
     ("name: two", "name: one", 5, "variants", "two are named"),
@@ -253,12 +266,58 @@ def test_overrides_merge_deeply_and_replace_unions_of_another_name() -> None:
     assert (two.training.optimizer.weight_decay, two.training.optimizer.learning_rate) == (0.5, 1e-4)
 
 
-def test_packs_hold_what_is_alike_but_captions_and_seed() -> None:
-    manifest = load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4")
-    first, second = packs_of(manifest)
+def test_packs_hold_what_passes_through_the_unet_alike() -> None:
+    own = "variants.two.training={steps: 3, optimizer: {name: lion}, noise: {offset: 0.1}}"
+    (pack,) = packs_of(load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4", own))
+    assert pack.members == tuple(Member(name, seed) for name in ("one", "two") for seed in (0, 7))
+    assert [variant.lora.rank for variant in pack.variants] == [8, 8, 4, 4]
+    assert (pack.rank, pack.steps_of(Member("two", 7))) == (8, 3)
+    first, second = packs_of(load(SMALL, "seeds=[0, 7]", "variants.two.training.batch_size=3"))
     assert first.members == (Member("one", 0), Member("one", 7))
+    assert second.differs == ("training.batch_size",)
+
+
+def test_epochs_are_steps_once_images_are_counted() -> None:
+    manifest = load(SMALL.replace("{steps: 10}", "{epochs: 2.5}"), "variants.two.training.steps=7")
+    assert [variant.training.steps for variant in resolve_variants(manifest)] == [0, 7]
+    one, two = resolve_variants(manifest, images=11)  # 27.5 images, four an update
+    assert [one.training.steps, one.training.epochs, two.training.steps] == [7, None, 7]
+    (pack,) = packs_of(manifest, images=1)
+    assert pack.ends == {Member("one", 1337): 1, Member("two", 1337): 7}
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ("{batch_size: 2}", "training.steps: found nothing; allowed: this key is required, or epochs in its place"),
+        ("{steps: 10, epochs: 2}", "training.epochs: found 2; allowed: null, since training.steps is 10"),
+        ("{epochs: 0}", "training.epochs"),
+    ],
+)
+def test_steps_or_epochs_say_how_long(training: str, said: str) -> None:
+    with pytest.raises(ManifestError, match=said):
+        load(SMALL.replace("{steps: 10}", training))
+
+
+def test_a_run_that_was_begun_by_equal_settings_keeps_its_packs() -> None:
+    first, second = packs_of(load(SMALL, "variants.two.lora.rank=4"), BY_SETTINGS)
+    assert [first.members, second.members] == [(Member("one", 1337),), (Member("two", 1337),)]
     assert second.differs == ("lora.rank",)
-    assert len(packs_of(load(SMALL, "seeds=[0, 7]"))) == 1
+
+
+def test_members_of_a_pack_are_scored_and_sampled_to_their_own_end() -> None:
+    (pack,) = packs_of(load(SMALL, "training.steps=10", "variants.two.training.steps=5"))
+    one, two = pack.members
+    assert pack.evaluations(4) == {0: (one, two), 4: (one, two), 5: (two,), 8: (one,), 10: (one,)}
+    assert list(pack.samplings(4, "evaluations")) == [
+        (0, False, (one, two)),
+        (4, True, (one, two)),
+        (5, False, (two,)),
+        (8, True, (one,)),
+        (10, False, (one,)),
+    ]
+    assert list(pack.samplings(4, "end")) == [(5, False, (two,)), (10, False, (one,))]
+    assert pack.last_steps(7) == {one: 7, two: 5}
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ WRONG = {  # what the sweep is set to, and the problem that is said of it, after
     "a type": ("{lora.rank: [8, x]}", 'lora.rank[1]: found "x"; allowed: a whole number.'),
     "a name": (
         "{training.schedule.name: [cosine, constnat]}",
-        'training.schedule.name[1]: found "constnat"; allowed: constant, linear, cosine. Did you mean "constant"?',
+        'training.schedule.name[1]: found "constnat"; allowed: constant, linear, cosine, cosine_restarts, '
+        'polynomial, inverse_sqrt. Did you mean "constant"?',
     ),
     "a key within a value": (
         "{training.schedule: [{name: cosine, warmup_step: 5}]}",

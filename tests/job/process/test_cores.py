@@ -28,6 +28,13 @@ def test_the_number_of_threads_is_set_where_it_is_not_yet() -> None:
     assert environ == {"OMP_NUM_THREADS": "64"}
 
 
+@pytest.mark.parametrize("given", ["", "0", "abc", "-3", "1.5", "4,0", "\u0663"])
+def test_what_openmp_takes_for_no_number_is_as_good_as_not_set(given: str) -> None:
+    environ = {"OMP_NUM_THREADS": given}
+    settle_threads(environ, Others(0))
+    assert environ == {"OMP_NUM_THREADS": str(usable_threads())}
+
+
 ALL = usable_cores()
 
 
@@ -56,6 +63,7 @@ def test_threads_wait_passively_where_others_need_their_cores(threads: int, othe
         ({"GOMP_SPINCOUNT": "7"}, False),
         ({"OMP_NUM_THREADS": "1"}, False),
         ({"OMP_NUM_THREADS": "4,2"}, False),
+        ({"OMP_NUM_THREADS": " 1 "}, False),
     ],
 )
 def test_what_a_user_chose_stays_and_nothing_is_measured(given: dict[str, str], passive: bool) -> None:

@@ -1,8 +1,10 @@
 """A limit of the process is named, wherever it is reached: it is no fault of data, models, storage or the program."""
 
+import errno
 import os
 import re
 import resource
+import sys
 import tempfile
 import threading
 import zipfile
@@ -12,9 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from PIL import Image
+from safetensors import SafetensorError
 
 from job import env
+from job.cli.exit import run_to_exit
 from job.errors import ExitCode, JobError, code_of
 from job.process.faults import resource_errors
 from job.storage import StorageSettings, open_storage
@@ -31,6 +36,7 @@ from lora_engine.models import stable_diffusion
 from lora_engine.models.captioner_kind import reader_of
 from lora_engine.models.files import LocalModel, check_safetensors
 from lora_engine.models.image_text import read_config
+from lora_engine.models.loading import model_errors
 from lora_engine.records import SourceFile
 
 
@@ -110,10 +116,51 @@ def test_a_thread_too_many_is_named() -> None:
     assert caught.value.code == ExitCode.RESOURCES
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), ExitCode.RESOURCES),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), ExitCode.RESOURCES),
+        (RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), ExitCode.RESOURCES),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), ExitCode.RESOURCES),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), ExitCode.RESOURCES),
+        (SafetensorError("Cannot allocate memory (os error 12)"), ExitCode.RESOURCES),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700), ExitCode.GPU_FAULT),
+        (ValueError("its caption says: out of memory"), ExitCode.MODEL),
+    ],
+)
+def test_a_model_is_not_blamed_for_memory_or_a_gpu(error: Exception, code: ExitCode) -> None:
+    with pytest.raises((JobError, EngineError)) as caught, resource_errors(), model_errors(Path("sd"), "unet"):
+        raise error
+    assert code_of(caught.value) == code
+
+
+def test_a_command_for_which_memory_is_too_small_ends_with_44(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lora-job"])
+    app = typer.Typer()
+
+    @app.command()
+    def command() -> None:
+        raise MemoryError
+
+    with pytest.raises(SystemExit) as caught:
+        run_to_exit(app)
+    assert caught.value.code == ExitCode.RESOURCES
+    assert "Memory is full: no more could be had." in capsys.readouterr().err
+
+
 def test_no_writable_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     with limit(resource.RLIMIT_FSIZE, 0), pytest.raises(JobError, match="Set TMPDIR") as caught, resource_errors():
         tempfile.gettempdir()
+    assert caught.value.code == ExitCode.RESOURCES
+
+
+def test_a_file_larger_than_a_process_may_write_is_named(tmp_path: Path) -> None:
+    with limit(resource.RLIMIT_FSIZE, 10), pytest.raises(JobError, match=r"10 bytes \(RLIMIT_FSIZE\)") as caught:
+        LOCAL.write(str(tmp_path / "b"), bytes(11))
     assert caught.value.code == ExitCode.RESOURCES
 
 

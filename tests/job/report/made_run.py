@@ -210,7 +210,7 @@ def _captions(design: Design, records: Sequence[ImageRecord], config: Any) -> li
 
 def _train(made: MadeRun, pack: Pack, member: Member, listened: str | None) -> None:
     """What the training of an adapter leaves, from its first checkpoint on."""
-    components, steps = made.held_out.components, pack.training.steps
+    components, steps = made.held_out.components, pack.steps_of(member)
     every, frozen_at = made.attempt.manifest.evaluation.every, made.design.diverged.get(member)
     made.run.write_jsonl(layout.metrics(member), map(asdict, _metrics(made, pack, member)))
     for step in (*range(every, steps, every), steps):
@@ -253,13 +253,13 @@ def _score(made: MadeRun, member: Member, step: int, conditions: Sequence[Condit
 
 def _metrics(made: MadeRun, pack: Pack, member: Member) -> list[StepRecord]:
     """The rows of an adapter's updates, with the hashes of what its seed draws."""
-    seed, frozen_at = _training_seed(made, member), made.design.diverged.get(member, pack.training.steps)
+    seed, frozen_at = _training_seed(made, member), made.design.diverged.get(member, pack.steps_of(member))
     trained_on = tuple(image.id for image in made.design.images if image.split == "train")
     draws = Draws(
-        (seed,), trained_on, (4, 1, 1), pack.training.images_per_step, len(ALPHAS_CUMPROD), pack.training.random_flip
+        (seed,), trained_on, (4, 1, 1), pack.shared.images_per_step, len(ALPHAS_CUMPROD), pack.shared.random_flip
     )
     rows = []
-    for step in range(1, pack.training.steps + 1):
+    for step in range(1, pack.steps_of(member) + 1):
         skipped = step <= made.design.skipped.get(member, 0) or step > frozen_at
         loss = None if skipped else seed % 7 + 1 / step
         hashes = draws.hashes(draws.of_step(step))[0]
@@ -273,7 +273,8 @@ def _training_seed(made: MadeRun, member: Member) -> int:
 
 def _commit(made: MadeRun, pack: Pack, member: Member, step: int) -> None:
     """Write a checkpoint whose files, one in each format, hold no more than the name of the weights."""
-    initial = f"{pack.lora.rank} {pack.lora.target_modules} {_training_seed(made, member)}"
+    lora = pack.variants[pack.members.index(member)].lora
+    initial = f"{lora.rank} {lora.target_modules} {_training_seed(made, member)}"
     weights = made.design.weights(member, step) or initial
     names, key = (kohya_name(member.variant), DIFFUSERS_NAME), layout.checkpoint(member, step)
     for name in names:

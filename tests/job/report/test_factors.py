@@ -128,7 +128,7 @@ def test_what_comes_with_a_name_is_no_difference_of_its_own(tmp_path: Path) -> N
     made = run_of(tmp_path, {"training": {"schedule": {"name": "cosine"}}})
     assert only(build_comparison(made.run))[0].factor == ["training.schedule.name"]
     weighted = stored(made, schedule={"name": "constant", "warmup_steps": 0}, weighting={"name": "min_snr", "gamma": 5})
-    assert only(weighted)[0].factor == ["training.weighting"]  # which the other has not at all
+    assert only(weighted)[0].factor == ["training.weighting.name"]
     made = run_of(tmp_path / "more", {"training": {"schedule": {"name": "cosine", "warmup_steps": 2}}})
     assert only(build_comparison(made.run))[0].factor == ["training.schedule.name", "training.schedule.warmup_steps"]
 
@@ -231,4 +231,4 @@ def test_the_page_and_the_card_say_it_too(tmp_path: Path) -> None:
     for text in (page, card, summary):
         assert "weighting min_snr (b) has a lower denoising loss than weighting none (a)" in text.replace("\\", "")
         assert "min-SNR weighting (gamma 5)" in text.replace("\\", "")
-    assert "| training.weighting.name | b: min_snr |" in card.replace("\\", "")
+    assert "| training.weighting.name | a: none, b: min_snr |" in card.replace("\\", "")

@@ -38,11 +38,11 @@ def test_a_few_images_that_decide_a_difference_are_noted(tmp_path: Path) -> None
 
 
 def test_what_packs_differ_in_is_noted(tmp_path: Path) -> None:
-    found = report(tmp_path, [A, {**B, "training": {"steps": 6}}], LOWER.losses)
+    found = report(tmp_path, [A, {**B, "training": {"batch_size": 3}}], LOWER.losses)
     assert [pack.members for pack in found.packs] == [["a/seed-1"], ["b/seed-1"]]
-    assert found.packs[1].differs == ["training.steps"]
+    assert found.packs[1].differs == ["training.batch_size"]
     assert (
-        "Some pairs differ in more than one thing (captions, training.steps), so what made it cannot be told."
+        "Some pairs differ in more than one thing (captions, training.batch_size), so what made it cannot be told."
         in found.notes
     )
     assert found.timing.keys() == {"prepare", "pack-0", "pack-1"}

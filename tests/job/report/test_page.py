@@ -212,8 +212,15 @@ def test_captions_can_be_searched(opened: Opened) -> None:
     assert rows.filter(visible=True).count() == every
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "dark"),
+        (1440, "light"),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+        pytest.param(1440, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_it_fits_and_is_accessible(browser: Browser, run: Path, width: int, scheme: str) -> None:
     opened = open_page(browser, run / "report" / "report.html", width=width, scheme=scheme)
     page = opened.page

@@ -100,6 +100,12 @@ def made(folder: Path, name: str, *settings: str, **more: Any) -> MadeRun:
     return run
 
 
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
+    """A run of that kind, which nothing changes, called `one`."""
+    return made(tmp_path_factory.mktemp("plain"), "one")
+
+
 def beside(*roots: Path) -> SideBySide:
     """Runs side by side, once it is known to hold to its schema, and to be shown whole."""
     runs = [read_run(folder_of(str(root))) for root in roots]
@@ -236,10 +242,9 @@ def test_the_page_shows_what_the_json_holds_and_needs_nothing_else(pair: tuple[P
     ],
 )
 def test_losses_that_are_not_like_for_like_are_withheld(
-    tmp_path: Path, settings: list[str], more: Json, reason: str
+    tmp_path: Path, plain_run: MadeRun, settings: list[str], more: Json, reason: str
 ) -> None:
-    one, other = made(tmp_path, "one"), made(tmp_path, "other", *settings, **more)
-    found = beside(one.folder, other.folder)
+    found = beside(plain_run.folder, made(tmp_path, "other", *settings, **more).folder)
     assert {losses.variant for losses in found.losses} == {"a", "b"}
     for losses in found.losses:
         assert losses.runs == []
@@ -255,8 +260,8 @@ def plain(markdown: bytes) -> str:
     return re.sub(r"\\(.)", r"\1", markdown.decode())
 
 
-def test_other_base_models_and_weights_of_captions_are_told(tmp_path: Path) -> None:
-    one, other = made(tmp_path, "one"), made(tmp_path, "other")
+def test_other_base_models_and_weights_of_captions_are_told(tmp_path: Path, plain_run: MadeRun) -> None:
+    one, other = plain_run, made(tmp_path, "other")
 
     def change(resolved: Json) -> None:
         resolved["identity"]["base_model"] = "f" * 64
@@ -276,9 +281,9 @@ def test_other_base_models_and_weights_of_captions_are_told(tmp_path: Path) -> N
     }
 
 
-def test_what_does_not_change_a_loss_withholds_none(tmp_path: Path) -> None:
+def test_what_does_not_change_a_loss_withholds_none(tmp_path: Path, plain_run: MadeRun) -> None:
     settings = ["training.steps=6", "lora.rank=2", "preprocess.near_duplicate_distance=4", "evaluation.every=3"]
-    found = beside(made(tmp_path, "one").folder, made(tmp_path, "other", *settings).folder)
+    found = beside(plain_run.folder, made(tmp_path, "other", *settings).folder)
     assert [losses.alike.groups for losses in found.losses] == [[[0, 1]], [[0, 1]]]
     assert {setting.key: setting.values for setting in found.settings} == {
         "training.steps": ["4", "6"],
@@ -301,8 +306,8 @@ def test_of_three_runs_those_that_are_alike_stand_together(tmp_path: Path) -> No
     assert "some of their losses are withheld: losses at 96 and 384 pixels" in found.sentence
 
 
-def test_a_variant_of_one_run_stands_as_a_whole_among_what_differs(tmp_path: Path) -> None:
-    one = made(tmp_path, "one")
+def test_a_variant_of_one_run_stands_as_a_whole_among_what_differs(tmp_path: Path, plain_run: MadeRun) -> None:
+    one = plain_run
     other = make_run(tmp_path / "other", Design([A], LOWER.losses, settings=("name=other",)))
     publish_report(other.run)
     found = beside(one.folder, other.folder)

@@ -1,11 +1,8 @@
 """How adapters are used: what is shown runs as it is shown, and draws what the run drew."""
 
 import ast
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ from lora_engine import miniature
 from tests.code_blocks import code_blocks
 from tests.job.small_run import drawings, folder_of, quickstart
 from tests.job.test_escaping import NASTY
-from tests.lora_job import ROOT, lora_job
+from tests.lora_job import ROOT, lora_job, run_program
 
 DOCUMENT = ROOT / "docs" / "use-your-lora.md"
 NEAR = 2  # of 255, of pictures that differ by how sums are rounded
@@ -84,10 +81,7 @@ def usages(run: Path) -> dict[str, Usage]:
 
 def run_in(folder: Path, program: str) -> None:
     """Run a Python program, as it is, in a process of its own."""
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, env=environ, capture_output=True, text=True, check=False
-    )
+    done = run_program(program, folder)
     assert done.returncode == 0, done.stderr
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from job import layout
+from job.cli.verify import verify_command
 from job.errors import ExitCode, JobError
 from job.report.publish import publish_report
 from job.run.collect import collect
@@ -60,6 +61,13 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 
 def edit(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def forget_what_is_newer(folder: Path) -> None:
+    """Let the run be as if an earlier version had finished it."""
+    (folder / layout.SUCCESS).write_bytes(b"")
+    for path in (folder / layout.RESOLVED, folder / layout.ADAPTER_INDEX, *folder.rglob(layout.COMMIT_NAME)):
+        edit(path, run_id=None)
 
 
 def problems(folder: Path, depth: Depth = Depth.ALL) -> dict[str, str]:
@@ -124,14 +132,14 @@ def test_what_is_missing_or_altered_is_named(folder: Path, key: str, harm: Calla
     assert "--set name=" in caught.value.remedy
     if key.startswith(("report/", "adapters/")):
         assert not verify(folder_of(str(folder)), Depth.ALL, only=is_source_of_report).problems
-        assert "`lora-job report`" in caught.value.remedy
+        assert "`lora-job report RUN`" in caught.value.remedy
 
 
 @pytest.mark.parametrize("is_earlier", [False, True])
 def test_a_finished_run_without_a_checkpoint_is_not_done(folder: Path, *, is_earlier: bool) -> None:
     """An earlier version listed nothing; its pointers and its report name the checkpoints all the same."""
     if is_earlier:
-        (folder / layout.SUCCESS).write_bytes(b"")
+        forget_what_is_newer(folder)
     shutil.rmtree(folder / layout.all_checkpoints(MEMBER))
     assert {COMMIT, f"{layout.checkpoint(MEMBER, 2)}/a.safetensors"} <= problems(folder, Depth.SIZES).keys()
     done = lora_job("status", folder)
@@ -140,6 +148,19 @@ def test_a_finished_run_without_a_checkpoint_is_not_done(folder: Path, *, is_ear
     assert str(folder / layout.all_checkpoints(MEMBER)) in done.stderr
     (folder / layout.final(OTHER)).unlink()
     assert "is missing, though the run is finished" in problems(folder, Depth.SIZES)[layout.final(OTHER)]
+
+
+def test_a_list_of_records_that_became_empty_is_not_that_of_an_earlier_version(folder: Path) -> None:
+    (folder / layout.SUCCESS).write_bytes(b"")
+    assert "is empty" in problems(folder, Depth.SIZES)[layout.SUCCESS]
+    with pytest.raises(JobError, match="_SUCCESS is empty"):
+        publish_report(folder_of(str(folder)))
+
+
+def test_a_copy_that_was_cut_off_before_its_end_is_not_called_whole(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    shutil.copy(folder / layout.RESOLVED, tmp_path / "half")
+    assert "or not copied as a whole" in verify_command(folder_of(str(tmp_path / "half")))
 
 
 def test_the_commands_name_what_is_wrong(folder: Path, tmp_path: Path) -> None:
@@ -155,7 +176,9 @@ def test_the_commands_name_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     wrong = lora_job("verify", folder)
     for key in (ADAPTER, layout.metrics(OTHER)):
         assert f"{folder / key} was altered: " in wrong.stderr
-    assert "1 more files are missing or altered" in wrong.stderr.splitlines()[-1]
+    last = wrong.stderr.splitlines()[-1]
+    assert "Another file is missing or altered, too, as said above." in last
+    assert "`lora-job collect`" in last  # It may be a copy that was cut off.
     nothing = lora_job("verify", tmp_path / "nothing")
     assert nothing.returncode == 42, nothing.stderr
 
@@ -242,10 +265,8 @@ def test_a_folder_that_holds_another_run_is_not_collected_into(folder: Path, unf
 def test_of_runs_of_earlier_versions_it_is_told_when_they_began_and_how_they_are_called(
     folder: Path, tmp_path: Path
 ) -> None:
-    (folder / layout.SUCCESS).write_bytes(b"")
     resolved = json.loads((folder / layout.RESOLVED).read_text())
-    for path in (folder / layout.RESOLVED, folder / layout.ADAPTER_INDEX, *folder.rglob(layout.COMMIT_NAME)):
-        edit(path, run_id=None)
+    forget_what_is_newer(folder)
     assert problems(folder) == {}
     run = folder_of(str(folder))
     collect(run, tmp_path / "whole")

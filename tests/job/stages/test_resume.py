@@ -19,6 +19,7 @@ from lora_engine.records import FileEntry
 from tests.job.small_run import folder_of
 
 ONE, TWO = Member("one", 1), Member("two", 1)
+ENDS = {ONE: 10, TWO: 10}
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_pack_continues_from_the_newest_step_of_all_and_later_ones_are_removed
 ) -> None:
     commit(run, tmp_path, ONE, 2, 4, 6, 8)
     commit(run, tmp_path, TWO, 2, 4)
-    step, states = rewind(run, (ONE, TWO), tmp_path, no_warning)
+    step, states = rewind(run, ENDS, tmp_path, no_warning)
     assert step == 4
     assert {name: state["adapter.weight"].item() for name, state in states.items()} == {
         "one-seed-1": 4,
@@ -67,12 +68,12 @@ def test_a_pack_continues_from_the_newest_step_of_all_and_later_ones_are_removed
 
 def test_a_first_checkpoint_that_only_one_member_has_is_made_anew(run: RunFolder, tmp_path: Path) -> None:
     commit(run, tmp_path, ONE, 2)
-    assert rewind(run, (ONE, TWO), tmp_path, no_warning) == (0, {})
+    assert rewind(run, ENDS, tmp_path, no_warning) == (0, {})
     assert committed(run) == [(), ()]
 
 
 def test_where_nothing_was_made_there_is_nothing_to_continue_from(run: RunFolder, tmp_path: Path) -> None:
-    assert rewind(run, (ONE, TWO), tmp_path, no_warning) == (0, {})
+    assert rewind(run, ENDS, tmp_path, no_warning) == (0, {})
 
 
 @pytest.mark.parametrize("damage", ["flip", "lost", "commit", "another's commit", "empty commit"])
@@ -92,7 +93,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_removed(run: RunFolder, tmp_pat
         record = checkpoints.read_commit(run, TWO, 4).model_copy(update={"files": ()})
         run.write_stored(f"{layout.checkpoint(TWO, 4)}/{layout.COMMIT_NAME}", record)
     warnings: list[str] = []
-    step, states = rewind(run, (ONE, TWO), tmp_path, warnings.append)
+    step, states = rewind(run, ENDS, tmp_path, warnings.append)
     assert (step, states["two-seed-1"]["adapter.weight"].item()) == (2, 2)
     assert len(warnings) == 1
     assert "two-seed-1 at step 4" in warnings[0]
@@ -111,7 +112,7 @@ def test_a_folder_that_was_copied_from_another_run_is_passed_over(
     commit(run, tmp_path, ONE, 4, run_id=own)
     commit(run, tmp_path, TWO, 4, run_id=foreign)
     warnings: list[str] = []
-    step, _ = rewind(run, (ONE, TWO), tmp_path, warnings.append, own)
+    step, _ = rewind(run, ENDS, tmp_path, warnings.append, own)
     assert step == 2
     [warning] = warnings
     assert "two-seed-1 at step 4" in warning
@@ -125,7 +126,7 @@ def test_where_all_are_damaged_nothing_is_removed_and_nothing_begun_anew(run: Ru
     for step in (2, 4):
         run.write(f"{layout.checkpoint(TWO, step)}/{STATE_NAME}", b"")
     with pytest.raises(JobError, match="are whole") as caught:
-        rewind(run, (ONE, TWO), tmp_path, lambda _: None)
+        rewind(run, ENDS, tmp_path, lambda _: None)
     assert caught.value.code == ExitCode.CONFLICT
     assert committed(run) == [(2, 4), (2, 4)]
 

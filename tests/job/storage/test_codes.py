@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from job.errors import ExitCode, JobError
-from job.storage import UnreachableError, open_storage
+from job.storage import StorageSettings, UnreachableError, open_storage
+from job.storage.s3.client import make_client
 from job.storage.s3.codes import is_passing, refusal_of
-from job.storage.s3.environment import endpoint_problem
+from job.storage.s3.environment import check_settings, endpoint_problem
 from job.storage.s3.settings import S3Settings
 from tests.error_server import ErrorServer, s3_error, sts_error
 
@@ -48,11 +49,18 @@ def keys(no_keys: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return no_keys
 
 
-def refused(url: str | None) -> JobError:
-    """What a read ends with."""
+def refused(url: str | None, *, listing: bool = False) -> JobError:
+    """What a read, or a listing, ends with."""
     settings = S3Settings(url, region="us-east-1", attempts=1, connect_timeout_seconds=1, read_timeout_seconds=5)
+
+    def ask() -> None:
+        store = open_storage("s3://bucket", settings)
+        if listing:
+            list(store.list("s3://bucket/"))
+        store.read("s3://bucket/key")
+
     with pytest.raises(JobError) as caught:
-        open_storage("s3://bucket", settings).read("s3://bucket/key")
+        ask()
     assert (caught.value.code == ExitCode.STORAGE_RETRIES) == isinstance(caught.value, UnreachableError)
     return caught.value
 
@@ -92,6 +100,20 @@ def test_a_store_says_so_itself() -> None:
         assert (error.code, "no S3 store" in error.cause) == (ExitCode.STORAGE_ACCESS, True)
         error = refused(server.url.replace("http:", "https:"))
         assert (error.code, "speaks no TLS" in error.cause) == (ExitCode.STORAGE_ACCESS, True)
+
+
+LISTING = (
+    "<ListBucketResult><IsTruncated>{more}</IsTruncated><Contents><Key>a</Key><LastModified>{when}</LastModified>"
+    "<ETag>x</ETag><Size>{size}</Size></Contents></ListBucketResult>"
+)
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(("when", "size"), [("2026-11-30T17:58:02[", "1"), ("2026-11-30T17:58:02Z", "1q")])
+def test_an_answer_that_a_bad_line_changed_passes(when: str, size: str) -> None:
+    with ErrorServer(200, LISTING.format(more="false", when=when, size=size).encode()) as server:
+        error = refused(server.url, listing=True)
+        assert (error.code, "cannot be reached or broke off" in error.cause) == (ExitCode.STORAGE_RETRIES, True)
 
 
 def test_a_role_that_sts_gives(no_keys: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,6 +180,32 @@ def test_a_variable_that_cannot_be_right_is_named(
         error = refused(None if "ENDPOINT" in name else server.url.replace("http:", "https:"))
     assert (error.code, name in f"{error.cause} {error.remedy}") == (ExitCode.STORAGE_ACCESS, True)
     assert "secret-S" not in str(error)
+
+
+def test_a_profile_and_a_region_are_looked_at_without_a_request(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text('[default]\n[profile "my own"]\n[sso-session other]\n')
+    (tmp_path / "credentials").write_text("[keys]\n")
+    files = {"AWS_CONFIG_FILE": f"{tmp_path}/config", "AWS_SHARED_CREDENTIALS_FILE": f"{tmp_path}/credentials"}
+    for profile in ("default", "my own", "keys"):
+        check_settings(StorageSettings(), {**files, "AWS_PROFILE": profile, "AWS_REGION": "eu-west-3"})
+    check_settings(StorageSettings(region="eu-west-3"), {**files, "AWS_DEFAULT_REGION": "not used"})
+    wrong = {"AWS_PROFILE": "other", "AWS_DEFAULT_PROFILE": "my", "AWS_REGION": "us east", "AWS_DEFAULT_REGION": "eu-"}
+    for name, value in wrong.items():
+        with pytest.raises(JobError, match=f"{name} .*'{value}'") as caught:
+            check_settings(StorageSettings(), {**files, name: value})
+        assert (caught.value.code, bool(caught.value.remedy)) == (ExitCode.STORAGE_ACCESS, True)
+    with pytest.raises(JobError, match=r"storage\.region is 'us/east'") as caught:
+        check_settings(StorageSettings(region="us/east"), files)
+    assert caught.value.code == ExitCode.MANIFEST
+
+
+def test_the_region_of_the_environment_is_heard_under_both_its_names(keys: pytest.MonkeyPatch) -> None:
+    keys.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    keys.setenv("AWS_REGION", "eu-west-3")
+    assert make_client(S3Settings(), lambda: None).meta.region_name == "eu-west-3"
+    assert make_client(S3Settings(region="eu-west-2"), lambda: None).meta.region_name == "eu-west-2"
+    keys.delenv("AWS_REGION")
+    assert make_client(S3Settings(), lambda: None).meta.region_name == "eu-west-1"
 
 
 def test_an_endpoint_is_a_scheme_and_a_host() -> None:

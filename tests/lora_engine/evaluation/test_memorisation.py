@@ -179,7 +179,9 @@ def test_whole_copies_are_found_after_blur_noise_and_jpeg(dice: np.random.Genera
     assert all(shipped_cutoff().is_copy(one) for one in found)
 
 
-@pytest.mark.parametrize(("style", "count"), [("line", 240), ("sticker", 60)])
+@pytest.mark.parametrize(
+    ("style", "count"), [("line", 80), pytest.param("line", 240, marks=pytest.mark.slow), ("sticker", 60)]
+)
 def test_other_drawings_of_the_same_subjects_are_no_copies(style: Style, count: int) -> None:
     found = likenesses(others(style, count), library(shipped()[0]))
     assert not any(shipped_cutoff().is_copy(one) for one in found)

@@ -26,8 +26,22 @@ LEVEL = (1 - CONFIDENCE) / len(PAIRS)  # of each pair, so that those of a study 
 OF_BOTH = 0.3  # standard deviation of what an image and a seed do together
 MARGIN = 0.1  # as a share of the gain
 CELLS = [*product((3, 5), (16, 20, 100), (0, 0.1, 0.25, 0.5, 1, 3)), *product((1,), (16, 20, 100), (0,))]
+# Each number of seeds and of images, and each spread, is among these.
+TRIED_ALWAYS = {
+    (3, 16, 0),
+    (3, 20, 0.25),
+    (3, 100, 1),
+    (5, 16, 3),
+    (5, 20, 0.1),
+    (5, 100, 0.5),
+    (1, 16, 0),
+    (1, 100, 0),
+}
 
-of_every_cell = pytest.mark.parametrize(("seeds", "images", "seed_spread"), CELLS)
+of_every_cell = pytest.mark.parametrize(
+    ("seeds", "images", "seed_spread"),
+    [cell if cell in TRIED_ALWAYS else pytest.param(*cell, marks=pytest.mark.slow) for cell in CELLS],
+)
 
 
 def studies(seeds: int, images: int, seed_spread: float, *, purpose: int) -> Iterator[Floats]:

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -90,14 +91,19 @@ def interlaced_png() -> bytes:
 
 
 def png_text(kind: bytes, size: int) -> bytes:
-    packed = zlib.compress(b"x" * size)
-    body = {
-        b"tEXt": b"comment\0" + b"x" * size,
-        b"zTXt": b"comment\0\0" + packed,
-        b"iTXt": b"comment\0\1\0\0\0" + packed,
-        b"iCCP": b"profile\0\0" + packed,
+    begin = {
+        b"tEXt": b"comment\0",
+        b"zTXt": b"comment\0\0",
+        b"iTXt": b"comment\0\1\0\0\0",
+        b"iCCP": b"profile\0\0",
     }
-    return plain_png(chunk(kind, body[kind]))
+    return plain_png(chunk(kind, begin[kind] + (b"x" * size if kind == b"tEXt" else packed(size))))
+
+
+@cache
+def packed(size: int) -> bytes:
+    """So many letters, compressed."""
+    return zlib.compress(b"x" * size)
 
 
 def oriented(kind: str, orientation: int) -> bytes:

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import multiprocessing
@@ -215,6 +216,17 @@ def test_a_worker_that_dies_is_an_error_with_candidates(
         os.kill(child.pid, number)
     with pytest.raises(kind, match=said):
         list(rows)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.EACCES])
+def test_shared_memory_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("multiprocessing.synchronize._multiprocessing.SemLock", refuse)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(ResourceError, match=rf"/dev/shm cannot be used: {os.strerror(code)}"):
+        list(preprocess_images([SourceFile("a.png", str(tmp_path / "a.png"))], PreprocessConfig(), tmp_path / "out"))
 
 
 def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:

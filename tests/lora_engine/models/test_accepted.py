@@ -177,7 +177,7 @@ def test_a_vae_from_elsewhere_stands_in_for_one_that_is_lacking_and_for_one_that
 
 def test_what_is_no_vae_is_refused(all_layers: Path, whole: Checkpoint, tmp_path: Path) -> None:
     save_file(only(CLIP)(whole), tmp_path / "text.safetensors")
-    with pytest.raises(ModelError, match=r"base_model\.vae: text\.safetensors lacks") as caught:
+    with pytest.raises(ModelError, match=r"base_model\.vae: text\.safetensors holds no VAE") as caught:
         convert_vae(tmp_path / "text.safetensors", all_layers, tmp_path / "out")
     assert "diffusers layout" in caught.value.remedy
 

@@ -44,6 +44,18 @@ def test_the_manifest_goes_before_the_files(base: Path) -> None:
         load_noise_schedule(LocalModel(base, use=BaseModelUse(zero_terminal_snr=True)))
 
 
+def test_a_file_of_v_that_is_used_for_the_noise_does_not_end_in_noise_alone(all_layers: Path, tmp_path: Path) -> None:
+    """An adapter of it would draw nothing but what is not a number."""
+    save_file(
+        checkpoint_of(all_layers) | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "v.safetensors"
+    )
+    convert_single_file(tmp_path / "v.safetensors", all_layers, tmp_path / "v")
+    assert load_noise_schedule(LocalModel(tmp_path / "v")).zero_terminal_snr
+    as_noise = LocalModel(tmp_path / "v", use=BaseModelUse(prediction_type="epsilon"))
+    assert not load_noise_schedule(as_noise).zero_terminal_snr
+    assert load_sampler(as_noise, "ddim").alphas_cumprod[-1] > 0
+
+
 def test_the_schedule_to_pure_noise_is_that_of_diffusers(base: Path) -> None:
     loaded = load_noise_schedule(LocalModel(base, use=OF_V_TO_NOISE))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2

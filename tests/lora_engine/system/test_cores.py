@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_engine.system.cores import Load, usable_cores, usable_threads
+from lora_engine.system.cores import Load, busy_seconds, usable_cores, usable_threads
 
 UNLIMITED = "max 100000\n"
 Machine = Callable[..., Path]
@@ -23,7 +23,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
         for name, text in files.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(text)
+            (tmp_path / name).write_text(text, errors="surrogateescape")
         return tmp_path
 
     return make
@@ -49,6 +49,20 @@ QUOTAS: dict[str, tuple[dict[str, str], int]] = {
     "v2, less than one": (V2 | {"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
     "v2, one and a half": (V2 | {"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1),
     "v2, outside of its namespace": ({"proc/self/cgroup": "0::/../box\n", "sys/fs/cgroup/cpu.max": "4000 1000"}, 4),
+    "v2, a name with the end of a line": (
+        {"proc/self/cgroup": "0::/a\nb\n", "sys/fs/cgroup/cpu.max": "300000 100000\n"},
+        3,
+    ),
+    "v2, a name that is no text": (
+        {"proc/self/cgroup": "0::/a\udcff\n", "sys/fs/cgroup/a\udcff/cpu.max": "300000 100000\n"},
+        3,
+    ),
+    "v2, half a line": ({"proc/self/cgroup": "0:\n", "sys/fs/cgroup/cpu.max": "300000 100000\n"}, 64),
+    "v1, mounted in another order": (
+        {"proc/self/cgroup": "3:cpuacct,cpu:/x\n"}
+        | {f"sys/fs/cgroup/cpu/cpu.cfs_{name}_us": f"{us}\n" for name, us in (("quota", 300000), ("period", 100000))},
+        3,
+    ),
     "v2, another file": (V2 | {"sys/fs/cgroup/cpu.max": "many 0\n"}, 64),
     "v1, none": (V1 | {f"{CPU}/cpu.cfs_quota_us": "-1\n", f"{CPU}/cpu.cfs_period_us": "100000\n"}, 64),
     "v1, a container's": (V1 | {f"{CPU}/cpu.cfs_quota_us": "300000\n", f"{CPU}/cpu.cfs_period_us": "100000\n"}, 3),
@@ -90,7 +104,8 @@ def test_the_load_is_that_of_others_on_the_cores_that_may_be_used(machine: Machi
     used = 100_000 / os.sysconf("SC_CLK_TCK")
     assert 0 < others <= used / 0.2
     assert others * elapsed > used / 2
-    assert Load(machine(2, {"proc/stat": ""})).others() == 0
+    for odd in ("", "\n\n", "cpu0 1 2 3\n", "cpu0 a b c d e f g h\n", "cpu0 \udcff\n"):
+        assert busy_seconds(machine(2, {"proc/stat": odd})) == 0
 
 
 def test_cores_are_counted_without_torch() -> None:

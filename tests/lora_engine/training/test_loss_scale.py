@@ -45,10 +45,10 @@ def test_the_factor_moves_as_torch_moves_it(overflows: set[int]) -> None:
 def test_the_factor_halves_down_to_one_and_is_the_least_there() -> None:
     scale = LossScale(CPU, 1, enabled=True)
     for power in reversed(range(12)):
-        assert not scale.is_least_K
+        assert not scale.is_least
         scale.update(NO, YES)
         assert factor(scale) == 2.0**power
-    assert scale.is_least_K
+    assert scale.is_least
     scale.update(NO, YES)
     assert factor(scale) == 1.0
 
@@ -94,7 +94,7 @@ def test_disabled_it_changes_nothing() -> None:
         scale.update(YES, NO)
     scale.update(NO, YES)
     assert (factor(scale), int(scale.state(0)["lasted"])) == (1, 0)
-    assert scale.is_least_K
+    assert scale.is_least
 
 
 def test_a_loaded_scale_goes_on_where_the_other_was() -> None:

@@ -117,7 +117,13 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    "micro_batches", [MicroBatches(4, 3), MicroBatches(3, 2), MicroBatches(1, 3), MicroBatches(1, 1, recompute=True)]
+    "micro_batches",
+    [
+        MicroBatches(3, 2),
+        pytest.param(MicroBatches(4, 3), marks=pytest.mark.slow),
+        pytest.param(MicroBatches(1, 3), marks=pytest.mark.slow),
+        MicroBatches(1, 1, recompute=True),
+    ],
 )
 def test_however_an_update_is_cut_up_the_gradients_are_the_same(micro_batches: MicroBatches) -> None:
     whole, whole_unet = trainer(MEMBERS)

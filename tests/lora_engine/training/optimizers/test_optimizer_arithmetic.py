@@ -10,8 +10,7 @@ from pytorch_optimizer import SGDW, Lion, ScheduleFreeAdamW
 from torch import Tensor
 
 from lora_engine.config.optimizer import AdamWConfig
-from lora_engine.training.optimizers.matrix_adamw import RowAdamW
-from tests.lora_engine.training.optimizers.rows import NEVER, Row, Slope, config_of, factors_of
+from tests.lora_engine.training.optimizers.rows import Row, Slope, config_of, factors_of
 
 SIZE = 26
 # a warm-up after an update at rate 0, a peak, a restart, an update at rate 0, and a slow fall
@@ -131,17 +130,19 @@ def test_prodigy_is_prodigyopt_s(case: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_adamw_of_a_row_has_the_bits_of_a_matrix_of_that_row(dtype: torch.dtype) -> None:
+def test_adamw_of_a_row_has_the_bits_of_torch(dtype: torch.dtype) -> None:
     config = AdamWConfig(learning_rate=0.02)
     slope = Slope(1003, dtype, seed=8)  # the kernel's vectors leave a rest
-    row, matrix_KP = Row(slope.start_P, config), torch.nn.Parameter(slope.start_P.unsqueeze(0).clone())
-    matrix_KP.grad = torch.zeros_like(matrix_KP)
-    matrix = RowAdamW(matrix_KP, config)
+    row, weights_P = Row(slope.start_P, config), torch.nn.Parameter(slope.start_P.clone())
+    weights_P.grad = torch.zeros_like(weights_P)
+    theirs = torch.optim.AdamW([weights_P], weight_decay=config.weight_decay, fused=True)
     for rate in RATES:
         gradient_P = slope.gradient(row.weights_P)
         row.step(gradient_P, 0.02 * rate)
-        matrix_KP.grad.copy_(gradient_P)
-        matrix.step(0.02 * rate, NEVER)
-        assert torch.equal(row.weights_P, matrix_KP[0])
-    assert row.optimizer.state().keys() == matrix.state(0).keys() == {"step", "exp_avg", "exp_avg_sq"}
-    assert all(torch.equal(value, matrix.state(0)[name]) for name, value in row.optimizer.state().items())
+        weights_P.grad.copy_(gradient_P)
+        theirs.param_groups[0]["lr"] = 0.02 * rate
+        theirs.step()
+        assert torch.equal(row.weights_P, weights_P)
+    ours = row.optimizer.state()
+    assert ours.keys() == theirs.state[weights_P].keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert all(torch.equal(value, theirs.state[weights_P][name]) for name, value in ours.items())
