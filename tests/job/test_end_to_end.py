@@ -238,7 +238,9 @@ def test_variants_share_a_pack_unless_a_pass_is_shaped_otherwise(miniature: Path
     assert len(initial) == 3
 
 
-def test_three_seeds_speak_of_strategies_and_steps_grow_for_all_of_a_pack(miniature: Path, tmp_path: Path) -> None:
+def test_three_seeds_speak_of_strategies_and_steps_grow_for_one_or_all_of_a_pack(
+    miniature: Path, tmp_path: Path
+) -> None:
     lines = (
         "seeds=[0, 1, 2]",
         "dataset.validation_min=6",
@@ -274,15 +276,19 @@ def test_three_seeds_speak_of_strategies_and_steps_grow_for_all_of_a_pack(miniat
     assert [pair["cells"]["as_trained"]["confidence"] for pair in strategies] == [pytest.approx(1 - 0.05 / 3)] * 3
     assert all(pair["like_for_like"] for pair in found["pairs"])
 
-    code, said = run(constant, "variants.blip.training.steps=2", steps=1)
+    resolved = tmp_path / "runs/quickstart/resolved.json"
+    begun = resolved.read_text()
+    resolved.write_text(json.dumps({key: value for key, value in json.loads(begun).items() if key != "packing"}))
+    code, said = run(constant, "variants.blip.training.steps=2", steps=1)  # of a run whose packs are of equal settings
     assert code == 46
     assert "training.steps" in said.splitlines()[-1]
-    (tmp_path / "runs/quickstart/_SUCCESS").unlink()
-    assert run(constant, "variants.blip.training.steps=2", steps=1)[0] == 46
-    for _ in range(2):
-        code, said = run(constant, steps=2)
-        assert code == 0, said
-        assert {member["steps"] for member in report()["members"]} == {2}
+    resolved.write_text(begun)
+    grown = {"vanilla": 1, "blip": 2, "blip_plus": 1}
+    for steps, lines in ((grown, ("variants.blip.training.steps=2",)), (dict.fromkeys(grown, 2), ())):
+        for _ in range(2):
+            code, said = run(constant, *lines, steps=steps["vanilla"])
+            assert code == 0, said
+            assert {member["variant"]: member["steps"] for member in report()["members"]} == steps
 
 
 def test_a_run_in_bf16_and_a_warning_where_that_is_emulated(miniature: Path, tmp_path: Path) -> None:
