@@ -1,5 +1,7 @@
 """The training loop alone, over a UNet of SD 1.5's layout with random weights and data."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -46,15 +48,33 @@ def _resident(tensor: torch.Tensor) -> TensorTable:
 
 
 def trainer(model: UNet2DConditionModel, data: TrainingData, members: int, config: TrainingConfig) -> PackTrainer:
-    """A pack whose adapters are new."""
-    names = [f"{members}x{config.batch_size}-{at}" for at in range(members)]
-    adapter = LoraConfig(rank=RANK, alpha=RANK)
-    lora.inject(model, [(name, 0) for name in names], adapter)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    schedule = NoiseSchedule(scheduler.alphas_cumprod.double(), "epsilon")
+    """A pack whose adapters are new and of equal settings."""
+    configs = [MemberConfig(LoraConfig(rank=RANK, alpha=RANK), config)] * members
+    return pack(model, data, f"{members}x{config.batch_size}", configs)
+
+
+def pack(model: UNet2DConditionModel, data: TrainingData, name: str, configs: Sequence[MemberConfig]) -> PackTrainer:
+    """A pack whose adapters are new, each of its own settings.
+
+    Args:
+        name: that no other pack of this model has.
+    """
     rows_N1 = np.arange(len(data.image_ids))[:, np.newaxis]
     texts = data.embeddings.count - 1  # the empty prompt is not drawn
-    pack = [
-        PackMember(name, 0, 1 + (rows_N1 + at) % texts, np.ones(rows_N1.shape), 0.0) for at, name in enumerate(names)
+    members = [
+        PackMember(
+            name=f"{name}-{at}",
+            seed=0,
+            caption_rows_NP=1 + (rows_N1 + at) % texts,
+            caption_weights_NP=np.ones(rows_N1.shape),
+            caption_dropout=0.0,
+            noise=config.training.noise,
+            timesteps=config.training.timesteps,
+        )
+        for at, config in enumerate(configs)
     ]
-    return PackTrainer(model, pack, data, schedule, [MemberConfig(adapter, config)] * members)
+    for member, config in zip(members, configs, strict=True):
+        lora.inject(model, [(member.name, member.seed)], config.lora)
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    schedule = NoiseSchedule(scheduler.alphas_cumprod.double(), "epsilon")
+    return PackTrainer(model, members, data, schedule, configs)

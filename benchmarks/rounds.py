@@ -34,10 +34,11 @@ def in_turns(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list
 
 def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> Laps:
     """How long every way takes in every round."""
-    return in_turns({name: partial(_lap, way) for name, way in ways.items()}, rounds)
+    return in_turns({name: partial(timed, way) for name, way in ways.items()}, rounds)
 
 
-def _lap(way: Callable[[], object]) -> Lap:
+def timed(way: Callable[[], object]) -> Lap:
+    """How long it takes."""
     start, cpu_start = time.perf_counter(), _cpu_seconds()
     way()
     return Lap(time.perf_counter() - start, _cpu_seconds() - cpu_start)

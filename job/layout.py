@@ -11,6 +11,7 @@ IMAGES = "data/images.jsonl"
 SOURCE = "data/source.json"
 OWN_CAPTIONS = "data/own-captions.json"
 CAPTION_HASHES = "data/captions.json"
+CAPTIONS = "data/captions"
 REPORT = "report"
 COMPARISON = "report/comparison.json"
 PAGE = "report/report.html"
@@ -101,7 +102,7 @@ def begun_evaluation(unit: str) -> str:
 
 def captions(caption_set: str) -> str:
     """The file with a row for each image's caption in that set."""
-    return f"data/captions/{caption_set}.jsonl"
+    return f"{CAPTIONS}/{caption_set}.jsonl"
 
 
 def thumbnail(image_id: str) -> str:

@@ -21,7 +21,6 @@ from lora_engine.training import estimate
 
 _MANY_EPOCHS = 100  # above these a warning says that images may be memorised
 _DEVICES = {"T4": 18e12, "A10G": 35e12, "H100": 300e12}  # FLOP/s that half-precision training reaches, roughly
-_CHECKPOINT_BYTES = estimate.STATE_BYTES + 2 * 4  # a parameter: the training state, and two fp32 files to be loaded
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,14 @@ def make_plan(manifest: Manifest) -> Plan:
     trained = packs_of(manifest, images=train)
     packs = tuple(_plan_pack(manifest, pack, train) for pack in trained)
     every = manifest.evaluation.every
-    counts = [(v.lora.rank, _checkpoints(pack, every, v.training.last_step)) for pack in trained for v in pack.variants]
-    checkpoints = sum(count for _, count in counts)
-    parameters = sum(rank * count for rank, count in counts) * estimate.PARAMETERS_PER_RANK
+    counts = [(_checkpoints(pack, every, v.training.last_step), v) for pack in trained for v in pack.variants]
+    checkpoints = sum(count for count, _ in counts)
+    checkpoint_bytes = sum(
+        count * (estimate.state_bytes(each.lora.rank, each.training) + estimate.file_bytes(each.lora.rank))
+        for count, each in counts
+    )
     pictures = foresee_pictures(manifest, trained, held_out)
-    other_files = pictures.pictures + sum(3 * count + 6 for _, count in counts)
+    other_files = pictures.pictures + sum(3 * count + 6 for count, _ in counts)
     warnings = [
         f"{', '.join(p.members)}: {p.epochs:.0f} epochs over the training images invite memorisation"
         for p in packs
@@ -109,7 +111,7 @@ def make_plan(manifest: Manifest) -> Plan:
         variants=_plan_variants(manifest),
         packs=packs,
         files=4 * checkpoints + other_files + (images or 0) + len(caption_sets(manifest)) + 8,
-        checkpoint_bytes=parameters * _CHECKPOINT_BYTES,
+        checkpoint_bytes=checkpoint_bytes,
         scratch_bytes=None if images is None else images * 3 * manifest.preprocess.resolution**2,
         memory_bytes=max(_memory(manifest, pack) for pack in trained),
         training_hours=_hours(_training_flops(manifest, trained)),
@@ -156,7 +158,7 @@ def _checkpoints(pack: Pack, every: int, steps: int) -> int:
 
     Where one ends, the others have a checkpoint, too, so that all can go on from there.
     """
-    return sum(0 < step <= steps for step in pack.evaluations(every))
+    return steps // every + len({end for end in pack.ends.values() if end <= steps and end % every})
 
 
 def remote_keys(manifest: Manifest) -> Iterator[str]:
@@ -202,8 +204,8 @@ def _memory(manifest: Manifest, pack: Pack) -> int:
     precision = pack.shared.precision
     value_bytes = 4 if precision == "fp32" or (precision == "auto" and manifest.device == "cpu") else 2
     images = len(pack.members) * pack.shared.batch_size
-    ranks = len(pack.members) * pack.rank
-    training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images, ranks)
+    adapters = sum(estimate.adapter_bytes(pack.rank, each.training) for each in pack.variants)
+    training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images, adapters)
     return estimate.LIBRARIES_BYTES + training
 
 

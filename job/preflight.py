@@ -17,8 +17,9 @@ from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.models import BaseModelUse
 from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
 from lora_engine.models.captioner_kind import captioner_kind, reader_of
-from lora_engine.models.checkpoint import read_header, require_checkpoint, require_vae
+from lora_engine.models.checkpoint import read_header, require_checkpoint
 from lora_engine.models.files import LocalModel, holds_safetensors, vae_folder
+from lora_engine.models.use import latent_channels, require_use, require_vae
 from lora_engine.system.distributed import ALONE, Processes
 
 # The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
@@ -91,7 +92,7 @@ def check_trainable(manifest: Manifest) -> None:
     """
     from job.manifest.packs import resolve_variants
 
-    base = manifest.base_model
+    base, samples = manifest.base_model, manifest.evaluation.samples
     loras = {variant.lora for variant in resolve_variants(manifest)}
     has_usual_targets = all(lora.target_modules == LoraConfig().target_modules for lora in loras)
     if is_shipped(base.source) and has_usual_targets and base.use == BaseModelUse() and base.vae is None:
@@ -99,6 +100,9 @@ def check_trainable(manifest: Manifest) -> None:
     if pipelines := _pipelines_at_hand(base):
         _require_trainable(manifest, loras, pipelines[0])
         return
+    if not is_remote(base.source):
+        header = read_header(local_path(base.source), "base_model.source")
+        require_use(header, base.use, samples.sampler if samples else None)
     is_sd1 = bool(_SD1.search(base.source.rstrip("/").rpartition("/")[2]))
     for lora in loras:
         if lora.target_modules == LoraConfig().target_modules:  # all UNets have these
@@ -126,6 +130,7 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeli
     Args:
         pipeline: the folder with its configurations, and with its weights unless they are one file.
     """
+    from job.manifest.packs import resolve_variants
     from lora_engine.models import schedule, stable_diffusion  # they import torch, which takes seconds
     from lora_engine.system.quiet import quiet_libraries
 
@@ -139,10 +144,11 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeli
     if not is_folder:
         use = read_header(source, "base_model.source").used_as(use)
     model = LocalModel(pipeline, base.allow_pickle, vae, use)
-    if is_folder:
-        stable_diffusion.require_weights(model, has_vae=base.vae is None or vae is not None)
+    has_vae = base.vae is None or vae is not None
+    stable_diffusion.require_weights(model, has_vae=has_vae, has_weights=is_folder)
     for lora in loras:
         stable_diffusion.require_trainable(model, lora, has_weights=is_folder)
+    schedule.require_noise(model, (variant.training.noise for variant in resolve_variants(manifest)))
     if samples is not None:
         schedule.require_sampler(model, samples.sampler, samples.all_steps)
 
@@ -166,6 +172,15 @@ def _check_model(model: ModelPlace, manifest: Manifest, patience: Patience | Non
         require_readable(folder / "config.json", model.key, ExitCode.MODEL)
         if has_weights:
             holds_safetensors(LocalModel(folder, model.allow_pickle), model.key)
+    if storage is None and model.key == "base_model.vae":
+        require_vae(
+            vae_folder(local_path(model.source)), _channels(manifest.base_model), allow_pickle=model.allow_pickle
+        )
+
+
+def _channels(base: BaseModelConfig) -> int | None:
+    """The channels of the latents that the base model draws; None where it is not on this machine."""
+    return None if is_remote(base.source) else latent_channels(local_path(base.source))
 
 
 def _parts(model: ModelPlace, manifest: Manifest, storage: Storage | None) -> tuple[str, ...]:
@@ -185,7 +200,7 @@ def _check_file(path: Path, model: ModelPlace, manifest: Manifest) -> None:
     base = manifest.base_model
     pipelines = _pipelines_at_hand(base)
     if model.key == "base_model.vae":
-        require_vae(path)
+        require_vae(path, _channels(base))
         pipelines = [pipeline for pipeline in pipelines if (pipeline / "vae" / "config.json").is_file()]
     elif model.key == "base_model.source":
         require_checkpoint(path, has_vae=base.vae is not None)

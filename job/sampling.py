@@ -29,6 +29,7 @@ from job.run.identity import differences, identity, identity_conflicts
 from job.run.resolved import Resolved
 from job.run.samples import SampleSet, make_sample_set
 from job.run.unit import unit_of
+from job.run.verify import Depth, is_source_of_report, require_whole
 from job.stages.models import fetch_base, fetch_clip
 from job.stages.sample import Measuring, SampledStep, has_samples, sample, sample_pack
 from job.storage import StorageSettings, is_remote
@@ -61,6 +62,7 @@ class Order:
     best: bool  # the best checkpoints instead of all
     base: bool  # the base model; with `best` beside these
     base_model: str | None  # instead of the run's
+    vae: str | None  # instead of the run's; for an adapter's file, instead of the base model's own
     clip: str | None  # instead of the run's
     device: DeviceChoice | None  # instead of the run's
     template: str | None  # how an adapter's file is prompted as it was trained
@@ -90,6 +92,8 @@ def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> s
             the set's name.
     """
     study = _read_run(run)
+    if run.exists(layout.SUCCESS):
+        require_whole(run, Depth.SIZES, stop.check, is_source_of_report)
     manifest, settings, samples = study.manifest, study.manifest.model_storage(), study.manifest.evaluation.samples
     with _workplace(run, workdir, stop) as place:
         device = _set_up_device(place, order.device or manifest.device)
@@ -117,11 +121,13 @@ def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> s
 
 
 def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
-    """The base model that a run was trained on. 46 where another one is there."""
+    """The base model that a run was trained on, with the VAE that it was. 46 where another one is there."""
     manifest = study.manifest
     config = manifest.base_model
     if order.base_model is not None:
         config = config.model_copy(update={"source": order.base_model, "revision": None})
+    if order.vae is not None:
+        config = config.model_copy(update={"vae": order.vae, "vae_revision": None})
     base = fetch_base(place, config, manifest.model_storage())
     if base.sha256 != study.resolved.models.base.sha256:
         raise JobError(
@@ -131,11 +137,11 @@ def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
             "Name that one: --base-model SOURCE.",
         )
     vae = study.resolved.models.vae
-    if vae is not None and base.part("vae").sha256 != vae.sha256:
+    if config.vae is not None and (vae is None or base.part("vae").sha256 != vae.sha256):
         raise JobError(
             ExitCode.CONFLICT,
             f"{config.vae} is not the VAE that {place.run.root} was trained with.",
-            "Put that one there again.",
+            "Leave --vae out: that is the base model's own." if vae is None else "Name that one: --vae SOURCE.",
         )
     return base
 
@@ -180,7 +186,7 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
         path = _fetch_file(place, uri)
         from_file.require_unet_alone(path)
         use = from_file.base_model_use(path)
-        base_config = BaseModelConfig(source=order.base_model, **use.model_dump(exclude_defaults=True))
+        base_config = BaseModelConfig(source=order.base_model, vae=order.vae, **use.model_dump(exclude_defaults=True))
         base = fetch_base(place, base_config, StorageSettings())
         clip = fetch_clip(place, None if order.clip is None else ClipConfig(source=order.clip), StorageSettings())
         member = Member(_variant_of(path.stem), 0)
@@ -191,6 +197,7 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
         resolution = stable_diffusion.native_resolution(base)
         adapters = {member.variant: (captions, order.template)}
         weights = f"{LocalModel(path).sha256} {base.sha256}"
+        weights += "" if base.vae is None else f" {base.part('vae').sha256}"
         wanted = _wanted(place, order, order.config, resolution, adapters, base, clip, weights)
         steps = [SampledStep(0, False, (member,)), SampledStep(_FILE_STEP, False, (member,))]
 
@@ -306,9 +313,12 @@ def _steps(place: Workplace, pack: Pack, order: Order) -> list[SampledStep]:
     if order.base or not order.best:
         members_at[0] = list(pack.members)
     for member in pack.members:
+        best = place.run.read_stored(layout.best(member), BestPointer) if order.best else None
         steps = set(checkpoints.committed_steps(place.run, member))
         if order.best:
-            best = place.run.read_stored(layout.best(member), BestPointer)
+            if best is not None and best.step not in steps:
+                text = f"{place.run.uri(layout.best(member))} names step {best.step}, of which there is no checkpoint."
+                raise JobError(ExitCode.CONFLICT, text, checkpoints.RESTORE)
             steps &= set() if best is None else {best.step}
             if not steps:
                 place.progress.warn(f"{member.adapter_name} has no best checkpoint; no samples of it are drawn")

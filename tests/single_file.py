@@ -12,16 +12,55 @@ def write_single_file(pipeline: Path, path: Path) -> None:
     save_file(checkpoint_of(pipeline), path)
 
 
-def checkpoint_of(pipeline: Path) -> dict[str, torch.Tensor]:
-    """The tensors of UNet, VAE and text encoder of the folder, by their original names."""
+def checkpoint_of(pipeline: Path, open_clip_prefix: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of UNet, VAE and text encoder of the folder, by their original names.
+
+    Args:
+        open_clip_prefix: under which the text encoder has the names of Stable Diffusion 2.x; None for those of 1.x.
+    """
     unet = load_file(pipeline / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(pipeline / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(pipeline / "text_encoder" / "model.safetensors")
     checkpoint = {ldm_name(key): value.clone() for key, value in unet.items()}
     checkpoint |= dict(ldm_vae(key, value) for key, value in vae.items())
+    if open_clip_prefix is not None:
+        return checkpoint | open_clip(text, open_clip_prefix)
     prefix = "cond_stage_model.transformer.text_model."
     checkpoint |= {prefix + key.removeprefix("text_model."): value.clone() for key, value in text.items()}
     return checkpoint
+
+
+def open_clip(text: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors of a text encoder as checkpoints of Stable Diffusion 2.x name them, with a last layer more.
+
+    Args:
+        text: by their names in diffusers layout.
+    """
+    names = {"embeddings.position_embedding.weight": "positional_embedding", "final_layer_norm.": "ln_final."}
+    names |= {
+        "embeddings.": "",
+        "encoder.layers.": "transformer.resblocks.",
+        "layer_norm": "ln_",
+        "self_attn.": "attn.",
+    }
+    names |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    found: dict[str, torch.Tensor] = {"logit_scale": torch.tensor(4.6)}
+    for key, value in sorted(text.items()):
+        name = key.removeprefix("text_model.")
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        if match := re.fullmatch(r"(.*\.)([qkv])_proj\.(weight|bias)", name):
+            at, _, kind = match.groups()
+            parts = [text[key.replace(f"{match[2]}_proj", f"{each}_proj")] for each in "qkv"]
+            found[f"{at}in_proj_{kind}"] = torch.cat(parts)
+        else:
+            found[name] = value.clone()
+    layers = 1 + max(int(name.split(".")[2]) for name in found if "resblocks" in name)
+    first = "transformer.resblocks.0."
+    last = {name.replace(first, first.replace("0", str(layers))): v for name, v in found.items() if first in name}
+    width = found["ln_final.weight"].shape[0]
+    found |= {name: value + 1 for name, value in last.items()} | {"text_projection": torch.eye(width)}
+    return {f"{prefix}{name}": value for name, value in found.items()}
 
 
 def ldm_name(key: str) -> str:

@@ -225,6 +225,12 @@ def sample(
     base_model: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Where the base model is, if not where the manifest says.")
     ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="Where its VAE is, if not there; for an adapter's file: instead of its own."
+        ),
+    ] = None,
     clip: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="The CLIP model that scores; default: the manifest's.")
     ] = None,
@@ -256,6 +262,7 @@ def sample(
         sampler=sampler,
         strength=strength,
         base_model=base_model,
+        vae=vae,
         clip=clip,
         device=device,
         template=template,

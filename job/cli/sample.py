@@ -47,6 +47,7 @@ class SampleOptions:
     sampler: str | None
     strength: float | None
     base_model: str | None
+    vae: str | None
     clip: str | None
     device: DeviceChoice | None
     template: str | None
@@ -80,6 +81,7 @@ def sample_command(target: str, options: SampleOptions, stop: StopFlag) -> str:
         best=options.best,
         base=options.base,
         base_model=options.base_model,
+        vae=options.vae,
         clip=options.clip,
         device=options.device,
         template=options.template,
@@ -149,6 +151,7 @@ def _check(options: SampleOptions, *, is_file: bool) -> None:
         )
     for option, value, kind in (
         ("base-model", options.base_model, ModelSource),
+        ("vae", options.vae, ModelSource),
         ("clip", options.clip, ModelSource),
         ("template", options.template, PromptTemplate),
     ):

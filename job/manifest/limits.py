@@ -21,7 +21,7 @@ class LimitsConfig(Config):
     storage_wait_minutes: float = Field(
         default=10,
         ge=0,
-        description="Wait so long for a store that is down or busy; then exit 50. stall_minutes does not count it.",
+        description="Wait so long for a store or hub that is down or busy, then exit 50. Not counted by stall_minutes.",
     )
     lease_wait: float = Field(
         default=10, ge=0, description="Minutes to wait for another process that works on this run; then exit 52."

@@ -29,7 +29,7 @@ from job.report.schema import (
     TimestepLoss,
     TrainPoint,
 )
-from job.run.checkpoints import BestPointer, Commit, FinalPointer, committed_steps, read_commit
+from job.run.checkpoints import RESTORE, BestPointer, Commit, FinalPointer, committed_steps, read_commit
 from job.run.held_out import HeldOut
 from job.run.losses import read_losses
 from job.run.resolved import Resolved
@@ -215,6 +215,9 @@ def _validation(
             f"{run.uri(key)} has no row of step 0, the base model, to compare with.",
             "Remove _SUCCESS, and final.json beside that file, then run the manifest again to score the base model.",
         )
+    steps = [record.step for record in records]
+    if steps != sorted(set(steps)):
+        raise JobError(ExitCode.CONFLICT, f"{run.uri(key)} has a step twice, or its steps in another order.", RESTORE)
     weights = held_out.components.summed(member.variant)
     points, losses = [], {}
     for record in records:

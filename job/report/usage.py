@@ -237,9 +237,10 @@ def _base_step(usage: Usage, where: str) -> str:
         return f"This adapter is for {trained_on}, a miniature for trying out, which no such program loads."
     skip = usage.base.clip_skip
     skipped = f" Skip CLIP layers as in training: clip skip {skip} (in ComfyUI, CLIP Set Last Layer -{skip})."
+    vae = f" Choose its VAE, too: {printable(usage.base.vae or '')} (SD VAE; in ComfyUI, a Load VAE node)."
     return (
         f"As {where}, choose the base model that it was trained on, {trained_on}, or one made from it."
-        f"{skipped if skip > 1 else ''}"
+        f"{vae if usage.base.vae else ''}{skipped if skip > 1 else ''}"
     )
 
 

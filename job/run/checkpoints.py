@@ -40,6 +40,8 @@ class Commit(StoredJson):
         for entry in files:
             if entry.path in ("", ".", "..") or len(entry.path.encode()) > 255 or set(entry.path) & {"/", "\0"}:
                 raise ValueError(f"no name of a file beside it: {entry.path!r}")
+        if len({entry.path for entry in files}) < len(files):
+            raise ValueError("a file is listed twice")
         return files
 
     @property

@@ -107,7 +107,10 @@ def _download(run: RunFolder, items: Mapping[str, tuple[ObjectInfo, Path]], expe
 def _no_adapters(run: RunFolder) -> JobError:
     """The error that adapters were asked for which nobody has made yet."""
     command = f"lora-job report {shlex.quote(run.root)}"
-    if run.exists(layout.SUCCESS):
+    success = read_success(run)
+    if success is not None and success.files:
+        return conflict([Problem(layout.ADAPTER_INDEX, f"{run.uri(layout.ADAPTER_INDEX)} is missing.")])
+    if success is not None:
         return JobError(
             ExitCode.CONFLICT,
             f"{run.root} has no adapters/: an earlier version finished it.",

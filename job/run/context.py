@@ -26,8 +26,8 @@ class Workplace:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     fenced: bool = True  # whether the store can keep a second writer out
     epoch: int | None = None  # epoch of the lease that is held on a unit; None where none is held
-    # Of each source, how many files came without a checksum, and one of them; see `job.run.unverified`.
-    unverified: dict[str, tuple[int, str]] = field(default_factory=dict)
+    # Of each source, the URIs or names of the files that came without a checksum; see `job.run.unverified`.
+    unverified: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def patience(self) -> Patience:

@@ -40,6 +40,7 @@ from job.run.resolved import (
 )
 from job.run.samples import samples_key
 from job.run.status import Status
+from job.storage.folder import RunFolder
 from lora_engine.config.captions import CAPTIONER
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.images.split import data_sha256
@@ -55,6 +56,7 @@ def is_done(attempt: Attempt) -> bool:
     """
     stored = read_resolved(attempt)
     if stored is None:
+        _refuse_without_decisions(attempt.run)
         return False
     current = identity(
         attempt.manifest,
@@ -72,6 +74,15 @@ def is_done(attempt: Attempt) -> bool:
     source = attempt.run.read_stored(layout.SOURCE, SourceStamp)
     same_data = source is not None and source.fingerprint == source_fingerprint(attempt)
     return same_data and _asked_models(now) == _asked_models(then)
+
+
+def _refuse_without_decisions(run: RunFolder) -> None:
+    """Raise JobError 46 where a run has begun: with new decisions what it has would be of another run."""
+    commits = (key for key, _ in run.list(layout.VARIANTS) if key.endswith(f"/{layout.COMMIT_NAME}"))
+    if run.exists(layout.SUCCESS) or next(commits, None) is not None:
+        raise JobError(
+            ExitCode.CONFLICT, f"{run.uri(layout.RESOLVED)} is missing, though the run has begun.", RESTORE_OR_RENAME
+        )
 
 
 def _asked_models(manifest: SeenManifest) -> object:

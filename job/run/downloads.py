@@ -130,7 +130,7 @@ def _download(place: Workplace, storage: Storage, source: str, items: Sequence[_
             unverified += [info.uri] if digest.verified_by is None else []
             stage.advance(1)
             place.stop.check()
-    note_unverified(place, source, sorted(unverified))
+    note_unverified(place, source, unverified)
 
 
 def _entry(info: ObjectInfo, path: Path) -> tuple[str, str, int, str]:

@@ -12,7 +12,7 @@ from job.layout import Member
 from job.run.adapters import AdapterIndex
 from job.run.checkpoints import BestPointer, Commit, FinalPointer, RunId, belongs_elsewhere
 from job.run.samples import SampleIndex
-from job.run.success import READERS, Success, read_success
+from job.run.success import READERS, Success, is_always_listed, read_success
 from job.storage import ObjectInfo
 from job.storage.folder import RunFolder
 from job.storage.stored import StoredJson
@@ -23,6 +23,7 @@ from lora_engine.records import FileEntry
 Kind = TypeVar("Kind")
 
 _COMMIT = re.compile(rf"variants/([^/]+)/seed-(\d+)/checkpoints/(step-\d+)/{re.escape(layout.COMMIT_NAME)}")
+_CAPTIONS = re.compile(rf"{layout.CAPTIONS}/([^/]+)\.jsonl")
 _SAMPLES = re.compile(
     rf"(variants/[^/]+/seed-\d+/samples|samples/[^/]+/[^/]+/seed-\d+)/step-\d+/{re.escape(layout.SAMPLE_INDEX_NAME)}"
 )
@@ -85,10 +86,12 @@ class Inventory:
     def __init__(self, run: RunFolder, there: Mapping[str, ObjectInfo], check: Check = lambda: None) -> None:
         self._run, self._there, self._check = run, there, check
         self.problems: list[Problem] = []
+        self.success = self._success()
         began = self.read(layout.RESOLVED, _Began)
-        self.success = self._success(began)
         self._members = [member for pack in (began.packs if began else ()) for member in pack.members]
+        self.run_id = began.run_id if began else None
         self.commits = self._read_commits(began)
+        self._look_for_unlisted()
         self.named: list[Named] = [
             *self._of_commits(),
             *self._of_pointers(),
@@ -98,16 +101,17 @@ class Inventory:
             *self._of_report(),
         ]
 
-    def _success(self, began: _Began | None) -> Success | None:
+    def _success(self) -> Success | None:
         try:
-            found = read_success(self._run)
+            return read_success(self._run)
         except JobError as error:
             self._note(layout.SUCCESS, error)
             return Success()
-        if found is not None and not found.files and began is not None and began.run_id is not None:
-            # The version that gave runs an id was the first to list their records, too.
-            self._complain(layout.SUCCESS, "is empty, though it should list the run's records")
-        return found
+
+    @property
+    def caption_sets(self) -> frozenset[str]:
+        """The sets of captions of which there is a file."""
+        return frozenset(match[1] for key in self._there if (match := _CAPTIONS.fullmatch(key)))
 
     def read(self, key: str, kind: type[Kind]) -> Kind | None:
         """The object; None where there is none, or it is something else, which is a problem."""
@@ -158,6 +162,18 @@ class Inventory:
             else:
                 commits[places[key]] = commit
         return commits
+
+    def _look_for_unlisted(self) -> None:
+        """Find what `_SUCCESS` should list: a record that it leaves out could hold anything, and be believed."""
+        if self.success is None:
+            return
+        if not self.success.files and self.run_id is not None:
+            # The version that gave runs an id was the first to list their records, too.
+            self._complain(layout.SUCCESS, "lists no file, though it should list the run's records")
+        listed = {file.path for file in self.success.files}
+        for key in self._there if listed else ():
+            if is_always_listed(key) and key not in listed:
+                self._complain(key, f"is none of the files that {layout.SUCCESS} lists")
 
     def _of_commits(self) -> Iterator[Named]:
         for (member, step), commit in self.commits.items():

@@ -29,6 +29,12 @@ class Success(StoredJson):
     files: tuple[FileEntry, ...] = ()  # by paths below the run's folder; none where an earlier version finished the run
 
 
+def is_always_listed(key: str) -> bool:
+    """Whether `_SUCCESS` lists the file if there is one. Beside the report others may have put files of their own."""
+    is_of_report = key.startswith(f"{layout.REPORT}/") and key not in (layout.COMPARISON, layout.PAGE)
+    return _RECORD.fullmatch(key) is not None and not is_of_report
+
+
 def read_success(run: RunFolder) -> Success | None:
     """What a finished run lists; None where the run is not finished. 46 when the file holds something else."""
     data = run.read(layout.SUCCESS)

@@ -1,6 +1,6 @@
 """Which sources came over a network without anything that tells whether their bytes arrived as they were stored."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from job import layout
 from job.run.context import Workplace
@@ -9,10 +9,11 @@ from job.storage.stored import StoredJson
 
 
 class UnverifiedSource(StoredJson):
-    """A source, and what of it could not be verified."""
+    """A source, and what of it could not be verified by any of the attempts that fetched it."""
 
     files: int
     example: str  # the URI or name of one of them
+    names: tuple[str, ...] = ()  # URIs or names of all, sorted; earlier versions did not write them
 
 
 class Unverified(StoredJson):
@@ -21,29 +22,42 @@ class Unverified(StoredJson):
     sources: dict[str, UnverifiedSource] = {}
 
 
-def note_unverified(place: Workplace, source: str, names: list[str]) -> None:
-    """Note, and warn, that these files of a source could not be verified; nothing where there is none.
+def note_unverified(place: Workplace, source: str, names: Collection[str]) -> None:
+    """Note, and warn, that these files of a source could not be verified, beside those that were noted before.
 
     `write_unverified` writes it into the run.
     """
-    if names:
-        place.unverified[source] = len(names), names[0]
+    noted = place.unverified.get(source, frozenset())
+    if new := sorted({*names} - noted):
+        place.unverified[source] = noted | {*new}
         place.progress.warn(
-            f"{source}: {len(names)} files came without a checksum, for example {names[0]}: whether they arrived as "
+            f"{source}: {len(new)} files came without a checksum, for example {new[0]}: whether they arrived as "
             "they were stored is not known"
         )
 
 
-def write_unverified(run: RunFolder, found: Mapping[str, tuple[int, str]]) -> None:
-    """Write into a run, which this process may write, what `note_unverified` noted."""
-    if not found:
-        return
+def write_unverified(run: RunFolder, found: Mapping[str, Collection[str]], made_anew: Collection[str] = ()) -> None:
+    """Write into a run, which this process may write, what `note_unverified` noted, beside what earlier attempts did.
+
+    Args:
+        made_anew: sources of which the run uses nothing that an earlier attempt fetched.
+    """
     before = run.read_stored(layout.UNVERIFIED, Unverified) or Unverified()
-    sources = {source: UnverifiedSource(files=files, example=example) for source, (files, example) in found.items()}
-    now = Unverified(sources=before.sources | sources)
+    kept = {source: entry for source, entry in before.sources.items() if source not in made_anew}
+    now = Unverified(sources=kept | {source: _with(kept.get(source), names) for source, names in found.items()})
     if now != before:
         run.delete(layout.SUCCESS)  # The report is to say it.
         run.write_stored(layout.UNVERIFIED, now)
+
+
+def _with(before: UnverifiedSource | None, names: Collection[str]) -> UnverifiedSource:
+    """What an attempt found of a source, with what was known of it."""
+    if before is None:
+        return UnverifiedSource(files=len(names), example=min(names), names=tuple(sorted(names)))
+    known = {*before.names, *names}
+    # Of an earlier version's files only the number and one name are known: these may be among them.
+    files = max(before.files, len(known | {before.example}))
+    return UnverifiedSource(files=files, example=before.example, names=tuple(sorted(known)))
 
 
 def unverified_notes(run: RunFolder) -> list[str]:

@@ -189,8 +189,12 @@ def _of_rows(run: RunFolder, inventory: Inventory) -> Iterator[Problem]:
                 f"the commit of step {commit.step}",
                 commit.metrics_sha256,
             )
-    hashes = inventory.read(layout.CAPTION_HASHES, CaptionHashes)
-    for name, then in hashes.sha256.items() if hashes else ():
+    hashes = inventory.read(layout.CAPTION_HASHES, CaptionHashes) or CaptionHashes(sha256={})
+    if inventory.run_id is not None:  # an earlier version kept no hashes
+        for name in sorted(inventory.caption_sets - hashes.sha256.keys()):
+            text = f"{run.uri(layout.CAPTION_HASHES)} is missing or has no hash of {layout.captions(name)}."
+            yield Problem(layout.CAPTION_HASHES, text)
+    for name, then in hashes.sha256.items():
         yield from _of_hash(run, layout.captions(name), CaptionRecord, captions_hash, layout.CAPTION_HASHES, then)
 
 

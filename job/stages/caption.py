@@ -11,6 +11,7 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.manifest.packs import caption_sets
 from job.run.cache import text_cache
+from job.run.checkpoints import RESTORE, run_id_of
 from job.run.context import Attempt
 from job.run.dataset import Captions, Images
 from job.run.hashes import CaptionHashes, captions_hash
@@ -129,6 +130,12 @@ def _stored(attempt: Attempt, name: str, config: CaptionsConfig, images: Images)
         return None
     hashes = attempt.run.read_stored(layout.CAPTION_HASHES, CaptionHashes)
     then, now = None if hashes is None else hashes.sha256.get(name), captions_hash(captions)
+    if then is None and run_id_of(attempt.run) is not None:  # an earlier version kept no hashes
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"{attempt.run.uri(layout.CAPTION_HASHES)} is missing or has no hash of {layout.captions(name)}.",
+            RESTORE,
+        )
     if then not in (None, now):
         raise JobError(
             ExitCode.CONFLICT,

@@ -16,7 +16,6 @@ from job.storage import StorageSettings, is_remote
 from job.storage.hub import fetch_hub, is_hub, refuse_bare_name, repository_of, unverified_in
 from job.storage.uris import local_path
 from job.threads import wait_for
-from lora_engine.config.noise import refused_with_zero_terminal_snr
 from lora_engine.models import accepted, schedule, stable_diffusion
 from lora_engine.models.accepted import WITH_WEIGHTS, Download, is_single_file, refuse_pickle
 from lora_engine.models.captioner import FILE_PATTERNS as CAPTIONER_PATTERNS
@@ -48,8 +47,7 @@ def fetch_models(attempt: Attempt) -> Models:
     settings, samples = manifest.model_storage(), manifest.evaluation.samples
     base = fetch_base(attempt, manifest.base_model, settings)
     hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
-    if schedule.load_noise_schedule(base).zero_terminal_snr:
-        _refuse_shifted_noise(attempt)
+    schedule.require_noise(base, (variant.training.noise for variant in attempt.variants))
     for adapter in {variant.lora: None for variant in attempt.variants}:
         stable_diffusion.require_trainable(base, adapter)
     if samples is not None:
@@ -60,17 +58,6 @@ def fetch_models(attempt: Attempt) -> Models:
         captioners[name] = fetch_weights(attempt, what, config, CAPTIONER_PATTERNS, settings)
         require_captioner(captioners[name], config, what)
     return Models(base, captioners, fetch_clip(attempt, samples.clip if samples else None, settings))
-
-
-def _refuse_shifted_noise(attempt: Attempt) -> None:
-    """Raise JobError 40 where noise is to be trained with that does not go with a zero terminal SNR."""
-    for variant in attempt.variants:
-        if (reason := refused_with_zero_terminal_snr(variant.training.noise)) is not None:
-            raise JobError(
-                ExitCode.MANIFEST,
-                f"{variant.name}: {reason}",
-                "Leave both out, or write base_model.zero_terminal_snr: false if the model was not trained so.",
-            )
 
 
 def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSettings) -> LocalModel:
@@ -175,7 +162,8 @@ def fetch_model(
         repository = repository_of(source)
         with place.progress.doing("Fetching a model from the hub", f"Fetching {source}, if its cache lacks it"):
             folder = wait_for(
-                lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved), place.stop.check
+                lambda: fetch_hub(what, repository, revision, patterns, place.progress.moved, place.patience),
+                place.stop.check,
             )
         note_unverified(place, source, unverified_in(folder, patterns))
         return folder

@@ -59,7 +59,8 @@ def images_of(attempt: Attempt, fingerprint: str, fetch: Callable[[], Sequence[S
     if not begun and needs_sidecars(configs):
         _require_captions(attempt, prepared, configs)
     own = own_captions_hash(attempt.manifest, prepared)
-    write_unverified(attempt.run, attempt.unverified)
+    made_anew = () if same or begun else (attempt.manifest.dataset.source,)
+    write_unverified(attempt.run, attempt.unverified, made_anew)
     # It is written last: it says that the records are complete.
     attempt.run.write_stored(layout.SOURCE, stamp.model_copy(update={"own_captions": own}))
     return Images(prepared.records, lambda: prepared, own)

@@ -1,6 +1,8 @@
 """The checksums that a file carries within itself: the CRCs of a zip's members, and that of gzip's data."""
 
+import errno
 import gzip
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
@@ -30,8 +32,12 @@ def _is_whole_zip(path: Path) -> bool | None:
             if sum(member.file_size for member in members) > _most(path):
                 return None
             return packed.testzip() is None and bool(members)
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError):
         return False
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # bz2 found damage, or a member is said to lie before the file
+            return False
+        raise
     except (NotImplementedError, RuntimeError, ValueError, UnicodeError):  # encrypted, or packed in a way of its own
         return None
 

@@ -7,11 +7,19 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
+from job.storage.base import UnreachableError
 from job.storage.files import CHUNK_BYTES, DamagedObjectError, local_errors
+from job.storage.patience import Patience, Wait
 from lora_engine.system.limits import limit_hit
 
 SCHEME = "hf"
 FORM = "hf://owner/name"  # how a model of the hub is written, for messages
+_PASSING = (408, 425, 429)  # answers to a request that may be granted later, beside those of a server that fails
+# What is said of an address that is none, or cannot be trusted.
+_NEVER = re.compile(
+    "CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|UnsupportedProtocol|FileMetadataError"
+)
+_CHECK_ADDRESS = "Correct HF_ENDPOINT, or name the authority's certificates in SSL_CERT_FILE."
 
 
 def is_hub(uri: str) -> bool:
@@ -42,7 +50,12 @@ def refuse_bare_name(source: str, what: str) -> None:
 
 
 def fetch_hub(
-    what: str, repository: str, revision: str | None, patterns: Sequence[str], moved: Callable[[], None]
+    what: str,
+    repository: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    moved: Callable[[], None],
+    patience: Patience | None = None,
 ) -> Path:
     """The local folder of a repository's files that match `patterns`, from the hub or from its cache.
 
@@ -51,14 +64,22 @@ def fetch_hub(
     Args:
         what: the manifest's key, for messages.
         moved: called, in any thread, as bytes arrive.
+        patience: how long to wait for a hub that is down; None for not at all.
 
     Raises:
-        JobError: 43 when the hub has no such repository or revision, 50 when it cannot be reached, or a file arrived
-            damaged twice.
+        JobError: 43 when the hub has no such repository or revision, or its address is wrong; 50 when it cannot be
+            reached, or a file arrived damaged twice.
     """
+
+    def fetch() -> Path:
+        return _fetch(what, repository, revision, patterns, moved)
+
+    wait = None if patience is None else Wait(patience, "hub")
     for _ in range(2):
-        folder = _fetch(what, repository, revision, patterns, moved)
-        damaged = [blob for blob in _blobs(folder, patterns) if _is_named_by_hash(blob) and not _is_whole(blob, moved)]
+        folder = fetch() if wait is None else wait.until_it_works(fetch)
+        # The hub's cache keeps files behind links, under the hash that the hub told for each.
+        blobs = (path.resolve() for path in _files(folder, patterns))
+        damaged = [blob for blob in blobs if _is_named_by_hash(blob) and not _is_whole(blob, moved)]
         if not damaged:
             return folder
         for blob in damaged:
@@ -69,14 +90,15 @@ def fetch_hub(
 
 def unverified_in(folder: Path, patterns: Sequence[str]) -> list[str]:
     """The names of the files that match, in a folder that `fetch_hub` gave, for which its cache keeps no hash."""
-    return [blob.name for blob in _blobs(folder, patterns) if not _is_named_by_hash(blob)]
+    files = (path for path in _files(folder, patterns) if not _is_named_by_hash(path.resolve()))
+    return [path.relative_to(folder).as_posix() for path in files]
 
 
-def _blobs(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
-    """The files that match, as the hub's cache keeps them: behind links, under the hash that the hub told for each."""
+def _files(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    """The files below a folder that match, sorted."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in patterns):
-            yield path.resolve()
+            yield path
 
 
 def _is_named_by_hash(blob: Path) -> bool:
@@ -98,35 +120,53 @@ def _is_whole(blob: Path, moved: Callable[[], None]) -> bool:
 def _fetch(
     what: str, repository: str, revision: str | None, patterns: Sequence[str], moved: Callable[[], None]
 ) -> Path:
-    """As `fetch_hub`, without a look at what came."""
+    """As `fetch_hub`, without a look at what came. UnreachableError where the hub may answer in minutes."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     # The hub's own error derives from that of the HTTP library beneath it, which differs between its versions.
     any_http_error = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
     try:
         return _snapshot(repository, revision, patterns, moved, local_files_only=False)
-    except (LocalEntryNotFoundError, ConnectionError) as error:
-        unreachable: Exception = error
-    except (HfHubHTTPError, ValueError) as error:
-        raise JobError(
-            ExitCode.MODEL,
-            f"{what}: hf://{repository} at revision {revision or 'main'} cannot be downloaded "
-            f"({type(error).__name__}).",
-            "Check the name and the revision; a gated model needs HF_TOKEN in the environment.",
-        ) from error
-    except any_http_error as error:
-        unreachable = error
-    if (limit := limit_hit(unreachable)) is not None:
-        raise JobError(ExitCode.RESOURCES, *limit) from unreachable
-    try:
-        # Versions before 2 ask the hub for a pinned revision's list of files before they look into the cache.
-        return _snapshot(repository, revision, patterns, moved, local_files_only=True)
-    except LocalEntryNotFoundError:
-        raise JobError(
-            ExitCode.STORAGE_RETRIES,
-            f"{what}: the model hub cannot be reached, and hf://{repository} is not in the local cache.",
-            "Check the network, or copy the model to a folder or bucket and name that.",
-        ) from unreachable
+    except (LocalEntryNotFoundError, ConnectionError, TimeoutError, ValueError, any_http_error) as error:
+        failed: Exception = error
+    if (limit := limit_hit(failed)) is not None:
+        raise JobError(ExitCode.RESOURCES, *limit) from failed
+    if not isinstance(failed, (HfHubHTTPError, ValueError)):  # After an answer, the cache lacks what was asked for.
+        try:
+            # Versions before 2 ask the hub for a pinned revision's list of files before they look into the cache.
+            return _snapshot(repository, revision, patterns, moved, local_files_only=True)
+        except LocalEntryNotFoundError:
+            pass
+    # Of what it did not find in its cache, the library says by a cause why it could not fetch it.
+    cause = failed.__cause__ if isinstance(failed, LocalEntryNotFoundError) and failed.__cause__ else failed
+    raise _failure(f"{what}: hf://{repository} at revision {revision or 'main'}", cause) from failed
+
+
+def _failure(where: str, cause: BaseException) -> JobError:
+    """The error for a model that is not in the cache, and cannot be fetched."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if (remedy := _remedy(cause)) is not None:
+        return JobError(ExitCode.MODEL, f"{where} cannot be downloaded ({type(cause).__name__}).", remedy)
+    kind = JobError if isinstance(cause, OfflineModeIsEnabled) else UnreachableError
+    return kind(
+        ExitCode.STORAGE_RETRIES,
+        f"{where} is not in the local cache, and the model hub cannot be reached ({type(cause).__name__}).",
+        "Check the network, or copy the model to a folder or bucket and name that.",
+    )
+
+
+def _remedy(error: BaseException) -> str | None:
+    """What to do about an answer of the hub, or an address, that stays as it is; None where it may be another soon."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in _PASSING or status >= 500:
+            return None
+    elif not isinstance(error, ValueError):
+        return _CHECK_ADDRESS if _NEVER.search(f"{type(error).__name__}: {error}") else None
+    return "Check the name and the revision; a gated model needs HF_TOKEN in the environment."
 
 
 def _snapshot(

@@ -36,10 +36,14 @@ class Patience:
 
 
 class Wait:
-    """One store's state as all threads of the process see it: none of them waits longer than from when it went down."""
+    """One store's state as all threads of the process see it: none of them waits longer than from when it went down.
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    Args:
+        name: what is waited for, as events call it: a store, or a hub.
+    """
+
+    def __init__(self, patience: Patience, name: str = "store") -> None:
+        self._patience, self._name = patience, name
         self._seconds = patience.minutes * 60
         self._down_since: float | None = None  # when a request failed after which none has succeeded
         self._told_at = -math.inf  # when a line last said that it is down
@@ -67,7 +71,7 @@ class Wait:
                 if is_news:
                     tells = True
                     text = f"{error.cause} Waiting for it, for up to {self._patience.minutes:g} minutes"
-                    self._patience.say("waiting for the store", text)
+                    self._patience.say(f"waiting for the {self._name}", text)
                 self._pause(min(pause, deadline - time.monotonic()), error if writes else None)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
@@ -94,7 +98,7 @@ class Wait:
         if waited:
             self._patience.excuse(time.monotonic())
         if tells:
-            self._patience.say("the store is back", "The store is back")
+            self._patience.say(f"the {self._name} is back", f"The {self._name} is back")
 
     def _pause(self, seconds: float, error: UnreachableError | None) -> None:
         """Sleep so long. As soon as the process is to stop, raise the error; the stop where that is None."""

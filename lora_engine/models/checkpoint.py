@@ -19,7 +19,6 @@ UNET = "model.diffusion_model."
 NAME_A_VAE = (
     "Name one that goes with it: base_model.vae: hf://stabilityai/sd-vae-ft-mse, a folder or a .safetensors file."
 )
-A_VAE = "Name the VAE of a Stable Diffusion 1.x or 2.x model: a folder in diffusers layout, or a .safetensors file."
 _FIRST = f"{UNET}input_blocks.0.0.weight"  # the UNet's first layer, whose shape tells what it takes
 _EMA = "model_ema."
 VAES = ("first_stage_model.", "vae.")
@@ -56,6 +55,12 @@ class Header:
     def has(self, *prefixes: str) -> bool:
         """Whether a tensor's name begins with one of these."""
         return any(name.startswith(prefixes) for name in self.shapes)
+
+    @property
+    def channels(self) -> int:
+        """Of the latents that the UNet takes; 0 where there is none."""
+        shape = self.shapes.get(_FIRST, ())
+        return shape[1] if len(shape) > 1 else 0
 
     @property
     def predicts(self) -> PredictionType | None:
@@ -114,19 +119,6 @@ def require_checkpoint(path: Path, *, has_vae: bool = False) -> Header:
     return header
 
 
-def require_vae(path: Path) -> Header:
-    """The header of a file that holds a VAE, alone or in a checkpoint, as far as the header alone can tell.
-
-    Raises:
-        ModelError: the file is a pickle, damaged, or holds none.
-    """
-    refuse_pickle(path.name, "base_model.vae")
-    header = read_header(path, "base_model.vae")
-    if not header.has(*(f"{prefix}{side}coder." for prefix in ("", *VAES) for side in ("en", "de"))):
-        raise ModelError(f"base_model.vae: {path.name} holds no VAE ({VAES[0]}*, encoder.*, decoder.*).", A_VAE)
-    return header
-
-
 def _what_is_wrong(header: Header, *, has_vae: bool) -> tuple[str, str]:
     """Why a checkpoint cannot be used, and what to do; empty texts where it can."""
     for pattern, what, remedy in _OTHERS:
@@ -136,9 +128,8 @@ def _what_is_wrong(header: Header, *, has_vae: bool) -> tuple[str, str]:
         return _without_unet(header)
     if _FIRST not in header.shapes:
         return f"lacks {_FIRST}, so its UNet is not that of Stable Diffusion 1.x or 2.x, or not whole", _A_MODEL
-    channels = header.shapes[_FIRST][1] if len(header.shapes[_FIRST]) > 1 else 0
-    if channels in _OF_INPUTS:
-        return f"is a model for {_OF_INPUTS[channels]}: its UNet takes {channels} channels", _A_MODEL
+    if header.channels in _OF_INPUTS:
+        return f"is a model for {_OF_INPUTS[header.channels]}: its UNet takes {header.channels} channels", _A_MODEL
     if not _has_text_encoder(header):
         return f"has no text encoder ({CLIP[0]}*)", "Name a whole checkpoint: UNet, text encoder and VAE in one file."
     if not has_vae and not header.has(*VAES):

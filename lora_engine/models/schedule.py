@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from lora_engine.config.evaluation import SamplerName
+from lora_engine.config.noise import NoiseConfig, refused_with_zero_terminal_snr
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.errors import ModelError
 from lora_engine.models.files import LocalModel
 from lora_engine.models.loading import model_errors
+from lora_engine.models.use import require_able, require_picture
 
 # Samplers by the names that people give them: diffusers' class, and what it is told beside the base model's schedule.
 _SAMPLERS: dict[SamplerName, tuple[str, dict[str, Any]]] = {
@@ -49,14 +51,7 @@ def load_noise_schedule(model: LocalModel) -> NoiseSchedule:
         raise ModelError(
             f"The base model predicts {prediction_type!r}.", "Only epsilon and v_prediction models can be trained."
         )
-    if prediction_type == "epsilon" and settings.get(_RESCALED):
-        said = "base_model.zero_terminal_snr is true" if model.use.zero_terminal_snr is True else f"{_RESCALED} is true"
-        raise ModelError(
-            f"{said}, but the base model predicts the noise: where there is nothing but noise, that says nothing of "
-            "the picture.",
-            "Set base_model.zero_terminal_snr: false; or base_model.prediction_type: v_prediction, if the model was "
-            "trained so.",
-        )
+    require_picture(model.use, prediction_type, rescales=settings.get(_RESCALED) is True)
     return NoiseSchedule(scheduler.alphas_cumprod.double(), prediction_type)
 
 
@@ -93,6 +88,20 @@ def _settings(model: LocalModel) -> dict[str, Any]:
     return settings
 
 
+def require_noise(model: LocalModel, noises: Iterable[NoiseConfig]) -> None:
+    """Refuse noise to train with that does not go with the noise of the model's last timestep.
+
+    Raises:
+        ModelError: some does not; or the model's schedule cannot be read.
+    """
+    if load_noise_schedule(model).zero_terminal_snr:
+        for noise in noises:
+            if (reason := refused_with_zero_terminal_snr(noise)) is not None:
+                raise ModelError(
+                    reason, "Leave it out; or base_model.zero_terminal_snr: false, if the model was not trained so."
+                )
+
+
 def require_sampler(model: LocalModel, name: SamplerName | None, numbers: Iterable[int]) -> None:
     """Refuse a sampler that cannot draw in these numbers of steps. Takes `name`, and raises, as `load_sampler` does."""
     for steps in sorted(set(numbers)):
@@ -120,13 +129,7 @@ def load_sampler(model: LocalModel, name: SamplerName | None = None) -> Any:
             return own
         name = "ddim"
     kind, options = getattr(diffusers, _SAMPLERS[name][0]), _SAMPLERS[name][1]
-    if rescales and not _can_rescale(kind):
-        able = [other for other, (each, _) in _SAMPLERS.items() if _can_rescale(getattr(diffusers, each))]
-        raise ModelError(
-            f"evaluation.samples.sampler: {name} cannot begin at a timestep that is noise alone, as this base model "
-            "has one (zero terminal SNR).",
-            f"Choose {', '.join(able[:-1])} or {able[-1]}, or leave the sampler out.",
-        )
+    require_able(name, rescales=rescales)
     rescaled = {_RESCALED: True, "timestep_spacing": "trailing"} if rescales else {}
     return kind.from_config(own.config, **options, **rescaled)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from lora_engine.errors import ModelError
 from lora_engine.models.accepted import WITH_WEIGHTS
 from lora_engine.models.checkpoint import (
-    A_VAE,
     CLIP,
     OPEN_CLIP,
     VAES,
@@ -23,10 +22,10 @@ from lora_engine.models.checkpoint import (
     current_name,
     require_checkpoint,
     require_tensors,
-    require_vae,
 )
 from lora_engine.models.loading import empty_part, json_object, model_errors
 from lora_engine.models.schedule import pipeline_index
+from lora_engine.models.use import A_VAE, require_vae
 from lora_engine.system.limits import raise_if_limit
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the libraries whose classes a pipeline may name
@@ -66,7 +65,7 @@ def require_fitting(checkpoint: Path, components: Path, *, has_vae: bool = False
 
 
 def _converted_shapes(header: Header, components: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The shapes of the tensors of UNet, VAE and CLIP text encoder, where they are there, by diffusers' names."""
+    """The shapes of the tensors of UNet, text encoder and VAE, if it is there, by diffusers' names."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
     tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
@@ -79,15 +78,23 @@ def _converted_shapes(header: Header, components: Path) -> dict[str, dict[str, t
     return {part: {name: tuple(t.shape) for name, t in found.items()} for part, found in converted.items()}
 
 
-def _text_tensors(header: Header, tensors: dict[str, Tensor], encoder: Any) -> dict[str, Tensor]:
-    """The text encoder's tensors by the model's own names."""
+def _text_tensors(header: Header, tensors: Mapping[str, Tensor], encoder: Any) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's text encoder by the model's own names; none where it has others than are known.
+
+    Args:
+        encoder: the model, which may be empty.
+    """
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
     if clip := clip_names(header):
         return {name: tensors[stored] for name, stored in clip.items()}
-    prefix = next(prefix for prefix in OPEN_CLIP if header.has(prefix))
-    found = convert_open_clip_checkpoint(encoder, tensors, prefix=prefix)
-    return {current_name(name): tensor for name, tensor in found.items()}
+    for prefix in OPEN_CLIP:
+        # With this tensor, which belongs to no part of the pipeline, the library would take its size for the encoder's.
+        names = [name for name in header.shapes if name.startswith(prefix) and name != f"{prefix}text_projection"]
+        if any(name.startswith(f"{prefix}transformer.resblocks.") for name in names):
+            found = convert_open_clip_checkpoint(encoder, {name: tensors[name] for name in names}, prefix)
+            return {current_name(name): tensor for name, tensor in found.items()}
+    return {}
 
 
 def _config(components: Path, part: str) -> dict[str, Any]:
@@ -142,7 +149,8 @@ def require_fitting_vae(checkpoint: Path, components: Path) -> dict[str, str] | 
     """
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    header = require_vae(checkpoint)
+    vae = empty_part(components / "vae", "vae")
+    header = require_vae(checkpoint, vae.config["latent_channels"])
     tensors = {name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()}
     stored = {current_name(name): name for name in tensors}
     is_original = any("encoder.down." in name for name in tensors)
@@ -150,7 +158,6 @@ def require_fitting_vae(checkpoint: Path, components: Path) -> dict[str, str] | 
     if is_original:
         with model_errors(components, "vae"):
             found = convert_ldm_vae_checkpoint(tensors, config=_config(components, "vae"))
-    vae = empty_part(components / "vae", "vae")
     wanted = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     require_tensors(shapes, wanted, f"base_model.vae: {checkpoint.name}", A_VAE)

@@ -19,6 +19,7 @@ from lora_engine.models.files import LocalModel, how_to_load, weight_files
 from lora_engine.models.finite import REMEDY, why_not_finite
 from lora_engine.models.loading import empty_part, json_object, model_errors
 from lora_engine.models.schedule import load_noise_schedule
+from lora_engine.models.use import latent_channels, require_layers, require_vae
 
 # The keys of a UNet's configuration that ask for inputs which Stable Diffusion 1.x and 2.x do not have.
 _OTHER_INPUTS = (
@@ -57,11 +58,12 @@ def _require_finite(model: LocalModel, component: str, weights: Mapping[str, Ten
         raise ModelError(f"The base model's {component} in {model.path} cannot be used: {reason}.", REMEDY)
 
 
-def require_weights(model: LocalModel, *, has_vae: bool = True) -> None:
+def require_weights(model: LocalModel, *, has_vae: bool = True, has_weights: bool = True) -> None:
     """Refuse a pipeline whose weights could hold code or are not whole, without loading them.
 
     Args:
         has_vae: whether the VAE is on this machine, too.
+        has_weights: whether those of its own parts lie in the folder, too, and not in another file.
 
     Raises:
         ModelError: a part has no safetensors and pickles are not allowed, a file is damaged, the VAE or the text
@@ -70,8 +72,11 @@ def require_weights(model: LocalModel, *, has_vae: bool = True) -> None:
     """
     if has_vae and not model.part("vae").path.is_dir():
         raise ModelError(f"base_model.source: {model.path.name} has no VAE.", NAME_A_VAE)
+    if model.vae is not None:
+        require_vae(model.vae, latent_channels(model.path), allow_pickle=model.allow_pickle)
+    has_vae_weights = has_vae and (has_weights or model.vae is not None)
     for component in WITH_WEIGHTS:
-        if component == "vae" and not has_vae:
+        if not (has_vae_weights if component == "vae" else has_weights):
             continue
         files = weight_files(model.part(component), _key(model, component))
         if files and component != "unet":
@@ -127,11 +132,7 @@ def require_trainable(model: LocalModel, config: LoraConfig, *, has_weights: boo
     load_noise_schedule(model)
     unet = empty_part(model.path / "unet", "unet")
     layers = _require_plain_inputs(model, unet)
-    if model.use.clip_skip > layers:
-        raise ModelError(
-            f"base_model.clip_skip is {model.use.clip_skip}, but the text encoder has {layers} layers.",
-            f"Let it be {layers} at most; 1 is the last layer, and 2 the one before it.",
-        )
+    require_layers(model.use, layers)
     if has_weights and (files := _unet_files(model)):
         _require_whole(unet, files, _key(model, "unet"))
     lora.matching_modules(unet, config)

@@ -51,7 +51,10 @@ class PackWeights:
         layers = {n: m for n, m in model.named_modules() if isinstance(m, lora.PackedLinear)}
         ranks = {name: max(layer.ranks(self._names)) for name, layer in layers.items()}
         self._layers = [layer for name, layer in layers.items() if ranks[name]]
-        self._scales = [layer.scales(self._names) for layer in self._layers]
+        # Made once: what is copied to a GPU within an update keeps that from being captured as a graph.
+        self._scales = [
+            lora.scale_of(layer.scales(self._names), layer.get_base_layer().weight) for layer in self._layers
+        ]
         shapes = {}
         for name, layer in layers.items():
             features_out, features_in = layer.get_base_layer().weight.shape
@@ -126,10 +129,10 @@ class PackWeights:
         """Let the model compute with the rows from `first` to before `last`, as they are now, and learn them."""
         self._cast()
         whole = first == 0 and last in (None, len(self._names))
-        for layer, leaves, scales in zip(self._layers, self._leaves, self._scales, strict=True):
+        for layer, leaves, scale in zip(self._layers, self._leaves, self._scales, strict=True):
             layer.enable_adapters(enabled=True)
             layer.set_adapter(self._names)
-            layer.scale = lora.scale_of(scales[first:last], layer.get_base_layer().weight)
+            layer.scale = scale[first:last] if isinstance(scale, Tensor) else scale
             # Only a part of the rows is sliced: a slice remembers the stream that it was made on, which breaks the
             # capture of a CUDA graph, and its backward pass takes kernels of its own.
             layer.down_KRI, layer.up_KOR = leaves if whole else (leaf[first:last] for leaf in leaves)

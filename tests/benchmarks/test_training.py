@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ablation import Case, Setting, flops_per_image, measure
+from benchmarks.mixed import MIXES, member_configs
 from benchmarks.rounds import in_turns
 from benchmarks.start import seconds_by_package, stage_seconds
 from lora_engine.training.micro_batches import MicroBatches
@@ -121,6 +122,38 @@ def test_the_ablation_at_its_smallest() -> None:
     rows = rows_of(benchmark("ablation", *sizes, "--cases", "1x1,3x1"))
     assert len(rows["1x1"]) == len(rows["3x1"]) == 5
     assert rows["three variants packed, against one after the other"][0] == "3x1 / 1x1"
+
+
+def test_the_mixed_pack_differs_in_all_that_it_is_said_to() -> None:
+    configs, equal = member_configs("mixed", 8, batch=4), member_configs("equal", 8, batch=4)
+    assert len(set(equal)) == 1
+    assert len(set(configs)) == 8
+    assert max(config.lora.rank for config in configs) == equal[0].lora.rank
+    training = [config.training for config in configs]
+    for values in (
+        {config.lora.rank for config in configs},
+        {config.optimizer.learning_rate for config in training},
+        {config.optimizer.weight_decay for config in training},
+        {config.weighting for config in training},
+        {config.noise for config in training},
+    ):
+        assert len(values) == 2
+
+
+def test_every_other_pack_differs_from_the_equal_one() -> None:
+    equal = member_configs("equal", 5, batch=4)
+    assert [mix for mix in MIXES if member_configs(mix, 5, batch=4) == equal] == ["equal"]
+
+
+@pytest.mark.slow
+def test_mixed_packs_at_their_smallest() -> None:
+    sizes = ("--width", "32", "--resolution", "64", "--batch", "1", "--members", "2", "--updates", "1", "--rounds", "1")
+    rows = rows_of(benchmark("mixed", *sizes, "--precision", "fp32", "--mixes", "lion", "--rows", "1"))
+    assert rows["equal"][1] == "1.000"
+    assert int(rows["equal"][5]) < int(rows["lion"][5])
+    assert int(rows["1, equal, over 1"][5]) < int(rows["equal"][5]) < int(rows["mixed"][5])
+    checkouts = rows_of(benchmark("mixed", *sizes, "--against", ROOT))
+    assert checkouts.keys() >= {"before", "now"}
 
 
 @pytest.mark.slow

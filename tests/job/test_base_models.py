@@ -1,13 +1,16 @@
 """Base models as people have them, through `validate`, the downloads and a run."""
 
-import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +22,7 @@ from job.run.context import Attempt
 from job.run.dataset import Images
 from job.run.resolved import BaseModelDecision, ModelDecision, ModelDecisions, Resolved
 from job.stages.encode import encode_all
-from job.stages.models import fetch_base
+from job.stages.models import fetch_base, fetch_models
 from job.storage import StorageSettings, open_storage
 from lora_engine.config.models import BaseModelUse
 from lora_engine.dataset.encoded import EMPTY_PROMPT, text_name
@@ -28,7 +31,7 @@ from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel, model_sha256
 from tests.hub_server import HubServer
 from tests.job.small_run import PLAIN, arguments, attempt_of, drawings, folder_of
-from tests.lora_job import lora_job
+from tests.lora_job import ROOT, lora_job
 from tests.s3_server import S3Server
 from tests.single_file import checkpoint_of
 
@@ -59,7 +62,6 @@ def checkpoints(all_layers: Path, tmp_path: Path) -> Path:
         "half-a-vae": {key: value for key, value in whole.items() if key.startswith("first_stage_model.encoder.")},
         "lacks-one": {key: value for key, value in whole.items() if not key.endswith("out.2.bias")},
         "lora": {"lora_unet_x.lora_up.weight": torch.zeros(1)},
-        "tiny-vae": {"encoder.layers.0.weight": torch.zeros(1), "decoder.layers.0.weight": torch.zeros(1)},
         "v": without_vae | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)},
     }
     folder = tmp_path / "checkpoints"
@@ -85,14 +87,13 @@ def checked(tmp_path: Path, *sets: str) -> None:
         ("WHOLE.SAFETENSORS", None, None),
         ("no-vae.safetensors", "vae.safetensors", None),
         ("no-vae.safetensors", None, "no-vae.safetensors has no VAE"),
-        ("no-vae.safetensors", "no-vae.safetensors", "base_model.vae: no-vae.safetensors holds no VAE"),
+        ("no-vae.safetensors", "no-vae.safetensors", "base_model.vae: no-vae.safetensors is no VAE of pictures"),
         (
             "no-vae.safetensors",
             "half-a-vae.safetensors",
-            "base_model.vae: half-a-vae.safetensors lacks decoder.conv_in",
+            "half-a-vae.safetensors is no VAE of pictures: it lacks decoder.conv_in.weight",
         ),
         ("no-vae.safetensors", "gone.safetensors", "base_model.vae: there is no"),
-        ("no-vae.safetensors", "tiny-vae.safetensors", "base_model.vae: tiny-vae.safetensors lacks"),
         ("no-vae.safetensors", "old.ckpt", "base_model.vae: old.ckpt is a pickle"),
         ("lacks-one.safetensors", "vae.safetensors", "lacks conv_out.bias: 1 of"),
         ("lora.safetensors", None, "is an adapter (LoRA)"),
@@ -118,23 +119,6 @@ def test_validate_says_of_a_file_what_the_run_would_say(
         assert code_of(caught.value) == 43
         assert cause in str(caught.value)
         assert caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("lines", "cause"),
-    [
-        (("base_model.clip_skip=30",), "the text encoder has 2 layers"),
-        (("evaluation.samples={sampler: pndm}",), "pndm cannot begin at a timestep that is noise alone"),
-        (("evaluation.samples={sampler: pndm}", "base_model.prediction_type=epsilon"), None),
-        (("evaluation.samples={sampler: pndm}", "base_model.zero_terminal_snr=false"), None),
-    ],
-)
-def test_validate_says_of_a_file_whether_it_can_be_used_as_the_manifest_says(
-    checkpoints: Path, all_layers: Path, tmp_path: Path, lines: tuple[str, ...], cause: str | None
-) -> None:
-    base = f"base_model={{source: {checkpoints / 'v.safetensors'}, vae: {all_layers}, components: {all_layers}}}"
-    with contextlib.nullcontext() if cause is None else pytest.raises(ModelError, match=cause):
-        checked(tmp_path, base, *lines)
 
 
 def test_of_a_file_with_averages_too_nothing_is_advised(all_layers: Path, tmp_path: Path) -> None:
@@ -208,6 +192,83 @@ def test_validate_says_of_a_folder_what_the_run_would_say(
         with pytest.raises(ModelError, match=cause):
             checked(tmp_path, f"base_model.source={base}", f"base_model.vae={vae}", *lines)
         shutil.rmtree(base / "vae", ignore_errors=True)
+
+
+@pytest.fixture
+def other_vaes(all_layers: Path, tmp_path: Path) -> Path:
+    """A folder with a VAE of 16 channels, the same in one file, and a tiny one of another kind."""
+    config = json.loads((all_layers / "vae" / "config.json").read_text()) | {"latent_channels": 16}
+    AutoencoderKL.from_config(config).save_pretrained(tmp_path / "vaes" / "kl16")
+    (path,) = (tmp_path / "vaes" / "kl16").glob("*.safetensors")
+    shutil.copy(path, tmp_path / "vaes" / "kl16.safetensors")
+    tiny = {"encoder.layers.0.weight": torch.zeros(8, 3, 3, 3), "decoder.layers.1.weight": torch.zeros(8, 4, 3, 3)}
+    save_file(tiny, tmp_path / "vaes" / "taesd.safetensors")
+    return tmp_path / "vaes"
+
+
+SAMPLER = "evaluation.samples={prompts: [a], sampler: pndm}"
+
+
+@pytest.mark.parametrize(
+    ("source", "vae", "lines", "cause"),
+    [
+        ("WHOLE.SAFETENSORS", None, ("base_model.clip_skip=2",), None),
+        ("WHOLE.SAFETENSORS", None, ("base_model.clip_skip=3",), "clip_skip is 3, but the text encoder has 2 layers"),
+        ("WHOLE.SAFETENSORS", None, ("base_model.zero_terminal_snr=true",), "the base model predicts the noise"),
+        ("v.safetensors", "vae.safetensors", ("base_model.zero_terminal_snr=true",), None),
+        ("v.safetensors", "vae.safetensors", (SAMPLER,), "pndm cannot begin"),
+        ("v.safetensors", "vae.safetensors", (SAMPLER, "base_model.zero_terminal_snr=false"), None),
+        ("v.safetensors", "vae.safetensors", (SAMPLER, "base_model.prediction_type=epsilon"), None),
+        ("no-vae.safetensors", "kl16", (), "base_model.vae: kl16 is for latents of 16 channels, not of 4"),
+        ("no-vae.safetensors", "kl16.safetensors", (), "kl16.safetensors is for latents of 16 channels, not of 4"),
+        ("no-vae.safetensors", "taesd.safetensors", (), "taesd.safetensors is no VAE of pictures: it lacks enc"),
+        (None, "kl16.safetensors", (), "base_model.vae: kl16.safetensors is for latents of 16 channels, not of 4"),
+        (None, "kl16", (), "base_model.vae: kl16 is for latents of 16 channels, not of 4"),
+    ],
+)
+def test_validate_says_of_the_use_of_a_file_what_the_run_would_say(
+    checkpoints: Path,
+    other_vaes: Path,
+    all_layers: Path,
+    tmp_path: Path,
+    source: str | None,
+    vae: str | None,
+    lines: tuple[str, ...],
+    cause: str | None,
+) -> None:
+    """With the components at hand, and by the file alone. `source` None is a folder."""
+    places = [None if vae is None else folder / vae for folder in (checkpoints, other_vaes)]
+    path = next((str(place) for place in places if place and place.exists()), "null")
+    base = all_layers if source is None else checkpoints / source
+    sets = (f"base_model={{source: {base}, vae: {path}, components: {all_layers}}}", "captioner=null", *lines)
+    sets += ("variants=[{name: one, captions: {strategy: existing}}]",)
+    looks = [lambda: checked(tmp_path, *sets), lambda: fetch_models(attempt_of(tmp_path, *sets)[0])]
+    if cause is None or "noise" not in cause:  # Such a file says nothing of what it predicts: its components do.
+        looks.append(lambda: checked(tmp_path, *sets, "base_model.components=hf://a/b"))
+    for look in looks:
+        if cause is None:
+            look()
+            continue
+        with pytest.raises(ModelError, match=cause) as caught:
+            look()
+        assert caught.value.remedy
+
+
+def test_a_file_is_looked_at_without_torch(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(PLAIN)
+    vae, components = checkpoints / "vae.safetensors", "hf://a/b"
+    base = (
+        f"base_model={{source: {checkpoints / 'v.safetensors'}, vae: {vae}, components: '{components}', clip_skip: 2}}"
+    )
+    code = (
+        "import sys\nfrom job.manifest.load import load_manifest\nfrom job.preflight import check_trainable\n"
+        "check_trainable(load_manifest(open(sys.argv[1]).read(), 'm.yaml', sys.argv[2:]))\n"
+        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.yaml"), base]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_name_of_the_hub_without_its_scheme_is_understood(tmp_path: Path) -> None:

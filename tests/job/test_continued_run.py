@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.job.earlier_run.make import VARIANTS
+from tests.job.small_run import arguments
 from tests.job.test_earlier_run import member, placed, read
 from tests.lora_job import lora_job
 
@@ -125,3 +126,15 @@ def test_a_run_with_an_adapter_that_diverged_is_reported_and_not_called_a_succes
     diverged = [found["diverged_at"] for found in read(run / "report" / "comparison.json")["members"]]
     assert diverged == [4, None]
     assert not (run / "_SUCCESS").exists()
+
+
+def test_epochs_are_steps_of_the_images_that_are_trained_on(miniature: Path, tmp_path: Path) -> None:
+    command = ["run", *arguments(miniature, tmp_path, "training.steps=null", "training.epochs=1.5")]
+    done = lora_job(*command, "--set", "variants.blip.training.steps=2")
+    assert done.returncode == 0, done.stderr
+    steps = {}
+    for variant in ("vanilla", "blip"):
+        folder = tmp_path / "runs" / "small" / "variants" / variant / "seed-1337"
+        steps[variant] = json.loads((folder / "final.json").read_text())["step"]
+    assert steps == {"vanilla": 7, "blip": 2}  # 13.5 images of nine, two an update
+    assert lora_job(*command, "--set", "variants.blip.training.steps=2").returncode == 0

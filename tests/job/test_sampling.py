@@ -28,11 +28,22 @@ a sun --d 7 --w 64 --h 96 --s 2
 """
 
 
+def negative_of(vae: Path, folder: Path) -> Path:
+    """A copy of a VAE that draws the negatives of its pictures."""
+    shutil.copytree(vae, folder)
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    changed = {name: -tensor for name, tensor in tensors.items() if name.startswith("decoder.conv_out.")}
+    save_file(tensors | changed, path)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two variants, of which one has style hints."""
+    """A finished run of two variants, of which one has style hints, with a VAE of its own."""
     folder = tmp_path_factory.mktemp("finished")
     lines = (
+        f"base_model.vae={negative_of(miniature / 'sd' / 'vae', folder / 'vae')}",
         f"variants=[{VANILLA}, {HINTED}]",
         *("training.optimizer.learning_rate=0.05", "training.precision=auto"),
         "evaluation.samples={prompts: [a star], steps: 1, guidance: 2, clip: {source: 'miniature://clip'}}",
@@ -202,13 +213,16 @@ def etags(run: RunFolder) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["blip.safetensors", "pytorch_lora_weights.safetensors"])
-def test_one_file_draws_what_the_run_s_checkpoint_draws(run: Path, miniature: Path, tmp_path: Path, kind: str) -> None:
+def test_one_file_draws_what_the_run_s_checkpoint_draws(
+    run: Path, finished: Path, miniature: Path, tmp_path: Path, kind: str
+) -> None:
     path = tmp_path / "file" / "My LoRA.safetensors"
     path.parent.mkdir()
     shutil.copy(run / "variants/blip/seed-1337/checkpoints/step-000004" / kind, path)
     options = ("--prompt", "a heart", "--steps", "2", "--guidance", "3", "--size", "64")
     template = "{prompt}, line art"
-    folder = Path(drawn(path, *options, "--base-model", miniature / "sd", "--template", template))
+    base_model = ("--base-model", miniature / "sd", "--vae", finished.parents[1] / "vae")
+    folder = Path(drawn(path, *options, *base_model, "--template", template))
     assert folder.parent == path.parent / "samples"
     of_run = Path(drawn(run, *options))
     for step, twin in (("step-000000", "step-000000"), ("step-000001", "step-000004")):
@@ -236,7 +250,11 @@ def test_another_file_of_the_same_name_is_another_set(run: Path, miniature: Path
     for step in ("step-000002", "step-000004"):
         shutil.copy(run / f"variants/blip/seed-1337/checkpoints/{step}/blip.safetensors", path)
         sets.append(drawn(path, *options))
-    assert len(set(sets)) == 2
+    vae = negative_of(miniature / "sd" / "vae", tmp_path / "vae")
+    sets.append(drawn(path, *options, "--vae", vae))
+    assert len(set(sets)) == 3
+    own, other = (pixels(Path(each) / "mine/seed-0/step-000001/prompt-00-seed-0.png") for each in sets[1:])
+    assert np.abs(own + other - 255).mean() <= NEAR  # a negative
     assert Path(sets[0]).parent == tmp_path / "out" / "samples"
 
 
@@ -359,6 +377,10 @@ def test_another_base_model_is_refused(run: Path, all_layers: Path) -> None:
     done = lora_job("sample", run, "--prompt", "a heart", "--base-model", all_layers)
     assert done.returncode == 46
     assert "is not the base model that" in done.stderr
+    done = lora_job("sample", run, "--prompt", "a heart", "--vae", all_layers)
+    assert done.returncode == 46
+    assert "is not the VAE that" in done.stderr
+    assert "--vae SOURCE" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -373,6 +395,7 @@ def test_another_base_model_is_refused(run: Path, all_layers: Path) -> None:
         (("--prompt", "a", "--name", "A/../B"), "--name: 'A/../B'"),
         (("--prompt", "a", "--name", "study-1"), "--name: 'study-1'"),
         (("--prompt", "a", "--template", "{prompt}"), "--template is not for a run"),
+        (("--prompt", "a", "--vae", "~/vae"), "--vae: '~/vae'"),
     ],
 )
 def test_options_that_do_not_fit_are_2(run: Path, options: tuple[str, ...], says: str) -> None:

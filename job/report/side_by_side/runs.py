@@ -13,6 +13,7 @@ from job.report.artefacts import missing, rows, stored
 from job.report.schema import Comparison, MemberReport
 from job.run.resolved import Resolved
 from job.run.samples import SampleIndex
+from job.run.verify import Depth, require_whole
 from job.storage import is_remote
 from job.storage.folder import RunFolder
 from job.storage.uris import local_path
@@ -62,7 +63,13 @@ class FinishedRun:
 
 
 def read_run(folder: RunFolder) -> FinishedRun:
-    """Read a run. Raises JobError 46 where it has no report, one of another version, or one of another run."""
+    """Read a run.
+
+    Raises:
+        JobError: 46 where it has no report, one of another version, or one of another run, or what is read was altered.
+    """
+    if folder.exists(layout.SUCCESS):
+        require_whole(folder, Depth.RECORDS, only=_is_read)
     resolved = stored(folder, layout.RESOLVED, Resolved)
     folder.read_json(layout.RESOLVED)  # It also refuses numbers and characters that no JSON can be written with.
     data = folder.read(layout.COMPARISON)
@@ -78,6 +85,12 @@ def read_run(folder: RunFolder) -> FinishedRun:
     images = [image for image in rows(folder, layout.IMAGES, ImageRecord) if image.split == "validation"]
     held_out = tuple(sorted((image.id, str(image.group)) for image in images))
     return FinishedRun(folder, resolved, comparison, held_out)
+
+
+def _is_read(key: str) -> bool:
+    """Whether what is said of a run beside others comes from that file."""
+    is_of_set = key.startswith(f"{layout.CAPTIONS}/") or key.endswith(f"/{layout.SAMPLE_INDEX_NAME}")
+    return is_of_set or key in (layout.SUCCESS, layout.RESOLVED, layout.COMPARISON, layout.IMAGES)
 
 
 def _no_report(folder: RunFolder, what: str) -> JobError:

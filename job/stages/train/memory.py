@@ -37,9 +37,9 @@ class PackMemory:
         self._is_logged = True
         planned = None
         if value_bytes := _planned_value_bytes(unet):
-            ranks = len(self._pack.members) * self._pack.rank
+            adapters = sum(estimate.adapter_bytes(self._pack.rank, each.training) for each in self._pack.variants)
             resolution = self._attempt.manifest.preprocess.resolution
-            planned = estimate.training_bytes(resolution, value_bytes, micro_batches.alive, ranks)
+            planned = estimate.training_bytes(resolution, value_bytes, micro_batches.alive, adapters)
             planned += estimate.LIBRARIES_BYTES if self._device.type == "cpu" else 0
         self._log("training", peak, planned)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from awscrt.checksums import XXHash, crc32c, crc64nvme
+
 
 class Hash(Protocol):
     """A checksum that is being computed."""
@@ -22,24 +24,50 @@ class Hash(Protocol):
         ...
 
 
-class _Crc32:
-    """CRC32 with the interface of hashlib."""
+class _Crc:
+    """A cyclic redundancy check with the interface of hashlib.
 
-    def __init__(self) -> None:
-        self._value = 0
+    Args:
+        add: gives the check of bytes that follow others, from those bytes and the others' check.
+        size: of the digest, in bytes.
+    """
+
+    def __init__(self, add: Callable[[bytes, int], int], size: int) -> None:
+        self._add, self._size, self._value = add, size, 0
 
     def update(self, data: bytes, /) -> None:
-        self._value = zlib.crc32(data, self._value)
+        self._value = self._add(data, self._value)
 
     def digest(self) -> bytes:
-        return self._value.to_bytes(4, "big")
+        return self._value.to_bytes(self._size, "big")
 
 
-# Fields of an answer, best first. CRC32C and CRC64NVME need a library of their own.
+class _XxHash:
+    """An xxHash with the interface of hashlib."""
+
+    def __init__(self, state: XXHash) -> None:
+        self._state = state
+
+    def update(self, data: bytes, /) -> None:
+        self._state.update(data)
+
+    def digest(self) -> bytes:
+        found: bytes = self._state.finalize()  # More may be taken in after it.
+        return found
+
+
+# Fields of an answer, best first.
 _CHECKSUMS: Mapping[str, tuple[str, Callable[[], Hash]]] = {
+    "ChecksumSHA512": ("SHA-512", hashlib.sha512),
     "ChecksumSHA256": ("SHA-256", hashlib.sha256),
     "ChecksumSHA1": ("SHA-1", lambda: hashlib.sha1(usedforsecurity=False)),
-    "ChecksumCRC32": ("CRC32", _Crc32),
+    "ChecksumMD5": ("MD5", lambda: hashlib.md5(usedforsecurity=False)),
+    "ChecksumXXHASH128": ("XXH128", lambda: _XxHash(XXHash.new_xxhash3_128())),
+    "ChecksumXXHASH3": ("XXH3", lambda: _XxHash(XXHash.new_xxhash3_64())),
+    "ChecksumXXHASH64": ("XXH64", lambda: _XxHash(XXHash.new_xxhash64())),
+    "ChecksumCRC64NVME": ("CRC64NVME", lambda: _Crc(crc64nvme, 8)),
+    "ChecksumCRC32C": ("CRC32C", lambda: _Crc(crc32c, 4)),
+    "ChecksumCRC32": ("CRC32", lambda: _Crc(zlib.crc32, 4)),
 }
 _OF_DIRECTORY_BUCKET = "--x-s3"  # what the names of buckets end in whose ETags are random
 

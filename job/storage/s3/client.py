@@ -14,12 +14,14 @@ import botocore.session
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.client import BaseClient
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.credentials import Credentials
 from botocore.parsers import ResponseParser, ResponseParserError, ResponseParserFactory
 
 from job.errors import ExitCode, JobError
 from job.storage.files import CHUNK_BYTES
 from job.storage.s3.codes import is_passing
+from job.storage.s3.credentials import readable_settings
+from job.storage.s3.environment import AN_ENDPOINT, endpoint_problem, region_in
 from job.storage.s3.errors import public_endpoint
 from job.storage.s3.pulse import PULSE_BYTES, CountedBody, Pulse
 from job.storage.s3.settings import S3Settings
@@ -59,24 +61,27 @@ def make_client(settings: S3Settings, moved: Callable[[], None]) -> BaseClient:
         moved: called while a large body is sent.
 
     Raises:
-        JobError: 42, an address that the environment names for credentials may not be asked.
+        JobError: 42, what says where credentials come from, or the configuration of AWS, cannot be used.
     """
     core = botocore.session.get_session()
     core.register_component("response_parser_factory", _Parsers())
-    # boto3 itself does not read AWS_REGION, which the other tools for AWS do, and which its platforms set.
-    session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None, botocore_session=core)
-    client = _client(session, settings, moved)
-    if _AWS.search(public_endpoint(client.meta.endpoint_url)):
-        return client
-    client = _client(
-        session,
-        settings,
-        moved,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    for operation in _PUTS:
-        client.meta.events.register(f"before-call.s3.{operation}", _add_md5)
+    with readable_settings():
+        session = boto3.Session(region_name=region_in(os.environ), botocore_session=core)
+        client = _client(session, settings, moved)
+        _check_endpoint(client.meta.endpoint_url)
+        if not _AWS.search(public_endpoint(client.meta.endpoint_url)):
+            client = _client(
+                session,
+                settings,
+                moved,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+            for operation in _PUTS:
+                client.meta.events.register(f"before-call.s3.{operation}", _add_md5)
+        credentials = session.get_credentials()
+    if credentials is not None:
+        client.meta.events.register_first("before-call.s3", partial(_renew, credentials))
     return client
 
 
@@ -91,20 +96,33 @@ def _client(session: boto3.Session, settings: S3Settings, moved: Callable[[], No
         s3={"addressing_style": settings.addressing_style, "payload_signing_enabled": True},
         **checksums,
     )
-    try:
-        client = session.client("s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config)
-    except BotoCoreError:  # some are ValueErrors, too
-        raise
-    except ValueError as error:  # of the provider of credentials, since the endpoint is known to be a URL
-        raise JobError(
-            ExitCode.STORAGE_ACCESS,
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI, or another address in the settings of AWS, is none that may be asked.",
-            "Correct or unset it.",
-        ) from error
+    client = session.client("s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config)
+    client.meta.events.register("before-call.s3.HeadBucket", _keep_to_endpoint)
     client.meta.events.register("needs-retry.s3", partial(_retry_passing, settings.attempts))
     for operation in _PUTS:
         client.meta.events.register(f"before-send.s3.{operation}", partial(_count_body, moved))
     return client
+
+
+def _check_endpoint(url: str) -> None:
+    """Refuse an endpoint that a file of AWS's names: those of a manifest and of variables have been looked at."""
+    if (problem := endpoint_problem(url)) is not None:
+        raise JobError(
+            ExitCode.STORAGE_ACCESS,
+            f"The endpoint_url of AWS_CONFIG_FILE {problem}.",
+            f"Write it as {AN_ENDPOINT}.",
+        )
+
+
+def _renew(credentials: Credentials, **_: Any) -> None:
+    """Have the credentials renewed where that is due. boto3 calls this before each request, and would do it later."""
+    with readable_settings():
+        credentials.get_frozen_credentials()
+
+
+def _keep_to_endpoint(context: dict[str, Any], **_: Any) -> None:
+    """Let boto3 not follow a request for a bucket that is sent on: it asks by such a one where to follow others."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _retry_passing(most: int, attempts: int, response: tuple[Any, dict[str, Any]] | None, **_: Any) -> float | None:

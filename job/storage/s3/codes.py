@@ -44,6 +44,7 @@ _PASSING = {
     "RequestTimeout",
     "ServiceUnavailable",
     "TemporarilyUnavailable",
+    "TemporaryRedirect",
     "XMinioServerNotInitialized",
 }
 
@@ -58,6 +59,12 @@ _PAYER = (
     "your own, or have requester pays switched off."
 )
 _FULL = "Make room in the store, or raise its quota."
+_LARGE = "Let the store, or the server before it, take larger requests: nginx has client_max_body_size for that."
+_REDIRECT = (
+    "Name the address to which it sends on in storage.endpoint_url, often the same with https://, or set "
+    "storage.region to the bucket's region."
+)
+PROXY_USER = "Write the proxy's user and password into HTTP_PROXY or HTTPS_PROXY: http://user:password@host:port."
 _REMEDIES = {
     "NoSuchBucket": "Create the bucket or correct its name, storage.region and storage.endpoint_url.",
     "InvalidAccessKeyId": "Give this store's key in AWS_ACCESS_KEY_ID, and check storage.endpoint_url.",
@@ -70,7 +77,11 @@ _REMEDIES = {
     "RequestTimeTooSkewed": "Set this machine's clock.",
     "RequestExpired": "Set this machine's clock.",
     "PermanentRedirect": "Set storage.region to the bucket's region.",
-    "301": "Set storage.region to the bucket's region.",
+    "301": _REDIRECT,
+    "302": _REDIRECT,
+    "303": _REDIRECT,
+    "307": _REDIRECT,
+    "308": _REDIRECT,
     "AuthorizationHeaderMalformed": "Set storage.region to the bucket's region.",
     "IllegalLocationConstraint": "Set storage.region to the bucket's region.",
     "InvalidIdentityToken": _IDENTITY,
@@ -84,6 +95,10 @@ _REMEDIES = {
     "XMinioStorageFull": _FULL,
     "QuotaExceeded": _FULL,
     "InsufficientStorage": _FULL,
+    "EntityTooLarge": _LARGE,
+    "413": _LARGE,
+    "407": PROXY_USER,
+    "400": "Correct the URI and the storage settings; so answers, for one, a port that wants https:// to http://.",
 }
 _NEVER = {501, 505, 507}  # statuses of a server's own trouble that stays
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "Unauthorized", "UnauthorizedAccess"}

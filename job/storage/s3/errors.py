@@ -12,9 +12,9 @@ from botocore.parsers import ResponseParserError
 
 from job.errors import ExitCode, JobError
 from job.storage.base import UnreachableError, UnsupportedError
-from job.storage.s3.codes import refusal_of
+from job.storage.s3.codes import PROXY_USER, is_passing, refusal_of
 from job.storage.s3.credentials import is_busy, provider_of
-from job.storage.s3.environment import ENDPOINT_VARIABLES, file_variable
+from job.storage.s3.environment import ENDPOINT_VARIABLES, file_variable, variable_of
 from lora_engine.system.limits import limit_hit
 
 _RETRY = "Check the network, storage.endpoint_url and the store, then start the job again: it goes on where it was."
@@ -105,10 +105,11 @@ def endpoint_name() -> str:
 
 def _refused(error: boto.ClientError, where: str) -> JobError:
     """The error for a request that a service has answered, but not granted."""
-    code, status, operation = code_of(error), status_of(error), error.operation_name
+    status, operation = status_of(error), error.operation_name
+    code = code_of(error) or str(status)  # a web page has none
     refusal = refusal_of(operation, code, status, str(error.response.get("Error", {}).get("Message", "")))
     wanted = f", which wants {refusal.wanted}" if refusal.wanted else ""
-    cause = f"{refusal.service} refused {operation} of {where}: {code or status}{wanted}."
+    cause = f"{refusal.service} refused {operation} of {where}: {code}{wanted}."
     if refusal.passes:
         return UnreachableError(ExitCode.STORAGE_RETRIES, cause, _RETRY)
     if code == "NotImplemented":
@@ -126,6 +127,8 @@ def _failed(error: Exception, where: str) -> JobError:
         return _no_credentials(error, where)
     if isinstance(error, boto.SSLError) and (certain := _bad_tls(str(error), where)) is not None:
         return certain
+    if isinstance(error, boto.PaginationError):
+        return no_store("its listing comes back to where it was")
     if type(error) is boto.HTTPClientError and isinstance(
         getattr(error, "kwargs", {}).get("error"), (ValueError, TypeError)
     ):
@@ -135,10 +138,7 @@ def _failed(error: Exception, where: str) -> JobError:
             "Set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the credentials' file, anew.",
         )
     if isinstance(error, boto.ProxyConnectionError):
-        remedy = "Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY, then start the job again: it goes on where it was."
-        return UnreachableError(
-            ExitCode.STORAGE_RETRIES, f"The proxy before {where} cannot be reached: {kind}.", remedy
-        )
+        return _of_proxy(error, where)
     if isinstance(error, _PASSING):
         cause = f"The store cannot be reached or broke off: {where}: {kind}{_elsewhere(error, where)}."
         return UnreachableError(ExitCode.STORAGE_RETRIES, cause, _RETRY)
@@ -149,6 +149,18 @@ def _failed(error: Exception, where: str) -> JobError:
             f"Correct the URI, storage.region and {endpoint_name()}.",
         )
     return _unset(f"The settings for {where} are wrong: {kind}", _setting_of(error))
+
+
+def _of_proxy(error: Exception, where: str) -> JobError:
+    """The error for a proxy that is not reached, or does not let through; by its status where it answers."""
+    found = re.search(r"Tunnel connection failed: (\d{3})", str(getattr(error, "kwargs", {}).get("error")))
+    if found and not is_passing(found[1], int(found[1])):
+        cause = f"The proxy before {where} does not let through: {found[1]}."
+        remedy = "Have it let through, or name the store's host in NO_PROXY."
+        return JobError(ExitCode.STORAGE_ACCESS, cause, PROXY_USER if found[1] == "407" else remedy)
+    remedy = "Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY, then start the job again: it goes on where it was."
+    cause = f"The proxy before {where} cannot be reached: {type(error).__name__}."
+    return UnreachableError(ExitCode.STORAGE_RETRIES, cause, remedy)
 
 
 def _elsewhere(error: Exception, where: str) -> str:
@@ -193,11 +205,11 @@ def _bad_tls(text: str, where: str) -> JobError | None:
 def _setting_of(error: Exception) -> str:
     """The variable that holds what botocore refuses, as far as its exception tells."""
     facts = getattr(error, "kwargs", {})
-    if isinstance(error, boto.ProfileNotFound):
-        return "AWS_PROFILE"
     if "config_key" in facts:
         return f"AWS_{str(facts['config_key']).upper()}"
-    return file_variable(facts.get("path"), os.environ) or "the AWS_ variables and the files in ~/.aws"
+    quoted = re.findall(r"""["']([^"']+)["']""", str(facts.get("error_msg", "")))
+    named = (variable_of(value, os.environ) for value in (*facts.values(), *quoted))
+    return next(filter(None, named), "the AWS_ variables and the files in ~/.aws")
 
 
 def _unset(cause: str, name: str) -> JobError:

@@ -30,6 +30,7 @@ from job.storage.s3.client import make_client
 from job.storage.s3.codes import CHANGED, NO_OBJECT
 from job.storage.s3.conditions import SHA256_KEY, etag_in, put_if
 from job.storage.s3.errors import code_of, public_endpoint, s3_errors, status_of
+from job.storage.s3.listing import entries_of
 from job.storage.s3.pulse import Pulse
 from job.storage.s3.settings import S3Settings
 from job.storage.s3.uris import bucket_and_key
@@ -77,7 +78,7 @@ class S3Storage:
         bucket, key = bucket_and_key(uri)
         digest = Digest(len(data), hashlib.sha256(data).hexdigest())
         with self._errors(uri):
-            self._client.put_object(Bucket=bucket, Key=key, Body=data, Metadata={SHA256_KEY: digest.sha256})
+            etag_in(self._client.put_object(Bucket=bucket, Key=key, Body=data, Metadata={SHA256_KEY: digest.sha256}))
         return digest
 
     def write_if(self, uri: str, data: bytes, etag: str | None) -> str | None:
@@ -151,7 +152,7 @@ class S3Storage:
                 if code_of(error) in NO_OBJECT:
                     self._require_bucket(bucket)
                     return None
-                if 400 <= status_of(error) < 500:
+                if 300 <= status_of(error) < 500:
                     self._require_readable(uri)
                 raise
         return answer
@@ -167,6 +168,7 @@ class S3Storage:
         answer = self._head(uri)
         if answer is None:
             raise DamagedObjectError(f"{uri} is not there although it was stored.")
+        etag_in(answer)  # as only a store's answer has
         return require_digest(uri, Digest(answer["ContentLength"], _stored_sha256(answer) or digest.sha256), digest)
 
     def _require_bucket(self, bucket: str) -> None:
@@ -184,11 +186,9 @@ class S3Storage:
     def _pages(self, prefix: str) -> Iterator[ObjectInfo]:
         bucket, key = bucket_and_key(prefix)
         with self._errors(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=as_folder(key) if key else ""
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
+            folder = as_folder(key) if key else ""
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
+                for item in entries_of(page, folder):
                     if not item["Key"].endswith("/"):
                         yield ObjectInfo(f"s3://{bucket}/{item['Key']}", item["Size"], etag_in(item))
 

@@ -279,7 +279,7 @@ def test_packs_hold_what_passes_through_the_unet_alike() -> None:
 
 def test_epochs_are_steps_once_images_are_counted() -> None:
     manifest = load(SMALL.replace("{steps: 10}", "{epochs: 2.5}"), "variants.two.training.steps=7")
-    assert [variant.training.steps for variant in resolve_variants(manifest)] == [0, 7]
+    assert [variant.training.last_step for variant in resolve_variants(manifest)] == [0, 7]
     one, two = resolve_variants(manifest, images=11)  # 27.5 images, four an update
     assert [one.training.steps, one.training.epochs, two.training.steps] == [7, None, 7]
     (pack,) = packs_of(manifest, images=1)
@@ -297,6 +297,19 @@ def test_epochs_are_steps_once_images_are_counted() -> None:
 def test_steps_or_epochs_say_how_long(training: str, said: str) -> None:
     with pytest.raises(ManifestError, match=said):
         load(SMALL.replace("{steps: 10}", training))
+
+
+@pytest.mark.parametrize(
+    ("lora", "training", "key"),
+    [
+        ("plus_ratio: 16", "optimizer: {name: prodigy}", "lora.plus_ratio"),
+        ("rank: 4", "optimizer: {name: schedule_free_adamw}, ema: {}", "training.ema"),
+        ("dropout: 0.1", "compile: regional", "training.compile"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_named_with_both(lora: str, training: str, key: str) -> None:
+    with pytest.raises(ManifestError, match=rf"variants\[1\]\.{key}: found .* with .*; allowed: .*; or "):
+        load(SMALL, f"variants.two.lora={{{lora}}}", f"variants.two.training={{{training}}}")
 
 
 def test_a_run_that_was_begun_by_equal_settings_keeps_its_packs() -> None:

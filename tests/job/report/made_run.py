@@ -6,7 +6,7 @@ Shape legend: N held-out images, T timesteps an image on the final grid, C of th
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from job.run.checkpoints import BestPointer, Commit, FinalPointer
 from job.run.context import Attempt
 from job.run.dataset import Images, Prepared
 from job.run.decisions import resolve
+from job.run.hashes import CaptionHashes, captions_hash
 from job.run.held_out import HeldOut, held_out
 from job.run.losses import read_losses
 from job.run.resolved import Resolved
@@ -189,9 +190,17 @@ def _begin(folder: Path, design: Design) -> MadeRun:
     captions = {name: _captions(design, records, config) for name, config in caption_sets(attempt.manifest).items()}
     for name, rows in captions.items():
         run.write_jsonl(layout.captions(name), map(asdict, rows))
+    hash_captions(run, captions)
     scored, config = held_out(run, resolved, records, captions), attempt.manifest.evaluation
     grid = denoising.final_grid(scored.image_ids, config.timesteps, config.final_timesteps, len(ALPHAS_CUMPROD))
     return MadeRun(attempt, design, resolved, scored, grid)
+
+
+def hash_captions(run: RunFolder, names: Iterable[str]) -> None:
+    """Write the hashes of the captions as they are."""
+    rows = {name: run.read_rows(layout.captions(name), CaptionRecord) or [] for name in names}
+    hashes = {name: captions_hash(each) for name, each in rows.items()}
+    run.write_stored(layout.CAPTION_HASHES, CaptionHashes(sha256=hashes))
 
 
 def _captions(design: Design, records: Sequence[ImageRecord], config: Any) -> list[CaptionRecord]:

@@ -15,7 +15,7 @@ from job import layout
 from job.errors import ExitCode, JobError
 from job.report.publish import publish_report
 from tests.job.report.cases import CASES, A, B
-from tests.job.report.made_run import Design, MadeRun, make_run
+from tests.job.report.made_run import Design, MadeRun, hash_captions, make_run
 from tests.job.small_run import folder_of
 from tests.lora_job import lora_job
 
@@ -241,6 +241,7 @@ def test_images_of_which_none_is_held_out(folder: Path) -> None:
 
 def test_a_held_out_image_without_a_caption(folder: Path) -> None:
     edit_rows(folder / layout.captions("a"), lambda rows: rows.pop(0))
+    hash_captions(folder_of(str(folder)), ["a", "b"])
     assert_refused(folder, str(folder / layout.RESOLVED), "the captions")
 
 
@@ -287,7 +288,8 @@ def test_captions_of_a_constant_that_vary_are_refused(folder: Path) -> None:
             row["texts"] = [f"another {number}"]
 
     for name in ("a", "b"):
-        edit_rows(folder / "data" / "captions" / f"{name}.jsonl", vary)
+        edit_rows(folder / layout.captions(name), vary)
+    hash_captions(folder_of(str(folder)), ["a", "b"])
     assert_refused(folder)
 
 

@@ -207,6 +207,7 @@ def test_the_base_model_is_used_as_in_training(tmp_path: Path) -> None:
     assert (tmp_path / "ink.png").exists()
     for steps in (use_in_a1111(usage), use_in_forge(usage), use_in_comfyui(usage)):
         assert any("clip skip 2 (in ComfyUI, CLIP Set Last Layer -2)" in step for step in steps)
+        assert any(f"Choose its VAE, too: {sd / 'vae'} (SD VAE; in ComfyUI, a Load VAE node)." in s for s in steps)
     checkpoint = BaseModelConfig(source="v.safetensors", vae="vae.safetensors", components="hf://owner/name")
     of_hub = use_in_diffusers(
         replace(USAGE, base=BaseModelConfig(source="sd", vae="hf://owner/vae", vae_revision="v1"))

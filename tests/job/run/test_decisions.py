@@ -77,6 +77,21 @@ def test_a_finished_run_is_done_on_any_device(tmp_path: Path) -> None:
     assert is_done(attempt_at(tmp_path, "device=cuda"))
 
 
+@pytest.mark.parametrize("left", [layout.SUCCESS, f"{layout.checkpoint(layout.Member('one', 1337), 4)}/COMMIT.json"])
+def test_a_run_whose_decisions_are_lost_gets_no_new_ones(tmp_path: Path, left: str) -> None:
+    finish(attempt_at(tmp_path), tmp_path)
+    attempt = attempt_at(tmp_path)
+    for key in (layout.RESOLVED, layout.SUCCESS):
+        attempt.run.delete(key)
+    assert not is_done(attempt)
+    attempt.run.write(left, b"")
+    before = {key: attempt.run.read(key) for key, _ in attempt.run.list()}
+    with pytest.raises(JobError, match=r"resolved\.json is missing, though the run has begun") as caught:
+        is_done(attempt)
+    assert caught.value.code == ExitCode.CONFLICT
+    assert {key: attempt.run.read(key) for key, _ in attempt.run.list()} == before
+
+
 def test_a_run_goes_on_in_its_precision_or_not_at_all(tmp_path: Path) -> None:
     attempt = attempt_at(tmp_path, "device=cpu")
     decide(attempt, tmp_path)

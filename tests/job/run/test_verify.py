@@ -13,11 +13,12 @@ from job import layout
 from job.cli.verify import verify_command
 from job.errors import ExitCode, JobError
 from job.report.publish import publish_report
+from job.report.side_by_side.publish import publish_side_by_side
 from job.run.collect import collect
-from job.run.hashes import CaptionHashes, captions_hash, metrics_hash
+from job.run.hashes import metrics_hash
 from job.run.success import read_success, write_success
 from job.run.verify import Depth, is_source_of_report, require_whole, verify
-from lora_engine.records import CaptionRecord, StepRecord
+from lora_engine.records import StepRecord
 from tests.job.report.cases import CASES, A, B
 from tests.job.report.made_run import Design, make_run
 from tests.job.small_run import folder_of
@@ -33,14 +34,12 @@ COMMIT = f"{LAST}/{layout.COMMIT_NAME}"
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is trained, with hashes of its rows, and not reported yet."""
     made = make_run(tmp_path_factory.mktemp("made"), Design([A, B], CASES["lower, however prompted"].losses))
-    run, hashes = made.run, {}
+    run = made.run
     for member in (MEMBER, OTHER):
         rows = run.read_rows(layout.metrics(member), StepRecord) or []
         for step in (2, 4):
             path = made.folder / layout.checkpoint(member, step) / layout.COMMIT_NAME
             edit(path, metrics_sha256=metrics_hash(rows[:step]))
-        hashes[member.variant] = captions_hash(run.read_rows(layout.captions(member.variant), CaptionRecord) or [])
-    run.write_stored(layout.CAPTION_HASHES, CaptionHashes(sha256=hashes))
     return made.folder
 
 
@@ -63,8 +62,8 @@ def edit(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def forget_what_is_newer(folder: Path) -> None:
-    """Let the run be as if an earlier version had finished it."""
+def as_of_an_earlier_version(folder: Path) -> None:
+    """Take from a finished run what earlier versions did not write."""
     (folder / layout.SUCCESS).write_bytes(b"")
     for path in (folder / layout.RESOLVED, folder / layout.ADAPTER_INDEX, *folder.rglob(layout.COMMIT_NAME)):
         edit(path, run_id=None)
@@ -139,7 +138,7 @@ def test_what_is_missing_or_altered_is_named(folder: Path, key: str, harm: Calla
 def test_a_finished_run_without_a_checkpoint_is_not_done(folder: Path, *, is_earlier: bool) -> None:
     """An earlier version listed nothing; its pointers and its report name the checkpoints all the same."""
     if is_earlier:
-        forget_what_is_newer(folder)
+        as_of_an_earlier_version(folder)
     shutil.rmtree(folder / layout.all_checkpoints(MEMBER))
     assert {COMMIT, f"{layout.checkpoint(MEMBER, 2)}/a.safetensors"} <= problems(folder, Depth.SIZES).keys()
     done = lora_job("status", folder)
@@ -150,17 +149,74 @@ def test_a_finished_run_without_a_checkpoint_is_not_done(folder: Path, *, is_ear
     assert "is missing, though the run is finished" in problems(folder, Depth.SIZES)[layout.final(OTHER)]
 
 
-def test_a_list_of_records_that_became_empty_is_not_that_of_an_earlier_version(folder: Path) -> None:
-    (folder / layout.SUCCESS).write_bytes(b"")
-    assert "is empty" in problems(folder, Depth.SIZES)[layout.SUCCESS]
-    with pytest.raises(JobError, match="_SUCCESS is empty"):
-        publish_report(folder_of(str(folder)))
-
-
 def test_a_copy_that_was_cut_off_before_its_end_is_not_called_whole(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     shutil.copy(folder / layout.RESOLVED, tmp_path / "half")
     assert "or not copied as a whole" in verify_command(folder_of(str(tmp_path / "half")))
+
+
+def shortened(folder: Path) -> None:
+    edit(folder / layout.SUCCESS, files=json.loads((folder / layout.SUCCESS).read_text())["files"][:1])
+
+
+def another_commit(folder: Path) -> None:
+    shutil.copytree(folder / LAST, folder / layout.checkpoint(MEMBER, 6))
+    edit(folder / layout.checkpoint(MEMBER, 6) / layout.COMMIT_NAME, step=6)
+
+
+@pytest.mark.parametrize(
+    ("lie", "key"),
+    [
+        (lambda folder: (folder / layout.SUCCESS).write_bytes(b""), layout.SUCCESS),
+        (lambda folder: (folder / layout.SUCCESS).write_bytes(b"{}"), layout.SUCCESS),
+        (shortened, layout.COMPARISON),
+        (another_commit, f"{layout.checkpoint(MEMBER, 6)}/{layout.COMMIT_NAME}"),
+    ],
+    ids=["emptied", "braces", "shortened", "another commit"],
+)
+def test_what_a_finished_run_does_not_list_is_not_believed(
+    folder: Path, lie: Callable[[Path], object], key: str
+) -> None:
+    """An emptied list would otherwise be taken for that of an earlier version, and nothing be compared any more."""
+    (folder / "report" / ".notes").write_text("Somebody else's file.")
+    assert problems(folder) == {}
+    lie(folder)
+    assert "_SUCCESS" in problems(folder, Depth.SIZES)[key]
+    with pytest.raises(JobError, match="_SUCCESS"):
+        publish_report(folder_of(str(folder)))
+
+
+@pytest.mark.parametrize("text", [None, '{"sha256": {}}'])
+def test_captions_without_a_hash_are_named(unfinished: Path, tmp_path: Path, text: str | None) -> None:
+    folder = Path(shutil.copytree(unfinished, tmp_path / "run"))
+    (folder / layout.CAPTION_HASHES).unlink()
+    if text is not None:
+        (folder / layout.CAPTION_HASHES).write_text(text)
+    assert "has no hash of data/captions/a.jsonl" in problems(folder)[layout.CAPTION_HASHES]
+
+
+def test_a_lost_index_of_adapters_is_no_sign_of_an_earlier_version(folder: Path, tmp_path: Path) -> None:
+    (folder / layout.ADAPTER_INDEX).unlink()
+    with pytest.raises(JobError, match=r"index\.json is missing") as caught:
+        collect(folder_of(str(folder)), tmp_path / "there", adapters_alone=True)
+    assert caught.value.code == ExitCode.CONFLICT
+
+
+def test_an_altered_run_is_not_put_beside_others(folder: Path, finished: Path, tmp_path: Path) -> None:
+    for key in (layout.captions("a"), layout.COMPARISON):
+        whole = (folder / key).read_bytes()
+        flip(folder / key)
+        with pytest.raises(JobError, match=f"{key} was altered") as caught:
+            publish_side_by_side([folder_of(str(folder)), folder_of(str(finished))], str(tmp_path / "there"))
+        assert caught.value.code == ExitCode.CONFLICT
+        (folder / key).write_bytes(whole)
+    assert not (tmp_path / "there").exists()
+
+
+def test_no_samples_leave_an_adapter_out_without_a_word(folder: Path) -> None:
+    edit(folder / layout.best(MEMBER), step=3)
+    done = lora_job("sample", folder, "--prompt", "a heart", "--best")
+    assert (done.returncode, "step-000003" in done.stderr) == (46, True), done.stderr
 
 
 def test_the_commands_name_what_is_wrong(folder: Path, tmp_path: Path) -> None:
@@ -212,6 +268,17 @@ def change_captions(folder: Path) -> str:
     return r"captions/b\.jsonl was altered: data/captions\.json says "
 
 
+def double_rows(folder: Path) -> str:
+    path = folder / layout.validation(MEMBER)
+    path.write_text(path.read_text() * 2)
+    return r"validation\.jsonl has a step twice"
+
+
+def list_a_file_twice(folder: Path) -> str:
+    edit(folder / COMMIT, files=2 * json.loads((folder / COMMIT).read_text())["files"])
+    return r"step-000004/COMMIT\.json does not hold .*a file is listed twice"
+
+
 def copy_another_members(folder: Path) -> str:
     shutil.copytree(folder / layout.checkpoint(OTHER, 4), folder / LAST, dirs_exist_ok=True)
     return r"a/.*/step-000004/COMMIT\.json is the commit of b-seed-1 at step 4"
@@ -234,7 +301,16 @@ def point_elsewhere(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "lie",
-    [change_metrics, change_captions, copy_another_members, copy_another_steps, copy_another_runs, point_elsewhere],
+    [
+        change_metrics,
+        change_captions,
+        double_rows,
+        list_a_file_twice,
+        copy_another_members,
+        copy_another_steps,
+        copy_another_runs,
+        point_elsewhere,
+    ],
 )
 def test_a_lie_before_the_report_is_refused_by_it(unfinished: Path, tmp_path: Path, lie: Callable[[Path], str]) -> None:
     folder = Path(shutil.copytree(unfinished, tmp_path / "run"))
@@ -266,7 +342,7 @@ def test_of_runs_of_earlier_versions_it_is_told_when_they_began_and_how_they_are
     folder: Path, tmp_path: Path
 ) -> None:
     resolved = json.loads((folder / layout.RESOLVED).read_text())
-    forget_what_is_newer(folder)
+    as_of_an_earlier_version(folder)
     assert problems(folder) == {}
     run = folder_of(str(folder))
     collect(run, tmp_path / "whole")

@@ -1,5 +1,6 @@
 """What is brought to this machine: names of a bucket's objects are made safe, and nothing is waited for without end."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from job.errors import JobError, code_of
-from job.layout import SUCCESS
+from job.layout import SUCCESS, UNVERIFIED
 from job.run.context import Attempt
 from job.run.dataset import list_source, source_fingerprint
-from job.run.unverified import unverified_notes, write_unverified
+from job.run.unverified import Unverified, note_unverified, unverified_notes, write_unverified
 from job.stages.fetch import fetch_dataset
 from job.stages.models import fetch_weights
 from job.storage import Storage, StorageSettings, open_storage
@@ -162,16 +163,40 @@ def test_what_nothing_could_verify_is_recorded_and_said_also_of_copies(
     for _ in range(2):  # the second finds the copies of the first
         attempt, shown = attempt_of(tmp_path, f"dataset.source={source}", at(s3_admin.endpoint_url))
         assert contents(attempt) == {"a.png": b"verified", "b.png": b"in parts"}
-        assert attempt.unverified == {source: (1, f"{source}/b.png")}
+        assert attempt.unverified == {source: {f"{source}/b.png"}}
         assert "1 files came without a checksum" in shown.getvalue()
     write_unverified(attempt.run, attempt.unverified)
     attempt.run.write(SUCCESS, b"")
     write_unverified(attempt.run, attempt.unverified)
     assert attempt.run.exists(SUCCESS)
-    write_unverified(attempt.run, {"hf://a/b": (2, "model.safetensors")})
+    write_unverified(attempt.run, {"hf://a/b": ["model.safetensors", "config.json"]})
     assert not attempt.run.exists(SUCCESS)  # its report does not say it
     notes = unverified_notes(attempt.run)
     assert [note.partition(" files are unverified")[0] for note in notes] == ["Of hf://a/b, 2", f"Of {source}, 1"]
+
+
+def test_what_could_not_be_verified_is_counted_over_rounds_and_attempts(tmp_path: Path) -> None:
+    attempt, shown = attempt_of(tmp_path)
+    hub, rounds = "hf://a/b", (["config.json", "unet/config.json"], ["unet/config.json", "vae/config.json"], [])
+    for names in rounds:
+        note_unverified(attempt, hub, names)
+    assert attempt.unverified == {hub: {"config.json", "unet/config.json", "vae/config.json"}}
+    assert shown.getvalue().count("files came without a checksum") == 2
+    # An earlier version wrote no names: what this attempt meets may be among its files, and what it met stays said.
+    earlier = {"s3://a/b": {"files": 3, "example": "s3://a/b/c.png"}, "s3://of/models": {"files": 1, "example": "x"}}
+    attempt.run.write(UNVERIFIED, json.dumps({"sources": earlier}).encode())
+    met = (attempt.unverified, {}, {hub: ["unet/config.json"]}, {"s3://a/b": ["s3://a/b/d.png"]})
+    for found in (*met, {"s3://a/b": [f"s3://a/b/{name}.png" for name in "cdef"]}):
+        write_unverified(attempt.run, found)
+    assert counts(attempt) == {hub: 3, "s3://a/b": 4, "s3://of/models": 1}
+    write_unverified(attempt.run, {"s3://a/b": ["s3://a/b/d.png"]}, made_anew=["s3://a/b"])
+    assert counts(attempt) == {hub: 3, "s3://a/b": 1, "s3://of/models": 1}
+
+
+def counts(attempt: Attempt) -> dict[str, int]:
+    stored = attempt.run.read_stored(UNVERIFIED, Unverified)
+    assert stored is not None
+    return {source: entry.files for source, entry in stored.sources.items()}
 
 
 def test_an_object_that_grows_after_it_was_listed_is_not_taken_for_the_listed_one(

@@ -4,7 +4,7 @@ import io
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -13,34 +13,13 @@ from job.errors import ExitCode, JobError
 from job.process.progress import Progress
 from job.process.stop import StopFlag
 from job.run.lease import LeaseTimes, held
-from job.storage import Patience, Storage, UnreachableError, join
+from job.storage import UnreachableError, join
 from job.storage.folder import RunFolder
-from job.storage.patience import PatientStorage, Wait
+from job.storage.patience import Wait
 from tests.http_fault_proxy import Answer, Drop, always, in_turn
+from tests.job.storage.waiting import Waiting
 
 DOWN = Answer(503, "SlowDown")
-
-
-class Waiting:
-    """What a process that waits is told, and says."""
-
-    def __init__(self, minutes: float, check: Callable[[], None] = lambda: None) -> None:
-        self.said: list[str] = []
-        self.down = threading.Event()
-        self.excused = 0.0
-        self._minutes, self._check = minutes, check
-
-    def around(self, storage: Storage) -> PatientStorage:
-        return PatientStorage(storage, Wait(Patience(self._minutes, self._check, self._say, self._excuse)))
-
-    def _say(self, event: str, text: str) -> None:
-        self.said.append(event)
-        if event == "waiting for the store":
-            assert "for up to" in text
-            self.down.set()
-
-    def _excuse(self, until: float) -> None:
-        self.excused = until
 
 
 def test_a_store_that_comes_back_is_waited_for(direct, through):
@@ -161,7 +140,7 @@ def test_a_wait_is_no_stall():
 
 def test_a_store_that_answers_now_and_then_is_told_once():
     waiting = Waiting(10)
-    wait = Wait(Patience(10, lambda: None, waiting._say, waiting._excuse))
+    wait = Wait(waiting.patience)
     for _ in range(3):
         answers = iter([UnreachableError(ExitCode.STORAGE_RETRIES, "It is busy.", "Wait."), None])
 

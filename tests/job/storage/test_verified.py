@@ -4,12 +4,16 @@ import base64
 import gzip
 import hashlib
 import io
+import os
 import random
+import subprocess
+import sys
 import zipfile
 import zlib
 from pathlib import Path
 
 import pytest
+from awscrt.checksums import crc32c, crc64nvme
 
 from job.errors import JobError
 from job.storage import ObjectInfo, join
@@ -19,6 +23,7 @@ from job.storage.s3.checksums import promise_of
 from job.storage.s3.uris import bucket_and_key
 from job.storage.transfer import fetch_checked
 from tests.http_fault_proxy import Break, Flip, always, in_turn
+from tests.lora_job import ROOT
 from tests.s3_server import S3Server
 
 DATA = bytes(range(250)) * 4
@@ -113,6 +118,8 @@ def test_what_nothing_verifies_is_said_to_be_so(theirs, direct, tmp_path):
 MD5 = hashlib.md5(DATA, usedforsecurity=False).hexdigest()
 SHA256 = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
 CRC32 = base64.b64encode(zlib.crc32(DATA).to_bytes(4, "big")).decode()
+CRC32C = base64.b64encode(crc32c(DATA).to_bytes(4, "big")).decode()
+CRC64NVME = base64.b64encode(crc64nvme(DATA).to_bytes(8, "big")).decode()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +139,10 @@ CRC32 = base64.b64encode(zlib.crc32(DATA).to_bytes(4, "big")).decode()
         ({"ETag": f'"{MD5}-2"', "ChecksumCRC32": f"{CRC32}-2"}, None),
         ({"ETag": f'"{MD5}"', "ChecksumSHA256": SHA256, "ChecksumCRC32": CRC32}, "SHA-256"),
         ({"ETag": f'"{MD5}"', "ChecksumSHA256": "nonsense"}, "MD5"),
-        ({"ETag": f'"{MD5}"', "ChecksumCRC64NVME": "AAAAAAAAAAA="}, "MD5"),
+        ({"ETag": f'"{MD5}-2"', "ChecksumCRC64NVME": CRC64NVME, "ChecksumType": "FULL_OBJECT"}, "CRC64NVME"),
+        ({"ETag": f'"{MD5}"', "ChecksumCRC32C": CRC32C, "ChecksumCRC32": "AAAAAA=="}, "CRC32C"),
+        ({"ETag": f'"{MD5}-2"', "ChecksumCRC32C": f"{CRC32C}-2", "ChecksumType": "COMPOSITE"}, None),
+        ({"ETag": f'"{MD5}"', "ChecksumCRC64NVME": CRC32C}, "MD5"),
     ],
 )
 def test_which_promise_is_checked(answer, name):
@@ -145,6 +155,56 @@ def test_which_promise_is_checked(answer, name):
         assert promise.is_kept()
 
 
+@pytest.mark.parametrize(
+    ("field", "data", "value"),
+    [
+        ("ChecksumCRC32", b"123456789", "cbf43926"),
+        ("ChecksumCRC32C", b"123456789", "e3069283"),
+        ("ChecksumCRC64NVME", b"123456789", "ae8b14860a799888"),
+        ("ChecksumXXHASH64", b"a", "d24ec4f1a98c6e5b"),
+        ("ChecksumXXHASH3", b"", "2d06800538d394c2"),
+        ("ChecksumXXHASH128", b"", "99aa06d3014798d86001c324468d497f"),
+        ("ChecksumMD5", b"", "d41d8cd98f00b204e9800998ecf8427e"),
+        ("ChecksumSHA512", b"abc", hashlib.sha512(b"abc").hexdigest()),
+    ],
+)
+def test_a_checksum_has_its_published_value(field: str, data: bytes, value: str) -> None:
+    promise = promise_of({field: base64.b64encode(bytes.fromhex(value)).decode()}, "bucket")
+    assert promise is not None
+    for at in range(len(data)):
+        assert not promise.is_kept()
+        promise.hash.update(data[at : at + 1])
+    assert promise.is_kept()
+
+
+@pytest.mark.parametrize(("algorithm", "value"), [("CRC32C", CRC32C), ("CRC64NVME", CRC64NVME)])
+def test_what_came_in_parts_is_verified_by_the_checksum_of_the_whole(
+    s3_admin: S3Server, s3_folder: str, through, tmp_path: Path, algorithm: str, value: str
+) -> None:
+    """So AWS keeps CRC64NVME by itself, and CRC32C where a program asks for it; the ETag is no MD5 then."""
+    info = ObjectInfo(join(s3_folder, algorithm), len(DATA), "")
+    bucket, key = bucket_and_key(info.uri)
+    client, place, checksum = s3_admin.client(), {"Bucket": bucket, "Key": key}, {f"Checksum{algorithm}": value}
+    whole = {"ChecksumType": "FULL_OBJECT"}
+    started = client.create_multipart_upload(**place, **whole, ChecksumAlgorithm=algorithm)
+    upload = {**place, "UploadId": started["UploadId"]}
+    etag = client.upload_part(**upload, PartNumber=1, Body=DATA, **checksum)["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": etag, **checksum}]}
+    client.complete_multipart_upload(**upload, **whole, **checksum, MultipartUpload=parts)
+    faulty = through(in_turn([Flip("answer", 500)], "GET"))
+    assert faulty.storage.download(info.uri, tmp_path / "file").verified_by == algorithm
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_requests_are_signed_as_without_the_library_of_checksums() -> None:
+    """Its errors are no botocore's: a key that is an empty text in a file of credentials would end with a traceback."""
+    asked = "import job.storage.s3.store, botocore.compat; print(botocore.compat.HAS_CRT)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("BOTO_DISABLE_CRT", None)
+    done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout == "False\n"
+
+
 def test_etags_of_a_directory_bucket_are_no_md5():
     assert promise_of({"ETag": f'"{MD5}"'}, "data--use1-az4--x-s3") is None
 
@@ -154,3 +214,21 @@ def test_a_bomb_is_not_unpacked_to_check_it(tmp_path: Path):
     assert is_whole(tmp_path / "bomb.gz") is None
     (tmp_path / "not.zip").write_bytes(DATA)
     assert is_whole(tmp_path / "not.zip") is False
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_not_whole_however_it_is_packed(tmp_path: Path, method: int):
+    chance, path = random.Random(11), tmp_path / "a.zip"
+    print("seed 11")
+    content = chance.randbytes(200) + bytes(300)
+    with zipfile.ZipFile(path, "w", method) as packed:
+        packed.writestr("a.bmp", content)
+    whole = path.read_bytes()
+    assert is_whole(path)
+    for _ in range(300):
+        data, at = bytearray(whole), chance.randrange(len(whole))
+        data[at : at + 4] = chance.choice([bytes([data[at] ^ 1 << chance.randrange(8)]), chance.randbytes(4)])
+        path.write_bytes(data)
+        if is_whole(path):  # the last bits of some streams, dates and names are under no checksum
+            with zipfile.ZipFile(path) as packed:
+                assert [packed.read(member) for member in packed.infolist()] == [content]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from lora_engine.models import stable_diffusion
 from lora_engine.models.accepted import PIPELINE, VAE, plain_patterns
 from lora_engine.models.checkpoint import Header, read_header, require_checkpoint
 from lora_engine.models.files import LocalModel, model_sha256
-from lora_engine.models.single_file import convert_single_file, convert_vae
+from lora_engine.models.single_file import convert_single_file, convert_vae, require_fitting
 from tests.single_file import checkpoint_of
 
 Checkpoint = dict[str, Tensor]
@@ -81,6 +82,68 @@ def test_a_checkpoint_with_other_names_is_the_same_model(
     save_file(change(whole), tmp_path / name)
     convert_single_file(tmp_path / name, all_layers, tmp_path / "out")
     assert model_sha256(tmp_path / "out") == converted
+
+
+@pytest.fixture(scope="module")
+def version_2(all_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline with what Stable Diffusion 2.x has instead: linear projections, and OpenCLIP's activation."""
+    folder = tmp_path_factory.mktemp("version-2") / "sd"
+    shutil.copytree(all_layers, folder)
+    for part, change in (("unet", {"use_linear_projection": True}), ("text_encoder", {"hidden_act": "gelu"})):
+        path = folder / part / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    UNet2DConditionModel.from_config(json.loads((folder / "unet/config.json").read_text())).save_pretrained(
+        folder / "unet"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("prefix", "without"),
+    [
+        ("cond_stage_model.model.", ""),
+        ("conditioner.embedders.0.model.", ""),
+        ("conditioner.embedders.0.model.", "text_projection"),
+    ],
+)
+def test_a_checkpoint_of_version_2_is_the_pipeline_that_it_was_made_of(
+    version_2: Path, tmp_path: Path, prefix: str, without: str
+) -> None:
+    path = tmp_path / "v2.safetensors"
+    save_file({key: value for key, value in checkpoint_of(version_2, prefix).items() if key != prefix + without}, path)
+    convert_single_file(path, version_2, tmp_path / "out")
+    for part in ("unet", "vae", "text_encoder"):
+        (ours,), (theirs,) = ((folder / part).glob("*.safetensors") for folder in (tmp_path / "out", version_2))
+        expected, found = load_file(theirs), load_file(ours)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    made, given = (
+        stable_diffusion.load_text_encoder(LocalModel(folder), torch.float32)[1]
+        for folder in (tmp_path / "out", version_2)
+    )
+    tokens = torch.arange(77).reshape(1, 77) % 50
+    with torch.no_grad():
+        assert torch.equal(made(tokens).last_hidden_state, given(tokens).last_hidden_state)
+
+
+def test_a_checkpoint_of_version_2_that_cannot_serve_is_refused_by_its_header(
+    version_2: Path, all_layers: Path, tmp_path: Path
+) -> None:
+    """Of another version than the components, without a tensor, and with names that are nobody's."""
+    whole, prefix = checkpoint_of(version_2, "cond_stage_model.model."), "cond_stage_model.model."
+    ending = "resblocks.1.attn.in_proj_bias"
+    for change, components, cause in (
+        (lambda key: key, all_layers, "base_model.source: the unet of v2.safetensors does not fit"),
+        (
+            lambda key: "" if key.endswith(ending) else key,
+            version_2,
+            r"text_encoder .* lacks encoder\.layers\.1\.self_attn",
+        ),
+        (lambda key: key.replace(f"{prefix}transformer", f"{prefix}blocks"), version_2, "text_encoder .* lacks"),
+    ):
+        save_file({change(key): value for key, value in whole.items() if change(key)}, tmp_path / "v2.safetensors")
+        with pytest.raises(ModelError, match=cause):
+            require_fitting(tmp_path / "v2.safetensors", components)
 
 
 def lacking(key: str) -> Callable[[Checkpoint], Checkpoint]:
@@ -177,7 +240,7 @@ def test_a_vae_from_elsewhere_stands_in_for_one_that_is_lacking_and_for_one_that
 
 def test_what_is_no_vae_is_refused(all_layers: Path, whole: Checkpoint, tmp_path: Path) -> None:
     save_file(only(CLIP)(whole), tmp_path / "text.safetensors")
-    with pytest.raises(ModelError, match=r"base_model\.vae: text\.safetensors holds no VAE") as caught:
+    with pytest.raises(ModelError, match=r"base_model\.vae: text\.safetensors is no VAE of pictures") as caught:
         convert_vae(tmp_path / "text.safetensors", all_layers, tmp_path / "out")
     assert "diffusers layout" in caught.value.remedy
 

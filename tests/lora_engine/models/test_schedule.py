@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.evaluation import SamplerName
 from lora_engine.config.models import BaseModelUse
+from lora_engine.config.noise import NoiseConfig
 from lora_engine.dataset.encode import encode_texts
 from lora_engine.errors import ModelError
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
-from lora_engine.models.schedule import load_noise_schedule, load_sampler
+from lora_engine.models.schedule import load_noise_schedule, load_sampler, require_noise
 from lora_engine.models.single_file import convert_single_file
 from tests.single_file import checkpoint_of
 
@@ -147,3 +148,15 @@ def test_more_layers_than_there_are_cannot_be_skipped(base: Path, tmp_path: Path
         stable_diffusion.require_trainable(
             LocalModel(tmp_path / "sd", use=BaseModelUse(clip_skip=layers + 1)), LoraConfig()
         )
+
+
+@pytest.mark.parametrize("noise", [{"offset": 0.1}, {"multires": {}}])
+def test_noise_that_does_not_go_with_a_last_timestep_of_noise_alone_is_refused(
+    base: Path, noise: dict[str, object]
+) -> None:
+    shifted, plain = NoiseConfig.model_validate(noise), NoiseConfig(input_perturbation=0.1)
+    require_noise(LocalModel(base, use=OF_V_TO_NOISE), [plain])
+    with pytest.raises(ModelError, match=r"training\.noise has .*noise alone") as caught:
+        require_noise(LocalModel(base, use=OF_V_TO_NOISE), [plain, shifted])
+    assert "zero_terminal_snr: false" in caught.value.remedy
+    require_noise(LocalModel(base, use=OF_V), [shifted])

@@ -229,7 +229,7 @@ def test_the_prediction_type_is_that_of_the_scheduler(miniature: Path, tmp_path:
 
 PATTERNS = plain_patterns(PIPELINE)
 # The parts of an attempt that fetching a model from a hub uses.
-ATTEMPT = SimpleNamespace(stop=StopFlag(), progress=Progress(io.StringIO()), unverified={})
+ATTEMPT = SimpleNamespace(stop=StopFlag(), progress=Progress(io.StringIO()), unverified={}, patience=None)
 
 
 def test_a_hub_model_is_read_from_the_local_cache(
