@@ -73,8 +73,8 @@ class OutputConfig(Config):
     keep_checkpoints: int | None = Field(
         default=None,
         ge=2,
-        description="Of each adapter, keep the newest so many, the best, and the one with the lowest loss; without it, "
-        "all.",
+        description="Of each adapter, keep the newest so many, the best, the one with the lowest loss, and those of "
+        "steps at which another of its pack ends; without it, all.",
     )
 
 

@@ -284,9 +284,9 @@ def test_three_seeds_speak_of_strategies_and_steps_grow_for_one_or_all_of_a_pack
     assert "training.steps" in said.splitlines()[-1]
     resolved.write_text(begun)
     grown = {"vanilla": 1, "blip": 2, "blip_plus": 1}
-    for steps, lines in ((grown, ("variants.blip.training.steps=2",)), (dict.fromkeys(grown, 2), ())):
+    for steps, more in ((grown, ("variants.blip.training.steps=2",)), (dict.fromkeys(grown, 2), ())):
         for _ in range(2):
-            code, said = run(constant, *lines, steps=steps["vanilla"])
+            code, said = run(constant, *more, steps=steps["vanilla"])
             assert code == 0, said
             assert {member["variant"]: member["steps"] for member in report()["members"]} == steps
 

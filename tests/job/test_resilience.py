@@ -454,15 +454,20 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
 
 
 def test_old_checkpoints_are_removed_but_for_the_newest_and_the_best(miniature: Path, tmp_path: Path) -> None:
-    lines = ("output.keep_checkpoints=2", "training.steps=5", "evaluation.every=1", "evaluation.samples=null")
-    done = lora_job("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
-    assert done.returncode == 0, done.stderr
-    for member in (tmp_path / "runs" / "small" / "variants").glob("*/seed-1337"):
-        kept = {path.name for path in (member / "checkpoints").iterdir() if [*path.iterdir()]}
-        best = json.loads((member / "best.json").read_text())["checkpoint"].rpartition("/")[2]
-        assert kept == {"step-000004", "step-000005", best}
-        for path in (member / "checkpoints").iterdir():
-            assert (path.name in kept) == (path / "COMMIT.json").exists()
+    """And for those of the step at which another adapter ends, from which all go on when its steps grow."""
+    lines = ("output.keep_checkpoints=2", "training.steps=6", "evaluation.every=1", "evaluation.samples=null")
+    lines += ("training.schedule={name: constant}", "variants.blip.training.steps=2")
+    command = ("run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work")
+    for grown, end in (((), 2), (("--set", "variants.blip.training.steps=3"), 3)):
+        done = lora_job(*command, *grown)
+        assert done.returncode == 0, done.stderr
+        for variant, newest in (("vanilla", {5, 6}), ("blip", {end - 1, end})):
+            member = tmp_path / "runs" / "small" / "variants" / variant / "seed-1337"
+            kept = {path.name for path in (member / "checkpoints").iterdir() if [*path.iterdir()]}
+            best = json.loads((member / "best.json").read_text())["checkpoint"].rpartition("/")[2]
+            assert kept == {f"step-{step:06d}" for step in (*newest, end)} | {best}
+            for path in (member / "checkpoints").iterdir():
+                assert (path.name in kept) == (path / "COMMIT.json").exists()
 
 
 def test_a_new_machine_does_not_fetch_what_is_in_storage(miniature: Path, tmp_path: Path) -> None:

@@ -111,8 +111,9 @@ class CheckpointWriter(Background):
         if keep is None:
             return
         for snapshot in snapshots:
-            always = self._study.held_out.worth_keeping(self._kept(snapshot.member, snapshot.curve_losses))
-            collect_garbage(self._attempt.run, snapshot.member, keep, always)
+            worthy = self._study.held_out.worth_keeping(self._kept(snapshot.member, snapshot.curve_losses))
+            # A member whose steps grow later goes on from its last, and all of the pack with it.
+            collect_garbage(self._attempt.run, snapshot.member, keep, worthy.union(self._pack.ends.values()))
 
     def best(self, member: Member, curve_losses: CurveLosses) -> Best | None:
         """The best of a member's checkpoints that are kept and scored; None where there is none yet."""
