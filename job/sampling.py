@@ -93,7 +93,7 @@ def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> s
     """
     study = _read_run(run)
     if run.exists(layout.SUCCESS):
-        require_whole(run, Depth.SIZES, stop.check, is_source_of_report)
+        require_whole(run, Depth.SIZES, stop.check, _is_of_checkpoints)
     manifest, settings, samples = study.manifest, study.manifest.model_storage(), study.manifest.evaluation.samples
     with _workplace(run, workdir, stop) as place:
         device = _set_up_device(place, order.device or manifest.device)
@@ -118,6 +118,11 @@ def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> s
             publish_set(unit.run, study.images, members, pairs, wanted.name, {0: "base model"})
 
         return _draw_set(place, wanted, draw)
+
+
+def _is_of_checkpoints(key: str) -> bool:
+    """Whether which checkpoints are sampled depends on the file."""
+    return key.startswith(f"{layout.VARIANTS}/") and is_source_of_report(key)
 
 
 def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from job.run.named import Inventory, Named, Problem
 from job.run.success import read_success
 from job.run.verify import MADE_ANEW, altered, conflict, of_sizes
 from job.storage import ObjectInfo, is_remote
-from job.storage.files import digest_of, local_errors
+from job.storage.files import MissingObjectError, digest_of, local_errors
 from job.storage.folder import RunFolder
 from job.storage.local import LocalStorage
 from job.storage.stored import StoredJson
@@ -87,9 +88,14 @@ def _download(run: RunFolder, items: Mapping[str, tuple[ObjectInfo, Path]], expe
     """
     is_finished = run.exists(layout.SUCCESS)
     still = {key: item for key, item in items.items() if is_finished or key in expected}
-    # What a run that is at work writes again and again, such as its status, is taken as it comes.
+    # What a run that is at work writes again and again, such as its status, is taken as it comes, if it is still there.
     moving = [item for key, item in items.items() if key not in still]
-    for _ in as_finished(lambda item: run.storage.download(item[0].uri, item[1]), moving, 16, lambda: None):
+
+    def take(item: tuple[ObjectInfo, Path]) -> None:
+        with suppress(MissingObjectError):
+            run.storage.download(item[0].uri, item[1])
+
+    for _ in as_finished(take, moving, 16, lambda: None):
         pass
     for info, digest in download_all(run.storage, still.values()):
         key = info.uri[len(run.uri("x")) - 1 :]

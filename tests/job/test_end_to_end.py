@@ -407,7 +407,7 @@ def test_a_run_without_a_standard_error_ends_as_others_do(miniature: Path, finis
 def test_a_number_that_the_losses_do_not_bear_out_is_not_reported(
     copied: Path, name: str, key: str, value: float
 ) -> None:
-    (copied / "_SUCCESS").write_text("")  # as an earlier version left it; what is listed is compared before
+    (copied / "_SUCCESS").unlink()  # What is listed is compared before.
     changed = copied / "variants/blip/seed-1337" / name
     *before, last = changed.read_text().splitlines() if name.endswith("l") else [changed.read_text()]
     changed.write_text("".join(f"{line}\n" for line in (*before, json.dumps(json.loads(last) | {key: value}))))
@@ -447,7 +447,7 @@ def test_samples_are_measured_and_drawn_again_where_they_are_lost(
 def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(
     miniature: Path, tmp_path: Path, finished: Path, copied: Path
 ) -> None:
-    (copied / "_SUCCESS").write_text("")  # as an earlier version left it
+    (copied / "_SUCCESS").unlink()  # What is listed is compared before.
     found = sorted(copied.glob("variants/*/seed-*/validation.jsonl"))
     before = [path.read_bytes() for path in found]
     for path in found:
@@ -455,7 +455,7 @@ def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(
     refused = lora_job("report", copied)
     assert refused.returncode == 46
     assert "step 0" in refused.stderr
-    for path in [copied / "_SUCCESS", *copied.glob("variants/*/seed-*/final.json")]:
+    for path in copied.glob("variants/*/seed-*/final.json"):
         path.unlink()
     again = lora_job("run", *manifest(miniature, finished, *COPIED), "--workdir", tmp_path / "w", cwd=tmp_path)
     assert again.returncode == 0, again.stderr

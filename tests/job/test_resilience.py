@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from job import layout
+from job.run.success import write_success
 from job.storage.files import digest_of
 from tests.http_fault_proxy import HttpFaultProxy, Request, matching
 from tests.job.small_run import arguments, drawings, folder_of, outcome
@@ -302,7 +303,7 @@ def test_other_images_or_models_are_another_run(
 ) -> None:
     run = unreported(finished, tmp_path)
     if is_done:
-        (run / "_SUCCESS").touch()
+        write_success(folder_of(str(run)))
     before = contents(run)
     drawings, model = tmp_path / "other-drawings", tmp_path / "other-model"
     shutil.copytree(tmp_path / "drawings", drawings)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from job.errors import ExitCode, JobError
 from job.report.side_by_side.build import build_side_by_side
 from job.report.side_by_side.page import render_markdown, render_page
-from job.report.side_by_side.runs import FinishedRun, read_run, require_different
+from job.report.side_by_side.runs import FinishedRun, read_run, require_different, require_unaltered
 from job.storage import StorageSettings, is_remote, open_storage
 from job.storage.folder import RunFolder, json_bytes
 
@@ -25,12 +25,14 @@ def publish_side_by_side(folders: Sequence[RunFolder], output: str | None) -> tu
 
     Raises:
         JobError: 2 where a run is named twice or the folder is on no disk of this machine, 46 where a run has no report
-            or a file of it is damaged.
+            or a file of it is damaged or altered.
     """
     require_different(folders)
     if output is not None and is_remote(output):
         raise JobError(ExitCode.USAGE, f"{output} is not a folder of this machine.", "Name a local one with --output.")
     runs = [read_run(folder) for folder in folders]
+    for folder in folders:
+        require_unaltered(folder)
     found = build_side_by_side(runs)
     page = render_page(found, runs)
     root = output or _named_after(runs)

@@ -63,13 +63,7 @@ class FinishedRun:
 
 
 def read_run(folder: RunFolder) -> FinishedRun:
-    """Read a run.
-
-    Raises:
-        JobError: 46 where it has no report, one of another version, or one of another run, or what is read was altered.
-    """
-    if folder.exists(layout.SUCCESS):
-        require_whole(folder, Depth.RECORDS, only=_is_read)
+    """Read a run. Raises JobError 46 where it has no report, one of another version, or one of another run."""
     resolved = stored(folder, layout.RESOLVED, Resolved)
     folder.read_json(layout.RESOLVED)  # It also refuses numbers and characters that no JSON can be written with.
     data = folder.read(layout.COMPARISON)
@@ -87,8 +81,13 @@ def read_run(folder: RunFolder) -> FinishedRun:
     return FinishedRun(folder, resolved, comparison, held_out)
 
 
+def require_unaltered(folder: RunFolder) -> None:
+    """Raise JobError 46 where a finished run's files, from which it is put beside others, are not as it lists them."""
+    if folder.exists(layout.SUCCESS):
+        require_whole(folder, Depth.RECORDS, only=_is_read)
+
+
 def _is_read(key: str) -> bool:
-    """Whether what is said of a run beside others comes from that file."""
     is_of_set = key.startswith(f"{layout.CAPTIONS}/") or key.endswith(f"/{layout.SAMPLE_INDEX_NAME}")
     return is_of_set or key in (layout.SUCCESS, layout.RESOLVED, layout.COMPARISON, layout.IMAGES)
 

@@ -388,6 +388,7 @@ def test_names_and_prompts_from_a_changed_run_are_shown_and_do_nothing(pair: tup
         index["images"] = [row | {"prompt": place, "prompting": "both", "clip_cosines": None} for place in range(count)]
 
     for root in pair:
+        (root / layout.SUCCESS).unlink()  # What it lists would be compared before.
         edit(root / layout.COMPARISON, rename)
         edit(
             root / layout.RESOLVED,
@@ -425,6 +426,7 @@ def test_a_page_stays_below_five_megabytes(pair: tuple[Path, Path]) -> None:
         ]
 
     for root in pair:
+        (root / layout.SUCCESS).unlink()  # What it lists would be compared before.
         for path in root.glob("variants/*/seed-1337/samples/*/samples.json"):
             edit(path, prompt)
             path.with_name("noise.png").write_bytes(noise.getvalue())
