@@ -91,7 +91,7 @@ def _comes_with_name(settings: Mapping[str, Any], section: str, key: str) -> boo
         return True
     parts = section.split(".")
     model = dict(OVERRIDABLE)[parts[0]]
-    nested: Any = {"name": settings["name"]}
+    nested: Any = {key: settings[key] for key in ("name",) if key in settings}
     for part in reversed(parts[1:]):
         nested = {part: nested}
     try:
