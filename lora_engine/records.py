@@ -86,11 +86,11 @@ class StepRecord:
     __pydantic_config__ = FINITE
 
     step: int  # 1 is the first update
-    loss: float | None  # mean squared error over the update's images; None when it was not finite
+    loss: float | None  # that was trained on, the mean over the update's images; None when it was not finite
     learning_rate: float
     grad_norm: float | None  # before clipping; None when it was not finite
     images_per_second: float  # of the whole pack, averaged over the steps that are logged together
-    skipped: bool  # whether the adapter was not updated, since a gradient of the pack was not finite or it is frozen
+    skipped: bool  # whether the adapter was not updated, since its loss or gradient was not finite, or it is frozen
     order_sha256: str  # of the ids of the images that the update saw, in their order
     timesteps_sha256: str  # of the timesteps that were drawn for them
     noise_sha256: str  # of the noise that was drawn for them and for their latents

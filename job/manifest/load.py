@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from job.manifest.explain import collect_problems
+from job.manifest.explain import collect_problems, place_of
 from job.manifest.overrides import merged_overrides
 from job.manifest.packs import resolve_variants
 from job.manifest.problems import ManifestError, Problem, first_of_each_key, nearest
@@ -46,7 +46,8 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
     if manifest is not None and not problems:
         for at, variant in enumerate(resolve_variants(manifest)):
             for key, found, allowed in exclusions(variant.lora, variant.training):
-                problems.append(Problem(origin, None, f"variants[{at}].{key}", found, allowed))
+                place, note = expansion.written(("variants", at, *key.split(".")))
+                problems.append(Problem(*place_of(place, document, option_of), found, allowed, note=note))
     if manifest is None or problems:
         raise ManifestError(first_of_each_key(problems))
     return manifest

@@ -17,7 +17,7 @@ _IN_PLACE_OF = {"steps": "epochs", "epochs": "steps"}  # keys of which a section
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `over` over `base`, key by key; a union whose `name` changes is replaced whole, and steps replace epochs."""
-    result = {key: value for key, value in base.items() if _IN_PLACE_OF.get(key) not in over}
+    result = {key: value for key, value in base.items() if over.get(_IN_PLACE_OF.get(key, "")) is None}
     for key, value in over.items():
         mine = result.get(key)
         if (

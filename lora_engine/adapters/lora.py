@@ -282,10 +282,14 @@ def activate(model: nn.Module, names: Sequence[str], strength: float = 1.0) -> N
 
 
 def scale_of(scales: Sequence[float], like: Tensor) -> Tensor | float:
-    """The `scale` of a layer whose active adapters have these: a number where they are equal, else [K, 1, 1]."""
+    """The `scale` of a layer whose active adapters have these: a number where they are equal, else [K, 1, 1].
+
+    It is fp32 in a layer of half precision, so that neither way of it rounds the factor that an adapter's file says.
+    """
     if len(set(scales)) == 1:
         return scales[0]
-    return torch.tensor(scales, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return torch.tensor(scales, dtype=wide, device=like.device).view(-1, 1, 1)
 
 
 def parameters(model: nn.Module, name: str) -> Adapter:

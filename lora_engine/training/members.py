@@ -70,18 +70,22 @@ class PackMembers:
         """The place of each active member's view among the distinct views."""
         return [self.views.index(member.view) for member in self.active]
 
-    def freeze(self, name: str, step: int) -> None:
-        """Let a member keep its weights from this step on. `weights` is another object afterwards."""
-        self.frozen_at[name] = step
-        self._gather()
+    def step_of(self, place: int) -> int:
+        """The updates that the member at this place of the pack has done, or was there for while it was frozen."""
+        return min(self.step, self.configs[place].training.last_step)
+
+    def freeze(self, name: str) -> None:
+        """Let a member keep its weights from its step on. `weights` may be another object afterwards."""
+        self.frozen_at[name] = self.step_of(self._place(name))
+        self._gather_if_any_is_active()
 
     def advance(self) -> bool:
-        """Count an update; whether a member has done its last. Then `weights` is another object afterwards."""
+        """Count an update; whether a member has done its last. Then `weights` may be another object afterwards."""
         before = self.active_places
         self.step += 1
         has_an_end = self.active_places != before
         if has_an_end:
-            self._gather()
+            self._gather_if_any_is_active()
         return has_an_end
 
     @contextmanager
@@ -105,9 +109,8 @@ class PackMembers:
 
     def state(self, name: str) -> dict[str, Tensor]:
         """The tensors that continuing one member needs, live: its counters, weights, moments and loss scale."""
-        place = [member.name for member in self.all].index(name)
         state = {
-            "step": torch.tensor(min(self.step, self.configs[place].training.last_step)),
+            "step": torch.tensor(self.step_of(self._place(name))),
             "skipped": torch.tensor(self._refused[name]),
             "frozen_at": torch.tensor(self.frozen_at.get(name, _NEVER)),
         }
@@ -134,11 +137,20 @@ class PackMembers:
                 self.frozen_at[name] = int(state["frozen_at"])
         self._gather(states)
 
+    def _place(self, name: str) -> int:
+        """Where a member stands in the pack."""
+        return [member.name for member in self.all].index(name)
+
     def _row_state(self, name: str) -> dict[str, Tensor]:
         """All but a member's weights and counters, live: its optimizer's state and its loss scale."""
         home = self._homes[name]
         state = with_prefix("optimizer.", home.weights.moments(name))
         return state | with_prefix("loss_scale.", home.scale.state(home.names.index(name)))
+
+    def _gather_if_any_is_active(self) -> None:
+        """Gather the rows anew, unless nobody computes with them any more: then all stay where they are."""
+        if self.active:
+            self._gather()
 
     def _gather(self, states: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
         """Gather the rows of the active members anew, and give each of the others one of its own.

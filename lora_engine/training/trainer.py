@@ -128,8 +128,8 @@ class PackTrainer:
             self.freeze(name)
 
     def freeze(self, name: str) -> None:
-        """Let a member that has diverged keep its weights from here on; the others go on."""
-        self._members.freeze(name, self.step)
+        """Let a member that has diverged keep its weights from here on, or since its last step; the others go on."""
+        self._members.freeze(name)
         self._take_up_the_active()
 
     def _take_up_the_active(self) -> None:

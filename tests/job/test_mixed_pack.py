@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from job.storage.files import digest_of
 from tests.http_fault_proxy import HttpFaultProxy
 from tests.job.small_run import arguments, folder_of, outcome
 from tests.job.test_data_parallel import ends, together
@@ -177,6 +178,32 @@ def test_a_row_whose_loss_is_not_finite_costs_the_others_nothing(
             np.testing.assert_allclose(weights[key], value, rtol=1e-3, atol=1e-5, err_msg=f"{name} {key}")
         losses = [[row["loss"] for row in rows_of(each, name)] for each in (run, other)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_one_that_had_diverged_at_its_own_end_has_so_for_the_next_attempt_too(
+    miniature: Path, straight: Path, copied: Path, tmp_path: Path
+) -> None:
+    """Its last checkpoint was stored before its losses were found not to be finite, and the others went on."""
+    folder = copied / "variants" / "short" / "seed-1337"
+    state, commit = (folder / "checkpoints" / "step-000003" / name for name in ("state.safetensors", "COMMIT.json"))
+    tensors = load_file(state)
+    tensors[next(key for key in tensors if key.startswith("adapter."))][0, 0] = float("nan")
+    save_file(tensors, state)
+    found, digest = read(commit), digest_of(state)
+    (entry,) = (file for file in found["files"] if file["path"] == state.name)
+    entry |= {"size": digest.size, "sha256": digest.sha256}
+    commit.write_text(json.dumps(found))
+    rows = [json.dumps(row) for row in rows_of(copied, "short", "validation.jsonl") if row["step"] < 3]
+    (folder / "validation.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    for path in (folder / "best.json", folder / "final.json", copied / "_SUCCESS"):
+        path.unlink()
+    lines = (variants(), *LINES, f"output.destination={tmp_path / 'runs'}")
+    done = lora_job("run", *arguments(miniature, straight, *lines), "--workdir", tmp_path / "work")
+    assert done.returncode == 45, done.stderr
+    assert "Diverged: short, seed 1337 at step 3." in done.stderr
+    assert {name: read(copied / f"variants/{name}/seed-1337/final.json")["diverged_at"] for name in ROWS} == {
+        name: 3 if name == "short" else None for name in ROWS
+    }
 
 
 @pytest.mark.parametrize(("variant", "last"), [("plain", 7), ("short", 4)])

@@ -194,29 +194,34 @@ class PackRun:
         The base model, step 0, can be scored at any time: that waits for the first checkpoint, so that training begins
         at once.
         """
-        step, due = self._trainer.step, self._due_members()
-        if step == 0 or not (due or self._is_trained()):
-            return None
-        if not self._evaluation.is_scored(0, self._pack.members):
+        steps = sorted(set(self._pack.last_steps(self._trainer.step).values()) - {0})
+        due = [step for step in steps if not self._evaluation.is_scored(step, self._due_members(step))]
+        is_base_due = not self._evaluation.is_scored(0, self._pack.members)
+        if is_base_due and steps and (due or self._is_trained()):
             return 0
-        return None if self._evaluation.is_scored(step, due) else step
+        return due[0] if due else None
 
     def _is_trained(self) -> bool:
         return self._trainer.step == self._pack.steps or not self._trainer.active
 
-    def _due_members(self) -> tuple[Member, ...]:
-        """The members that are scored as they are now, since they have not diverged."""
-        frozen, every = self._trainer.frozen_at, self._attempt.manifest.evaluation.every
-        due = self._pack.scored_at(self._trainer.step, every)
-        return tuple(member for member in due if member.adapter_name not in frozen)
+    def _due_members(self, step: int) -> tuple[Member, ...]:
+        """The members that are at this step, and are scored as they are now, since they have not diverged.
+
+        One that has done its last step stays due there. An attempt that finds its losses not finite has stored its last
+        checkpoint before, and the next one learns of that by scoring it again.
+        """
+        frozen, now = self._trainer.frozen_at, self._pack.last_steps(self._trainer.step)
+        scored = self._pack.scored_at(step, self._attempt.manifest.evaluation.every)
+        return tuple(member for member in scored if now[member] == step and member.adapter_name not in frozen)
 
     def _evaluate(self, step: int) -> None:
         """Score the base model (step 0) or the members that are due, and freeze those whose losses are not finite."""
         if step == 0:
             self._evaluation.score(0, self._pack.members, whole=True)
             return
-        at_end = [member for member in self._due_members() if step == self._pack.steps_of(member)]
-        on_the_way = [member for member in self._due_members() if member not in at_end]
+        due = self._due_members(step)
+        at_end = [member for member in due if step == self._pack.steps_of(member)]
+        on_the_way = [member for member in due if member not in at_end]
         for members, whole in ((on_the_way, False), (at_end, True)):
             if not members:
                 continue

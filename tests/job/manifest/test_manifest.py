@@ -282,6 +282,8 @@ def test_epochs_are_steps_once_images_are_counted() -> None:
     assert [variant.training.last_step for variant in resolve_variants(manifest)] == [0, 7]
     one, two = resolve_variants(manifest, images=11)  # 27.5 images, four an update
     assert [one.training.steps, one.training.epochs, two.training.steps] == [7, None, 7]
+    unchanged = load(SMALL, "variants.two.training={steps: 7, epochs: null}", "variants.one.training.epochs=null")
+    assert [variant.training.steps for variant in resolve_variants(unchanged)] == [10, 7]
     (pack,) = packs_of(manifest, images=1)
     assert pack.ends == {Member("one", 1337): 1, Member("two", 1337): 7}
 
@@ -310,6 +312,12 @@ def test_steps_or_epochs_say_how_long(training: str, said: str) -> None:
 def test_settings_that_exclude_each_other_are_named_with_both(lora: str, training: str, key: str) -> None:
     with pytest.raises(ManifestError, match=rf"variants\[1\]\.{key}: found .* with .*; allowed: .*; or "):
         load(SMALL, f"variants.two.lora={{{lora}}}", f"variants.two.training={{{training}}}")
+
+
+def test_settings_of_a_swept_variant_that_exclude_each_other_are_found_where_they_are_written() -> None:
+    sweep = "    sweep: {training.optimizer.name: [adamw, prodigy], lora.plus_ratio: [null, 16]}\n"
+    (problem,) = problems(SMALL.replace("training:", f"{sweep}training:"))
+    assert problem.startswith("m.yaml:10: variants[1].sweep.lora.plus_ratio[1]: found 16 with the optimizer prodigy")
 
 
 def test_a_run_that_was_begun_by_equal_settings_keeps_its_packs() -> None:

@@ -183,6 +183,19 @@ def test_activation_copies_the_weights_in_the_dtype_of_the_base() -> None:
     assert not layer.up_KOR.requires_grad
 
 
+@pytest.mark.parametrize("base", [torch.float16, torch.bfloat16])
+def test_unequal_scales_are_not_rounded_to_the_dtype_of_the_base(base: torch.dtype) -> None:
+    """Files say the scale as it was set, so training has to compute with that."""
+    model = toy(base)
+    for name, rank in (("a", 1), ("b", 3)):
+        inject(model, [(name, 0)], config(alpha=1.0, rank=rank))
+    activate(model, ["a", "b"])
+    x = drawn(4, 7, 5).to(base)
+    assert model(x).dtype == base
+    for layer in packed_layers(model):
+        assert layer.scale.flatten().tolist() == pytest.approx([1, 1 / 3], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("base", "wide"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
 )

@@ -286,6 +286,17 @@ def test_what_goes_on_beside_a_frozen_adapter_is_what_it_would_be_without_it() -
         torch.testing.assert_close(lora.export(unet, "b")[key], value, rtol=0, atol=1e-10)
 
 
+def test_one_that_is_frozen_after_its_last_step_is_so_since_then() -> None:
+    configs = [MemberConfig(LORA, CONFIG.model_copy(update={"steps": steps})) for steps in (2, 4, 4)]
+    unet = tiny_unet()
+    lora.inject(unet, [(m.name, m.seed) for m in MEMBERS], LORA)
+    made = PackTrainer(unet, MEMBERS, tiny_data(), tiny_noise_schedule(), configs)
+    run(made, 3)
+    made.freeze("a")
+    assert made.frozen_at == {"a": 2}
+    assert (int(made.state("a")["step"]), int(made.state("a")["frozen_at"])) == (2, 2)
+
+
 def test_the_training_ends_when_all_adapters_are_frozen() -> None:
     made, _ = trainer(MEMBERS)
     for member in MEMBERS:
