@@ -26,9 +26,9 @@ from job.storage.uris import is_shipped
 
 _TAGS = ("text-to-image", "stable-diffusion", "lora", "diffusers")
 _WIDGETS = 12  # pictures that the hub is to show, at most
+_LENGTHS = ("training.steps", "training.epochs")  # of which an adapter has one
 _SETTINGS = (
-    "training.steps",
-    "training.epochs",
+    *_LENGTHS,
     "training.batch_size",
     "training.gradient_accumulation",
     "training.optimizer.name",
@@ -142,7 +142,10 @@ def _settings(resolved: Resolved) -> Iterator[tuple[str, str]]:
     variants = {name: flat(each.model_dump(mode="json")) for name, each in resolved.identity.variants.items()}
     keys = dict.fromkeys(key for values in variants.values() for key in values if not key.startswith("captions."))
     unlike = [key for key in keys if len({shown(values.get(key)) for values in variants.values()}) > 1]
+    unasked = {key for key in _LENGTHS if all(values.get(key) is None for values in variants.values())}
     for key in dict.fromkeys((*_SETTINGS, *unlike)):
+        if key in unasked:
+            continue
         found = {name: shown(values[key]) for name, values in variants.items() if key in values}
         if len(set(found.values())) == 1 and len(found) == len(variants):
             yield key, next(iter(found.values()))
