@@ -43,6 +43,7 @@ def drawn(indices: list[list[int]], epochs: list[list[int]], flips: list[list[in
         timesteps=np.array([[7, 8], [9, 10]]),
         noise=values + 0.25,
         posterior=values + 0.5,
+        dropout_keys=np.array([[11, 12], [13, 14]]),
     )
 
 
@@ -55,6 +56,7 @@ def test_each_seed_has_draws_of_its_own_row_after_row() -> None:
         assert found.epochs[at].tolist() == [3, 3, 4, 4, 4, 4]
         assert found.timesteps[at].tolist() == philox(seed, 2, 4).integers(0, 1000, size=6).tolist()
         assert found.flips[at].tolist() == philox(seed, 11, 4).integers(0, 2, size=6).tolist()
+        assert found.dropout_keys[at].tolist() == philox(seed, 15, 4).integers(0, 2**32, size=6).tolist()
         noise, posterior = (philox(seed, s, 4).standard_normal((6, 4, 2, 3), dtype=np.float32) for s in (3, 4))
         assert np.array_equal(found.noise[at], noise)
         assert np.array_equal(found.posterior[at], posterior)
