@@ -1,6 +1,7 @@
 """A disk that fills up: 44, what was there before stays, nothing half-written is left."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,7 +53,9 @@ def _refused(write: Callable[[], object], folder: Path) -> None:
     with pytest.raises(JobError) as caught:
         write()
     assert caught.value.code == ExitCode.RESOURCES
-    assert "disk space" in caught.value.remedy
+    is_quota = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    assert ("RLIMIT_FSIZE" in caught.value.cause) == is_quota
+    assert ("disk space" in caught.value.remedy) != is_quota
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
