@@ -29,7 +29,8 @@ class PackPlan:
 
     members: tuple[str, ...]
     rank: int  # of its adapters, the largest
-    steps: int  # the most; 0 where that is epochs of images that cannot be counted without a download
+    # The most; 0 where that is epochs of images that cannot be counted without a download, and so are what rests on it.
+    steps: int
     images_per_step: int  # of each member
     epochs: float | None  # None where the images cannot be counted without a download
     checkpoints: int  # of the member with most steps
@@ -271,21 +272,22 @@ def render_plan(plan: Plan) -> str:
         f"caption sets      {', '.join(plan.caption_sets)}",
         *_render_variants(plan.variants),
     ]
+    has_steps = all(pack.steps for pack in plan.packs)  # else they wait for the images to be counted
     for at, pack in enumerate(plan.packs):
         epochs = "" if pack.epochs is None else f", {pack.epochs:.1f} epochs"
         differs = f"; differs in {', '.join(pack.differs)}" if pack.differs else ""
         lines.append(f"pack {at}            {', '.join(pack.members)}")
         lines.append(
             f"                  {pack.steps or 'unknown'} steps x {pack.images_per_step} images{epochs}, "
-            f"{pack.checkpoints} checkpoints each{differs}"
+            f"{pack.checkpoints if pack.steps else 'unknown'} checkpoints each{differs}"
         )
     lines += [
         *_render_comparison(plan.comparison),
-        f"files             about {plan.files}",
-        f"checkpoints       about {plan.checkpoint_bytes / 2**20:.0f} MiB (SD 1.5)",
+        f"files             {f'about {plan.files}' if has_steps else unknown}",
+        f"checkpoints       {f'about {plan.checkpoint_bytes / 2**20:.0f} MiB (SD 1.5)' if has_steps else unknown}",
         f"scratch           {unknown if plan.scratch_bytes is None else _scratch(plan.scratch_bytes)}",
         f"memory            about {plan.memory_bytes / 2**30:.1f} GiB (SD 1.5, estimated)",
-        f"training alone    {_render_hours(plan.training_hours)} (SD 1.5, estimated)",
+        f"training alone    {f'{_render_hours(plan.training_hours)} (SD 1.5, estimated)' if has_steps else unknown}",
         f"samples           {_render_samples(plan)}",
         *(f"warning           {warning}" for warning in plan.warnings),
     ]

@@ -160,7 +160,7 @@ def _scored_per_image(manifest: Manifest, packs: Sequence[Pack], pairs: Sequence
     for pack in packs:
         total += strata(components.of_base())
         for member in pack.members:
-            on_the_way = math.ceil(pack.steps_of(member) / config.every) - 1
+            on_the_way = math.ceil(pack.ends[member] / config.every) - 1
             variant = member.variant
             total += on_the_way * strata(components.on_curve(variant))
             total += strata(components.at_end(variant, partners_of(variant, pairs), listened))

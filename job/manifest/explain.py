@@ -43,15 +43,14 @@ def collect_problems(
         for member in members[1:]:
             also_allowed, also_meant = _explain(member, model, path)[1:]
             allowed, suggestion = f"{allowed} or {also_allowed}", suggestion or also_meant
-        if not path and details["type"] == "value_error":
-            # The messages of a validator of the whole model begin with the key that they speak of.
-            key, _, allowed = allowed.partition(": ")
-            path = tuple(key.split("."))
-        elif details["type"] == "value_error" and allowed.startswith(_LENGTHS):
-            # So do those of the section that says how long is trained.
-            key, _, allowed = allowed.partition(": ")
-            found = value_text(details["input"][key]) if key in details["input"] else "nothing"
-            path = (*path, key)
+        if details["type"] == "value_error":
+            # The messages of a validator of a whole section may begin with the key that they speak of.
+            key, _, rest = allowed.partition(": ")
+            if not path:
+                path, allowed = tuple(key.split(".")), rest
+            elif rest and _section_at(model, details["loc"]).takes(key):
+                found = value_text(details["input"][key]) if key in details["input"] else "nothing"
+                path, allowed = (*path, key), rest
         whole, note = place(prefix + path)
         problem = Problem(*place_of(whole, document, options), found, allowed, suggestion, note)
         if details["type"] == "extra_forbidden":
@@ -187,8 +186,6 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
     return value_text(value), message[:1].lower() + message[1:], None
 
 
-_LENGTHS = ("steps: ", "epochs: ")
-
 # What pydantic's kinds of errors allow.
 _TYPES = {
     "int_type": "a whole number",
@@ -215,6 +212,10 @@ class _Section(NamedTuple):
     def tags(self, model: type[BaseModel]) -> tuple[str, ...]:
         """The words that name this member of the union."""
         return get_args(model.model_fields[self.tag].annotation) if self.tag else ()
+
+    def takes(self, key: str) -> bool:
+        """Whether it is a key of the section."""
+        return any(key in model.model_fields for model in self.members)
 
     def note_on(self, key: str) -> str:
         """A sentence on the members that were not meant and take the key; empty where none does."""

@@ -1,6 +1,6 @@
 """Finds what a manifest trains: merges overrides, forms packs and names caption sets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,21 +44,17 @@ class Pack:
     @property
     def steps(self) -> int:
         """The updates of the member that has most."""
-        return max(variant.training.last_step for variant in self.variants)
+        return max(self.ends.values())
 
     @property
     def image_count(self) -> int:
         """How many images the members are trained on, counting each as often as an update sees it."""
-        return self.shared.images_per_step * sum(variant.training.last_step for variant in self.variants)
+        return self.shared.images_per_step * sum(self.ends.values())
 
     @property
     def rank(self) -> int:
         """The largest rank of a member, up to which the others are filled up with zeros."""
         return max(variant.lora.rank for variant in self.variants)
-
-    def steps_of(self, member: Member) -> int:
-        """The updates of a member."""
-        return self.variants[self.members.index(member)].training.last_step
 
     @property
     def ends(self) -> dict[Member, int]:
@@ -71,21 +67,21 @@ class Pack:
 
     def evaluations(self, every: int) -> dict[int, tuple[Member, ...]]:
         """The members that are scored at each step, ascending: at 0, at multiples of `every`, and at their last."""
-        steps = {0, *range(0, self.steps, every), *self.ends.values()}
-        return {step: self.scored_at(step, every) for step in sorted(steps)}
+        ends = self.ends
+        steps = {0, *range(0, self.steps, every), *ends.values()}
+        return {step: _scored(ends, step, every) for step in sorted(steps)}
 
     def scored_at(self, step: int, every: int) -> tuple[Member, ...]:
         """The members that are scored at this step."""
-        return tuple(
-            m for m in self.members if step == (last := self.steps_of(m)) or (step < last and not step % every)
-        )
+        return _scored(self.ends, step, every)
 
     def samplings(
         self, every: int, when: Literal["evaluations", "end"]
     ) -> Iterator[tuple[int, bool, tuple[Member, ...]]]:
         """The steps at which members are sampled, ascending, whether on the way, and which members."""
+        ends = self.ends
         for step, members in self.evaluations(every).items():
-            at_end = tuple(member for member in members if step in (0, self.steps_of(member)))
+            at_end = tuple(member for member in members if step in (0, ends[member]))
             on_the_way = tuple(member for member in members if member not in at_end)
             if on_the_way and when == "evaluations":
                 yield step, True, on_the_way
@@ -96,6 +92,11 @@ class Pack:
     def unit(self) -> str:
         """The name of the run's unit that trains the pack."""
         return f"pack-{self.index}"
+
+
+def _scored(ends: Mapping[Member, int], step: int, every: int) -> tuple[Member, ...]:
+    """The members that are scored at a step, of those that have so many updates."""
+    return tuple(member for member, end in ends.items() if step == end or (step < end and not step % every))
 
 
 def resolve_variants(manifest: Manifest, images: int | None = None) -> tuple[ResolvedVariant, ...]:

@@ -32,8 +32,8 @@ class NoiseConfig(Config):
     def _check_one_of_both(self) -> "NoiseConfig":
         if self.offset and self.multires is not None:
             raise ValueError(
-                f"offset: {self.offset:g} or multires: {self.multires.model_dump_json()}, which exclude each other; "
-                "offset: 0 or multires: null leaves one out"
+                f"either offset: {self.offset:g} or multires: {self.multires.model_dump_json()}, which exclude each "
+                "other; offset: 0 or multires: null leaves one out"
             )
         return self
 

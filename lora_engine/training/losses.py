@@ -14,6 +14,7 @@ from lora_engine.config.loss import LossConfig, MseLoss, NoWeighting, WeightingC
 from lora_engine.config.training import TrainingConfig
 
 Kind = tuple[LossConfig, WeightingConfig]
+PLAIN: Kind = (MseLoss(), NoWeighting())  # whose loss is the squared error itself
 
 
 class PackLosses:
@@ -40,7 +41,7 @@ class PackLosses:
             part = slice(first, last)
             losses = self._losses(kind, prediction[part], target[part], timesteps[part])
             trained.append(losses)
-            if kind == (MseLoss(), NoWeighting()):
+            if kind == PLAIN:
                 squared.append(losses.detach())
             else:
                 squared.append(diffusion.squared_error_per_image(prediction[part].detach(), target[part]))

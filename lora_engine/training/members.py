@@ -51,7 +51,7 @@ class PackMembers:
         self._unet, self._half_precision = unet, half_precision
         self._gather()
 
-    def is_active(self, place: int) -> bool:
+    def _is_active(self, place: int) -> bool:
         """Whether the member at this place of the pack takes part in the next update."""
         return self.all[place].name not in self.frozen_at and self.step < self.configs[place].training.last_step
 
@@ -63,20 +63,20 @@ class PackMembers:
     @property
     def active_places(self) -> list[int]:
         """The places of the active members in the pack."""
-        return [place for place in range(len(self.all)) if self.is_active(place)]
+        return [place for place in range(len(self.all)) if self._is_active(place)]
 
     @property
     def active_views(self) -> list[int]:
         """The place of each active member's view among the distinct views."""
         return [self.views.index(member.view) for member in self.active]
 
-    def step_of(self, place: int) -> int:
+    def _step_of(self, place: int) -> int:
         """The updates that the member at this place of the pack has done, or was there for while it was frozen."""
         return min(self.step, self.configs[place].training.last_step)
 
     def freeze(self, name: str) -> None:
         """Let a member keep its weights from its step on. `weights` may be another object afterwards."""
-        self.frozen_at[name] = self.step_of(self._place(name))
+        self.frozen_at[name] = self._step_of(self._place(name))
         self._gather_if_any_is_active()
 
     def advance(self) -> bool:
@@ -110,7 +110,7 @@ class PackMembers:
     def state(self, name: str) -> dict[str, Tensor]:
         """The tensors that continuing one member needs, live: its counters, weights, moments and loss scale."""
         state = {
-            "step": torch.tensor(self.step_of(self._place(name))),
+            "step": torch.tensor(self._step_of(self._place(name))),
             "skipped": torch.tensor(self._refused[name]),
             "frozen_at": torch.tensor(self.frozen_at.get(name, _NEVER)),
         }

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_engine.config.loss import MseLoss, NoWeighting
 from lora_engine.dataset.draws import DrawHashes
 from lora_engine.records import StepRecord
+from lora_engine.training.losses import PLAIN
 from lora_engine.training.lr_schedule import learning_rate
 from lora_engine.training.members import PackMembers
 from lora_engine.training.update import UpdateNumbers
@@ -98,7 +98,7 @@ class StepLog:
         """
         result = {}
         for place, (member, config) in enumerate(zip(self._members.all, self._members.configs, strict=True)):
-            said, plain = numbers.get(place, _NOTHING), (MseLoss(), NoWeighting())
+            said = numbers.get(place, _NOTHING)
             hashes = measured.hashes[self._members.seeds.index(member.seed)]
             trained = config.training.loss, config.training.weighting
             if measured.step <= config.training.last_step:
@@ -112,7 +112,7 @@ class StepLog:
                     order_sha256=hashes.order_sha256,
                     timesteps_sha256=hashes.timesteps_sha256,
                     noise_sha256=hashes.noise_sha256,
-                    squared_error=None if trained == plain else _finite(said.squared_error),
+                    squared_error=None if trained == PLAIN else _finite(said.squared_error),
                     d=_finite(said.d),
                 )
         return result

@@ -28,6 +28,17 @@ def plan(miniature: Path, tmp_path: Path, *lines: str) -> dict[str, Any]:
     return planned
 
 
+def test_epochs_of_images_that_cannot_be_counted_are_no_number(miniature: Path, tmp_path: Path) -> None:
+    epochs = ("training.steps=null", "training.epochs=3")
+    counted = lora_job("plan", *arguments(miniature, tmp_path, *epochs)).stdout
+    assert "14 steps x 2 images, 3.1 epochs, 7 checkpoints each" in counted  # nine of twelve images
+    unseen = lora_job("plan", *arguments(miniature, tmp_path, *epochs, f"dataset.source={tmp_path / 'images.zip'}"))
+    assert unseen.returncode == 0, unseen.stderr
+    assert "unknown steps x 2 images, unknown checkpoints each" in unseen.stdout
+    unknown = [line[:18].strip() for line in unseen.stdout.splitlines() if line[18:] == "unknown until downloaded"]
+    assert {"images", "files", "checkpoints", "training alone"} <= {*unknown}
+
+
 def test_images_files_and_bytes(miniature: Path, tmp_path: Path) -> None:
     planned = plan(miniature, tmp_path, "preprocess.resolution=128", "training.batch_size=3", "lora.rank=4")
     assert planned["images"] == 12

@@ -124,7 +124,7 @@ class PackRun:
     @property
     def _longest(self) -> Member:
         """A member that has as many steps as the pack."""
-        return max(self._pack.members, key=self._pack.steps_of)
+        return max(self._pack.members, key=self._pack.ends.__getitem__)
 
     def _rows_until(self, member: Member, step: int) -> list[StepRecord]:
         """The rows of a member's steps up to that of its checkpoint. Raises JobError 46 as `_resume` says."""
@@ -220,7 +220,7 @@ class PackRun:
             self._evaluation.score(0, self._pack.members, whole=True)
             return
         due = self._due_members(step)
-        at_end = [member for member in due if step == self._pack.steps_of(member)]
+        at_end = [member for member in due if step == self._pack.ends[member]]
         on_the_way = [member for member in due if member not in at_end]
         for members, whole in ((on_the_way, False), (at_end, True)):
             if not members:
@@ -241,7 +241,7 @@ class PackRun:
     def _train(self, stage: Stage) -> None:
         """Train up to the next evaluation or until asked to stop, and commit what was done."""
         first, every = self._trainer.step, self._attempt.manifest.evaluation.every
-        ends = [end for end in map(self._pack.steps_of, self._pack.members) if end > first]
+        ends = [end for end in self._pack.ends.values() if end > first]
         until = min((first // every + 1) * every, *ends)
         frozen = set(self._trainer.frozen_at)
         with self._followers.training(until, sorted(frozen)):
@@ -308,7 +308,7 @@ def is_finished(attempt: Attempt, pack: Pack, run_id: str | None = None) -> bool
     Args:
         run_id: of the run whose checkpoints are believed, see `run_id_of`.
     """
-    return all(_is_finished(attempt, member, pack.steps_of(member), run_id) for member in pack.members)
+    return all(_is_finished(attempt, member, pack.ends[member], run_id) for member in pack.members)
 
 
 def _is_finished(attempt: Attempt, member: Member, steps: int, run_id: str | None) -> bool:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lora_engine.config.optimizer import AdamWConfig
-from lora_engine.training.optimizers.row import OwnArithmetic, bias_correction, count
+from lora_engine.training.optimizers.row import OwnArithmetic, RowOptimizer, bias_correction, count
 
 
-class FusedAdamW:
+class FusedAdamW(RowOptimizer):
     """AdamW of one adapter; see `RowOptimizer`."""
 
     def __init__(self, weights_P: Tensor, gradient_P: Tensor, config: AdamWConfig) -> None:
@@ -26,7 +26,7 @@ class FusedAdamW:
             fused=True,
         )
         # torch would make the state at the first step, but a checkpoint is loaded and a CUDA graph captured before it.
-        self._state = _start(weights_P)
+        super().__init__(_start(weights_P))
         self._adamw.state[weights] = self._state
 
     def step(self, rate: float | Tensor, refuse: Tensor) -> None:
@@ -35,18 +35,6 @@ class FusedAdamW:
         group["lr"], group["capturable"] = rate, isinstance(rate, Tensor)
         self._adamw.found_inf = refuse.float()  # type: ignore[attr-defined]
         self._adamw.step()
-
-    def state(self) -> dict[str, Tensor]:
-        """`step`, `exp_avg` and `exp_avg_sq`."""
-        return dict(self._state)
-
-    def averaged(self) -> Tensor | None:
-        """The trained weights are those to evaluate."""
-        return None
-
-    def measured(self) -> dict[str, Tensor]:
-        """Nothing."""
-        return {}
 
 
 class AdamW(OwnArithmetic):

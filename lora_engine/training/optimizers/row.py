@@ -3,15 +3,23 @@
 Shape legend: P weights of one adapter.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 
-class RowOptimizer(Protocol):
-    """Updates the weights of one adapter, a vector [P], by its gradient. Nothing in it waits for the device."""
+class RowOptimizer(ABC):
+    """Updates the weights of one adapter, a vector [P], by its gradient. Nothing in it waits for the device.
 
+    Args:
+        state: the optimizer's own tensors at the start.
+    """
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self._state = state
+
+    @abstractmethod
     def step(self, rate: float | Tensor, refuse: Tensor) -> None:
         """Update the weights in place; where `refuse` is set, they and all state stay to the bit.
 
@@ -22,41 +30,32 @@ class RowOptimizer(Protocol):
 
     def state(self) -> dict[str, Tensor]:
         """What continuing needs besides the weights, live: scalars, and vectors [P]."""
+        return dict(self._state)
 
     def averaged(self) -> Tensor | None:
         """The weights to evaluate and export, [P], where they are not those that are trained; else None."""
+        return None
 
     def measured(self) -> dict[str, Tensor]:
         """Scalars on the device that say how the training goes."""
+        return {}
 
 
-class OwnArithmetic:
+class OwnArithmetic(RowOptimizer):
     """An optimizer that computes what everything will be, and then writes it or leaves all as it is.
 
     Args:
         weights_P: updated in place.
         gradient_P: read in every step.
         rate_factors_P: the factor of each weight's learning rate; None where all are 1.
-        state: the optimizer's own tensors at the start.
+        state: see `RowOptimizer`.
     """
 
     def __init__(
         self, weights_P: Tensor, gradient_P: Tensor, rate_factors_P: Tensor | None, state: dict[str, Tensor]
     ) -> None:
+        super().__init__(state)
         self._weights_P, self._gradient_P, self._rate_factors_P = weights_P.detach(), gradient_P, rate_factors_P
-        self._state = state
-
-    def state(self) -> dict[str, Tensor]:
-        """See `RowOptimizer`."""
-        return dict(self._state)
-
-    def averaged(self) -> Tensor | None:
-        """The trained weights are those to evaluate."""
-        return None
-
-    def measured(self) -> dict[str, Tensor]:
-        """Nothing."""
-        return {}
 
     def _rates(self, rate: float | Tensor) -> float | Tensor:
         """The learning rate of each weight: a scalar, or [P]."""

@@ -271,7 +271,7 @@ def test_packs_hold_what_passes_through_the_unet_alike() -> None:
     (pack,) = packs_of(load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4", own))
     assert pack.members == tuple(Member(name, seed) for name in ("one", "two") for seed in (0, 7))
     assert [variant.lora.rank for variant in pack.variants] == [8, 8, 4, 4]
-    assert (pack.rank, pack.steps_of(Member("two", 7))) == (8, 3)
+    assert (pack.rank, pack.ends[Member("two", 7)]) == (8, 3)
     first, second = packs_of(load(SMALL, "seeds=[0, 7]", "variants.two.training.batch_size=3"))
     assert first.members == (Member("one", 0), Member("one", 7))
     assert second.differs == ("training.batch_size",)

@@ -219,7 +219,7 @@ def _captions(design: Design, records: Sequence[ImageRecord], config: Any) -> li
 
 def _train(made: MadeRun, pack: Pack, member: Member, listened: str | None) -> None:
     """What the training of an adapter leaves, from its first checkpoint on."""
-    components, steps = made.held_out.components, pack.steps_of(member)
+    components, steps = made.held_out.components, pack.ends[member]
     every, frozen_at = made.attempt.manifest.evaluation.every, made.design.diverged.get(member)
     made.run.write_jsonl(layout.metrics(member), map(asdict, _metrics(made, pack, member)))
     for step in (*range(every, steps, every), steps):
@@ -262,13 +262,13 @@ def _score(made: MadeRun, member: Member, step: int, conditions: Sequence[Condit
 
 def _metrics(made: MadeRun, pack: Pack, member: Member) -> list[StepRecord]:
     """The rows of an adapter's updates, with the hashes of what its seed draws."""
-    seed, frozen_at = _training_seed(made, member), made.design.diverged.get(member, pack.steps_of(member))
+    seed, frozen_at = _training_seed(made, member), made.design.diverged.get(member, pack.ends[member])
     trained_on = tuple(image.id for image in made.design.images if image.split == "train")
     draws = Draws(
         (seed,), trained_on, (4, 1, 1), pack.shared.images_per_step, len(ALPHAS_CUMPROD), pack.shared.random_flip
     )
     rows = []
-    for step in range(1, pack.steps_of(member) + 1):
+    for step in range(1, pack.ends[member] + 1):
         skipped = step <= made.design.skipped.get(member, 0) or step > frozen_at
         loss = None if skipped else seed % 7 + 1 / step
         hashes = draws.hashes(draws.of_step(step))[0]
