@@ -251,13 +251,14 @@ def _read_preparation(attempt: Attempt, fingerprint: str, device: torch.device) 
 def _study(
     attempt: Attempt, images: Images, captions: Captions, model: LocalModel, resolved: Resolved, device: torch.device
 ) -> Study:
-    precisions = [resolved.precision(pack) for pack in attempt.packs]
+    precisions = [resolved.precision(pack) for pack in attempt.packs if not pack.trains_text_encoder]
+    tokens = any(pack.trains_text_encoder for pack in attempt.packs)
     flips = any(pack.shared.random_flip for pack in attempt.packs)
     return Study(
         variants={variant.name: variant for variant in attempt.variants},
         set_of_variant=set_of_variant(attempt.manifest),
         captions=captions,
-        encoded=encode_all(attempt, images, captions, model, device, precisions, flips=flips),
+        encoded=encode_all(attempt, images, captions, model, device, precisions, flips=flips, tokens=tokens),
         held_out=held_out(attempt.run, resolved, images.records, captions),
         model=model,
         started_at=resolved.started_at,

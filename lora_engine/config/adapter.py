@@ -105,8 +105,8 @@ class LoraConfig(Config):
     init_from: str | None = Field(
         default=None,
         min_length=1,
-        description="A LoRA file to start from, in kohya's or diffusers' format, as base_model.source names things. Its "
-        "rank, alpha and layers are those of this adapter; what is said here as well has to agree.",
+        description="A LoRA file to start from, in kohya's or diffusers' format. Its rank, alpha and layers are those "
+        "of this adapter; what is said here as well has to agree.",
     )
 
     def size_of(self, name: str, *, is_spatial: bool) -> tuple[int, float]:

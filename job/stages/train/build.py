@@ -12,7 +12,6 @@ from job.manifest.packs import Pack, ResolvedVariant
 from job.run.context import Attempt
 from job.run.dataset import Captions
 from job.run.held_out import HeldOut
-from lora_engine.adapters import lora
 from lora_engine.captions.strategies import text_weights
 from lora_engine.config.captions import CaptionsConfig
 from lora_engine.dataset.draws import PackMember, Weights
@@ -63,16 +62,17 @@ def make_trainable(
     give_back()
     noise_schedule = schedule.load_noise_schedule(study.model)
     dtype = DTYPES[precision]
-    unet = stable_diffusion.load_unet(study.model, dtype, device)
-    for member, variant in zip(pack.members, pack.variants, strict=True):
-        lora.inject(unet, [(member.adapter_name, study.training_seed(member))], variant.lora)
+    members = list(zip(pack.members, pack.variants, strict=True))
+    adapters = [(member.adapter_name, study.training_seed(member), variant.lora) for member, variant in members]
+    unet = stable_diffusion.load_adapted_unet(study.model, adapters, dtype, device)
     use_deterministic_kernels(enabled=pack.shared.deterministic)
     flips = pack.shared.random_flip
-    resident = study.encoded.fits(free_bytes(device, processes.count), dtype, flips=flips)
+    tokens = pack.trains_text_encoder
+    resident = study.encoded.fits(free_bytes(device, processes.count), dtype, flips=flips, tokens=tokens)
     if not resident:
         text = "The encoded images do not fit into memory beside the training: they are read as they are needed"
         attempt.progress.say("latents and embeddings are read as they are needed", text, pack=pack.index)
-    data = study.encoded.training_data(device, dtype, flips=flips, resident=resident)
+    data = study.encoded.training_data(device, dtype, flips=flips, resident=resident, tokens=tokens)
     trainer = PackTrainer(
         unet,
         [_pack_member(study, member) for member in pack.members],
