@@ -17,7 +17,7 @@ from lora_engine.config.training import SHARED, TrainingConfig
 BY_SETTINGS, BY_PASS = 1, 2
 
 Starts = Mapping[str, Mapping[str, Any]]  # variant to the settings of `lora` that the file decides that it starts from
-_NO_STARTS: Starts = MappingProxyType({})
+NO_STARTS: Starts = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _scored(ends: Mapping[Member, int], step: int, every: int) -> tuple[Member, 
 
 
 def resolve_variants(
-    manifest: Manifest, images: int | None = None, starts: Starts = _NO_STARTS
+    manifest: Manifest, images: int | None = None, starts: Starts = NO_STARTS
 ) -> tuple[ResolvedVariant, ...]:
     """Every variant with the settings that it is trained with.
 
@@ -142,7 +142,7 @@ def _counted(training: TrainingConfig, images: int | None) -> TrainingConfig:
 
 
 def packs_of(
-    manifest: Manifest, packing: int = BY_PASS, images: int | None = None, starts: Starts = _NO_STARTS
+    manifest: Manifest, packing: int = BY_PASS, images: int | None = None, starts: Starts = NO_STARTS
 ) -> tuple[Pack, ...]:
     """All adapters of the run, put together by that rule and as `split_packs_by` asks, in the order of the manifest.
 
