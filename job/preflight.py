@@ -8,8 +8,8 @@ from pathlib import Path
 
 from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig
-from job.manifest.schema import START, Manifest, ModelPlace
-from job.run.lora_files import local_lora, require_lora
+from job.manifest.schema import Manifest, ModelPlace
+from job.run.lora_files import local_lora, pipelines_at_hand, require_lora, starts_at_hand
 from job.storage import Patience, Storage, StorageSettings, is_remote, join, open_storage
 from job.storage.hub import is_hub, refuse_bare_name
 from job.storage.local import require_readable
@@ -102,7 +102,7 @@ def check_trainable(manifest: Manifest) -> None:
     is_plain = has_usual_targets and base.use == BaseModelUse() and base.vae is None
     if is_shipped(base.source) and is_plain and not base.merge and not manifest.starts():
         return  # The miniature is known to be fit, and torch, which takes seconds to import, is not needed.
-    if pipelines := _pipelines_at_hand(base):
+    if pipelines := pipelines_at_hand(base):
         _require_trainable(manifest, loras, pipelines[0])
         return
     if not is_remote(base.source):
@@ -131,7 +131,7 @@ def check_loras(manifest: Manifest) -> None:
     files = [model for model in manifest.models() if model.is_lora]
     if not any([local_lora(model.source, model.key) for model in files]):
         return
-    if _pipelines_at_hand(manifest.base_model):
+    if pipelines_at_hand(manifest.base_model):
         check_trainable(manifest)
         return
     from lora_engine.models.merge import read_once
@@ -139,14 +139,6 @@ def check_loras(manifest: Manifest) -> None:
     for model in files:
         if path := local_lora(model.source, model.key):
             read_once(path)
-
-
-def _pipelines_at_hand(base: BaseModelConfig) -> list[Path]:
-    """The folders on this machine that the base model's configurations come from, as long as the model is here, too."""
-    if is_remote(base.source):
-        return []
-    paths = [local_path(source) for source in (base.source, base.components) if not is_remote(source)]
-    return [path for path in paths if path.is_dir()]
 
 
 def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeline: Path) -> None:
@@ -174,8 +166,7 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeli
     model = replace(model, merge=merge)
     has_vae = base.vae is None or vae is not None
     stable_diffusion.require_weights(model, has_vae=has_vae, has_weights=is_folder)
-    starts = {name: path for name, source in manifest.starts().items() if (path := local_lora(source, START))}
-    read = read_starts(manifest, starts, model)
+    read = read_starts(manifest, starts_at_hand(manifest), model)
     for variant in resolve_variants(manifest, starts=read):
         stable_diffusion.require_trainable(model, variant.lora, has_weights=is_folder)
     schedule.require_noise(model, (variant.training.noise for variant in resolve_variants(manifest)))
@@ -228,7 +219,7 @@ def _parts(model: ModelPlace, manifest: Manifest, storage: Storage | None) -> tu
 def _check_file(path: Path, model: ModelPlace, manifest: Manifest) -> None:
     """Look at the header of a model in one file; where its components are at hand, also whether it fits them."""
     base = manifest.base_model
-    pipelines = _pipelines_at_hand(base)
+    pipelines = pipelines_at_hand(base)
     if model.key == "base_model.vae":
         require_vae(path, _channels(base))
         pipelines = [pipeline for pipeline in pipelines if (pipeline / "vae" / "config.json").is_file()]

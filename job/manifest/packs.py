@@ -114,7 +114,10 @@ def resolve_variants(
             defaults.
     """
     # What is not given is left out, so that the fields of each variant's `lora` that are set are those that are given.
-    lora, training = manifest.lora.model_dump(mode="json", exclude_unset=True), manifest.training.model_dump(mode="json")
+    lora, training = (
+        manifest.lora.model_dump(mode="json", exclude_unset=True),
+        manifest.training.model_dump(mode="json"),
+    )
     return tuple(
         ResolvedVariant(
             variant.name,

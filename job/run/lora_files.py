@@ -1,8 +1,10 @@
-"""The LoRA files that a manifest names: where each of them is, and how it comes to this machine."""
+"""The LoRA files that a manifest names: which are on this machine, and how others come to it. It imports no torch."""
 
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
+from job.manifest.models import BaseModelConfig
+from job.manifest.schema import START, Manifest
 from job.run.context import Workplace
 from job.run.downloads import fetch_object, folder_of
 from job.run.unverified import note_unverified
@@ -36,6 +38,19 @@ def local_lora(source: str, what: str) -> Path | None:
     refuse_pickle(path.name, what)
     check_safetensors(path, what)
     return path
+
+
+def starts_at_hand(manifest: Manifest) -> dict[str, Path]:
+    """The files on this machine that variants start from, by their names. Raises as `local_lora` does."""
+    return {name: path for name, source in manifest.starts().items() if (path := local_lora(source, START))}
+
+
+def pipelines_at_hand(base: BaseModelConfig) -> list[Path]:
+    """The folders on this machine that the base model's configurations come from, as long as the model is here, too."""
+    if is_remote(base.source):
+        return []
+    paths = [local_path(source) for source in (base.source, base.components) if not is_remote(source)]
+    return [path for path in paths if path.is_dir()]
 
 
 def require_lora(source: str, what: str, settings: StorageSettings, patience: Patience | None = None) -> None:
@@ -76,21 +91,25 @@ def fetch_lora(place: Workplace, source: str, revision: str | None, what: str, s
 
 
 def _fetch_from_hub(place: Workplace, source: str, revision: str | None, what: str) -> Path:
-    owner, _, rest = repository_of(source).partition("/")
-    name, _, below = rest.partition("/")
-    file = below if is_single_file(below) else f"{below}/{DIFFUSERS_NAME}".lstrip("/")
+    repository, file = split_hub_lora(source)
     with place.progress.doing("Fetching a LoRA from the hub", f"Fetching {source}, if its cache lacks it"):
         folder = wait_for(
-            lambda: fetch_hub(what, f"{owner}/{name}", revision, [file], place.progress.moved, place.patience),
+            lambda: fetch_hub(what, repository, revision, [file], place.progress.moved, place.patience),
             place.stop.check,
         )
     if not (folder / file).is_file():
-        raise JobError(ExitCode.MODEL, f"{what}: hf://{owner}/{name} has no {file}.", _A_FILE)
+        raise JobError(ExitCode.MODEL, f"{what}: hf://{repository} has no {file}.", _A_FILE)
     note_unverified(place, source, unverified_in(folder, [file]))
     return folder / file
+
+
+def split_hub_lora(source: str) -> tuple[str, str]:
+    """The owner and name of a hub's repository, and the name of the file in it, of `hf://owner/name/FILE`."""
+    owner, _, rest = repository_of(source).partition("/")
+    name, _, below = rest.partition("/")
+    return f"{owner}/{name}", below if is_single_file(below) else f"{below}/{DIFFUSERS_NAME}".lstrip("/")
 
 
 def _uri(source: str) -> str:
     """The URI of the file in a store."""
     return source if is_single_file(source) else join(source, DIFFUSERS_NAME)
-

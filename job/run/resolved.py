@@ -197,7 +197,9 @@ def with_packs_as_begun(attempt: Attempt) -> Attempt:
     An earlier version may have put the packs together, and files that variants start from say what these are like.
     """
     resolved = read_resolved(attempt)
-    return attempt if resolved is None else _with_packs(attempt, resolved.packing, None, resolved.models.start_settings())
+    return (
+        attempt if resolved is None else _with_packs(attempt, resolved.packing, None, resolved.models.start_settings())
+    )
 
 
 def with_counted_steps(attempt: Attempt, resolved: Resolved, images: int) -> Attempt:

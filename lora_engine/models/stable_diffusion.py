@@ -239,9 +239,7 @@ def _require_whole(part: nn.Module, files: Sequence[Path], what: str) -> None:
         )
 
 
-def _read(
-    file: Path, dtype: torch.dtype, device: torch.device, merging: merge.Merging
-) -> Iterator[tuple[str, Tensor]]:
+def _read(file: Path, dtype: torch.dtype, device: torch.device, merging: merge.Merging) -> Iterator[tuple[str, Tensor]]:
     """Yield the names and tensors of a file, with what is merged into them.
 
     The file is mapped into memory anew for every few tensors: as long as it is mapped, what was read stays in memory.
