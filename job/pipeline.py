@@ -163,11 +163,11 @@ def _prepare(
     # Of several packs, this process can find one to train once another process has prepared the run, so it waits for
     # that without a limit. A single pack is trained by whoever prepares the run, and nothing would be left to do here.
     wait_minutes = attempt.manifest.limits.lease_wait if len(attempt.packs) == 1 else math.inf
-    with _preparing(attempt, fingerprint, wait_minutes) as prepare:
+    with _preparing(attempt, fingerprint, wait_minutes) as unit:
         with attempt.progress.doing("Looking at the models' files"):
-            models = fetch_models(prepare)
-            starts = decide_starts(prepare, models)
-            prepare = with_starts(prepare, {variant: start.lora for variant, start in starts.items()})
+            models = fetch_models(unit)
+            starts = decide_starts(unit, models)
+            prepare = with_starts(unit, {variant: start.lora for variant, start in starts.items()})
             _require_room(prepare, models.base)
         images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare, listed))
         resolved = resolve(

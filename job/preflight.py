@@ -1,7 +1,7 @@
 """Finds in seconds what would go wrong later, before anything is downloaded or computed."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -103,7 +103,7 @@ def check_trainable(manifest: Manifest) -> None:
     if is_shipped(base.source) and is_plain and not base.merge and not manifest.starts():
         return  # The miniature is known to be fit, and torch, which takes seconds to import, is not needed.
     if pipelines := pipelines_at_hand(base):
-        _require_trainable(manifest, loras, pipelines[0])
+        _require_trainable(manifest, pipelines[0])
         return
     if not is_remote(base.source):
         header = read_header(local_path(base.source), "base_model.source")
@@ -128,20 +128,20 @@ def check_loras(manifest: Manifest) -> None:
         JobError, ModelError: 43 where there is none, or it is no LoRA that is read, or of another base model than one
             on this machine; or the manifest says something else of an adapter than the file that it starts from.
     """
-    files = [model for model in manifest.models() if model.is_lora]
-    if not any([local_lora(model.source, model.key) for model in files]):
+    found = [local_lora(model.source, model.key) for model in manifest.models() if model.is_lora]
+    files = [path for path in found if path is not None]
+    if not files:
         return
     if pipelines_at_hand(manifest.base_model):
         check_trainable(manifest)
         return
-    from lora_engine.models.merge import read_once
+    from lora_engine.models.merge import read_once  # it imports torch, which takes seconds
 
-    for model in files:
-        if path := local_lora(model.source, model.key):
-            read_once(path)
+    for path in files:
+        read_once(path)
 
 
-def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeline: Path) -> None:
+def _require_trainable(manifest: Manifest, pipeline: Path) -> None:
     """Refuse a base model on this machine, by its configurations and headers, as `fetch_models` would.
 
     Args:

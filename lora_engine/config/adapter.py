@@ -106,8 +106,8 @@ class LoraConfig(Config):
         default=None,
         min_length=1,
         description="A LoRA's file to start from, in kohya's or diffusers' format: a path, s3://... or "
-        "hf://owner/name/FILE; or a folder that has it as pytorch_lora_weights.safetensors. What of kind, ranks, alphas "
-        "and layers is not said here is as in the file, and what is has to agree with it. The optimizer begins anew.",
+        "hf://owner/name/FILE; or a folder that has it as pytorch_lora_weights.safetensors. What is not said here of "
+        "kind, ranks, alphas and layers is as in the file, and what is has to agree. The optimizer begins anew.",
     )
 
     def size_of(self, name: str, *, is_spatial: bool) -> tuple[int, float]:
