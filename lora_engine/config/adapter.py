@@ -107,8 +107,9 @@ class LoraConfig(Config):
     init_from: str | None = Field(
         default=None,
         min_length=1,
-        description="A LoRA file to start from, in kohya's or diffusers' format, as base_model.source names things. "
-        "Its rank, alpha and layers are those of this adapter; what is said here as well has to agree.",
+        description="A LoRA's file to start from, in kohya's or diffusers' format: a path, s3://... or "
+        "hf://owner/name/FILE; or a folder that has it as pytorch_lora_weights.safetensors. What is not said here of "
+        "kind, ranks, alphas and layers is as in the file, and what is has to agree. The optimizer begins anew.",
     )
 
     def size_of(self, name: str, *, is_spatial: bool) -> tuple[int, float]:
