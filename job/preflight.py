@@ -97,7 +97,7 @@ def check_trainable(manifest: Manifest) -> None:
     from job.manifest.packs import resolve_variants
 
     base, samples = manifest.base_model, manifest.evaluation.samples
-    loras = {variant.lora for variant in resolve_variants(manifest)}
+    loras = [variant.lora for variant in resolve_variants(manifest)]
     has_usual_targets = all(lora.target_modules == LoraConfig().target_modules for lora in loras)
     is_plain = has_usual_targets and base.use == BaseModelUse() and base.vae is None
     if is_shipped(base.source) and is_plain and not base.merge and not manifest.starts():
