@@ -52,7 +52,7 @@ def kohya_state_dict(adapter: Adapter, config: LoraConfig) -> dict[str, Tensor]:
         module, part, _ = key.rsplit(".", 2)
         name = f"lora_unet_{module.replace('.', '_')}"
         result[f"{name}.lora_{'down' if part == 'lora_A' else 'up'}.weight"] = tensor
-        result[f"{name}.alpha"] = torch.tensor(float(config.file_alpha))
+        result[f"{name}.alpha"] = torch.tensor(config.file_alpha(config.rank, config.alpha))
     return result
 
 
@@ -67,7 +67,7 @@ def _kohya_metadata(state: dict[str, Tensor], config: LoraConfig, card: AdapterC
         "ss_clip_skip": str(card.clip_skip),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.rank),
-        "ss_network_alpha": str(config.file_alpha),
+        "ss_network_alpha": str(config.file_alpha(config.rank, config.alpha)),
         "ss_output_name": card.name,
         "ss_sd_model_name": card.base_model,
         "ss_resolution": f"({side}, {side})",
@@ -121,7 +121,7 @@ def write_checkpoint(
         weight_name=DIFFUSERS_NAME,
         unet_lora_adapter_metadata={
             "r": config.rank,
-            "lora_alpha": config.file_alpha,
+            "lora_alpha": config.file_alpha(config.rank, config.alpha),
             "rank_pattern": {},  # diffusers before 0.40 has to be told that there are no patterns
             "alpha_pattern": {},
             "target_modules": sorted({key.rsplit(".", 2)[0] for key in weights}),

@@ -28,3 +28,21 @@ def exclusions(lora: LoraConfig, training: TrainingConfig) -> Iterator[tuple[str
             f"{training.compile} with lora.dropout {lora.dropout:g}",
             "off, since dropout draws anew for every update; or lora.dropout: 0",
         )
+    text_encoder = lora.text_encoder
+    if text_encoder is not None and isinstance(optimizer, ProdigyConfig | ScheduleFreeAdamWConfig):
+        why = (
+            "prodigy finds one rate for all weights"
+            if isinstance(optimizer, ProdigyConfig)
+            else "schedule_free_adamw averages all weights on"
+        )
+        keys = ("learning_rate", "stop_after") if isinstance(optimizer, ProdigyConfig) else ("stop_after",)
+        for key in keys:
+            if (value := getattr(text_encoder, key)) is not None:
+                yield f"lora.text_encoder.{key}", f"{value:g}", f"null, since {why}; or another training.optimizer"
+    for key in ("conv_rank", "conv_alpha"):
+        if getattr(lora, key) is not None and isinstance(lora.target_modules, str) and lora.target_modules != "full":
+            yield (
+                f"lora.{key}",
+                f"{getattr(lora, key):g} with lora.target_modules {lora.target_modules}",
+                "null, since none of these layers is a convolution of 3x3; or lora.target_modules: full",
+            )

@@ -54,6 +54,7 @@ class CheckpointWriter(Background):
         super().__init__("uploads")
         self._attempt, self._study, self._pack = attempt, study, pack
         self._trainable, self._processes = trainable, processes
+        self._text_width: int = trainable.unet.config.cross_attention_dim  # type: ignore[union-attr,assignment]
         self._initial = {m: lora.weights_sha256(lora.export(trainable.unet, m.adapter_name)) for m in pack.members}
 
     def commit(
@@ -161,7 +162,7 @@ class CheckpointWriter(Background):
             prediction_type=self._trainable.noise_schedule.prediction_type,
             zero_terminal_snr=self._trainable.noise_schedule.zero_terminal_snr,
             clip_skip=self._study.model.use.clip_skip,
-            text_width=self._trainable.data.embeddings.shape[-1],
+            text_width=self._text_width,
             started_at=self._study.started_at,
             tag_frequency=formats.tag_frequency(texts),
             trigger_phrase=printable(trigger or (texts[0] if len(set(texts)) == 1 else "")),
