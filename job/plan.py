@@ -92,7 +92,7 @@ def make_plan(manifest: Manifest) -> Plan:
     counts = [(_checkpoints(pack, every, v.training.last_step), v) for pack in trained for v in pack.variants]
     checkpoints = sum(count for count, _ in counts)
     checkpoint_bytes = sum(
-        count * (estimate.state_bytes(each.lora.rank, each.training) + estimate.file_bytes(each.lora.rank))
+        count * (estimate.state_bytes(each.lora, each.training) + estimate.file_bytes(each.lora))
         for count, each in counts
     )
     pictures = foresee_pictures(manifest, trained, held_out)
@@ -105,7 +105,7 @@ def make_plan(manifest: Manifest) -> Plan:
     if (advice := more_seeds_advised(manifest)) is not None:
         warnings.append(advice)
     warnings += folder_warnings(listed or ())
-    warnings += _left_alphas(manifest, trained)
+    warnings += _left_alphas(trained)
     if manifest.device == "cpu":
         warnings.append("device is cpu, which takes many times the hours that are said of GPUs")
     return Plan(
@@ -206,18 +206,31 @@ def _listed(manifest: Manifest) -> dict[str, bool] | None:
     return {file.key: why_ignored(file) is None for file in files}
 
 
-def _left_alphas(manifest: Manifest, packs: Sequence[Pack]) -> Iterator[str]:
-    """A warning for each rank that was set where alpha was left at its default, which other trainers take from it."""
-    fields = LoraConfig.model_fields
-    set_alpha = {v.name for v in manifest.variants if "alpha" in v.lora or "alpha" in manifest.lora.model_fields_set}
-    set_alpha |= manifest.starts().keys()
-    for rank in sorted({v.lora.rank for pack in packs for v in pack.variants if v.name not in set_alpha}):
-        if rank != fields["rank"].default:
-            alpha = fields["alpha"].default
-            yield (
-                f"lora.alpha {alpha:g} at lora.rank {rank} scales the update by {alpha / rank:g}; "
-                f"an alpha of {rank} scales it by 1"
-            )
+def _left_alphas(packs: Sequence[Pack]) -> Iterator[str]:
+    """A warning for each rank that was set where alpha was left at another one's, which other trainers take from it."""
+    found: dict[tuple[str, float, str, int], None] = {}
+    for variant in (variant for pack in packs for variant in pack.variants):
+        if variant.lora.init_from is None:  # whose file says both
+            found |= dict.fromkeys(_alphas_left(variant.lora))
+    for alpha_key, alpha, rank_key, rank in sorted(found):
+        yield (
+            f"lora.{alpha_key} {alpha:g} at lora.{rank_key} {rank} scales the update by {alpha / rank:g}; "
+            f"an alpha of {rank} scales it by 1"
+        )
+
+
+def _alphas_left(lora: LoraConfig) -> Iterator[tuple[str, float, str, int]]:
+    """Each alpha that nobody set for a rank that somebody did: its key, its value, and those of the rank."""
+    if "alpha" not in lora.model_fields_set and lora.rank != LoraConfig.model_fields["rank"].default:
+        yield "alpha", lora.alpha, "rank", lora.rank
+    if lora.conv_alpha is None and lora.conv_rank is not None and lora.conv_rank != lora.rank:
+        yield "conv_alpha", lora.alpha, "conv_rank", lora.conv_rank
+    for begin, block in lora.patterns.items():
+        if block.alpha is None and block.rank is not None and block.rank != lora.rank:
+            yield f"patterns.{begin}.alpha", lora.alpha, f"patterns.{begin}.rank", block.rank
+    text = lora.text_encoder
+    if text is not None and text.alpha is None and text.rank is not None and text.rank != lora.rank:
+        yield "text_encoder.alpha", lora.alpha, "text_encoder.rank", text.rank
 
 
 def _memory(manifest: Manifest, pack: Pack) -> int:
@@ -225,14 +238,22 @@ def _memory(manifest: Manifest, pack: Pack) -> int:
     precision = pack.shared.precision
     value_bytes = 4 if precision == "fp32" or (precision == "auto" and manifest.device == "cpu") else 2
     images = len(pack.members) * pack.shared.batch_size
-    adapters = sum(estimate.adapter_bytes(pack.rank, each.training) for each in pack.variants)
-    training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images, adapters)
-    return estimate.LIBRARIES_BYTES + training
+    members = [(each.lora, each.training) for each in pack.variants]
+    return estimate.LIBRARIES_BYTES + estimate.training_bytes(
+        manifest.preprocess.resolution, value_bytes, images, members
+    )
 
 
 def _training_flops(manifest: Manifest, packs: Sequence[Pack]) -> float:
     """Floating-point operations of training all packs."""
-    return sum(pack.image_count for pack in packs) * estimate.image_flops(manifest.preprocess.resolution)
+    resolution = manifest.preprocess.resolution
+    return sum(
+        variant.training.last_step
+        * variant.training.images_per_step
+        * estimate.training_flops(resolution, variant.lora)
+        for pack in packs
+        for variant in pack.variants
+    )
 
 
 def _hours(flops: float) -> dict[str, float]:

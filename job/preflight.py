@@ -1,6 +1,5 @@
 """Finds in seconds what would go wrong later, before anything is downloaded or computed."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -15,6 +14,7 @@ from job.storage.hub import is_hub, refuse_bare_name
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
 from job.storage.uris import as_folder, is_shipped, local_path
+from lora_engine.adapters.layers import misfit
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.models import BaseModelUse
 from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
@@ -23,13 +23,6 @@ from lora_engine.models.checkpoint import read_header, require_checkpoint
 from lora_engine.models.files import LocalModel, Merge, holds_safetensors, vae_folder
 from lora_engine.models.use import latent_channels, require_use, require_vae
 from lora_engine.system.distributed import ALONE, Processes
-
-# The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
-_LINEAR = re.compile(
-    r"(.+\.)?(to_[qkv]|to_out\.0|(ff\.)?net\.0\.proj|(ff\.)?net\.2|time_emb_proj|(attentions\.\d+\.)?proj_(in|out))"
-)
-_PROJECTION = re.compile(r"(.+\.)?proj_(in|out)")  # a convolution in SD 1.x
-_SD1 = re.compile(r"(?<![a-z])(stable-diffusion|sd)-?v?1(?!\d)", re.IGNORECASE)  # in the name of a base
 
 
 def check_access(manifest: Manifest, patience: Patience | None = None) -> bool:
@@ -97,8 +90,11 @@ def check_trainable(manifest: Manifest) -> None:
     from job.manifest.packs import resolve_variants
 
     base, samples = manifest.base_model, manifest.evaluation.samples
-    loras = [variant.lora for variant in resolve_variants(manifest)]
-    has_usual_targets = all(lora.target_modules == LoraConfig().target_modules for lora in loras)
+    loras: list[LoraConfig] = []
+    for variant in resolve_variants(manifest):
+        loras += [] if variant.lora in loras else [variant.lora]
+    usual = LoraConfig().target_modules  # which all UNets have
+    has_usual_targets = all(lora.target_modules == usual and not lora.patterns for lora in loras)
     is_plain = has_usual_targets and base.use == BaseModelUse() and base.vae is None
     if is_shipped(base.source) and is_plain and not base.merge and not manifest.starts():
         return  # The miniature is known to be fit, and torch, which takes seconds to import, is not needed.
@@ -108,17 +104,9 @@ def check_trainable(manifest: Manifest) -> None:
     if not is_remote(base.source):
         header = read_header(local_path(base.source), "base_model.source")
         require_use(header, base.use, samples.sampler if samples else None)
-    is_sd1 = bool(_SD1.search(base.source.rstrip("/").rpartition("/")[2]))
     for lora in loras:
-        if lora.target_modules == LoraConfig().target_modules:  # all UNets have these
-            continue
-        for target in lora.target_modules:
-            if not _LINEAR.fullmatch(target) or (is_sd1 and _PROJECTION.fullmatch(target)):
-                raise JobError(
-                    ExitCode.MANIFEST,
-                    f"lora.target_modules names {target!r}, which is no linear layer in a block of the UNet.",
-                    "Choose among to_q, to_k, to_v, to_out.0, net.0.proj, net.2, time_emb_proj.",
-                )
+        if (found := misfit(lora)) is not None:
+            raise JobError(ExitCode.MANIFEST, *found)
 
 
 def check_loras(manifest: Manifest) -> None:
