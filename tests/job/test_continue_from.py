@@ -18,7 +18,9 @@ from tests.job.test_end_to_end import few_drawings
 from tests.lora_job import ROOT, lora_job, start, stop_at
 
 ONE = "{name: one, captions: {strategy: existing}, lora: {rank: 4, alpha: 2}}"
-TEXT = "{name: text, captions: {strategy: existing}, lora: {rank: 2, alpha: 3, target_modules: kohya, text_encoder: {}}}"
+TEXT = (
+    "{name: text, captions: {strategy: existing}, lora: {rank: 2, alpha: 3, target_modules: kohya, text_encoder: {}}}"
+)
 PLAIN = ("captioner=null", "evaluation.samples=null", "training.optimizer.learning_rate=0.02")
 
 
@@ -135,7 +137,9 @@ def test_a_merged_base_model_is_the_base_model_with_the_adapter(miniature: Path,
     before = {path.name for path in embeddings.iterdir()}
     for name in ("one", "text"):
         file = first / "adapters" / f"{name}.safetensors"
-        ran(miniature, folder, variants, f"base_model.merge=[{{source: {file}}}]", "training.steps=2", name=f"on-{name}")
+        ran(
+            miniature, folder, variants, f"base_model.merge=[{{source: {file}}}]", "training.steps=2", name=f"on-{name}"
+        )
         run = folder / "runs" / f"on-{name}"
         last = rows_of(first, name)[-1]
         assert rows_of(run, "one")[0]["loss"] == pytest.approx(last["loss"], rel=1e-5)
@@ -154,7 +158,7 @@ def test_a_merged_base_model_is_the_base_model_with_the_adapter(miniature: Path,
     assert rows_of(folder / "runs" / "on-nothing", "one")[0]["loss"] == rows_of(first, "one")[0]["loss"]
 
 
-def test_another_file_is_another_run(miniature: Path, folder: Path, first: Path, study: Path) -> None:
+def test_another_file_is_another_run(miniature: Path, folder: Path, first: Path) -> None:
     given = folder / "given.safetensors"
     given.write_bytes((first / "adapters" / "one.safetensors").read_bytes())
     variants = f"variants=[{starting('one', given)}]"

@@ -34,9 +34,7 @@ def trained(unet: nn.Module, config: LoraConfig) -> dict[str, Layer]:
     """The layers of a trained adapter of these settings, which the UNet is given as `then`."""
     lora.inject(unet, [("then", 0)], config)
     generator = torch.Generator().manual_seed(7)
-    weights = {
-        key: torch.rand(w.shape, generator=generator) / 3 for key, w in lora.parameters(unet, "then").items()
-    }
+    weights = {key: torch.rand(w.shape, generator=generator) / 3 for key, w in lora.parameters(unet, "then").items()}
     lora.load(unet, "then", weights)
     return {
         name: Layer(
@@ -129,7 +127,10 @@ def test_any_ranks_of_blocks_become_patterns(miniature: Path, tmp_path: Path) ->
         ({"alpha": 4.0}, r"lora\.alpha is 4, but the alpha of \S+ is 1 in FILE"),
         ({"kind": "dora"}, r"lora\.kind is dora, but it is lora in FILE"),
         ({"target_modules": "kohya"}, r"lora\.target_modules is kohya, but there are no weights for \S+proj_in in"),
-        ({"target_modules": ("to_q", "to_k")}, r"lora\.target_modules is to_q, to_k, but there are weights for \S+, too"),
+        (
+            {"target_modules": ("to_q", "to_k")},
+            r"lora\.target_modules is to_q, to_k, but there are weights for \S+, too",
+        ),
         ({"text_encoder": {}}, r"lora\.text_encoder is given, but there are no layers of the text encoder in FILE"),
         ({"patterns": {"mid_block": {"rank": 2}}}, r"lora\.rank is 2, but the rank of mid_block\S+ is 4"),
     ],

@@ -21,7 +21,7 @@ def base(miniature: Path, *merges: Merge) -> LocalModel:
 
 
 def layers_of(miniature: Path, *, dora: bool = False) -> dict[str, Layer]:
-    """One of each kind: attention, a convolution of one pixel and one of more, the text encoder; alphas unlike ranks."""
+    """One of each kind: attention, convolutions of one pixel and of more, the text encoder; alphas unlike ranks."""
     shapes = stable_diffusion.layer_shapes(base(miniature))
     attention = next(name for name in shapes if name.endswith("attn2.to_k"))
     sizes = {attention: (3, 2.0), f"{_TEXT}.0.self_attn.q_proj": (2, 1.0), f"{_TEXT}.1.mlp.fc1": (2, 1.0)}
