@@ -263,13 +263,14 @@ def _study(
     device: torch.device,
     starts: Mapping[str, Path],
 ) -> Study:
-    precisions = [resolved.precision(pack) for pack in attempt.packs]
+    precisions = [resolved.precision(pack) for pack in attempt.packs if not pack.trains_text_encoder]
+    tokens = any(pack.trains_text_encoder for pack in attempt.packs)
     flips = any(pack.shared.random_flip for pack in attempt.packs)
     return Study(
         variants={variant.name: variant for variant in attempt.variants},
         set_of_variant=set_of_variant(attempt.manifest),
         captions=captions,
-        encoded=encode_all(attempt, images, captions, model, device, precisions, flips=flips),
+        encoded=encode_all(attempt, images, captions, model, device, precisions, flips=flips, tokens=tokens),
         held_out=held_out(attempt.run, resolved, images.records, captions),
         model=model,
         starts=starts,

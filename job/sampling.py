@@ -36,7 +36,7 @@ from job.storage import StorageSettings, is_remote
 from job.storage.folder import RunFolder
 from job.storage.probe import probe_conditions
 from job.storage.uris import local_path
-from lora_engine.adapters import from_file, lora
+from lora_engine.adapters import from_file
 from lora_engine.config.captions import CaptionsConfig, ConstantCaptions
 from lora_engine.config.evaluation import EvaluationConfig, SamplesConfig, compared_pairs
 from lora_engine.config.models import DeviceChoice
@@ -177,9 +177,9 @@ def _draw_packs(
         if has_samples(unit, steps[pack.index], wanted):
             continue
         dtype = DTYPES[_precision(unit, study.resolved.precision(pack), device)]
-        unet = stable_diffusion.load_unet(base, dtype, device)
-        for member, variant in zip(pack.members, pack.variants, strict=True):
-            lora.inject(unet, [(member.adapter_name, member.seed)], variant.lora)
+        members = zip(pack.members, pack.variants, strict=True)
+        adapters = [(member.adapter_name, member.seed, variant.lora) for member, variant in members]
+        unet = stable_diffusion.load_adapted_unet(base, adapters, dtype, device)
         at_once = study.manifest.evaluation.batch_size
         sample_pack(unit, steps[pack.index], wanted, base, unet, measuring, at_once)
 

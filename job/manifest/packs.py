@@ -58,7 +58,12 @@ class Pack:
     @property
     def rank(self) -> int:
         """The largest rank of a member, up to which the others are filled up with zeros."""
-        return max(variant.lora.rank for variant in self.variants)
+        return max(variant.lora.max_rank for variant in self.variants)
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        """Whether a member trains the text encoder, which then encodes the texts of all in every pass."""
+        return any(variant.lora.text_encoder is not None for variant in self.variants)
 
     @property
     def ends(self) -> dict[Member, int]:
@@ -158,8 +163,12 @@ def packs_of(
             settings = variant.training.model_dump_json(include=set(SHARED))
         else:
             settings = variant.lora.model_dump_json() + variant.training.model_dump_json()
+        is_dora = variant.lora.kind == "dora"  # It needs the norms of whole weights, which are its own.
         for seed in manifest.seeds:
-            alone = variant.name if "variant" in split_by else None, seed if "seed" in split_by else None
+            alone = (
+                variant.name if is_dora or "variant" in split_by else None,
+                seed if is_dora or "seed" in split_by else None,
+            )
             groups.setdefault((settings, *alone), []).append((Member(variant.name, seed), variant))
     first = next(iter(groups.values()))[0][1]
     result = []

@@ -77,6 +77,18 @@ class OutputConfig(Config):
         description="Of each adapter, keep the newest so many, the best, the one with the lowest loss, and those of "
         "steps at which another of its pack ends; without it, all.",
     )
+    license: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Under which the adapters may be used, such as CC-BY-4.0; written into their files.",
+    )
+    description: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        description="What the adapters are, for people who see them in a program; written into their files.",
+    )
 
 
 class VariantConfig(Config):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import torch
 from safetensors.torch import save
@@ -34,12 +35,15 @@ def encode_all(
     precisions: Collection[DtypeName],
     *,
     flips: bool,
+    tokens: bool = False,
 ) -> Encoded:
     """The latents of every image and the embeddings of every text, from the cache where it has them.
 
     Args:
-        precisions: the dtypes that the base model computes in, over all packs; texts are encoded in each of them.
+        precisions: the dtypes that the base model computes in, over the packs that do not train the text encoder;
+            texts are encoded in each of them.
         flips: whether the mirror images of the training images are encoded, too.
+        tokens: whether a pack trains the text encoder, and takes the tokens of the texts.
     """
     # Latents are kept as the mean and the standard deviation that the VAE gives: training draws from these anew.
     moments = _latents(attempt, images.used, images, model, device, mirrored=False)
@@ -53,7 +57,11 @@ def encode_all(
     def ids(records: Sequence[ImageRecord]) -> tuple[str, ...]:
         return tuple(record.id for record in records)
 
-    return Encoded(ids(images.train), ids(images.validation), moments, mirrored, tuple(texts), embeddings)
+    encoded = Encoded(ids(images.train), ids(images.validation), moments, mirrored, tuple(texts), embeddings)
+    if not tokens:
+        return encoded
+    rows = encode.tokens_of(stable_diffusion.load_tokenizer(model), texts)
+    return replace(encoded, tokens={text_name(text): row for text, row in zip(texts, rows, strict=True)})
 
 
 def _latents(

@@ -11,11 +11,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lora_engine.adapters import lora
+from lora_engine.adapters.targets import matching_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 from lora_engine.models import merge
 from lora_engine.models.accepted import WITH_WEIGHTS
 from lora_engine.models.checkpoint import NAME_A_VAE, current_name, read_header, require_tensors
+from lora_engine.models.conditioning import TextEncoder, attach
 from lora_engine.models.files import LocalModel, how_to_load, weight_files
 from lora_engine.models.finite import REMEDY, why_not_finite
 from lora_engine.models.loading import empty_part, json_object, model_errors
@@ -146,7 +148,7 @@ def require_trainable(model: LocalModel, config: LoraConfig, *, has_weights: boo
     require_layers(model.use, layers)
     if has_weights and (files := _unet_files(model)):
         _require_whole(unet, files, _key(model, "unet"))
-    lora.matching_modules(unet, config)
+    matching_modules(unet, config)
 
 
 def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> int:
@@ -206,6 +208,23 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
         unet.load_state_dict(weights, assign=True)
     _require_finite(model, "unet", weights)
     return unet.eval()
+
+
+def load_adapted_unet(
+    model: LocalModel, adapters: Sequence[tuple[str, int, LoraConfig]], dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """The UNet with new adapters, by their names, seeds and settings, and with the text encoder if one trains that.
+
+    Raises:
+        ModelError: the weights cannot be loaded, or a layer that an adapter should go to cannot be adapted.
+    """
+    unet = load_unet(model, dtype, device)
+    if any(config.text_encoder is not None for _, _, config in adapters):
+        _, text_encoder = load_text_encoder(model, dtype)
+        attach(unet, TextEncoder(text_encoder, model.use.clip_skip).to(device))
+    for name, seed, config in adapters:
+        lora.inject(unet, [(name, seed)], config)
+    return unet
 
 
 def _unet_files(model: LocalModel) -> tuple[Path, ...]:

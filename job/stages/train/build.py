@@ -67,20 +67,21 @@ def make_trainable(
     give_back()
     noise_schedule = schedule.load_noise_schedule(study.model)
     dtype = DTYPES[precision]
-    unet = stable_diffusion.load_unet(study.model, dtype, device)
-    for member, variant in zip(pack.members, pack.variants, strict=True):
-        lora.inject(unet, [(member.adapter_name, study.training_seed(member))], variant.lora)
+    members = list(zip(pack.members, pack.variants, strict=True))
+    adapters = [(member.adapter_name, study.training_seed(member), variant.lora) for member, variant in members]
+    unet = stable_diffusion.load_adapted_unet(study.model, adapters, dtype, device)
     for member in pack.members:
         if (path := study.starts.get(member.variant)) is not None:
             weights = weights_in(read_once(path), lora.parameters(unet, member.adapter_name))
             lora.load(unet, member.adapter_name, weights)
     use_deterministic_kernels(enabled=pack.shared.deterministic)
     flips = pack.shared.random_flip
-    resident = study.encoded.fits(free_bytes(device, processes.count), dtype, flips=flips)
+    tokens = pack.trains_text_encoder
+    resident = study.encoded.fits(free_bytes(device, processes.count), dtype, flips=flips, tokens=tokens)
     if not resident:
         text = "The encoded images do not fit into memory beside the training: they are read as they are needed"
         attempt.progress.say("latents and embeddings are read as they are needed", text, pack=pack.index)
-    data = study.encoded.training_data(device, dtype, flips=flips, resident=resident)
+    data = study.encoded.training_data(device, dtype, flips=flips, resident=resident, tokens=tokens)
     trainer = PackTrainer(
         unet,
         [_pack_member(study, member) for member in pack.members],
