@@ -79,6 +79,7 @@ def _stop(reading: Reading, training: dict[str, Any]) -> int | None:
         if not (name.endswith("_pct") or setting.origin.lower().endswith(".json")):
             return math.ceil(value)
         if "steps" in training:
-            return max(1, math.ceil(training["steps"] * value / 100))
+            steps: int = training["steps"]
+            return max(1, math.ceil(steps * value / 100))
         reading.lose(name, "how many updates that are cannot be told: no images are here")
     return None
