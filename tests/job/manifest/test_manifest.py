@@ -266,6 +266,43 @@ def test_overrides_merge_deeply_and_replace_unions_of_another_name() -> None:
     assert (two.training.optimizer.weight_decay, two.training.optimizer.learning_rate) == (0.5, 1e-4)
 
 
+@pytest.mark.parametrize(
+    ("key", "settings", "name"),
+    [
+        ("schedule", "{warmup_steps: 5}", "constant"),
+        ("schedule", "{warmup_share: 0.1}", "constant"),
+        ("loss", "{}", "mse"),
+        ("weighting", "{}", "none"),
+        ("optimizer", "{beta1: 0.5}", "adamw"),
+    ],
+)
+def test_a_section_without_a_name_has_the_one_that_is_its_default(key: str, settings: str, name: str) -> None:
+    own, all_alike = f"variants.two.training.{key}={settings}", f"training.{key}={settings}"
+    for option, at in ((all_alike, 0), (own, 1)):
+        found = getattr(resolve_variants(load(SMALL, option))[at].training, key)
+        assert found == getattr(load(SMALL, f"training.{key}={{name: {name}, {settings[1:]}").training, key)
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("training.ema=0.99", "{decay: 0.99}"),
+        ("training.ema=true", "{decay: 0.999}"),
+        ("training.ema=false", None),
+        ("training.optimizer=AdamW", "{name: adamw}"),
+        ("training.loss=huber", "{name: huber}"),
+        ("training.weighting=min_snr", "{name: min_snr}"),
+        ("variants.two.training.schedule=cosine", "{name: cosine}"),
+        ("training.schedule=7", None),
+        ("training.noise=0.1", None),
+    ],
+)
+def test_what_stands_in_place_of_a_section_is_answered_with_the_section(option: str, meant: str | None) -> None:
+    (found,) = problems(SMALL, option)
+    assert "allowed: a mapping of keys to values." in found
+    assert found.partition("Did you mean ")[2] == (f'"{meant}"?' if meant else "")
+
+
 def test_packs_hold_what_passes_through_the_unet_alike() -> None:
     own = "variants.two.training={steps: 3, optimizer: {name: lion}, noise: {offset: 0.1}}"
     (pack,) = packs_of(load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4", own))
