@@ -11,13 +11,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from job.cli.plan import render_plan
 from job.manifest.load import load_manifest
 from job.manifest.names import variant_name
 from job.manifest.overrides import schemas_of_keys
 from job.manifest.packs import resolve_variants
 from job.manifest.problems import ManifestError
 from job.manifest.schema import Manifest, manifest_schema
-from job.plan import make_plan, render_plan
+from job.plan import make_plan
 from job.run.identity import identity
 
 HEAD = """\
