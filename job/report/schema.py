@@ -255,7 +255,8 @@ class StudyVerdict(Part):
     pictures: str | None = Field(description="Whether pictures agree, prompted as trained. Null where there are none.")
     others: list[str] = Field(description="The same sentence about each other pair that has a verdict.")
     recommended: Recommended = Field(
-        description="The one with the lowest loss as trained: of the winner's adapters where there is one, else of all."
+        description="The one with the lowest loss as trained: of the winner's adapters where the first variant and the "
+        "lowest one have a winner, else of all."
     )
 
 

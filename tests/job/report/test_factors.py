@@ -123,6 +123,22 @@ def test_several_differences_are_not_one_question(tmp_path: Path) -> None:
     assert found.verdict.headline.endswith(f"however they are prompted; t{said}")
 
 
+def test_the_study_is_about_one_question_where_it_has_one_and_begins_with_its_best(tmp_path: Path) -> None:
+    """Of a sweep, the adapter that is lowest often differs from the first in every setting."""
+    levels = {name: {"a": level, "": level + 0.1} for name, level in zip("abcd", (0.8, 0.75, 0.7, 0.6), strict=True)}
+    rate = {"training": {"optimizer": {"learning_rate": 2e-4}}}
+    others = [("b", {"lora": {"rank": 16}}), ("c", rate), ("d", {"lora": {"rank": 16}, **rate})]
+    variants = [A, *({"name": name, "captions": A["captions"], **own} for name, own in others)]
+    design = Design(variants, around({BASE: LEVELS[BASE]} | levels))
+    found = build_comparison(make_run(tmp_path, design).run).verdict
+    assert found.headline.startswith(
+        "Of these adapters, learning rate 0.0002 (c) fits unseen images better than learning rate 0.0001 (a)"
+    )
+    assert "learning rate 0.0002 (c) has a lower denoising loss than learning rate 0.0001 (a)" in found.sentence
+    assert len(found.others) == 5
+    assert (found.recommended.variant, found.recommended.seed) == ("d", 1)
+
+
 def test_what_comes_with_a_name_is_no_difference_of_its_own(tmp_path: Path) -> None:
     """An optimizer or a weighting is one choice, unless one sets more than that."""
     made = run_of(tmp_path, {"training": {"schedule": {"name": "cosine"}}})
