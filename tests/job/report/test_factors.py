@@ -13,6 +13,7 @@ from job.report.charts import curves, forest
 from job.report.objective import trained_with
 from job.report.publish import publish_report
 from job.report.schema import Comparison, Pair, Verdict, report_schema
+from job.report.settings import setting_words
 from job.report.sides import beats_of, cells_of
 from job.report.table import adapters, texts
 from tests.job.report.cases import A, B
@@ -71,6 +72,33 @@ def test_one_setting_is_what_the_two_are_called_by(
         f"Of these adapters, {b_words} (b) fits unseen images better than {a_words} (a), however they are prompted."
     )
     assert "With fewer than 3 seeds, a verdict is that of these adapters, not of what they differ in." in found.notes
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("lora.rank", 16, "rank 16"),
+        ("training.optimizer.name", "lion", "optimizer lion"),
+        ("training.schedule.warmup_steps", 5, "warmup steps 5"),
+        ("training.schedule", {"name": "cosine", "warmup_steps": 5}, "schedule cosine"),
+        ("training.noise.offset", 0.05, "noise offset 0.05"),
+        ("training.noise.multires", None, "no multires noise"),
+        (
+            "training.noise.multires",
+            {"discount": 0.3, "iterations": 6},
+            "multires noise with discount 0.3 and iterations 6",
+        ),
+        ("training.noise.multires.iterations", 6, "iterations 6"),
+        ("training.timesteps.from", 200, "timesteps from 200"),
+        ("training.weighting.gamma", 5.0, "weighting gamma 5"),
+        ("training.loss.schedule", "snr", "loss schedule snr"),
+        ("training.ema", None, "no EMA"),
+        ("training.ema", {"decay": 0.99}, "EMA with decay 0.99"),
+        ("training.ema.decay", 0.99, "EMA decay 0.99"),
+    ],
+)
+def test_a_setting_is_called_what_it_is(key: str, value: object, said: str) -> None:
+    assert setting_words(key, value) == said
 
 
 def test_over_seeds_it_speaks_of_the_settings(tmp_path: Path) -> None:
