@@ -37,6 +37,8 @@ def _of_network(reading: Reading, optimizer_name: str) -> dict[str, Any]:
     """What `network_args` and the GUI's own settings say, beside the network's size."""
     arguments = read_arguments(reading, "network_args", "lora")
     known = {"rs_lora", *_PLUS_RATIOS}
+    if arguments.get("algo") == "lora":  # LyCORIS' name of what is trained here
+        known.add("algo")
     dropout = _dropout(reading, "network_dropout")
     if _is_of_another_kind(reading) and "dropout" in arguments:
         known.add("dropout")

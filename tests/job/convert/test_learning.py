@@ -150,6 +150,12 @@ def test_adapters(lines: str, expected: dict[str, Any] | None) -> None:
     assert made == ({"rank_stabilized": True, "dropout": 0.2} if expected is None else expected)
 
 
+@pytest.mark.parametrize(("kind", "lost"), [("lora", False), ("loha", True)])
+def test_a_plain_lora_by_another_name_is_taken(kind: str, lost: bool) -> None:
+    _, remarks = of_kohya(f"network_module = 'lycoris.kohya'\nnetwork_args = ['algo={kind}']")
+    assert (f"algo={kind}" in remarks) == lost
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -328,7 +328,11 @@ def test_epochs_are_steps_once_images_are_counted() -> None:
 @pytest.mark.parametrize(
     ("training", "said"),
     [
-        ("{batch_size: 2}", "training.steps: found nothing; allowed: this key is required, or epochs in its place"),
+        (
+            "{batch_size: 2}",
+            "training.steps: found nothing; allowed: this key is required, or epochs in its place, also where every "
+            "variant has its own",
+        ),
         ("{steps: 10, epochs: 2}", "training.epochs: found 2; allowed: null, since training.steps is 10"),
         ("{epochs: 0}", "training.epochs"),
     ],

@@ -187,7 +187,7 @@ def test_unequal_refused_updates_are_noted_and_beyond_a_hundredth_withhold(
     _, verdict = only(found)
     assert [member.skipped_steps for member in found.members] == [0, refused]
     counts = f"with seed 1, 0 and {refused} of their updates were refused"
-    assert f"a and b: {counts}, since their gradients were not finite." in found.notes
+    assert f"a and b: {counts}, since losses or gradients were not finite." in found.notes
     assert (verdict.code == "withheld") == withheld
     if withheld:
         why = f"a and b cannot be compared: {counts}, which is more than 1% of the steps apart; no verdict."
