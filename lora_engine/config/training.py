@@ -33,8 +33,8 @@ class TrainingConfig(Config):
         default=None,
         ge=1,
         le=MOST_STEPS,
-        description="Optimizer updates, not micro-batches. Required, unless epochs stands in its place, also where every "
-        "variant has its own.",
+        description="Optimizer updates, not micro-batches. Required, unless epochs stands in its place, also where "
+        "every variant has its own.",
     )
     epochs: float | None = Field(
         default=None,
