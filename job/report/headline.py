@@ -34,6 +34,8 @@ def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups
             others=[],
             recommended=_recommended(members, None),
         )
+    others = [pair for pair in pairs if pair.verdict is not None and pair not in rows]
+    others.sort(key=lambda pair: not is_one_question(pair))
     told = [pair.verdict.sentence for pair in rows if pair.verdict is not None]
     disagree = _disagree(rows)
     lowest = _of_lowest(candidates, members)
@@ -43,7 +45,7 @@ def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups
         sentence=" ".join((["The seeds disagree."] if disagree else []) + told),
         rests_on=_rests_on(rows, members, groups, share),
         pictures=agreement(rows),
-        others=[_headline([pair]) for pair in pairs if pair.verdict is not None and pair not in rows],
+        others=[_headline([pair]) for pair in others],
         recommended=_recommended(members, winner),
     )
 

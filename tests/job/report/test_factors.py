@@ -158,13 +158,16 @@ def test_the_study_is_about_one_question_where_it_has_one_and_begins_with_its_be
     others = [("b", {"lora": {"rank": 16}}), ("c", rate), ("d", {"lora": {"rank": 16}, **rate})]
     variants = [A, *({"name": name, "captions": A["captions"], **own} for name, own in others)]
     design = Design(variants, around({BASE: LEVELS[BASE]} | levels))
-    found = build_comparison(make_run(tmp_path, design).run).verdict
+    run = make_run(tmp_path, design).run
+    found = publish_report(run).verdict
     assert found.headline.startswith(
         "Of these adapters, learning rate 0.0002 (c) fits unseen images better than learning rate 0.0001 (a)"
     )
     assert "learning rate 0.0002 (c) has a lower denoising loss than learning rate 0.0001 (a)" in found.sentence
-    assert len(found.others) == 5
+    assert ["cannot be told" in other for other in found.others] == [False] * 3 + [True] * 2
     assert (found.recommended.variant, found.recommended.seed) == ("d", 1)
+    page = (run.read(layout.PAGE) or b"").decode()  # so many sentences would hide the table
+    assert page.index("<summary>The same of all other pairs") < page.index('data-path="verdict.others[0]"')
 
 
 def test_what_comes_with_a_name_is_no_difference_of_its_own(tmp_path: Path) -> None:
