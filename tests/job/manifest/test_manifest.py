@@ -303,6 +303,32 @@ def test_what_stands_in_place_of_a_section_is_answered_with_the_section(option: 
     assert found.partition("Did you mean ")[2] == (f'"{meant}"?' if meant else "")
 
 
+@pytest.mark.parametrize(
+    ("usual", "own", "found"),
+    [
+        ("schedule: {warmup_steps: 5}", "schedule: {warmup_share: 0.2}", {"warmup_steps": 0, "warmup_share": 0.2}),
+        ("schedule: {warmup_share: 0.2}", "schedule: {warmup_steps: 5}", {"warmup_steps": 5, "warmup_share": None}),
+        ("schedule: {warmup_share: 0.2}", "schedule: {warmup_steps: 0}", {"warmup_steps": 0, "warmup_share": 0.2}),
+        ("noise: {offset: 0.1}", "noise: {multires: {discount: 0.5}}", {"offset": 0.0}),
+        ("noise: {multires: {}}", "noise: {offset: 0.1}", {"offset": 0.1, "multires": None}),
+        ("noise: {offset: 0.1}", "noise: {multires: null}", {"offset": 0.1, "multires": None}),
+    ],
+)
+def test_what_excludes_another_key_takes_its_place(usual: str, own: str, found: dict[str, object]) -> None:
+    training = f"training={{steps: 10, {usual}}}"
+    section = usual.partition(":")[0]
+    for option in (f"variants.two.training={{{own}}}", _swept(own)):
+        made = getattr(resolve_variants(load(SMALL, training, option))[1].training, section)
+        assert {key: getattr(made, key) for key in found} == found
+
+
+def _swept(own: str) -> str:
+    """The option that sweeps the key of `section: {key: value}` over that value alone."""
+    section, _, rest = own.partition(": {")
+    key, _, value = rest[:-1].partition(": ")
+    return f"variants.two.sweep={{training.{section}.{key}: [{value}]}}"
+
+
 def test_packs_hold_what_passes_through_the_unet_alike() -> None:
     own = "variants.two.training={steps: 3, optimizer: {name: lion}, noise: {offset: 0.1}}"
     (pack,) = packs_of(load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4", own))
