@@ -19,6 +19,7 @@ from job.manifest.yaml_reader import Document, Path
 
 KEY = "sweep"
 _SWEPT = [(key,) for key, _ in OVERRIDABLE]
+_KEYS = f"a dotted key of {' or '.join(key for key, _ in OVERRIDABLE)}, such as lora.rank"
 _LISTS = "a list of values under a dotted key, such as lora.rank: [8, 16]"
 
 Sweep = Mapping[str, list[Any]]  # dotted key to its values
@@ -152,7 +153,7 @@ class _Reader:
 
     def _check_key(self, key: str, sweep: Mapping[str, Any], variant: Mapping[str, Any], path: Path) -> None:
         if key not in self._keys:
-            self.problem(path, "an unknown key", f"a dotted key: {', '.join(self._keys)}", self._meant(key))
+            self.problem(path, "an unknown key", _KEYS, self._meant(key))
         elif above := next((other for other in sweep if key.startswith(f"{other}.")), None):
             self.problem(path, f"a key within {above}, which is swept, too", "one of the two")
         elif (own := _own(variant, key)) is not None:

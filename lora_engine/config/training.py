@@ -33,7 +33,8 @@ class TrainingConfig(Config):
         default=None,
         ge=1,
         le=MOST_STEPS,
-        description="Optimizer updates, not micro-batches. Required, unless epochs stands in its place.",
+        description="Optimizer updates, not micro-batches. Required, unless epochs stands in its place, also where "
+        "every variant has its own.",
     )
     epochs: float | None = Field(
         default=None,
@@ -82,7 +83,9 @@ class TrainingConfig(Config):
     @model_validator(mode="after")
     def _check_length(self) -> "TrainingConfig":
         if self.steps is None and self.epochs is None:
-            raise ValueError("steps: this key is required, or epochs in its place")
+            raise ValueError(
+                "steps: this key is required, or epochs in its place, also where every variant has its own"
+            )
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"epochs: null, since training.steps is {self.steps}; or training.steps: null")
         return self

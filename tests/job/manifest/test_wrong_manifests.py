@@ -128,8 +128,11 @@ def resolved(schema: dict[str, Any], value: Any) -> dict[str, Any]:
         return resolved(SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], value)
     if "discriminator" in schema:
         tag = schema["discriminator"]["propertyName"]
-        mapped = schema["discriminator"]["mapping"][value[tag] if isinstance(value, dict) else value]
-        return resolved({"$ref": mapped}, value) | {"tag": tag}
+        mapping = schema["discriminator"]["mapping"]
+        found = resolved({"$ref": mapping[value[tag] if isinstance(value, dict) else value]}, value) | {"tag": tag}
+        if all(tag in resolved({"$ref": each}, value).get("required", []) for each in mapping.values()):
+            return found
+        return found | {"required": []}  # without the tag it is of the member that needs none
     for option in schema.get("oneOf", []):  # parted by the type of the value
         found = resolved(option, value)
         if {"string": str, "object": dict, "integer": int, "array": list}[found["type"]] is type(value):
