@@ -16,7 +16,8 @@ class LoraConfig(Config):
     """
 
     rank: int = Field(default=8, ge=1, le=512)
-    alpha: float = Field(default=8.0, gt=0, description="The update is scaled by alpha / rank.")
+    # The files that readers scale by, and the layers, hold its multiples in fp32, where more is infinite.
+    alpha: float = Field(default=8.0, gt=0, le=1e30, description="The update is scaled by alpha / rank.")
     rank_stabilized: bool = Field(
         default=False,
         description="Scale the update by alpha / sqrt(rank) instead, which keeps it as large at higher ranks.",
@@ -30,7 +31,7 @@ class LoraConfig(Config):
     dropout: float = Field(
         default=0.0,
         ge=0,
-        lt=1,
+        le=0.99,
         description="In training, the share of the values between down and up that an image does without, as kohya's "
         "network_dropout has it.",
     )
