@@ -97,7 +97,7 @@ def _combinations(variant: Any, at: int, sweep: Sweep) -> Iterator[tuple[Made, A
     if not isinstance(variant, dict):
         yield Made("", at, {}), variant
         return
-    name, rest = str(variant.get("name")), {key: value for key, value in variant.items() if key != KEY}
+    name, rest = _name(variant), {key: value for key, value in variant.items() if key != KEY}
     for places in itertools.product(*(range(len(values)) for values in sweep.values())):
         chosen = dict(zip(sweep, places, strict=True))
         if not chosen:
@@ -109,6 +109,12 @@ def _combinations(variant: Any, at: int, sweep: Sweep) -> Iterator[tuple[Made, A
         for key, value in values.items():
             data = _with(data, key.split("."), value)
         yield made, data
+
+
+def _name(variant: Any) -> str:
+    """The name of a variant; "", which is none, where it has none that is text."""
+    name = variant.get("name") if isinstance(variant, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _with(data: dict[str, Any], parts: list[str], value: Any) -> dict[str, Any]:
@@ -141,7 +147,7 @@ class _Reader:
         if len(self.problems) > before:
             return {}
         try:
-            variant_name(str(variant.get("name")))
+            variant_name(_name(variant))
         except ValueError:  # which is found, and said, of the variant itself
             return {}
         for made, _ in () if math.prod(map(len, sweep.values())) > MOST_VARIANTS else _combinations(variant, 0, sweep):

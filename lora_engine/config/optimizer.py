@@ -70,8 +70,9 @@ class ScheduleFreeAdamWConfig(Config):
     name: Literal["schedule_free_adamw"]
     learning_rate: _Rate = 2.5e-4
     weight_decay: _Decay = 0.01
+    # The average is found by a division by this, so were it less, rounding errors would rule the average.
     beta1: float = Field(
-        default=0.9, gt=0, lt=1, description="How near to the average the weights are at which gradients are taken."
+        default=0.9, ge=0.01, lt=1, description="How near to the average the weights are at which gradients are taken."
     )
     beta2: _Squares = 0.999
     epsilon: _Epsilon = 1e-8

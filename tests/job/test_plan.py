@@ -323,7 +323,10 @@ def test_where_one_adapter_waits_for_its_images_to_be_counted_nothing_rests_on_i
         ),
         (("a", "b lora: {rank: 16, alpha: 16}"), []),
         (("a lora: {rank_stabilized: true}", "b lora: {rank: 16, rank_stabilized: true}"), []),
-        (("a", "b lora: {rank: 16, text_encoder: {rank: 8}, init_from: s3://b/it.safetensors}"), []),  # a file says alphas
+        (
+            ("a", "b lora: {rank: 16, text_encoder: {rank: 8}, init_from: s3://b/it.safetensors}"),
+            [],
+        ),  # a file says alphas
         (
             ("a", "b lora: {rank: 16, text_encoder: {rank: 4}}"),
             ["lora.alpha 8 scales updates by 1 at rank 8, 0.5 at rank 16, *", "lora.text_encoder.alpha 8 at * by 2; *"],

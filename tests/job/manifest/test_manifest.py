@@ -343,6 +343,8 @@ def test_packs_hold_what_passes_through_the_unet_alike() -> None:
 def test_epochs_are_steps_once_images_are_counted() -> None:
     manifest = load(SMALL.replace("{steps: 10}", "{epochs: 2.5}"), "variants.two.training.steps=7")
     assert [variant.training.last_step for variant in resolve_variants(manifest)] == [0, 7]
+    exact = load(SMALL.replace("{steps: 10}", "{epochs: 1.1, batch_size: 1}"))
+    assert resolve_variants(exact, images=50)[0].training.steps == 55  # in binary, 1.1 x 50 is more than that
     one, two = resolve_variants(manifest, images=11)  # 27.5 images, four an update
     assert [one.training.steps, one.training.epochs, two.training.steps] == [7, None, 7]
     unchanged = load(SMALL, "variants.two.training={steps: 7, epochs: null}", "variants.one.training.epochs=null")

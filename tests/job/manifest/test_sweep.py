@@ -227,6 +227,20 @@ def test_names_that_are_there_already() -> None:
     assert 'variants[1].name: found "../blip"; allowed: 1 to 63 lower-case' in found
 
 
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("ink", 'variants[2]: found "ink"; allowed: a mapping *'),
+        ("null", "variants[2]: found nothing (null); allowed: a mapping *"),
+        ("{name: 12, captions: {strategy: existing}, sweep: {lora.rank: [4]}}", "variants[2].name: found 12; *"),
+        ("{captions: {strategy: existing}, sweep: {lora.rank: [4]}}", "variants[2].name: found nothing; *"),
+    ],
+)
+def test_what_is_no_variant_beside_one_that_is_swept(other: str, says: str) -> None:
+    (found,) = problems(text=f"{SWEPT}  - {other}\n")
+    assert re.search(re.escape(says).replace(r"\*", ".*"), found), found
+
+
 def test_the_schema_for_editors_knows_what_may_be_swept() -> None:
     schema = jsonschema.Draft202012Validator(manifest_schema())
     assert schema.is_valid(yaml.safe_load(SWEPT.replace("1e-4, 2e-4", "0.1, 0.2")))
