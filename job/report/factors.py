@@ -11,6 +11,7 @@ from job.report.members import Trained
 from job.run.held_out import HeldOut
 from job.run.identity import VariantIdentity
 from job.run.resolved import Resolved
+from job.storage import name_of
 from lora_engine.records import CaptionRecord, StepRecord
 
 CAPTIONS = "captions"
@@ -77,7 +78,7 @@ def factors_of(
 
 def _start_of(resolved: Resolved, variant: str) -> str | None:
     decision = resolved.models.starts.get(variant)
-    return None if decision is None else f"{decision.source} (SHA-256 {decision.sha256[:12]}...)"
+    return None if decision is None else f"{name_of(decision.source)} {decision.sha256[:8]}"
 
 
 def _settings(a: VariantIdentity, b: VariantIdentity) -> dict[str, tuple[Any, Any]]:

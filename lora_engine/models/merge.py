@@ -62,7 +62,8 @@ def _difference(weight: Tensor, layer: LoraLayer) -> Tensor:
     sums = weight + added
     ones = [-1] + [1] * (weight.dim() - 1)
     lengths, wanted = sums.flatten(1).norm(dim=1).view(ones), layer.magnitude.to(sums).view(ones)
-    return sums * (wanted / lengths) - weight
+    scaled: Tensor = sums * (wanted / lengths)
+    return scaled - weight
 
 
 def merge_text_encoder(text_encoder: nn.Module, merging: Merging) -> None:
