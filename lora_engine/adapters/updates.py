@@ -98,7 +98,7 @@ def _likeness(layers: int, norm_a: float, norm_b: float, product: float) -> Like
 
 
 def scaled(file: LoraFile, strength: float) -> LoraFile:
-    """The adapter whose updates are `strength` times as large. Not for DoRA, whose effect is no multiple of its factors."""
+    """The adapter whose updates are `strength` times as large. Not for DoRA, whose effect is no multiple of these."""
     layers = {name: replace(layer, up=layer.up.float() * strength) for name, layer in file.layers.items()}
     return replace(file, layers=layers)
 
@@ -181,17 +181,25 @@ def merged(weight: Tensor, layer: LoraLayer, strength: float = 1.0) -> Tensor:
             "Name the base model that it was made for.",
         )
     base = weight.float()
-    update = (layer.up.flatten(1).float() @ layer.down.flatten(1).float()) * (layer.alpha / layer.rank)
-    update = update.view(weight.shape)
-    if layer.magnitude is not None:
-        directed = base + update
-        sizes = directed.flatten(1).norm(dim=1)
-        factor = (layer.magnitude.flatten().float() / sizes).view(-1, *[1] * (weight.ndim - 1))
-        update = directed * factor - base
-    result = base + strength * update
+    result = base + strength * difference(base, layer)
     if not bool(result.isfinite().all()):
         raise ModelError("a merged weight is no finite number.", "Name another file, or a smaller strength.")
     return result
+
+
+def difference(weight: Tensor, layer: LoraLayer) -> Tensor:
+    """What an adapter makes of a base model's weight, less that weight, [O, I] or [O, I, h, w].
+
+    DoRA gives each output's weights the length that it learned, after it has added what LoRA does.
+    """
+    down, up = (part.to(weight.device, weight.dtype) for part in (layer.down, layer.up))
+    update: Tensor = (up.flatten(1) @ down.flatten(1)).view_as(weight) * (layer.alpha / layer.rank)
+    if layer.magnitude is None:
+        return update
+    sums, ones = weight + update, [-1] + [1] * (weight.ndim - 1)
+    lengths, wanted = sums.flatten(1).norm(dim=1).view(ones), layer.magnitude.to(sums).view(ones)
+    difference: Tensor = sums * (wanted / lengths) - weight
+    return difference
 
 
 def _plain(*shape: int) -> tuple[int, ...]:

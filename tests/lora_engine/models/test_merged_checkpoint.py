@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lora_engine.adapters.lora_file import LoraFile, LoraLayer
 from lora_engine.errors import ModelError
 from lora_engine.models.files import LocalModel
-from lora_engine.models.merged import Merge, merge_file, merge_folder
+from lora_engine.models.merged_checkpoint import MergeOrder, merge_file, merge_folder
 from lora_engine.models.single_file import convert_single_file
 from tests.single_file import checkpoint_of
 
@@ -95,7 +95,7 @@ def test_a_folder_with_the_adapter_computes_as_base_and_adapter(
     all_layers: Path, tmp_path: Path, dora: bool, strength: float
 ) -> None:
     lora, folder = adapter_for(all_layers, dora=dora), tmp_path / "merged"
-    merge_folder(LocalModel(all_layers), Merge(lora, strength, torch.float32, {"made": "so"}), folder)
+    merge_folder(LocalModel(all_layers), MergeOrder(lora, strength, torch.float32, {"made": "so"}), folder)
     assert_alike(pipeline_of(folder), by_hand(all_layers, lora, strength), all_layers)
     with safe_open(folder / "unet" / "diffusion_pytorch_model.safetensors", framework="pt") as file:
         assert file.metadata() == {"format": "pt", "made": "so"}
@@ -113,7 +113,7 @@ def test_one_file_with_the_adapter_computes_as_base_and_adapter_and_keeps_its_na
     said = {"modelspec.title": "base", "modelspec.hash_sha256": "0"}
     save_file(whole | average, tmp_path / "base.safetensors", said)
     lora, merged = adapter_for(all_layers), tmp_path / "merged.safetensors"
-    merge_file(tmp_path / "base.safetensors", Merge(lora, 0.5, None, {"made": "so"}), merged)
+    merge_file(tmp_path / "base.safetensors", MergeOrder(lora, 0.5, None, {"made": "so"}), merged)
     assert load_file(merged).keys() == whole.keys()
     with safe_open(merged, framework="pt") as file:
         assert file.metadata() == {"modelspec.title": "base", "made": "so"}
@@ -127,7 +127,7 @@ def test_weights_keep_their_type_or_get_the_one_that_is_asked_for(all_layers: Pa
     save_file(whole, tmp_path / "base.safetensors")
     for dtype, expected in ((None, torch.float16), (torch.bfloat16, torch.bfloat16)):
         merge_file(
-            tmp_path / "base.safetensors", Merge(adapter_for(all_layers), 1, dtype, {}), tmp_path / "m.safetensors"
+            tmp_path / "base.safetensors", MergeOrder(adapter_for(all_layers), 1, dtype, {}), tmp_path / "m.safetensors"
         )
         found = load_file(tmp_path / "m.safetensors")
         assert {tensor.dtype for tensor in found.values()} == {expected, torch.int64}
@@ -136,7 +136,9 @@ def test_weights_keep_their_type_or_get_the_one_that_is_asked_for(all_layers: Pa
     with pytest.raises(
         ModelError, match=r"middle_block\.2\.in_layers\.2\.weight holds numbers that float16 cannot hold"
     ):
-        merge_file(tmp_path / "base.safetensors", Merge(LoraFile(huge, {}), 1, None, {}), tmp_path / "m.safetensors")
+        merge_file(
+            tmp_path / "base.safetensors", MergeOrder(LoraFile(huge, {}), 1, None, {}), tmp_path / "m.safetensors"
+        )
 
 
 def test_an_adapter_of_another_base_model_is_refused(all_layers: Path, tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_an_adapter_of_another_base_model_is_refused(all_layers: Path, tmp_path:
         "proj_in: the adapter's layer is for weights of": LoraFile({LAYERS[0]: replace(first, up=first.up[1:])}, {}),
     }
     for said, other in others.items():
-        merge = Merge(other, 1, None, {})
+        merge = MergeOrder(other, 1, None, {})
         with pytest.raises(ModelError, match=said):
             merge_file(tmp_path / "base.safetensors", merge, tmp_path / "merged.safetensors")
         with pytest.raises(ModelError, match=said):

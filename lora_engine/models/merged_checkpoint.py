@@ -28,7 +28,7 @@ _OPEN_CLIP_LAYERS = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc
 
 
 @dataclass(frozen=True)
-class Merge:
+class MergeOrder:
     """What goes into a base model."""
 
     lora: LoraFile
@@ -45,7 +45,7 @@ class _Stored:
     third: int | None = None  # which third of its rows, where queries, keys and values are one tensor
 
 
-def merge_folder(model: LocalModel, merge: Merge, folder: Path) -> None:
+def merge_folder(model: LocalModel, merge: MergeOrder, folder: Path) -> None:
     """Write a pipeline in diffusers layout with the adapter in its UNet and text encoder into a folder, which is made.
 
     A safety checker and whatever else is no part of drawing is left out.
@@ -74,7 +74,7 @@ def merge_folder(model: LocalModel, merge: Merge, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index | left_out, indent=2) + "\n")
 
 
-def merge_file(checkpoint: Path, merge: Merge, path: Path) -> None:
+def merge_file(checkpoint: Path, merge: MergeOrder, path: Path) -> None:
     """Write a checkpoint in one file with the adapter in its UNet and text encoder, under the names that it has.
 
     A moving average of the UNet's weights, which would be one without the adapter, is left out.
@@ -87,7 +87,7 @@ def merge_file(checkpoint: Path, merge: Merge, path: Path) -> None:
     places = _unet_names(names) | {f"{_OF_TEXT}{name}": each for name, each in _text_names(header).items()}
     _require_layers(merge.lora, places, checkpoint.name)
     metadata = {key: value for key, value in header.metadata.items() if key not in _HASHES}
-    save_file(_merged((checkpoint,), places, merge), path, metadata | merge.metadata)
+    save_file(_merged((checkpoint,), places, merge), path, {**metadata, **merge.metadata})
 
 
 def _names(files: tuple[Path, ...]) -> list[str]:
@@ -139,13 +139,13 @@ def _require_layers(lora: LoraFile, places: Mapping[str, _Stored], name: str) ->
     lacking = [layer for layer in lora.layers if layer not in places]
     if lacking:
         raise ModelError(
-            f"The adapter has weights for {len(lora.layers)} layers, of which {len(lacking)} are not in {name}, such as "
-            f"{lacking[0]}.",
+            f"The adapter has weights for {len(lora.layers)} layers, of which {len(lacking)} are not in {name}, "
+            f"such as {lacking[0]}.",
             _OTHER,
         )
 
 
-def _merged(files: tuple[Path, ...], places: Mapping[str, _Stored], merge: Merge) -> dict[str, Tensor]:
+def _merged(files: tuple[Path, ...], places: Mapping[str, _Stored], merge: MergeOrder) -> dict[str, Tensor]:
     """The tensors of the files, by their names, with the adapter in those that it has layers for."""
     layers: dict[str, list[tuple[str, int | None]]] = {}
     for layer in merge.lora.layers:
@@ -165,7 +165,7 @@ def _tensors(files: tuple[Path, ...]) -> Iterator[tuple[str, Tensor]]:
                     yield name, file.get_tensor(name)
 
 
-def _with_layers(tensor: Tensor, layers: list[tuple[str, int | None]], merge: Merge) -> Tensor:
+def _with_layers(tensor: Tensor, layers: list[tuple[str, int | None]], merge: MergeOrder) -> Tensor:
     result = tensor.float().clone()
     for name, third in layers:
         rows = slice(None) if third is None else slice(third * len(result) // 3, (third + 1) * len(result) // 3)
