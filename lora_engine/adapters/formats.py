@@ -4,129 +4,147 @@ Shape legend: R rank, I and O features in and out.
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora_engine.adapters.card import AdapterCard, kohya_metadata
+from lora_engine.adapters.layer_names import TEXT_ENCODER, diffusers_name, kohya_layer
 from lora_engine.adapters.lora import Adapter
+from lora_engine.adapters.lora_file import LoraLayer
 from lora_engine.adapters.names import DIFFUSERS_NAME, STATE_NAME, is_taken, kohya_name
-from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.models import PredictionType
 from lora_engine.records import FileEntry
 
-_SD2_WIDTH = 1024  # features of a token in SD 2.x; SD 1.x has 768
+Layers = Mapping[str, LoraLayer]  # by names in the UNet, or, behind `text_encoder.`, in the text encoder
+
+_MAGNITUDE = ".lora_magnitude_vector"
 
 
-@dataclass(frozen=True)
-class AdapterCard:
-    """The description of an adapter in the metadata of its files, which programs that load LoRAs show to people."""
+def layers_of(adapter: Adapter, alphas: Mapping[str, float]) -> dict[str, LoraLayer]:
+    """The layers of an adapter, in fp32.
 
-    name: str
-    base_model: str
-    resolution: int  # pixels a side
-    images: int  # that it was trained on
-    prediction_type: PredictionType
-    zero_terminal_snr: bool  # whether it was trained with a last timestep that is noise alone
-    clip_skip: int  # which layer of the text encoder it was trained with, 1 for the last
-    text_width: int  # features of a token that the UNet attends to, by which programs tell SD 2.x from 1.x
-    started_at: float  # when the training began, in seconds since 1970
-    tag_frequency: dict[str, int]  # of the captions, see `tag_frequency`
-    trigger_phrase: str  # the text that calls the adapter up; empty where there is none
+    Args:
+        alphas: of each layer, by which readers scale: see `lora.file_alphas`.
+    """
+    weights = {key: tensor.float().contiguous() for key, tensor in adapter.items()}
+    return {
+        layer: LoraLayer(
+            weights[f"{layer}.lora_A.weight"],
+            weights[f"{layer}.lora_B.weight"],
+            alphas[layer],
+            weights.get(f"{layer}{_MAGNITUDE}"),
+        )
+        for layer in (key.removesuffix(".lora_A.weight") for key in weights if key.endswith(".lora_A.weight"))
+    }
 
 
-def kohya_state_dict(adapter: Adapter, config: LoraConfig) -> dict[str, Tensor]:
-    """The adapter under kohya's names: for each module down [R, I], up [O, R] and a scalar alpha.
+def adapter_of(layers: Layers) -> Adapter:
+    """The weights of a file's layers, as `lora.load` takes them; what they are scaled by is not among them."""
+    result: Adapter = {}
+    for name, layer in layers.items():
+        result[f"{name}.lora_A.weight"] = layer.down
+        result[f"{name}.lora_B.weight"] = layer.up
+        if layer.magnitude is not None:
+            result[f"{name}{_MAGNITUDE}"] = layer.magnitude
+    return result
+
+
+def kohya_tensors(layers: Layers) -> dict[str, Tensor]:
+    """What a file in kohya's format holds: of each layer down, up and a scalar alpha, and of DoRA the norms.
 
     A reader computes the update of a weight as up @ down * alpha / rank.
     """
     result: dict[str, Tensor] = {}
-    for key, tensor in adapter.items():
-        module, part, _ = key.rsplit(".", 2)
-        name = f"lora_unet_{module.replace('.', '_')}"
-        result[f"{name}.lora_{'down' if part == 'lora_A' else 'up'}.weight"] = tensor
-        result[f"{name}.alpha"] = torch.tensor(float(config.file_alpha))
+    for layer, own in layers.items():
+        name = kohya_layer(layer)
+        result[f"{name}.lora_down.weight"] = own.down
+        result[f"{name}.alpha"] = torch.tensor(float(own.alpha))
+        result[f"{name}.lora_up.weight"] = own.up
+        if own.magnitude is not None:
+            result[f"{name}.dora_scale"] = own.magnitude.view(-1, *[1] * (own.down.ndim - 1))
     return result
 
 
-def _kohya_metadata(state: dict[str, Tensor], config: LoraConfig, card: AdapterCard) -> dict[str, str]:
-    side, version_2 = str(card.resolution), card.text_width == _SD2_WIDTH
-    predicts_v = card.prediction_type == "v_prediction"
-    return {
-        "ss_v2": str(version_2),
-        "ss_base_model_version": f"sd_v{2 if version_2 else 1}{'_v' if predicts_v else ''}",
-        "ss_v_parameterization": str(predicts_v),
-        "ss_zero_terminal_snr": str(card.zero_terminal_snr),
-        "ss_clip_skip": str(card.clip_skip),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(config.rank),
-        "ss_network_alpha": str(config.file_alpha),
-        "ss_output_name": card.name,
-        "ss_sd_model_name": card.base_model,
-        "ss_resolution": f"({side}, {side})",
-        "ss_num_train_images": str(card.images),
-        "ss_tag_frequency": json.dumps({card.name: card.tag_frequency}),
-        "ss_training_started_at": str(card.started_at),
-        "sshs_model_hash": _tensors_sha256(state),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{_architecture(version_2, predicts_v)}/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/StableDiffusion",
-        "modelspec.title": card.name,
-        "modelspec.resolution": f"{side}x{side}",
-        "modelspec.prediction_type": "v" if predicts_v else "epsilon",
-        "modelspec.date": datetime.fromtimestamp(card.started_at, UTC).isoformat(timespec="seconds"),
-        "modelspec.trigger_phrase": card.trigger_phrase,
+def diffusers_tensors(layers: Layers) -> dict[str, Tensor]:
+    """What a file in diffusers' format holds, in PEFT's shapes."""
+    result: dict[str, Tensor] = {}
+    for layer, own in layers.items():
+        name = diffusers_name(layer)
+        result[f"{name}.lora_A.weight"] = own.down
+        result[f"{name}.lora_B.weight"] = own.up
+        if own.magnitude is not None:
+            is_convolution = own.down.ndim > 2
+            # PEFT takes either end, transformers, which loads those of the text encoder, this one alone.
+            result[f"{name}{_MAGNITUDE}.weight"] = own.magnitude.view(1, -1, 1, 1) if is_convolution else own.magnitude
+    return result
+
+
+def peft_settings(layers: Layers) -> dict[str, Any]:
+    """The settings by which PEFT scales these layers as they were trained, whatever their ranks and alphas.
+
+    Layers of the text encoder are named from `encoder.` on, which is the end of their names in every version of
+    transformers.
+    """
+    own = {name.removeprefix(f"{TEXT_ENCODER}text_model."): layer for name, layer in layers.items()}
+    rank = Counter(layer.rank for layer in own.values()).most_common(1)[0][0]
+    alpha = Counter(layer.alpha for layer in own.values()).most_common(1)[0][0]
+    settings = {
+        "r": rank,
+        "lora_alpha": alpha,
+        # diffusers before 0.40 has to be told that there are no patterns.
+        "rank_pattern": {name: layer.rank for name, layer in own.items() if layer.rank != rank},
+        "alpha_pattern": {name: layer.alpha for name, layer in own.items() if layer.alpha != alpha},
+        "target_modules": sorted(own),
     }
+    return settings | ({"use_dora": True} if any(layer.magnitude is not None for layer in own.values()) else {})
 
 
-def _architecture(version_2: bool, predicts_v: bool) -> str:
-    if not version_2:
-        return "stable-diffusion-v1"
-    return f"stable-diffusion-v2-{'768-v' if predicts_v else '512'}"
+def save_diffusers(folder: Path, layers: Layers, name: str = DIFFUSERS_NAME) -> None:
+    """Write a file in diffusers' format into an existing folder."""
+    from diffusers import StableDiffusionPipeline
+
+    unet, text_encoder = parts_of(layers)
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers={key.removeprefix("unet."): value for key, value in diffusers_tensors(unet).items()},
+        text_encoder_lora_layers={
+            key.removeprefix(TEXT_ENCODER): value for key, value in diffusers_tensors(text_encoder).items()
+        },
+        weight_name=name,
+        unet_lora_adapter_metadata=peft_settings(unet) if unet else None,
+        text_encoder_lora_adapter_metadata=peft_settings(text_encoder) if text_encoder else None,
+    )
 
 
-def _tensors_sha256(state: dict[str, Tensor]) -> str:
-    """The SHA-256 by which programs know an adapter: of a safetensors file with these tensors, its header left out."""
-    from safetensors.torch import save
-
-    data = save(state)
-    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+def parts_of(layers: Layers) -> tuple[Layers, Layers]:
+    """The layers of the UNet, and those of the text encoder."""
+    text_encoder = {name: layer for name, layer in layers.items() if name.startswith(TEXT_ENCODER)}
+    return {name: layer for name, layer in layers.items() if name not in text_encoder}, text_encoder
 
 
 def write_checkpoint(
-    folder: Path, adapter: Adapter, state: dict[str, Tensor], config: LoraConfig, card: AdapterCard
+    folder: Path, adapter: Adapter, alphas: Mapping[str, float], state: dict[str, Tensor], card: AdapterCard
 ) -> tuple[FileEntry, ...]:
     """Write the three files of a checkpoint into an existing folder and list them, in the order of their names.
+
+    Args:
+        alphas: of each layer, by which readers scale: see `lora.file_alphas`.
 
     Raises:
         ValueError: the card's name would put one of the files in place of another.
     """
-    from diffusers import StableDiffusionPipeline
-
     if is_taken(card.name):
         raise ValueError(f"an adapter cannot be named {card.name!r}: another file of its checkpoint is")
-    weights = {key: value.float() for key, value in adapter.items()}
-    kohya = kohya_state_dict(weights, config)
-    save_file(kohya, folder / kohya_name(card.name), _kohya_metadata(kohya, config, card))
-    StableDiffusionPipeline.save_lora_weights(
-        folder,
-        unet_lora_layers=weights,
-        weight_name=DIFFUSERS_NAME,
-        unet_lora_adapter_metadata={
-            "r": config.rank,
-            "lora_alpha": config.file_alpha,
-            "rank_pattern": {},  # diffusers before 0.40 has to be told that there are no patterns
-            "alpha_pattern": {},
-            "target_modules": sorted({key.rsplit(".", 2)[0] for key in weights}),
-        },
-    )
+    layers = layers_of(adapter, alphas)
+    kohya = kohya_tensors(layers)
+    save_file(kohya, folder / kohya_name(card.name), kohya_metadata(kohya, card))
+    save_diffusers(folder, layers)
     save_file(state, folder / STATE_NAME)
     return tuple(_entry(path) for path in sorted(folder.iterdir()))
 
@@ -136,12 +154,6 @@ def _entry(path: Path) -> FileEntry:
         return FileEntry(path.name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
-    """How often each comma-separated tag stands in the captions, most frequent first."""
-    tags = (tag.strip() for caption in captions for tag in caption.split(","))
-    return dict(Counter(tag for tag in tags if tag).most_common())
-
-
 def read_adapter(path: Path) -> Adapter:
     """The weights of a checkpoint's diffusers file, as `lora.load` takes them.
 
@@ -149,7 +161,11 @@ def read_adapter(path: Path) -> Adapter:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a whole safetensors file.
     """
-    return {key.removeprefix("unet."): value for key, value in _tensors(path).items()}
+    named = {key.removeprefix("unet."): value for key, value in _tensors(path).items()}
+    end = f"{_MAGNITUDE}.weight"
+    return {key.removesuffix(".weight"): v.flatten() for key, v in named.items() if key.endswith(end)} | {
+        key: value for key, value in named.items() if not key.endswith(end)
+    }
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -1,80 +1,83 @@
-"""One adapter from a file of its own, in kohya's or diffusers' format, as diffusers loads it."""
+"""One adapter from a file of its own, in kohya's or diffusers' format, as PEFT computes with it."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from lora_engine.adapters.formats import Layers, diffusers_tensors, parts_of, peft_settings
+from lora_engine.adapters.layer_names import TEXT_ENCODER
+from lora_engine.adapters.lora_file import read_lora, read_metadata
 from lora_engine.config.models import BaseModelUse
 from lora_engine.errors import ModelError
 
-_ENDS = (".lora_down.weight", ".lora_up.weight", ".alpha", ".lora_A.weight", ".lora_B.weight")
+_REMEDY = "Name the base model that it was made for."
 
 
 def load_file(unet: nn.Module, path: Path, name: str) -> None:
     """Give the UNet the adapter in a file, under that name. `activate` lets it compute with it.
 
+    Args:
+        unet: with the text encoder as its part `text_encoder`, where the file has weights for that.
+
     Raises:
-        ModelError: the file is damaged, is no LoRA of this UNet, or holds weights that would be left out.
+        ModelError: the file is damaged, no LoRA of this UNet, or holds weights for layers that are not there.
     """
-    from diffusers import StableDiffusionPipeline
-
-    require_unet_alone(path)
-    wanted = _layers_of(path)
-    try:
-        state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
-            str(path.parent), weight_name=path.name, return_lora_metadata=True
-        )
-        StableDiffusionPipeline.load_lora_into_unet(
-            state, network_alphas=alphas, unet=unet, adapter_name=name, metadata=metadata
-        )
-    except MemoryError:
-        raise
-    except Exception as error:  # The libraries raise almost any exception where weights do not fit.
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{path.name} cannot be loaded into the base model: {reason}.", "Name the base model that it was made for."
-        ) from error
+    file = read_lora(path)
+    for layers, model, prefix in zip(
+        parts_of(file.layers), (unet, getattr(unet, "text_encoder", None)), ("", TEXT_ENCODER), strict=True
+    ):
+        if not layers:
+            continue
+        if model is None:
+            raise ModelError(f"{path.name} has weights for a text encoder, which is not there.", _REMEDY)
+        try:
+            _inject(model, {key.removeprefix(prefix): layer for key, layer in layers.items()}, name)
+        except MemoryError:
+            raise
+        except Exception as error:  # The library raises almost any exception where weights do not fit.
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{path.name} cannot be loaded into the base model: {reason}.", _REMEDY) from error
     found = sum(name in getattr(module, "lora_A", ()) for module in unet.modules())
-    if found != wanted:
+    if found != len(file.layers):
         raise ModelError(
-            f"{path.name} has weights for {wanted} layers, of which {found} are in the base model.",
-            "Name the base model that it was made for.",
+            f"{path.name} has weights for {len(file.layers)} layers, of which {found} are in the base model.", _REMEDY
         )
 
 
-def _layers_of(path: Path) -> int:
-    """The number of layers that a file has weights for. Raises ModelError without any that are floats."""
-    downs = [key for key in _keys(path) if key.endswith((".lora_down.weight", ".lora_A.weight"))]
-    with safe_open(path, framework="pt") as file:
-        kinds = {file.get_slice(key).get_dtype() for key in downs}
-    if not downs or not kinds <= {"F16", "BF16", "F32", "F64"}:
-        what = f"weights of type {', '.join(sorted(kinds))}" if downs else "no weights"
-        raise ModelError(f"{path.name} holds {what}.", "Name a LoRA of the UNet, in kohya's or diffusers' format.")
-    return len(downs)
+def _inject(model: nn.Module, layers: Layers, name: str) -> None:
+    import peft
+
+    peft.inject_adapter_in_model(peft.LoraConfig(**peft_settings(layers)), model, adapter_name=name)
+    weights = {key.removeprefix("unet."): value for key, value in diffusers_tensors(layers).items()}
+    peft.set_peft_model_state_dict(model, weights, adapter_name=name)
 
 
 def activate(unet: nn.Module, names: Sequence[str], strength: float = 1.0) -> None:
-    """Let the UNet compute with the adapter that `load_file` gave it, or as the base model where no name is given."""
-    model: Any = unet
-    if not names:
-        model.disable_lora()
-        return
-    model.enable_lora()
-    model.set_adapters(sorted(set(names)), strength)
+    """Let the UNet compute with the adapter that `load_file` gave it, or as the base model where no name is given.
+
+    A strength multiplies what the adapter adds to each weight; DoRA scales the sum to its norms whatever the strength,
+    and is left out at 0.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in unet.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.enable_adapters(enabled=bool(names) and strength != 0)
+            for name in set(names):
+                layer.set_adapter(name)
+                layer.set_scale(name, strength)
 
 
 def trigger_phrase(path: Path) -> str:
     """The text that calls the adapter up, as the file says; empty where it says nothing."""
-    return _metadata(path).get("modelspec.trigger_phrase", "")
+    return read_metadata(path).get("modelspec.trigger_phrase", "")
 
 
 def base_model_use(path: Path) -> BaseModelUse:
     """How the base model was used that the adapter was trained on, as the file says; else as its own files say."""
-    said = _metadata(path)
+    said = read_metadata(path)
     skip = said.get("ss_clip_skip", "")
     predicts_v = said.get("ss_v_parameterization") == "True" or said.get("modelspec.prediction_type") == "v"
     return BaseModelUse(
@@ -84,32 +87,10 @@ def base_model_use(path: Path) -> BaseModelUse:
     )
 
 
-def require_unet_alone(path: Path) -> None:
-    """Refuse a file with other weights than low-rank ones of the UNet, which would be left out without a word.
+def adapts_text_encoder(path: Path) -> bool:
+    """Whether a file has weights for the text encoder.
 
     Raises:
-        ModelError: it holds some, or is damaged.
+        ModelError: it is damaged, or no LoRA that can be read.
     """
-    for key in _keys(path):
-        if key.startswith(("lora_te", "text_encoder")):
-            what = "weights of the text encoder, which samples would be drawn without"
-        elif not key.startswith(("lora_unet_", "unet.")) or not key.endswith(_ENDS):
-            what = f"{key[:100]!r}, which is no low-rank weight of a UNet"
-        else:
-            continue
-        raise ModelError(
-            f"{path.name} holds {what}.", "Name a LoRA of the UNet alone, in kohya's or diffusers' format."
-        )
-
-
-def _keys(path: Path) -> list[str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path.name} is no safetensors file: {error}.", "Fetch it again.") from error
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+    return bool(parts_of(read_lora(path).layers)[1])

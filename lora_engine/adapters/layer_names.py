@@ -47,7 +47,7 @@ _PARTS: dict[str, Part] = {  # by how a key ends, longest first
 }
 
 
-def kohya_name(layer: str) -> str:
+def kohya_layer(layer: str) -> str:
     """What kohya's format calls a layer, e.g. `lora_unet_mid_block_attentions_0_proj_in`."""
     if layer.startswith(TEXT_ENCODER):
         return f"lora_te_{layer.removeprefix(TEXT_ENCODER).replace('.', '_')}"

@@ -66,6 +66,7 @@ def read_lora(path: Path) -> LoraFile:
         _check_sizes(path, file, keys)
         alphas = _Alphas(path, metadata)
         layers = {name: _layer(path, name, parts, _tensors(path, file, parts), alphas) for name, parts in keys.items()}
+    _check_kind(path, layers)
     return LoraFile(layers, metadata)
 
 
@@ -73,6 +74,19 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     """What a file says of itself. Raises ModelError where it is damaged."""
     with _opened(path) as file:
         return file.metadata() or {}
+
+
+def _check_kind(path: Path, layers: Mapping[str, LoraLayer]) -> None:
+    """Refuse a model that is DoRA in some layers and LoRA in others, which no loader takes."""
+    for of_text_encoder in (False, True):
+        own = [layer for name, layer in layers.items() if name.startswith(TEXT_ENCODER) == of_text_encoder]
+        with_norms = sum(layer.magnitude is not None for layer in own)
+        if 0 < with_norms < len(own):
+            raise ModelError(
+                f"{path.name} has the norms of DoRA for {with_norms} of {len(own)} layers "
+                f"of the {'text encoder' if of_text_encoder else 'UNet'}.",
+                _AGAIN,
+            )
 
 
 @contextmanager

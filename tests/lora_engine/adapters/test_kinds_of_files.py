@@ -1,0 +1,82 @@
+"""The files of adapters of all kinds, read by the programs that people load them with: numerically as trained."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import nn
+
+from lora_engine.adapters import from_file
+from tests.lora_engine.adapters import readers
+from tests.lora_engine.adapters.trained import KINDS, Models, adapt, load_models
+from tests.single_file import checkpoint_of, ldm_name
+
+KOHYA, DIFFUSERS = "blip.safetensors", "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(
+    request: pytest.FixtureRequest, all_layers: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Models, Path]:
+    """Of one kind: its name, the models with the adapter, and the folder of its files."""
+    folder = tmp_path_factory.mktemp("files")
+    models = load_models(all_layers)
+    adapt(models, KINDS[request.param], folder)
+    return request.param, models, folder
+
+
+def assert_same(found: Models, expected: Models, base: Path) -> None:
+    for ours, theirs, plain in zip(found.outputs(), expected.outputs(), load_models(base).outputs(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+        change = (theirs - plain).abs().max()
+        assert change == 0 or change > 100 * (ours - theirs).abs().max()
+    assert not torch.equal(expected.outputs()[0], load_models(base).outputs()[0])
+
+
+@pytest.mark.parametrize("name", [KOHYA, DIFFUSERS])
+def test_a_pipeline_computes_as_what_was_trained(
+    trained: tuple[str, Models, Path], all_layers: Path, name: str
+) -> None:
+    kind, models, folder = trained
+    if (kind, name) == ("dora", KOHYA):
+        pytest.skip("diffusers drops the norms of kohya's format")
+    pipeline = StableDiffusionPipeline.from_pretrained(all_layers)
+    pipeline.load_lora_weights(folder, weight_name=name)
+    assert_same(Models(pipeline.unet, pipeline.text_encoder), models, all_layers)
+
+
+@pytest.mark.parametrize("name", [KOHYA, DIFFUSERS])
+def test_our_own_reader_computes_as_what_was_trained(
+    trained: tuple[str, Models, Path], all_layers: Path, name: str
+) -> None:
+    _, models, folder = trained
+    fresh = load_models(all_layers)
+    fresh.unet.text_encoder = nn.ModuleDict({"text_model": fresh.text_encoder})
+    from_file.load_file(fresh.unet, folder / name, "any")
+    from_file.activate(fresh.unet, ["any", "any"])
+    assert_same(fresh, models, all_layers)
+    for names, strength in (([], 1.0), (["any"], 0.0)):
+        from_file.activate(fresh.unet, names, strength)
+        assert all(map(torch.equal, fresh.outputs(), load_models(all_layers).outputs()))
+
+
+@pytest.mark.parametrize("reader", [readers.comfyui, readers.a1111, readers.lycoris])
+def test_programs_that_read_kohyas_format_compute_as_what_was_trained(
+    trained: tuple[str, Models, Path], all_layers: Path, reader: Callable[..., readers.Weights]
+) -> None:
+    kind, models, folder = trained
+    if (kind == "dora") != (reader is readers.lycoris):
+        pytest.skip("ComfyUI and A1111 scale DoRA by other norms, and LyCORIS reads the rest as ComfyUI does")
+    fresh = load_models(all_layers)
+    names = list(fresh.unet.state_dict())
+    patched = reader(load_file(folder / KOHYA), checkpoint_of(all_layers), names)
+    fresh.unet.load_state_dict({name: patched[ldm_name(name)] for name in names})
+    text = copy.deepcopy(fresh.text_encoder.state_dict())
+    for name in text:
+        text[name] = patched[f"{readers.TEXT}text_model.{name.removeprefix('text_model.')}"]
+    fresh.text_encoder.load_state_dict(text)
+    assert_same(fresh, models, all_layers)
