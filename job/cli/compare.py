@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from job.errors import ExitCode, JobError
 from job.process.faults import resource_errors
 from job.storage import open_from_environment
 from job.storage.folder import RunFolder

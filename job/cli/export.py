@@ -135,7 +135,7 @@ def _checked(target: str, options: ExportOptions) -> tuple[int, ...]:
 def _check_values(options: ExportOptions) -> None:
     if options.resize is not None and options.resize < 1:
         raise JobError(ExitCode.USAGE, f"--resize: {options.resize}.", "Give a rank of 1 or more.")
-    if not math.isfinite(options.strength) or abs(options.strength) > 100:  # noqa: PLR2004
+    if not math.isfinite(options.strength) or abs(options.strength) > 100:
         raise JobError(ExitCode.USAGE, f"--strength: {options.strength}.", "Give a number from -100 to 100.")
     if options.merge is not None:
         try:

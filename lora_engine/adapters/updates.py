@@ -18,12 +18,18 @@ from lora_engine.adapters.lora_file import LoraFile, LoraLayer
 from lora_engine.errors import ModelError
 
 WHOLE = ""  # the name under which all blocks stand together
+_IN_ORDER = ("", "conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks", "conv_out", "text_encoder")
 
 
 def block_of(layer: str) -> str:
     """The part of the model that a layer is in: `down_blocks.0`, `mid_block`, `up_blocks.3`, `text_encoder`."""
     first, second, *_ = [*layer.split("."), ""]
     return f"{first}.{second}" if second.isdigit() else first
+
+
+def _in_order(blocks: Iterable[str]) -> list[str]:
+    """WHOLE, then the blocks as a picture passes through them, and the text encoder."""
+    return sorted(blocks, key=lambda block: (_IN_ORDER.index(block.partition(".")[0]), block))
 
 
 def factors(layer: LoraLayer) -> tuple[Tensor, Tensor]:
@@ -38,12 +44,12 @@ def inner(a: LoraLayer, b: LoraLayer) -> float:
 
 
 def norms(file: LoraFile) -> dict[str, float]:
-    """The Frobenius norm of the updates of each block, in the file's order, and under WHOLE of all."""
+    """The Frobenius norm of the updates of each block, and under WHOLE of all."""
     squares = {WHOLE: 0.0}
     for name, layer in file.layers.items():
         for block in (WHOLE, block_of(name)):
             squares[block] = squares.get(block, 0.0) + max(inner(layer, layer), 0.0)
-    return {block: math.sqrt(square) for block, square in squares.items()}
+    return {block: math.sqrt(squares[block]) for block in _in_order(squares)}
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,8 @@ def likenesses(a: LoraFile, b: LoraFile) -> dict[str, Likeness]:
             counts[block] = counts.get(block, 0) + 1
     norms_a, norms_b = norms(a), norms(b)
     return {
-        block: _likeness(counts[block], norms_a.get(block, 0.0), norms_b.get(block, 0.0), product)
-        for block, product in products.items()
+        block: _likeness(counts[block], norms_a.get(block, 0.0), norms_b.get(block, 0.0), products[block])
+        for block in _in_order(products)
     }
 
 
