@@ -36,7 +36,7 @@ from job.storage import StorageSettings, is_remote
 from job.storage.folder import RunFolder
 from job.storage.probe import probe_conditions
 from job.storage.uris import local_path
-from lora_engine.adapters import from_file, lora
+from lora_engine.adapters import from_file
 from lora_engine.config.captions import CaptionsConfig, ConstantCaptions
 from lora_engine.config.evaluation import EvaluationConfig, SamplesConfig, compared_pairs
 from lora_engine.config.models import DeviceChoice
@@ -79,7 +79,7 @@ class _Study:
     @cached_property
     def packs(self) -> tuple[Pack, ...]:
         """The packs that its adapters were trained in."""
-        return packs_of(self.manifest, self.resolved.packing)
+        return packs_of(self.manifest, self.resolved.packing, starts=self.resolved.models.start_settings())
 
 
 def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> str:
@@ -148,6 +148,13 @@ def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
             f"{config.vae} is not the VAE that {place.run.root} was trained with.",
             "Leave --vae out: that is the base model's own." if vae is None else "Name that one: --vae SOURCE.",
         )
+    merged = [(LocalModel(merge.path).sha256, merge.strength) for merge in base.merge]
+    if merged != [(merge.sha256, merge.strength) for merge in study.resolved.models.merge]:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"base_model.merge of {place.run.root} names other files than those that it was trained with.",
+            "Restore them.",
+        )
     return base
 
 
@@ -170,9 +177,9 @@ def _draw_packs(
         if has_samples(unit, steps[pack.index], wanted):
             continue
         dtype = DTYPES[_precision(unit, study.resolved.precision(pack), device)]
-        unet = stable_diffusion.load_unet(base, dtype, device)
-        for member, variant in zip(pack.members, pack.variants, strict=True):
-            lora.inject(unet, [(member.adapter_name, member.seed)], variant.lora)
+        members = zip(pack.members, pack.variants, strict=True)
+        adapters = [(member.adapter_name, member.seed, variant.lora) for member, variant in members]
+        unet = stable_diffusion.load_adapted_unet(base, adapters, dtype, device)
         at_once = study.manifest.evaluation.batch_size
         sample_pack(unit, steps[pack.index], wanted, base, unet, measuring, at_once)
 
@@ -233,6 +240,7 @@ def _read_run(run: RunFolder) -> _Study:
         data_sha256=resolved.data_sha256,
         models=resolved.models.hashes(),
         own_captions=resolved.identity.own_captions,
+        starts=resolved.models.start_settings(),
     )
     if conflicts := identity_conflicts(resolved.identity, now):
         raise JobError(

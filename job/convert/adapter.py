@@ -24,6 +24,8 @@ def lora(reading: Reading, optimizer_name: str) -> dict[str, Any]:
         reading.remarks.append(
             "sd-scripts also train the 1x1 convolutions proj_in and proj_out, 32 of an SD 1.x model's 192 layers."
         )
+    if start := _start(reading):
+        return start | _of_network(reading, optimizer_name)
     others = {"target_modules": targets, **_of_network(reading, optimizer_name)}
     rank, alpha = reading.whole("network_dim", "lora.rank"), reading.number("network_alpha", "lora.alpha")
     if rank is not None and rank > _LARGEST_RANK and _is_of_another_kind(reading):
@@ -31,6 +33,20 @@ def lora(reading: Reading, optimizer_name: str) -> dict[str, Any]:
             reading.lose(name, "it is another kind of network's, for which it may mean full rank")
         return others
     return {"rank": rank, "alpha": alpha, **others}
+
+
+def _start(reading: Reading) -> dict[str, Any]:
+    """The file that the adapter starts from, which says its rank, alpha and layers; nothing where there is none."""
+    path = reading.text("network_weights", "lora.init_from")
+    if path is None:
+        return {}
+    if not path.endswith(".safetensors"):
+        reading.lose("network_weights", "it is no .safetensors file; save it as one")
+        return {}
+    for name in ("network_dim", "network_alpha"):
+        reading.lose(name, "the file that the adapter starts from says it")
+    reading.flag("dim_from_weights", "lora.init_from")
+    return {"init_from": path}
 
 
 def _of_network(reading: Reading, optimizer_name: str) -> dict[str, Any]:

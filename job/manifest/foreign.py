@@ -28,6 +28,7 @@ _KEYS = {
     "seeds": "seed",
     "base_model.source": "pretrained_model_name_or_path",
     "base_model.vae": "vae",
+    "base_model.merge": "base_weights base_weights_multiplier",
     "base_model.zero_terminal_snr": (
         "zero_terminal_snr rescale_noise_scheduler_to_zero_terminal_snr rescale_betas_zero_snr"
     ),
@@ -37,6 +38,7 @@ _KEYS = {
     "preprocess.resolution": "resolution max_resolution",
     "lora.rank": "network_dim network_rank lora_rank rank dim linear",
     "lora.alpha": "network_alpha lora_alpha alpha linear_alpha",
+    "lora.init_from": "network_weights lora_network_weights dim_from_weights init_lora pretrained_lora_path",
     "lora.dropout": "network_dropout lora_dropout dropout dropout_probability",
     "lora.plus_ratio": "loraplus_lr_ratio loraplus_unet_lr_ratio",
     "lora.rank_stabilized": "use_rslora rs_lora rslora",
@@ -156,11 +158,10 @@ _NOTHING = {
         "block_dims block_alphas block_lr_zero_threshold conv_block_dims conv_block_alphas down_lr_weight "
         "mid_lr_weight up_lr_weight block_lr network_reg_dims network_reg_lrs"
     ),
-    "an adapter begins anew": (
-        "network_weights lora_network_weights dim_from_weights resume resume_from_huggingface resume_from_checkpoint "
-        "initial_epoch initial_step skip_until_initial_step"
+    "optimizers begin anew; lora.init_from starts an adapter from a file": (
+        "resume resume_from_huggingface resume_from_checkpoint initial_epoch initial_step skip_until_initial_step"
     ),
-    "the base model is trained on as it is": "base_weights base_weights_multiplier variant tokenizer_name",
+    "the base model is trained on as it is": "variant tokenizer_name",
     "images are cropped to squares, not sorted by their shape": (
         "enable_bucket min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale"
     ),

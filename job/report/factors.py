@@ -22,7 +22,16 @@ _WEIGHTS, _ORDER, _TIMESTEPS, _NOISE = (
     "timesteps_sha256",
     "noise_sha256",
 )
-_SHAPES = ("lora.rank", "lora.kind", "lora.target_modules", "lora.start")  # that decide the initial weights
+_START = "lora.init_from"
+_SHAPES = (  # that decide the initial weights
+    "lora.rank",
+    "lora.conv_rank",
+    "lora.patterns",
+    "lora.kind",
+    "lora.target_modules",
+    "lora.text_encoder",
+    _START,
+)
 _EXPLAINED: Mapping[str, tuple[str, ...]] = {  # factor to the hashes that may differ with it
     **dict.fromkeys(_SHAPES, (_WEIGHTS,)),
     "training.timesteps": (_TIMESTEPS,),
@@ -51,6 +60,8 @@ def factors_of(
         texts = [[(record.id, record.texts) for record in captions[resolved.set_of_variant[name]]] for name in (a, b)]
         same = texts[0] == texts[1] and own[a] == own[b]
         values = _settings(variants[a], variants[b])
+        if _START in values:  # A hash stands for the file in an identity; a person knows it by its place.
+            values[_START] = (_start_of(resolved, a), _start_of(resolved, b))
         names = (() if same else (CAPTIONS,)) + tuple(values)
         explained = {
             field for name in names for key, fields in _EXPLAINED.items() if _is_below(name, key) for field in fields
@@ -59,6 +70,11 @@ def factors_of(
             explained |= {_ORDER, _TIMESTEPS, _NOISE}  # updates of unlike size draw unlike much
         result[a, b] = Factor(names, values, frozenset(explained))
     return result
+
+
+def _start_of(resolved: Resolved, variant: str) -> str | None:
+    decision = resolved.models.starts.get(variant)
+    return None if decision is None else f"{decision.source} (SHA-256 {decision.sha256[:12]}...)"
 
 
 def _settings(a: VariantIdentity, b: VariantIdentity) -> dict[str, tuple[Any, Any]]:

@@ -97,7 +97,7 @@ class RunAdapter:
             if best is None:
                 raise JobError(
                     ExitCode.CONFLICT,
-                    f"{self.member.adapter_name} has no best checkpoint: its training goes on, or none could be scored.",
+                    f"{self.member.adapter_name} has no best checkpoint: its training goes on, or none was scored.",
                     f"Name another: the last, or step {_listed(steps)}." if steps else "Wait for one.",
                 )
             return best.step

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import torch
 from safetensors.torch import save
@@ -17,6 +18,7 @@ from lora_engine.dataset.tensor_files import TensorFiles
 from lora_engine.images.prepare import pixels_key
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
+from lora_engine.models.merge import text_encoder_facts
 from lora_engine.records import ImageRecord
 from lora_engine.system.device import DTYPES, DtypeName
 
@@ -33,12 +35,15 @@ def encode_all(
     precisions: Collection[DtypeName],
     *,
     flips: bool,
+    tokens: bool = False,
 ) -> Encoded:
     """The latents of every image and the embeddings of every text, from the cache where it has them.
 
     Args:
-        precisions: the dtypes that the base model computes in, over all packs; texts are encoded in each of them.
+        precisions: the dtypes that the base model computes in, over the packs that do not train the text encoder;
+            texts are encoded in each of them.
         flips: whether the mirror images of the training images are encoded, too.
+        tokens: whether a pack trains the text encoder, and takes the tokens of the texts.
     """
     # Latents are kept as the mean and the standard deviation that the VAE gives: training draws from these anew.
     moments = _latents(attempt, images.used, images, model, device, mirrored=False)
@@ -52,7 +57,11 @@ def encode_all(
     def ids(records: Sequence[ImageRecord]) -> tuple[str, ...]:
         return tuple(record.id for record in records)
 
-    return Encoded(ids(images.train), ids(images.validation), moments, mirrored, tuple(texts), embeddings)
+    encoded = Encoded(ids(images.train), ids(images.validation), moments, mirrored, tuple(texts), embeddings)
+    if not tokens:
+        return encoded
+    rows = encode.tokens_of(stable_diffusion.load_tokenizer(model), texts)
+    return replace(encoded, tokens={text_name(text): row for text, row in zip(texts, rows, strict=True)})
 
 
 def _latents(
@@ -80,7 +89,8 @@ def _embeddings(
     dtype = DTYPES[precision]
     skip = model.use.clip_skip
     skipped = [] if skip == 1 else [f"clip_skip {skip}"]
-    key = _key(model.part("text_encoder").sha256, model.part("tokenizer").sha256, precision, *skipped)
+    merged = text_encoder_facts(model)
+    key = _key(model.part("text_encoder").sha256, model.part("tokenizer").sha256, precision, *skipped, *merged)
     text_of = {text_name(text): text for text in texts}
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

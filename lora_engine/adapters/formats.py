@@ -162,9 +162,9 @@ def read_adapter(path: Path) -> Adapter:
         ValueError: the file is not a whole safetensors file.
     """
     named = {key.removeprefix("unet."): value for key, value in _tensors(path).items()}
-    end = f"{_MAGNITUDE}.weight"
-    return {key.removesuffix(".weight"): v.flatten() for key, v in named.items() if key.endswith(end)} | {
-        key: value for key, value in named.items() if not key.endswith(end)
+    return {
+        key.replace(f"{_MAGNITUDE}.weight", _MAGNITUDE): value.flatten() if _MAGNITUDE in key else value
+        for key, value in named.items()
     }
 
 

@@ -1,196 +1,71 @@
-"""LoRA layers that hold one or many adapters, and train the many in one pass.
+"""The adapters of a model: put in, named, switched, and taken out.
 
-PEFT owns configuration, injection, naming and initialisation. What is ours is one layer class whose forward gives each
-active adapter its own images of the batch: with K active adapters, images [k*B, (k+1)*B) of the batch pass through
-adapter k. The layers of the frozen base see one batch of K*B. Adapters of lower ranks than others', or without weights
-in a layer, are filled up with zeros there, which compute nothing and have gradients of zero.
+PEFT owns configuration, injection, naming and initialisation; `packed` has the layers, which are ours.
 
-Shape legend: K adapters, B images per adapter, N tokens, F features of a token, I and O features in and out, R rank, of
-adapters that compute together the largest.
+Shape legend: K adapters, B images per adapter, R rank, I and O features in and out.
 """
 
 import hashlib
+import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import peft
 import torch
-from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
+from lora_engine.adapters.packed import MAGNITUDE, PackedConv2d, PackedLayer, PackedLinear
+from lora_engine.adapters.targets import TEXT_ENCODER, is_spatial, matching_modules, text_encoder_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 
-Adapter = dict[str, Tensor]  # parameter name without the adapter's own, to fp32 weights, [R, I] or [O, R]
-
-_MOST_RANK = 512  # of `LoraConfig`
-
-# Programs that load kohya's format adapt the linear layers of these blocks alone, and ignore weights for any other.
-_KOHYA_BLOCKS = ("Transformer2DModel", "ResnetBlock2D")
+# Name of a layer and of a parameter in it, to fp32 weights: down [R, I], up [O, R]; of convolutions [R, I, h, w] and
+# [O, R, 1, 1]; and of DoRA the magnitude [O].
+Adapter = dict[str, Tensor]
 
 
-class PackedLinear(PeftLinear):  # type: ignore[misc]
-    """A linear layer with K active adapters, each on its own K-th of the batch.
-
-    It computes with copies in the base's dtype, which `activate` or `PackWeights.select` put here, so that no forward
-    pass casts or stacks anything. Without them it computes as the base.
-    """
-
-    down_KRI: Tensor | None = None
-    up_KOR: Tensor | None = None
-    number = 0  # by which draws tell this layer from others
-    dropout: tuple[Tensor, Tensor] | None = None  # see `dropping`
-    scale: Tensor | float = 1.0  # of the active adapters' updates, alpha / rank: [K, 1, 1] where they differ
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base's output plus, for the images of each adapter, that adapter's. [K*B, N, I] -> [K*B, N, O]."""
-        if self.disable_adapters or self.down_KRI is None or self.up_KOR is None:
-            return self.base_layer(x, *args, **kwargs)  # type: ignore[no-any-return]
-        base = self.get_base_layer()
-        scale = self.scale
-        if self.dropout is not None:
-            tokens = x[..., 0].numel() // self.dropout[0].numel()
-            scale = scale * _kept(self.number, *self.dropout, tokens, self.down_KRI.shape[1]).to(x.dtype)
-        return _PackedLinear.apply(x, base.weight, base.bias, self.down_KRI, self.up_KOR, scale)  # type: ignore[no-any-return, no-untyped-call]
-
-    def ranks(self, names: Sequence[str]) -> list[int]:
-        """The rank of each of these adapters here, 0 of one without weights in this layer."""
-        return [len(self.lora_A[name].weight) if name in self.lora_A else 0 for name in names]
-
-    def scales(self, names: Sequence[str]) -> list[float]:
-        """The factor of each of these adapters' updates here, as `scale` takes them.
-
-        An adapter without weights in this layer has that of another, since any factor of nothing will do.
-        """
-        known = [self.scaling[name] for name in names if name in self.lora_A]
-        return [self.scaling[name] if name in self.lora_A else known[0] if known else 1.0 for name in names]
+def layer_of(key: str) -> str:
+    """The layer that a parameter of an adapter is of."""
+    return key[: key.rindex(".lora_")]
 
 
-class _PackedLinear(torch.autograd.Function):
-    """A frozen linear layer plus its adapters, forward and backward in as few kernels as there are products.
-
-    Left to autograd, an adapter's output and its input's gradient would be tensors of their own that have to be added
-    to the base's: on a GPU that takes as long as the products themselves.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        down_KRI: Tensor,
-        up_KOR: Tensor,
-        scale: Tensor | float,
-    ) -> Tensor:
-        """[K*B, N, I] -> [K*B, N, O]; N may be any number of dimensions, or none."""
-        out = torch.nn.functional.linear(x, weight, bias)
-        hidden = torch.bmm(_tokens_of(down_KRI, x), down_KRI.transpose(1, 2))
-        if isinstance(scale, Tensor):
-            hidden *= scale
-        out.view(*hidden.shape[:2], -1).baddbmm_(
-            hidden, up_KOR.transpose(1, 2), alpha=1.0 if isinstance(scale, Tensor) else scale
-        )
-        ctx.save_for_backward(x, weight, down_KRI, up_KOR, hidden)
-        ctx.scale = scale
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of the input and of the adapters; the base is frozen. [K*B, N, O] -> [K*B, N, I] and so on."""
-        x, weight, down_KRI, up_KOR, hidden = ctx.saved_tensors
-        grad_tokens = _tokens_of(up_KOR, grads[0])
-        grad_hidden = torch.bmm(grad_tokens, up_KOR)
-        grad_up = torch.bmm(grad_tokens.transpose(1, 2), hidden)
-        if isinstance(ctx.scale, Tensor):  # which `hidden` was multiplied by
-            grad_hidden *= ctx.scale
-        elif ctx.scale != 1:
-            grad_hidden, grad_up = grad_hidden * ctx.scale, grad_up * ctx.scale
-        grad_down = torch.bmm(grad_hidden.transpose(1, 2), _tokens_of(down_KRI, x))
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.matmul(grads[0], weight)
-            grad_x.view(*grad_hidden.shape[:2], -1).baddbmm_(grad_hidden, down_KRI)
-        return grad_x, None, None, grad_down, grad_up, None
-
-
-def _kept(number: int, keys_KB: Tensor, shares_K: Tensor, tokens: int, rank: int) -> Tensor:
-    """What dropout multiplies the hidden values of a layer by: 0, or 1 / (1 - share). [K, B*N, R].
-
-    Each is a hash of the layer, the image's key and the value's place, so it depends on nothing that was drawn before,
-    nor on the device, nor on how an update is cut up or filled up. The hash is lowbias32 (Wellons, "Prospecting for
-    Hash Functions", 2018).
-    """
-    places = torch.arange(tokens, device=keys_KB.device).unsqueeze(1) * _MOST_RANK
-    places = (places + torch.arange(rank, device=keys_KB.device)).flatten()
-    hashes = _mixed(_mixed(keys_KB ^ number).unsqueeze(2) ^ places)
-    share_K11 = shares_K.view(-1, 1, 1)
-    kept = (hashes >= share_K11.double() * 2**32) / (1 - share_K11)
-    return kept.view(len(shares_K), -1, rank)
-
-
-def _mixed(values: Tensor) -> Tensor:
-    """lowbias32 of numbers of 32 bits, int64."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        values = ((values ^ (values >> shift)) * factor) & 0xFFFFFFFF
-    return values ^ (values >> 16)
-
-
-def _tokens_of(adapters: Tensor, values: Tensor) -> Tensor:
-    """The tokens of each adapter's images: [K*B, N, F] -> [K, B*N, F], where `adapters` leads with K."""
-    return values.reshape(len(adapters), -1, values.shape[-1])
-
-
-def _peft_config(config: LoraConfig) -> peft.LoraConfig:
+def _peft_config(config: LoraConfig, sizes: Mapping[str, tuple[int, float]]) -> peft.LoraConfig:
+    """PEFT's settings of an adapter with these ranks and alphas, by the layers' names."""
+    usual = config.rank, config.alpha
+    others = {f"^{re.escape(name)}": size for name, size in sizes.items() if size != usual}
     result = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         use_rslora=config.rank_stabilized,
-        target_modules=list(config.target_modules),
+        use_dora=config.kind == "dora",
+        target_modules=list(sizes),
+        rank_pattern={name: rank for name, (rank, _) in others.items()},
+        alpha_pattern={name: alpha for name, (_, alpha) in others.items()},
         init_lora_weights=True,
     )
-    result._register_custom_module({nn.Linear: PackedLinear})
+    result._register_custom_module({nn.Linear: PackedLinear, nn.Conv2d: PackedConv2d})
     return result
 
 
-def matching_modules(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
-    """The layers that `target_modules` names, by their names in the model and in its order. PEFT applies the same rule.
+def sizes_of(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, float]]:
+    """The rank and alpha of an adapter of these settings in each layer that it goes to, by the layers' names.
 
     Raises:
-        ModelError: a target names no layer, or one that is not linear, or that kohya's format cannot carry.
+        ModelError: a target names no layer, or one that cannot be adapted, or there is no text encoder to train.
     """
-    named: dict[str, nn.Module] = {}
-    blocks = tuple(f"{n}." for n, m in model.named_modules() if type(m).__name__ in _KOHYA_BLOCKS)
-    kinds = (nn.Linear, PackedLinear)  # the second, where another adapter was injected before
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, kinds) and n.startswith(blocks)}
-    choose = f"Choose among {', '.join(sorted({_leaf(name) for name in layers}))}."
-    for wanted in config.target_modules:
-        matches = {n: m for n, m in model.named_modules() if n == wanted or n.endswith(f".{wanted}")}
-        if not matches:
-            raise ModelError(f"lora.target_modules names {wanted!r}, but the UNet has no such layer.", choose)
-        wrong = {name: module for name, module in matches.items() if not isinstance(module, kinds)}
-        if wrong:
-            name, module = next(iter(wrong.items()))
+    sizes = {n: config.size_of(n, is_spatial=is_spatial(m)) for n, m in matching_modules(model, config).items()}
+    if config.text_encoder is not None:
+        text_encoder = getattr(model, TEXT_ENCODER, None)
+        found = {} if text_encoder is None else text_encoder_modules(text_encoder)
+        if not found:
             raise ModelError(
-                f"lora.target_modules names {wanted!r}, but {name} is a {type(module).__name__}.",
-                "Adapters go into linear layers only: name those.",
+                "lora.text_encoder is there, but the base model's text encoder has no layers as CLIP's has.",
+                "Leave lora.text_encoder out, or use a base model of Stable Diffusion 1.x or 2.x.",
             )
-        lost = next((name for name in matches if name not in layers), None)
-        if lost is not None:
-            raise ModelError(
-                f"lora.target_modules names {wanted!r}, but what loads kohya's format leaves {lost} out.", choose
-            )
-        named |= matches
-    return {name: module for name, module in model.named_modules() if name in named}
-
-
-def _leaf(name: str) -> str:
-    """The end of a layer's name that a manifest would give: `to_q`, or `to_out.0` where it ends in a number."""
-    parts = name.split(".")
-    return ".".join(parts[-2:]) if parts[-1].isdigit() and len(parts) > 1 else parts[-1]
+        sizes |= {f"{TEXT_ENCODER}.{name}": config.size_in_text_encoder for name in found}
+    return sizes
 
 
 def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraConfig) -> None:
@@ -203,15 +78,15 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
     Raises:
         ModelError: a target names no layer, or one that cannot be adapted.
     """
-    matching_modules(model, config)
+    sizes = sizes_of(model, config)
     model.requires_grad_(requires_grad=False)
     for name, seed in adapters:
         with warnings.catch_warnings():
             # PEFT warns of every further adapter, in case only one was meant.
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-            peft.inject_adapter_in_model(_peft_config(config), model, adapter_name=name)
+            peft.inject_adapter_in_model(_peft_config(config, sizes), model, adapter_name=name)
         for layer_name, layer in model.named_modules():
-            if isinstance(layer, PackedLinear):
+            if isinstance(layer, PackedLayer):
                 layer.number = zlib.crc32(layer_name.encode())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -221,15 +96,17 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
     activate(model, [name for name, _ in adapters])
 
 
-def _initialise(layer: PackedLinear, name: str) -> None:
+def _initialise(layer: PackedLinear | PackedConv2d, name: str) -> None:
     """Draw an adapter's first weights in fp32 on the CPU, so that they are the same over any base on any device."""
-    wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
-    device = layer.get_base_layer().weight.device
+    weight = layer.base.weight
+    wide = torch.promote_types(weight.dtype, torch.float32)
     for part in (layer.lora_A[name], layer.lora_B[name]):
         part.weight.data = torch.empty_like(part.weight, dtype=torch.float32, device="cpu")
     layer.reset_lora_parameters(name, init_lora_weights=True)
     for part in (layer.lora_A[name], layer.lora_B[name]):
-        part.weight.data = part.weight.data.to(device, wide)
+        part.weight.data = part.weight.data.to(weight.device, wide)
+    if name in layer.lora_magnitude_vector:
+        layer.lora_magnitude_vector[name].weight = nn.Parameter(weight.detach().to(wide).flatten(1).norm(dim=1))
 
 
 @contextmanager
@@ -250,9 +127,9 @@ def dropping(model: nn.Module, keys: Tensor, shares: Tensor) -> Iterator[None]:
             layer.dropout = None
 
 
-def packed_layers(model: nn.Module) -> list[PackedLinear]:
+def packed_layers(model: nn.Module) -> list[PackedLinear | PackedConv2d]:
     """The layers that have adapters, in the order in which the model names them."""
-    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+    return [module for module in model.modules() if isinstance(module, PackedLinear | PackedConv2d)]
 
 
 def activate(model: nn.Module, names: Sequence[str], strength: float = 1.0) -> None:
@@ -265,20 +142,25 @@ def activate(model: nn.Module, names: Sequence[str], strength: float = 1.0) -> N
     """
     for layer in packed_layers(model):
         layer.enable_adapters(enabled=bool(names))
-        layer.down_KRI = layer.up_KOR = None
-        if any(ranks := layer.ranks(names)):
+        layer.clear()
+        if shapes := layer.shapes(names):
             layer.set_adapter(list(names))
-            weight, scales = layer.get_base_layer().weight, layer.scales(names)
-            layer.scale = scale_of(scales, weight)
+            weight = layer.base.weight
+            layer.scale = scale_of(layer.scales(names), weight)
             wide = torch.promote_types(weight.dtype, torch.float32)
-            downs = weight.new_zeros(len(names), max(ranks), weight.shape[1], dtype=wide)
-            ups = weight.new_zeros(len(names), weight.shape[0], max(ranks), dtype=wide)
-            for k, (name, rank) in enumerate(zip(names, ranks, strict=True)):
-                if rank:
-                    downs[k, :rank] = layer.lora_A[name].weight.detach()
-                    ups[k, :, :rank] = layer.lora_B[name].weight.detach()
-            layer.down_KRI = downs.to(weight.dtype)
-            layer.up_KOR = (ups if strength == 1 else strength * ups).to(weight.dtype)
+            parts = {part: weight.new_zeros(len(names), *shape, dtype=wide) for part, shape in shapes.items()}
+            for k, name in enumerate(names):
+                for part, own in layer.weights(name).items():
+                    parts[part][k][tuple(slice(size) for size in own.shape)] = own.detach()
+            if MAGNITUDE in parts:
+                # DoRA computes with its weights as they are, since a rounded magnitude would scale all of the output.
+                layer.strength = strength
+                layer.compute_with(*parts.values())
+            else:
+                down_KRI, up_KOR = parts.values()
+                layer.compute_with(
+                    down_KRI.to(weight.dtype), (up_KOR if strength == 1 else strength * up_KOR).to(weight.dtype)
+                )
 
 
 def scale_of(scales: Sequence[float], like: Tensor) -> Tensor | float:
@@ -293,16 +175,18 @@ def scale_of(scales: Sequence[float], like: Tensor) -> Tensor | float:
 
 
 def parameters(model: nn.Module, name: str) -> Adapter:
-    """The trainable parameters of one adapter, live, in the model's order: of each layer down [R, I], then up [O, R].
+    """The trainable parameters of one adapter, live, in the model's order, see `Adapter`.
 
     Keys are those of PEFT's state dict, e.g. `down_blocks.0...to_q.lora_A.weight`.
     """
-    result = {}
-    for layer_name, layer in model.named_modules():
-        if isinstance(layer, PackedLinear) and name in layer.lora_A:
-            result[f"{layer_name}.lora_A.weight"] = layer.lora_A[name].weight
-            result[f"{layer_name}.lora_B.weight"] = layer.lora_B[name].weight
-    return result
+    layers = ((n, layer) for n, layer in model.named_modules() if isinstance(layer, PackedLayer))
+    return {f"{n}.{part}": weight for n, layer in layers for part, weight in layer.weights(name).items()}
+
+
+def file_alphas(model: nn.Module, name: str) -> dict[str, float]:
+    """The alpha of each layer of an adapter by which readers of its files, who scale by alpha / rank, scale it."""
+    layers = ((n, layer) for n, layer in model.named_modules() if isinstance(layer, PackedLayer))
+    return {n: layer.scaling[name] * layer.r[name] for n, layer in layers if name in layer.lora_A}
 
 
 def export(model: nn.Module, name: str) -> Adapter:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lora_engine.errors import ModelError
 from lora_engine.images.squares import read_square
+from lora_engine.models.conditioning import TextEncoder
 
 _TEXTS_AT_ONCE = 32
 
@@ -59,7 +60,7 @@ def encode_texts(
     Args:
         tokenizer: a CLIP tokenizer.
         text_encoder: a CLIP text encoder.
-        clip_skip: which layer's, counted from the last, which is 1; the encoder's last norm follows in any case.
+        clip_skip: see `TextEncoder`.
 
     Yields:
         For each text a tensor [L, D] on the CPU in the encoder's dtype, where L is the tokenizer's length, 77.
@@ -67,17 +68,11 @@ def encode_texts(
     Raises:
         ModelError: the text encoder gave a value that is not finite.
     """
-    text_encoder.to(device)
+    encoder = TextEncoder(text_encoder, clip_skip).to(device)
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        tokens = tokenizer(
-            list(texts[start : start + _TEXTS_AT_ONCE]),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        tokens_BL = tokens_of(tokenizer, texts[start : start + _TEXTS_AT_ONCE])
         with torch.inference_mode():
-            hidden = _hidden_state(text_encoder, tokens.input_ids.to(device), clip_skip).cpu()
+            hidden = encoder(tokens_BL.to(device)).cpu()
         if not hidden.isfinite().all():
             raise ModelError(
                 "The text encoder's embeddings are not finite, though its weights are.",
@@ -87,12 +82,13 @@ def encode_texts(
             yield embedding.clone(memory_format=torch.contiguous_format)
 
 
-def _hidden_state(text_encoder: Any, tokens_BL: Tensor, clip_skip: int) -> Tensor:
-    """The normalised hidden state after a layer of the text encoder, as A1111 and diffusers compute it. [B, L, D]."""
-    if clip_skip == 1:
-        last: Tensor = text_encoder(tokens_BL)[0]
-        return last
-    states = text_encoder(tokens_BL, output_hidden_states=True).hidden_states
-    within = getattr(text_encoder, "text_model", text_encoder)  # Versions of the library differ in where the norm is.
-    normalised: Tensor = within.final_layer_norm(states[-clip_skip])
-    return normalised
+def tokens_of(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """The tokens of texts, int64 [B, L]. Longer texts are cut at the tokenizer's length."""
+    tokens: Tensor = tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return tokens

@@ -6,7 +6,7 @@ of a token.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -35,7 +35,8 @@ class TrainingData:
 
     image_ids: tuple[str, ...]  # N
     moments: TensorTable  # row n, [2, C, H, W]: image n's mean and deviation in the VAE's posterior, for the UNet
-    embeddings: TensorTable  # a row a text, [L, D] in the base's dtype; row 0 is the empty prompt
+    # A row a text, row 0 the empty prompt: its embedding, [L, D] in the base's dtype, or its tokens, int64 [L].
+    texts: TensorTable
     flips: bool = False  # row N + n of the moments is image n's mirror image, and half of the draws choose those
 
     @property
@@ -56,7 +57,7 @@ class ValidationData:
 
     image_ids: tuple[str, ...]  # N
     latents_NCHW: Tensor  # the posterior's mean, scaled for the UNet
-    embeddings: TensorTable  # a row a text, [L, D] in the base's dtype
+    texts: TensorTable  # a row a text, as those of the training data
     rows: Mapping[str, Ints]  # component, see `evaluation.components`, to the row of each image's text, int64 [N]
 
 
@@ -69,20 +70,26 @@ class Encoded:
     moments: Mapping[str, Tensor]  # image id to the posterior's mean and deviation, float32 [2, C, H, W]
     mirrored: Mapping[str, Tensor]  # the same of the training images' mirror images; empty where no pack flips
     texts: tuple[str, ...]  # all distinct texts of all captions; the empty prompt is the first
-    embeddings: Mapping[torch.dtype, Mapping[str, Tensor]]  # dtype of a base, to `text_name` of a text, to [L, D]
+    # dtype of a base whose text encoder is not trained, to `text_name` of a text, to [L, D]
+    embeddings: Mapping[torch.dtype, Mapping[str, Tensor]]
+    # `text_name` of a text to int64 [L]; empty where no text encoder is trained
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def row_of_text(self) -> Mapping[str, int]:
         """Text to its place in `texts`, which is its row in a table of the embeddings."""
         return {text: row for row, text in enumerate(self.texts)}
 
-    def training_data(self, device: torch.device, dtype: torch.dtype, *, flips: bool, resident: bool) -> TrainingData:
+    def training_data(
+        self, device: torch.device, dtype: torch.dtype, *, flips: bool, resident: bool, tokens: bool = False
+    ) -> TrainingData:
         """The training images and all texts, for training on a device.
 
         Args:
             dtype: the base model's, which the embeddings are given in.
             flips: the mirror images too.
             resident: put all of it on the device now, instead of reading it when it is asked for.
+            tokens: give texts as tokens, for a text encoder that is trained, and not as embeddings.
         """
         rows = [(self.moments, image) for image in self.train_ids]
         if flips:
@@ -92,24 +99,30 @@ class Encoded:
             latents, image = rows[number]
             return latents[image]
 
-        def embedding(number: int) -> Tensor:
-            return self.embeddings[dtype][text_name(self.texts[number])]
+        texts = self._texts(dtype, tokens=tokens)
+
+        def text(number: int) -> Tensor:
+            return texts[text_name(self.texts[number])]
 
         return TrainingData(
             self.train_ids,
             TensorTable(moments, len(rows), device, torch.float32, resident=resident),
-            TensorTable(embedding, len(self.texts), device, dtype, resident=resident),
+            TensorTable(text, len(self.texts), device, torch.int64 if tokens else dtype, resident=resident),
             flips,
         )
 
-    def fits(self, free_bytes: int, dtype: torch.dtype, *, flips: bool) -> bool:
+    def _texts(self, dtype: torch.dtype, *, tokens: bool) -> Mapping[str, Tensor]:
+        """The texts as a base in this dtype takes them: their tokens, or their embeddings."""
+        return self.tokens if tokens else self.embeddings[dtype]
+
+    def fits(self, free_bytes: int, dtype: torch.dtype, *, flips: bool, tokens: bool = False) -> bool:
         """Whether all that training reads, mirror images too where it `flips`, takes a small part of the free bytes."""
-        moments, embedding = self.moments[self.train_ids[0]], self.embeddings[dtype][text_name(EMPTY_PROMPT)]
+        moments, text = self.moments[self.train_ids[0]], self._texts(dtype, tokens=tokens)[text_name(EMPTY_PROMPT)]
         images, texts = len(self.train_ids) * (1 + flips), len(self.texts)
-        return images * moments.nbytes + texts * embedding.nbytes <= _RESIDENT_FRACTION * free_bytes
+        return images * moments.nbytes + texts * text.nbytes <= _RESIDENT_FRACTION * free_bytes
 
     def validation_data(self, texts: Mapping[str, Sequence[str]], data: TrainingData) -> ValidationData:
-        """The held-out images, on the device of `data` and with its embeddings.
+        """The held-out images, on the device of `data` and with its texts.
 
         Args:
             texts: component to the text of each held-out image.
@@ -118,7 +131,7 @@ class Encoded:
         rows = {
             name: np.array([self.row_of_text[text] for text in shown], dtype=np.int64) for name, shown in texts.items()
         }
-        return ValidationData(self.validation_ids, latents.to(data.device), data.embeddings, rows)
+        return ValidationData(self.validation_ids, latents.to(data.device), data.texts, rows)
 
     def caption_rows(self, captions: _Captions, name: str, ids: Sequence[str]) -> Ints:
         """The row of the embeddings of each text of these images in the caption set `name`, int64 [N, P].

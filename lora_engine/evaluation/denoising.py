@@ -20,6 +20,7 @@ from lora_engine.adapters import lora
 from lora_engine.dataset import randomness
 from lora_engine.dataset.encoded import ValidationData
 from lora_engine.evaluation.components import Condition
+from lora_engine.models.conditioning import conditioning
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,15 @@ class Scoring:
         latents = self._data.latents_NCHW[torch.from_numpy(images).to(device)]
         noisy = diffusion.add_noise(self._noise_schedule, latents, noise, timesteps)
         target = diffusion.target(self._noise_schedule, latents, noise, timesteps)
-        rows = np.concatenate([self._data.rows[component][images] for component in each.components])
-        text = self._data.embeddings.place(self._data.embeddings.read(rows))
         copies = len(each.members)  # each adapter computes with its own copy of the batch
+        text = self._conditioning(each, images)
         prediction = self._unet(noisy.to(text.dtype).repeat(copies, 1, 1, 1), timesteps.repeat(copies), text).sample
         return diffusion.squared_error_per_image(prediction, target.repeat(copies, 1, 1, 1)).view(copies, -1)
+
+    def _conditioning(self, each: _Pass, images: randomness.Ints) -> torch.Tensor:
+        """What the UNet attends to for these images, each adapter under its own captions: [K * len(images), L, D]."""
+        different, places = np.unique(images, return_inverse=True)  # An image's text is encoded once for its timesteps.
+        rows = np.concatenate([self._data.rows[component][different] for component in each.components])
+        texts = conditioning(self._unet, self._data.texts.place(self._data.texts.read(rows)))
+        per_adapter = texts.view(len(each.members), len(different), *texts.shape[1:])
+        return per_adapter[:, torch.from_numpy(places).to(texts.device)].flatten(0, 1)

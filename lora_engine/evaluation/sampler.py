@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from lora_engine.adapters import lora
 from lora_engine.config.evaluation import SamplerName
-from lora_engine.dataset.encode import encode_texts
+from lora_engine.dataset.encode import encode_texts, tokens_of
 from lora_engine.models import schedule, stable_diffusion
+from lora_engine.models.conditioning import conditioning, text_encoder_of
 from lora_engine.models.files import LocalModel
 from lora_engine.records import SampleSetting
 
@@ -43,7 +44,8 @@ class Sampler:
 
     Args:
         unet: with the adapters injected; without any it generates as it is.
-        texts: all that will be asked for, negative prompts too: they are encoded now, and the text encoder is freed.
+        texts: all that will be asked for, negative prompts too: they are encoded now, and the text encoder is freed,
+            unless one is trained with the UNet.
         images_at_once: how many images of each adapter may pass through the UNet at once. With guidance every image
             counts twice; where that is more than may, adapters take turns.
         name: of the sampler; None for the base model's own.
@@ -65,7 +67,12 @@ class Sampler:
         self._unet, self._device, self._images_at_once, self._activate = unet, device, images_at_once, activate
         # The pipeline decides in the same way: a distilled UNet takes the guidance as an input.
         self._can_guide = getattr(unet.config, "time_cond_proj_dim", None) is None
-        self._embeddings = _embeddings(model, texts, next(unet.parameters()).dtype, device)
+        if text_encoder_of(unet) is None:
+            self._texts = _embeddings(model, texts, next(unet.parameters()).dtype, device)
+        else:  # Each adapter encodes texts in its own way.
+            different = sorted(set(texts))
+            tokens = tokens_of(stable_diffusion.load_tokenizer(model), different)
+            self._texts = dict(zip(different, tokens, strict=True))
         vae = stable_diffusion.load_vae(model).to(next(unet.parameters()).dtype)
         vae.enable_slicing()  # decodes image by image: all at once take as long, and far more memory
         self._pipeline = StableDiffusionPipeline(
@@ -136,11 +143,13 @@ class Sampler:
         copies = self._copies(setting)
         self._activate(self._unet, [name for name in names if name is not None] * copies, setting.strength)
         wanted = list(product(names, batch))
-        text = torch.stack([self._embeddings[requests[at].texts[name]] for name, at in wanted])
-        negative = self._embeddings[setting.negative].expand_as(text) if copies == 2 else None
+        texts = [setting.negative] * (len(wanted) * (copies - 1)) + [requests[at].texts[name] for name, at in wanted]
+        with torch.inference_mode():
+            stacked = torch.stack([self._texts[text] for text in texts]).to(self._device)
+            conditions = torch.split(conditioning(self._unet, stacked), len(wanted))
         result = self._pipeline(
-            prompt_embeds=text.to(self._device),
-            negative_prompt_embeds=None if negative is None else negative.to(self._device),
+            prompt_embeds=conditions[-1],
+            negative_prompt_embeds=conditions[0] if copies == 2 else None,
             height=setting.height,
             width=setting.width,
             num_inference_steps=setting.steps,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lora_engine import diffusion
 from lora_engine.adapters import lora
 from lora_engine.dataset.encoded import TrainingData
+from lora_engine.models.conditioning import conditioning
 from lora_engine.system.memory import kept_bytes
 from lora_engine.training.inputs import Inputs
 from lora_engine.training.loss_scale import LossScale
@@ -30,7 +31,7 @@ class Batch:
     noisy: Tensor  # [V, A, C, H, W]
     target: Tensor  # [V, A, C, H, W]
     timesteps: Tensor  # [V, A]
-    text: Tensor  # [K, A, L, D]
+    text: Tensor  # [K, A, L, D], or tokens [K, A, L], see `conditioning`
     dropout_keys: Tensor  # [V, A]
 
 
@@ -49,7 +50,7 @@ def make_batch(inputs: Inputs, data: TrainingData, noise_schedule: diffusion.Noi
 
     noisy, target = made(diffusion.add_noise, input_noise), made(diffusion.target, noise)
     dropout_keys = inputs.dropout_keys[inputs.seed_of_view]
-    return Batch(noisy, target, timesteps, data.embeddings.place(inputs.embeddings), dropout_keys)
+    return Batch(noisy, target, timesteps, data.texts.place(inputs.texts), dropout_keys)
 
 
 class PackGradients:
@@ -134,12 +135,13 @@ class PackGradients:
 
     def _losses(self, batch: Batch, members: slice, images: slice) -> tuple[Tensor, Tensor]:
         """The losses of a micro-batch and its squared errors, see `PackLosses`. [K, B] each."""
-        views_K, text_KBLD = self._views_K[members], batch.text[members, images]
+        views_K = self._views_K[members]
+        text = conditioning(self.unet, batch.text[members, images].flatten(0, 1))  # [K * B, L, D]
 
         def per_member(per_view: Tensor) -> Tensor:
             """[V, A, ...] to [K * B, ...]."""
             return per_view[:, images][views_K].flatten(0, 1)
 
-        noisy, timesteps = per_member(batch.noisy).to(text_KBLD.dtype), per_member(batch.timesteps)
-        prediction = self.unet(noisy, timesteps, text_KBLD.flatten(0, 1)).sample
+        noisy, timesteps = per_member(batch.noisy).to(text.dtype), per_member(batch.timesteps)
+        prediction = self.unet(noisy, timesteps, text).sample
         return self._pack_losses(prediction, per_member(batch.target), timesteps, members)

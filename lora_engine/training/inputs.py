@@ -21,7 +21,7 @@ class Inputs(NamedTuple):
     """All that decides an update, as tensors."""
 
     moments: Tensor  # [S, A, ...], as `TensorTable.read` gives them
-    embeddings: Tensor  # [K, A, ...], as `TensorTable.read` gives them
+    texts: Tensor  # [K, A, ...], as `TensorTable.read` gives them
     seed_of_view: Tensor  # [V], int64: the place of each view's seed
     posterior: Tensor  # [S, A, C, H, W], float32: where in the VAE's posterior each latent lies
     dropout_keys: Tensor  # [S, A], int64, see `adapter_dropout_keys`
@@ -32,7 +32,7 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadInputs:
-    """The inputs of one update on the CPU, with the embeddings of all members of the pack."""
+    """The inputs of one update on the CPU, with the texts of all members of the pack."""
 
     step: int  # 1 is the first update
     hashes: tuple[DrawHashes, ...]  # one for each distinct seed
@@ -43,7 +43,7 @@ class InputReader:
     """Reads the inputs of any update of a pack.
 
     Args:
-        data: the latents and embeddings of the training set.
+        data: the latents and texts of the training set.
         members: all members of the pack, in its order.
         draws: what the members' seeds draw for each update.
         images: which of an update's images this process computes.
@@ -60,7 +60,7 @@ class InputReader:
         input_noise = seen.input_noise[: 0 if seen.input_noise is seen.noise else None]
         inputs = Inputs(
             data.moments.read((draw.indices + draw.flips * len(data.image_ids))[:, images]),
-            data.embeddings.read(rows_KA),
+            data.texts.read(rows_KA),
             self._pinned(seen.seed_of_view),
             *(
                 self._pinned(a[:, images])
@@ -70,14 +70,14 @@ class InputReader:
         return ReadInputs(step, self._draws.hashes(draw), inputs)
 
     def place(self, read: ReadInputs, members: Sequence[int]) -> Inputs:
-        """Put what was read on the device, the embeddings of the members at these places of the pack alone.
+        """Put what was read on the device, the texts of the members at these places of the pack alone.
 
         Nothing waits for the device.
         """
         placed = Inputs(*(tensor.to(self._data.device, non_blocking=True) for tensor in read.inputs))
         if len(members) == len(self._members):
             return placed
-        return placed._replace(embeddings=placed.embeddings[list(members)])
+        return placed._replace(texts=placed.texts[list(members)])
 
     def _pinned(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
         """The array as a tensor that a GPU can copy while the CPU goes on."""

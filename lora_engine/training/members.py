@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -80,13 +80,21 @@ class PackMembers:
         self._gather_if_any_is_active()
 
     def advance(self) -> bool:
-        """Count an update; whether a member has done its last. Then `weights` may be another object afterwards."""
+        """Count an update; whether a member has done its last, or that of its text encoder.
+
+        Then `weights` may be another object afterwards.
+        """
         before = self.active_places
         self.step += 1
-        has_an_end = self.active_places != before
+        has_an_end = self.active_places != before or any(self._ends_text_encoder(place) for place in before)
         if has_an_end:
             self._gather_if_any_is_active()
         return has_an_end
+
+    def _ends_text_encoder(self, place: int) -> bool:
+        """Whether the update just done is the last of this member's text encoder."""
+        text_encoder = self.configs[place].lora.text_encoder
+        return text_encoder is not None and text_encoder.stop_after == self.step
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -175,7 +183,7 @@ class PackMembers:
     def _home(self, names: tuple[str, ...]) -> "_Home":
         """New rows for these members, as their weights are now."""
         configs = {member.name: config for member, config in zip(self.all, self.configs, strict=True)}
-        rows = [_row(name, configs[name]) for name in names]
+        rows = [_row(name, configs[name], self.step) for name in names]
         device = next(self._unet.parameters()).device
         return _Home(names, PackWeights(self._unet, rows), LossScale(device, len(names), enabled=self._half_precision))
 
@@ -189,9 +197,18 @@ class _Home:
     scale: LossScale
 
 
-def _row(name: str, config: MemberConfig) -> Row:
-    training = config.training
-    return Row(name, training.optimizer, config.lora.plus_ratio, training.max_grad_norm, training.ema)
+def _row(name: str, config: MemberConfig, step: int) -> Row:
+    """How a member's weights are updated after so many updates."""
+    training, text_encoder = config.training, config.lora.text_encoder
+    row = Row(name, training.optimizer, config.lora.plus_ratio, training.max_grad_norm, training.ema)
+    if text_encoder is None or (text_encoder.learning_rate is None and text_encoder.stop_after is None):
+        return row
+    rate = training.optimizer.learning_rate
+    return replace(
+        row,
+        text_encoder_rate=(text_encoder.learning_rate or rate) / rate,
+        is_text_encoder_done=text_encoder.stop_after is not None and step >= text_encoder.stop_after,
+    )
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

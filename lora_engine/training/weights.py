@@ -1,7 +1,6 @@
 """Weights, gradients and moments of the adapters that train together: a few large matrices, not thousands of tensors.
 
-Shape legend: K adapters, P weights of one adapter as it is filled up, R the largest rank in a layer, I and O features
-in and out.
+Shape legend: K adapters, P weights of one adapter as it is filled up, R the largest rank in a layer.
 """
 
 import math
@@ -9,11 +8,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from lora_engine.adapters import lora
+from lora_engine.adapters.packed import MAGNITUDE, PackedConv2d, PackedLinear
+from lora_engine.adapters.targets import TEXT_ENCODER
 from lora_engine.config.ema import EmaConfig
 from lora_engine.config.optimizer import AnyOptimizer
 from lora_engine.training.ema import WeightAverage
@@ -33,6 +35,8 @@ class Row:
     plus_ratio: float | None = None  # see `LoraConfig`
     max_grad_norm: float | None = None  # that its gradient is clipped to; None does not clip
     ema: EmaConfig | None = None  # None does not average
+    text_encoder_rate: float | None = None  # of the text encoder's weights, a factor of the others'; None is the same
+    is_text_encoder_done: bool = False  # whether those stay as they are
 
 
 class PackWeights:
@@ -48,21 +52,15 @@ class PackWeights:
 
     def __init__(self, model: nn.Module, rows: Sequence[Row]) -> None:
         self._names = [row.name for row in rows]
-        layers = {n: m for n, m in model.named_modules() if isinstance(m, lora.PackedLinear)}
-        ranks = {name: max(layer.ranks(self._names)) for name, layer in layers.items()}
-        self._layers = [layer for name, layer in layers.items() if ranks[name]]
-        self._others = [layer for name, layer in layers.items() if not ranks[name]]
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, PackedLinear | PackedConv2d)}
+        shapes = {name: layer.shapes(self._names) for name, layer in layers.items()}
+        self._layers = [layer for name, layer in layers.items() if shapes[name]]
+        self._others = [layer for name, layer in layers.items() if not shapes[name]]
         # Made once: what is copied to a GPU within an update keeps that from being captured as a graph.
-        self._scales = [
-            lora.scale_of(layer.scales(self._names), layer.get_base_layer().weight) for layer in self._layers
-        ]
-        shapes = {}
-        for name, layer in layers.items():
-            features_out, features_in = layer.get_base_layer().weight.shape
-            if ranks[name]:
-                shapes[f"{name}.lora_A.weight"] = torch.Size((ranks[name], features_in))
-                shapes[f"{name}.lora_B.weight"] = torch.Size((features_out, ranks[name]))
-        self._keys, self._shapes = tuple(shapes), list(shapes.values())
+        self._scales = [lora.scale_of(layer.scales(self._names), layer.base.weight) for layer in self._layers]
+        self._keys = tuple(f"{name}.{part}" for name, parts in shapes.items() for part in parts)
+        self._shapes = [shape for parts in shapes.values() for shape in parts.values()]
+        self._parts_of_layers = [len(parts) for parts in shapes.values() if parts]
         parameters = [lora.parameters(model, name) for name in self._names]
         self._own = [{key: weight.shape for key, weight in adapter.items()} for adapter in parameters]
         like = next(iter(parameters[0].values())).detach()
@@ -73,11 +71,15 @@ class PackWeights:
             for key, weight in adapter.items():
                 values[key].copy_(weight.detach())
                 weight.data, weight.grad = values[key], gradients[key]
-        self._make_copy(self._layers[0].get_base_layer().weight.dtype)
+        is_dora = any(key.endswith(MAGNITUDE) for key in self._keys)
+        self._make_copy(like.dtype if is_dora else self._layers[0].base.weight.dtype)
         self._max_norms = [math.inf if row.max_grad_norm is None else row.max_grad_norm for row in rows]
         self._max_norms_K = torch.tensor(self._max_norms, dtype=like.dtype, device=like.device)
+        self._is_text_encoder_done = [row.is_text_encoder_done for row in rows]
+        sizes = zip(self._keys, self._shapes, strict=True)
+        self._text_encoder_at = sum(shape.numel() for key, shape in sizes if not _is_of_text_encoder(key))
         self._optimizers = [
-            make_optimizer(weights_P, gradient_P, row.optimizer, self._rate_factors(row.plus_ratio))
+            make_optimizer(weights_P, gradient_P, row.optimizer, self._rate_factors(row))
             for weights_P, gradient_P, row in zip(self._weights_KP, self.gradients_KP, rows, strict=True)
         ]
         self._averages = [
@@ -85,14 +87,16 @@ class PackWeights:
             for weights_P, row in zip(self._weights_KP, rows, strict=True)
         ]
 
-    def _rate_factors(self, plus_ratio: float | None) -> Tensor | None:
+    def _rate_factors(self, row: Row) -> Tensor | None:
         """By how much each weight's learning rate is the row's; None where it is the row's everywhere. [P]."""
-        if plus_ratio is None:
+        if row.plus_ratio is None and row.text_encoder_rate is None:
             return None
         factors_P = torch.ones_like(self._weights_KP[0])
         for key, part in zip(self._keys, self._split(factors_P), strict=True):
-            if key.endswith(".lora_B.weight"):
-                part.fill_(plus_ratio)
+            if row.plus_ratio is not None and key.endswith(".lora_B.weight"):
+                part.mul_(row.plus_ratio)
+            if row.text_encoder_rate is not None and _is_of_text_encoder(key):
+                part.mul_(0.0 if row.is_text_encoder_done else row.text_encoder_rate)
         return factors_P
 
     def _own_parts(self, k: int, row: Tensor) -> dict[str, Tensor]:
@@ -101,7 +105,7 @@ class PackWeights:
         return {key: parts[key][tuple(slice(size) for size in shape)] for key, shape in own.items()}
 
     def _split(self, rows: Tensor) -> list[Tensor]:
-        """Views of a row, or of all, parameter by parameter: [..., P] to [..., R, I] and [..., O, R] in turn."""
+        """Views of a row, or of all, parameter by parameter: [..., P] to [..., *shape] of each."""
         parts = torch.split(rows, [shape.numel() for shape in self._shapes], dim=-1)
         return [part.view(*rows.shape[:-1], *shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
@@ -120,7 +124,8 @@ class PackWeights:
         leaves = self._split(self._copy_KP)
         for leaf, gradient in zip(leaves, self._split(self._partial_KP), strict=True):
             leaf.requires_grad_().grad = gradient  # a backward pass adds to a gradient that is there, in place
-        self._leaves = list(zip(leaves[::2], leaves[1::2], strict=True))
+        each = iter(leaves)
+        self._leaves = [tuple(islice(each, count)) for count in self._parts_of_layers]
 
     def _cast(self) -> None:
         if self._casts:
@@ -131,14 +136,14 @@ class PackWeights:
         self._cast()
         whole = first == 0 and last in (None, len(self._names))
         for layer in self._others:
-            layer.down_KRI = layer.up_KOR = None
+            layer.clear()
         for layer, leaves, scale in zip(self._layers, self._leaves, self._scales, strict=True):
             layer.enable_adapters(enabled=True)
             layer.set_adapter(self._names)
             layer.scale = scale[first:last] if isinstance(scale, Tensor) else scale
             # Only a part of the rows is sliced: a slice remembers the stream that it was made on, which breaks the
             # capture of a CUDA graph, and its backward pass takes kernels of its own.
-            layer.down_KRI, layer.up_KOR = leaves if whole else (leaf[first:last] for leaf in leaves)
+            layer.compute_with(*(leaves if whole else (leaf[first:last] for leaf in leaves)))
 
     def zero_grad(self) -> None:
         """Forget the gradients of the update before."""
@@ -155,9 +160,14 @@ class PackWeights:
     def clip(self) -> Tensor:
         """Scale each adapter's gradient down to a norm of its row's `max_grad_norm` at most.
 
+        Where the text encoder's weights stay as they are, they have no gradient.
+
         Returns:
             The norms before, [K]. Nothing waits for the device.
         """
+        for k, is_done in enumerate(self._is_text_encoder_done):
+            if is_done:  # They are set, and not multiplied, so that they may be NaN.
+                self.gradients_KP[k, self._text_encoder_at :].zero_()
         norms_K: Tensor = torch.linalg.vector_norm(self.gradients_KP, dim=1)
         if any(map(math.isfinite, self._max_norms)):
             self.gradients_KP.mul_((self._max_norms_K / (norms_K + 1e-6)).clamp(max=1.0).unsqueeze(1))
@@ -238,3 +248,8 @@ class PackWeights:
         """
         for key, live in self.moments(name).items():
             live.copy_(moments[key])
+
+
+def _is_of_text_encoder(key: str) -> bool:
+    """Whether a weight is the text encoder's. Those stand after all of the UNet's."""
+    return key.startswith(f"{TEXT_ENCODER}.")

@@ -37,7 +37,7 @@ def trainer(dtype: torch.dtype, **asked: Any) -> PackTrainer:
     lora.inject(unet, [(m.name, m.seed) for m in MEMBERS], LORA)
     tiny = tiny_data(dtype=torch.float32)
     moments = tiny.moments.place(tiny.moments.read(np.arange(7)))
-    texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
+    texts = tiny.texts.place(tiny.texts.read(np.arange(6)))
     data = TrainingData(tiny.image_ids, rows_of(moments.to(device)), rows_of(texts.to(device, dtype)))
     config = CONFIG.model_copy(update=asked)
     configs = [MemberConfig(LORA, config)] * len(MEMBERS)

@@ -3,11 +3,13 @@
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora_engine.dataset.draws import PackMember
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.dataset.table import TensorTable
 from lora_engine.diffusion import NoiseSchedule, PredictionType
+from lora_engine.models.conditioning import TextEncoder
 
 
 def tiny_unet(dtype: torch.dtype = torch.float64) -> UNet2DConditionModel:
@@ -42,6 +44,29 @@ def tiny_data(
         rows_of(torch.stack([mean, std], dim=1), resident=resident),
         rows_of(torch.randn(texts, 5, 12, generator=generator, dtype=dtype), resident=resident),
     )
+
+
+def tiny_text_encoder(dtype: torch.dtype = torch.float64) -> TextEncoder:
+    """One with layers enough to skip one, for the UNet's width."""
+    config = CLIPTextConfig(
+        vocab_size=20,
+        hidden_size=12,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=0,
+        eos_token_id=19,
+        initializer_factor=10.0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return TextEncoder(CLIPTextModel(config).to(dtype).eval(), clip_skip=1)
+
+
+def tiny_tokens(texts: int = 6) -> torch.Tensor:
+    """Tokens of texts of 5 tokens each. [texts, 5]."""
+    return torch.randint(1, 19, (texts, 5), generator=torch.Generator().manual_seed(2))
 
 
 def rows_of(tensor: torch.Tensor, *, resident: bool = True) -> TensorTable:

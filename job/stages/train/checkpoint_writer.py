@@ -22,6 +22,7 @@ from job.stages.train.build import Study, TrainablePack
 from job.stages.train.resume import collect_garbage
 from job.threads import Background
 from lora_engine.adapters import formats, lora
+from lora_engine.adapters.card import AdapterCard, tag_frequency
 from lora_engine.evaluation.summary import Best
 from lora_engine.records import StepRecord
 from lora_engine.system.device import rounding_threads
@@ -54,6 +55,8 @@ class CheckpointWriter(Background):
         super().__init__("uploads")
         self._attempt, self._study, self._pack = attempt, study, pack
         self._trainable, self._processes = trainable, processes
+        self._text_width: int = trainable.unet.config.cross_attention_dim  # type: ignore[union-attr,assignment]
+        self._alphas = {m: lora.file_alphas(trainable.unet, m.adapter_name) for m in pack.members}
         self._initial = {m: lora.weights_sha256(lora.export(trainable.unet, m.adapter_name)) for m in pack.members}
 
     def commit(
@@ -129,8 +132,8 @@ class CheckpointWriter(Background):
         earlier = [s for s in checkpoints.committed_steps(self._attempt.run, member) if s < step]
         with tempfile.TemporaryDirectory(dir=self._attempt.workdir) as scratch:
             folder = Path(scratch)
-            config = self._study.variants[member.variant].lora
-            files = formats.write_checkpoint(folder, weights, snapshot.state, config, self._card(member))
+            card = self._card(member, step)
+            files = formats.write_checkpoint(folder, weights, self._alphas[member], snapshot.state, card)
             commit = checkpoints.Commit(
                 run_id=self._study.run_id,
                 variant=member.variant,
@@ -148,12 +151,13 @@ class CheckpointWriter(Background):
             )
             checkpoints.publish(self._attempt.run, folder, commit)
 
-    def _card(self, member: Member) -> formats.AdapterCard:
+    def _card(self, member: Member, step: int) -> AdapterCard:
         caption_set = self._study.captions[self._study.set_of_variant[member.variant]]
-        trigger = self._study.variants[member.variant].captions.trigger
+        variant, output = self._study.variants[member.variant], self._attempt.manifest.output
+        trigger = variant.captions.trigger
         train = set(self._study.encoded.train_ids)
         texts = [record.texts[0] for record in caption_set if record.id in train]
-        return formats.AdapterCard(
+        return AdapterCard(
             name=member.variant,
             base_model=self._attempt.manifest.base_model.source,
             resolution=self._attempt.manifest.preprocess.resolution,
@@ -161,8 +165,14 @@ class CheckpointWriter(Background):
             prediction_type=self._trainable.noise_schedule.prediction_type,
             zero_terminal_snr=self._trainable.noise_schedule.zero_terminal_snr,
             clip_skip=self._study.model.use.clip_skip,
-            text_width=self._trainable.data.embeddings.shape[-1],
+            text_width=self._text_width,
             started_at=self._study.started_at,
-            tag_frequency=formats.tag_frequency(texts),
+            tag_frequency=tag_frequency(texts),
             trigger_phrase=printable(trigger or (texts[0] if len(set(texts)) == 1 else "")),
+            lora=variant.lora,
+            training=variant.training,
+            step=step,
+            seed=self._study.training_seed(member),
+            license=output.license,
+            description=output.description,
         )

@@ -13,25 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lora_engine.adapters import formats, lora
-from lora_engine.config.adapter import LoraConfig
+from lora_engine.adapters.card import AdapterCard
 from lora_engine.diffusion import PredictionType
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
-
-LORA = LoraConfig(rank=3, alpha=5.0)
-CARD = formats.AdapterCard(
-    name="blip",
-    base_model="miniature",
-    resolution=64,
-    images=9,
-    prediction_type="epsilon",
-    zero_terminal_snr=False,
-    clip_skip=1,
-    text_width=768,
-    started_at=1_700_000_000.0,
-    tag_frequency={"a heart": 2},
-    trigger_phrase="",
-)
+from lora_engine.records import FileEntry
+from tests.lora_engine.adapters.trained import CARD, LORA, alphas_of, unet_output
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +30,13 @@ def trained(all_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     with torch.no_grad():
         for weight in lora.parameters(unet, "blip").values():
             weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    formats.write_checkpoint(folder, lora.export(unet, "blip"), {"step": torch.tensor(1)}, LORA, CARD)
+    write(folder, unet)
     return unet, folder
 
 
-def unet_output(unet: nn.Module) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    latents, text = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 77, 64, generator=generator)
-    with torch.inference_mode():
-        return unet(latents, torch.tensor([10, 900]), text).sample
+def write(folder: Path, unet: nn.Module, card: AdapterCard = CARD) -> tuple[FileEntry, ...]:
+    exported = lora.export(unet, "blip")
+    return formats.write_checkpoint(folder, exported, alphas_of(exported), {"step": torch.tensor(1)}, card)
 
 
 @pytest.mark.parametrize("name", ["blip.safetensors", "pytorch_lora_weights.safetensors"])
@@ -122,8 +107,7 @@ def test_the_metadata_name_the_base_models_version(
     expected: tuple[str, ...],
 ) -> None:
     """As kohya's do; programs show an adapter only beside models of its version."""
-    exported, card = lora.export(trained[0], "blip"), replace(CARD, text_width=width, prediction_type=prediction)
-    formats.write_checkpoint(tmp_path, exported, {"step": torch.tensor(1)}, LORA, card)
+    write(tmp_path, trained[0], replace(CARD, text_width=width, prediction_type=prediction))
     with safe_open(tmp_path / "blip.safetensors", "pt") as file:
         found = file.metadata()
     keys = ("ss_v2", "ss_base_model_version", "modelspec.architecture", "modelspec.prediction_type")
@@ -134,7 +118,7 @@ def test_listed_entries_are_the_files(trained: tuple[nn.Module, Path], tmp_path:
     unet, _ = trained
     out = tmp_path / "again"
     out.mkdir()
-    entries = formats.write_checkpoint(out, lora.export(unet, "blip"), {"step": torch.tensor(1)}, LORA, CARD)
+    entries = write(out, unet)
     assert [entry.path for entry in entries] == sorted(path.name for path in out.iterdir())
     assert [entry.size for entry in entries] == [path.stat().st_size for path in sorted(out.iterdir())]
 
@@ -144,9 +128,8 @@ def test_an_adapter_named_as_another_file_is_refused(
     trained: tuple[nn.Module, Path], tmp_path: Path, name: str
 ) -> None:
     """One file would replace the other without a word."""
-    exported, card = lora.export(trained[0], "blip"), replace(CARD, name=name)
     with pytest.raises(ValueError, match=name):
-        formats.write_checkpoint(tmp_path, exported, {"step": torch.tensor(1)}, LORA, card)
+        write(tmp_path, trained[0], replace(CARD, name=name))
     assert not list(tmp_path.iterdir())
 
 

@@ -14,8 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_engine.adapters import formats
-from lora_engine.adapters.formats import AdapterCard
-from lora_engine.config.adapter import LoraConfig
+from lora_engine.adapters.card import AdapterCard, tag_frequency
+from lora_engine.config.adapter import BlockConfig, LoraConfig, TextEncoderLoraConfig
+from lora_engine.config.loss import DebiasedWeighting, HuberLoss, MinSnrWeighting
+from lora_engine.config.lr_schedule import ConstantLrSchedule, CosineRestartsLrSchedule
+from lora_engine.config.noise import MultiresConfig, NoiseConfig
+from lora_engine.config.optimizer import LionConfig
+from lora_engine.config.training import TrainingConfig
 from lora_engine.records import FileEntry
 
 LORA = LoraConfig(rank=2, alpha=5)
@@ -31,7 +36,12 @@ CARD = AdapterCard(
     started_at=1_700_000_000.25,
     tag_frequency={"a heart": 2},
     trigger_phrase="a tattoo",
+    lora=LORA,
+    training=TrainingConfig(steps=30, batch_size=2),
+    step=15,
+    seed=1337,
 )
+ALPHAS = {"down.0.to_q": 5.0, "mid.to_out.0": 5.0}
 LAYERS = {"down.0.to_q": (5, 4), "mid.to_out.0": (4, 3)}
 
 
@@ -49,7 +59,7 @@ def adapter(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
 
 def write(folder: Path, card: AdapterCard = CARD, **values: Any) -> tuple[FileEntry, ...]:
     state = {"step": torch.tensor(7)}
-    return formats.write_checkpoint(folder, adapter(), state, LORA, dataclasses.replace(card, **values))
+    return formats.write_checkpoint(folder, adapter(), ALPHAS, state, dataclasses.replace(card, **values))
 
 
 def header(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -60,8 +70,8 @@ def header(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def test_kohyas_names_are_those_of_the_modules_with_a_scalar_alpha_each() -> None:
-    state = formats.kohya_state_dict(adapter(), LORA)
-    weights = adapter()
+    state = formats.kohya_tensors(formats.layers_of(adapter(torch.float32), ALPHAS))
+    weights = adapter(torch.float32)
     assert list(state) == [
         "lora_unet_down_0_to_q.lora_down.weight",
         "lora_unet_down_0_to_q.alpha",
@@ -90,7 +100,7 @@ def test_both_formats_hold_the_weights_in_single_precision(tmp_path: Path) -> No
     write(tmp_path)
     kohya = load_file(tmp_path / "blip.safetensors")
     assert len(kohya) == 6
-    for key, value in formats.kohya_state_dict(adapter(torch.float32), LORA).items():
+    for key, value in formats.kohya_tensors(formats.layers_of(adapter(torch.float32), ALPHAS)).items():
         assert kohya[key].dtype == torch.float32
         assert torch.equal(kohya[key], value)
     diffusers = load_file(tmp_path / "pytorch_lora_weights.safetensors")
@@ -102,6 +112,8 @@ def test_kohyas_metadata_are_those_that_its_own_scripts_write(tmp_path: Path) ->
     write(tmp_path)
     found, tensors = header(tmp_path / "blip.safetensors")
     assert found["__metadata__"] == {
+        "ss_output_name": "blip",
+        "ss_sd_model_name": "base.sd",
         "ss_v2": "False",
         "ss_base_model_version": "sd_v1",
         "ss_v_parameterization": "False",
@@ -110,12 +122,34 @@ def test_kohyas_metadata_are_those_that_its_own_scripts_write(tmp_path: Path) ->
         "ss_network_module": "networks.lora",
         "ss_network_dim": "2",
         "ss_network_alpha": "5.0",
-        "ss_output_name": "blip",
-        "ss_sd_model_name": "base.sd",
+        "ss_network_dropout": "None",
         "ss_resolution": "(384, 384)",
         "ss_num_train_images": "9",
+        "ss_dataset_dirs": '{"blip": {"n_repeats": 1, "img_count": 9}}',
         "ss_tag_frequency": '{"blip": {"a heart": 2}}',
+        "ss_flip_aug": "False",
         "ss_training_started_at": "1700000000.25",
+        "ss_learning_rate": "0.0001",
+        "ss_unet_lr": "0.0001",
+        "ss_text_encoder_lr": "0.0",
+        "ss_optimizer": "adamw(weight_decay=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08)",
+        "ss_lr_scheduler": "constant",
+        "ss_lr_warmup_steps": "0",
+        "ss_max_grad_norm": "1.0",
+        "ss_steps": "15",
+        "ss_max_train_steps": "30",
+        "ss_epoch": "3.333",
+        "ss_num_epochs": "6.667",
+        "ss_batch_size_per_device": "2",
+        "ss_gradient_accumulation_steps": "1",
+        "ss_seed": "1337",
+        "ss_loss_type": "l2",
+        "ss_min_snr_gamma": "None",
+        "ss_debiased_estimation": "False",
+        "ss_noise_offset": "None",
+        "ss_multires_noise_iterations": "None",
+        "ss_multires_noise_discount": "None",
+        "ss_ip_noise_gamma": "None",
         "sshs_model_hash": hashlib.sha256(tensors).hexdigest(),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
@@ -151,6 +185,116 @@ def test_the_metadata_say_how_the_base_model_was_used(tmp_path: Path) -> None:
     found = header(tmp_path / "blip.safetensors")[0]["__metadata__"]
     keys = ("ss_v_parameterization", "ss_zero_terminal_snr", "ss_clip_skip")
     assert [found[key] for key in keys] == ["True", "True", "2"]
+
+
+SETTINGS = {
+    "text encoder": (
+        {"text_encoder": TextEncoderLoraConfig(rank=4, learning_rate=1e-5)},
+        {},
+        {
+            "ss_text_encoder_lr": "1e-05",
+            "ss_unet_lr": "0.0001",
+            "ss_network_args": '{"text_encoder_dim": "4", "text_encoder_alpha": "5.0"}',
+        },
+    ),
+    "text encoder as the UNet": (
+        {"text_encoder": TextEncoderLoraConfig()},
+        {},
+        {"ss_text_encoder_lr": "0.0001", "ss_network_args": None},
+    ),
+    "dora": (
+        {"kind": "dora", "dropout": 0.1},
+        {},
+        {
+            "ss_network_module": "lycoris.kohya",
+            "ss_network_args": '{"algo": "lora", "dora_wd": "True"}',
+            "ss_network_dropout": "0.1",
+        },
+    ),
+    "blocks": (
+        {"rank_stabilized": True, "plus_ratio": 16, "patterns": {"mid_block": BlockConfig(rank=4)}},
+        {},
+        {
+            "ss_network_alpha": str(5 * 2**0.5),
+            "ss_network_args": json.dumps(
+                {"patterns": '{"mid_block": {"rank": 4}}', "loraplus_lr_ratio": "16"},
+            ),
+        },
+    ),
+    "loss": (
+        {},
+        {"loss": HuberLoss(name="huber"), "weighting": MinSnrWeighting(name="min_snr")},
+        {"ss_loss_type": "huber", "ss_huber_c": "0.1", "ss_huber_schedule": "snr", "ss_min_snr_gamma": "5.0"},
+    ),
+    "noise": (
+        {},
+        {"noise": NoiseConfig(offset=0.05, input_perturbation=0.1), "weighting": DebiasedWeighting(name="debiased")},
+        {"ss_noise_offset": "0.05", "ss_ip_noise_gamma": "0.1", "ss_debiased_estimation": "True"},
+    ),
+    "multires": (
+        {},
+        {"noise": NoiseConfig(multires=MultiresConfig())},
+        {"ss_multires_noise_iterations": "6", "ss_multires_noise_discount": "0.3"},
+    ),
+    "schedule": (
+        {},
+        {"schedule": ConstantLrSchedule(warmup_steps=7), "optimizer": LionConfig(name="lion", learning_rate=2e-5)},
+        {
+            "ss_lr_scheduler": "constant_with_warmup",
+            "ss_lr_warmup_steps": "7",
+            "ss_optimizer": "lion(weight_decay=0.03, beta1=0.9, beta2=0.99)",
+            "ss_learning_rate": "2e-05",
+            "ss_unet_lr": "2e-05",
+        },
+    ),
+    "restarts": (
+        {},
+        {
+            "schedule": CosineRestartsLrSchedule(name="cosine_restarts", warmup_share=0.1),
+            "max_grad_norm": None,
+            "random_flip": True,
+            "gradient_accumulation": 3,
+        },
+        {
+            "ss_lr_scheduler": "cosine_with_restarts",
+            "ss_lr_warmup_steps": "3",
+            "ss_max_grad_norm": "None",
+            "ss_flip_aug": "True",
+            "ss_gradient_accumulation_steps": "3",
+            "ss_epoch": "10",
+            "ss_num_epochs": "20",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_metadata_say_how_it_was_trained(tmp_path: Path, name: str) -> None:
+    lora, training, expected = SETTINGS[name]
+    write(tmp_path, lora=LORA.model_copy(update=lora), training=CARD.training.model_copy(update=training))
+    found = header(tmp_path / "blip.safetensors")[0]["__metadata__"]
+    assert {key: found.get(key) for key in expected} == expected
+
+
+def test_the_metadata_say_of_convolutions_what_size_they_are(tmp_path: Path) -> None:
+    spatial = {"x.conv1.lora_A.weight": torch.zeros(4, 2, 3, 3), "x.conv1.lora_B.weight": torch.zeros(5, 4, 1, 1)}
+    card = dataclasses.replace(CARD, lora=LoraConfig(rank=2, alpha=5, target_modules="full", conv_rank=4))
+    formats.write_checkpoint(tmp_path, adapter() | spatial, ALPHAS | {"x.conv1": 5.0}, {"x": torch.ones(1)}, card)
+    found = header(tmp_path / "blip.safetensors")[0]["__metadata__"]
+    assert json.loads(found["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "5.0"}
+    described = json.loads(
+        header(tmp_path / "pytorch_lora_weights.safetensors")[0]["__metadata__"]["lora_adapter_metadata"]
+    )
+    assert described["unet.rank_pattern"] == {"x.conv1": 4}
+    assert described["unet.alpha_pattern"] == {}
+
+
+def test_the_metadata_hold_what_the_manifest_gives(tmp_path: Path) -> None:
+    write(tmp_path, license="CC0-1.0", description="Line art of one artist.", thumbnail=b"\xff\xd8jpeg")
+    found = header(tmp_path / "blip.safetensors")[0]["__metadata__"]
+    assert found["modelspec.license"] == "CC0-1.0"
+    assert found["modelspec.description"] == "Line art of one artist."
+    assert found["modelspec.thumbnail"] == "data:image/jpeg;base64,/9hqcGVn"
 
 
 def test_diffusers_metadata_are_a_configuration_of_peft(tmp_path: Path) -> None:
@@ -199,5 +343,5 @@ def test_a_damaged_file_is_named_and_a_missing_one_is_missing(tmp_path: Path, re
 
 
 def test_tags_are_counted_over_all_captions_the_most_frequent_first() -> None:
-    found = formats.tag_frequency(["a moon, a heart ", " a heart,a  sun,, ", "", "a heart, a moon"])
+    found = tag_frequency(["a moon, a heart ", " a heart,a  sun,, ", "", "a heart, a moon"])
     assert list(found.items()) == [("a heart", 3), ("a moon", 2), ("a  sun", 1)]

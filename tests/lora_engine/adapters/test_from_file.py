@@ -13,7 +13,7 @@ from lora_engine.adapters import formats, from_file, lora
 from lora_engine.errors import ModelError
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
-from tests.lora_engine.adapters.test_formats import CARD, LORA, unet_output
+from tests.lora_engine.adapters.trained import CARD, LORA, alphas_of, unet_output
 
 FILES = ("blip.safetensors", "pytorch_lora_weights.safetensors")  # kohya's format, diffusers'
 
@@ -30,7 +30,7 @@ def trained(all_layers: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     }
     lora.load(unet, "blip", weights)
     card = replace(CARD, trigger_phrase="xyz")
-    formats.write_checkpoint(folder, lora.export(unet, "blip"), {"step": torch.tensor(1)}, LORA, card)
+    formats.write_checkpoint(folder, weights, alphas_of(weights), {"step": torch.tensor(1)}, card)
     return unet, folder
 
 
@@ -61,11 +61,12 @@ def test_the_trigger_phrase_is_what_the_file_says(trained: tuple[nn.Module, Path
 
 
 def with_text_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return state | {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(2, 3)}
+    layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    return state | {f"{layer}.lora_up.weight": torch.zeros(4, 2), f"{layer}.lora_down.weight": torch.zeros(2, 3)}
 
 
 def with_another_layer(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return state | {"lora_unet_x.lora_mid.weight": torch.zeros(2, 3)}
+    return state | {"lora_unet_x.lora_up.weight": torch.zeros(2, 3)}
 
 
 def of_another_width(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,8 +88,8 @@ def whole_model(_: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (with_text_encoder, "weights of the text encoder, which samples would be drawn without"),
-        (with_another_layer, "'lora_unet_x.lora_mid.weight', which is no low-rank weight of a UNet"),
+        (with_text_encoder, "has weights for a text encoder, which is not there"),
+        (with_another_layer, "'lora_unet_x.lora_up.weight', which is no low-rank weight of a layer"),
         (whole_model, "'model.diffusion_model.out.0.weight', which is no low-rank weight"),
         (of_a_block_that_there_is_not, "has weights for 144 layers, of which 128 are in the base model"),
         (of_another_width, "cannot be loaded into the base model"),

@@ -11,16 +11,16 @@ from torch.nn import functional
 
 from lora_engine.adapters.lora import (
     Adapter,
-    PackedLinear,
     activate,
     export,
     inject,
     load,
-    matching_modules,
     packed_layers,
     parameters,
     weights_sha256,
 )
+from lora_engine.adapters.packed import PackedLinear
+from lora_engine.adapters.targets import matching_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 from tests.lora_engine.adapters.toy import Toy, toy
@@ -305,7 +305,7 @@ def test_targets_to_choose_among_are_the_ends_of_names() -> None:
         (
             ["norm"],
             "lora.target_modules names 'norm', but block.norm is a LayerNorm.",
-            "Adapters go into linear layers only: name those.",
+            "Adapters go into linear layers and convolutions only. Choose among to_out.0, to_q.",
         ),
         (
             ["time"],

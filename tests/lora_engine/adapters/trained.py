@@ -108,6 +108,12 @@ KINDS = {
 }
 
 
+def alphas_of(adapter: dict[str, Tensor], config: LoraConfig = LORA) -> dict[str, float]:
+    """What readers scale by, where all layers are of one size."""
+    alpha = config.file_alpha(config.rank, config.alpha)
+    return {key.removesuffix(".lora_A.weight"): alpha for key in adapter if key.endswith(".lora_A.weight")}
+
+
 def adapt(models: Models, kind: Kind, folder: Path) -> None:
     """Give the models an adapter of a kind, with drawn weights, and write its files."""
     sizes = {n: size for n, m in adaptable(models.unet) if (size := kind.size(n, m))}

@@ -60,9 +60,9 @@ def test_training_reads_the_images_then_their_mirror_images(encoded: Encoded, re
     assert torch.equal(placed[0, 0], encoded.moments["b"])
     assert torch.equal(placed[0, 1], encoded.mirrored["a"])
     assert torch.equal(placed[1, 0], encoded.mirrored["b"])
-    text = data.embeddings.place(data.embeddings.read(np.array([1])))
+    text = data.texts.place(data.texts.read(np.array([1])))
     assert torch.equal(text[0], encoded.embeddings[torch.bfloat16][text_name("a heart")].bfloat16())
-    assert (data.moments.resident, data.embeddings.resident) == (resident, resident)
+    assert (data.moments.resident, data.texts.resident) == (resident, resident)
     assert data.latent_shape == (4, 8, 8)
 
 
@@ -71,7 +71,7 @@ def test_held_out_images_have_the_row_of_their_text_in_each_component(encoded: E
     found = encoded.validation_data({"x": ["a heart"], "y": [EMPTY_PROMPT]}, data)
     assert found.image_ids == ("c",)
     assert torch.equal(found.latents_NCHW, encoded.moments["c"][:1])
-    assert found.embeddings is data.embeddings
+    assert found.texts is data.texts
     assert {name: rows.tolist() for name, rows in found.rows.items()} == {"x": [1], "y": [0]}
     assert all(rows.dtype == np.int64 for rows in found.rows.values())
     with pytest.raises(KeyError):

@@ -65,7 +65,7 @@ def scored(names: list[str], batch_size: int) -> Losses:
         for weight in lora.parameters(unet, "b").values():
             weight.add_(0.05)
     rows = {"x": np.array([1, 2, 3, 4, 5]), "": np.zeros(5, dtype=np.int64)}
-    validation = ValidationData(IDS, data.moments.place(data.moments.read(np.arange(5)))[:, 0], data.embeddings, rows)
+    validation = ValidationData(IDS, data.moments.place(data.moments.read(np.arange(5)))[:, 0], data.texts, rows)
     grid, count = denoising.final_grid(IDS, 2, 4, 1000), max(1, len(names))
     scoring = denoising.Scoring(unet, names, [EVERYWHERE] * count, validation, grid, tiny_noise_schedule(), batch_size)
     assert sum(scoring) == scoring.pairs == 40

@@ -43,7 +43,7 @@ def data_of(dtype: torch.dtype, device: torch.device) -> TrainingData:
     """In float32, the texts in the base's dtype, none of it kept on the device."""
     tiny = tiny_data(dtype=torch.float32)
     moments = tiny.moments.place(tiny.moments.read(np.arange(7)))
-    texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
+    texts = tiny.texts.place(tiny.texts.read(np.arange(6)))
     both = torch.cat([moments, moments.flip(4)])
     return TrainingData(
         tiny.image_ids,
@@ -78,7 +78,7 @@ def plain(member: PackMember) -> list[float]:
     optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=CONFIG.optimizer.weight_decay)
     tiny = tiny_data(dtype=torch.float32)
     moments = tiny.moments.place(tiny.moments.read(np.arange(7)))
-    texts = tiny.embeddings.place(tiny.embeddings.read(np.arange(6)))
+    texts = tiny.texts.place(tiny.texts.read(np.arange(6)))
     draws = Draws((member.seed,), tiny.image_ids, tiny.latent_shape, 4, 1000, flips=True)
     losses = []
     for step in range(1, CONFIG.steps + 1):

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,13 +11,23 @@ from torch import Tensor
 
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.together import exclusions
 from lora_engine.config.training import TrainingConfig
 from lora_engine.dataset.draws import PackMember
 from lora_engine.diffusion import PredictionType
+from lora_engine.models.conditioning import attach
 from lora_engine.training.members import MemberConfig
 from lora_engine.training.micro_batches import MicroBatches
 from lora_engine.training.trainer import PackTrainer
-from tests.lora_engine.tiny import tiny_data, tiny_member, tiny_noise_schedule, tiny_unet
+from tests.lora_engine.tiny import (
+    rows_of,
+    tiny_data,
+    tiny_member,
+    tiny_noise_schedule,
+    tiny_text_encoder,
+    tiny_tokens,
+    tiny_unet,
+)
 
 LORA: dict[str, Any] = {"rank": 3, "alpha": 5.0}
 TRAINING: dict[str, Any] = {
@@ -34,7 +45,10 @@ OPTIONS: dict[str, list[Any]] = {
     ".rank_stabilized": [True],
     ".plus_ratio": [16.0],
     ".dropout": [0.3],
-    ".target_modules": [("to_q", "to_out.0"), ("to_v", "net.2")],
+    ".target_modules": [("to_q", "to_out.0"), ("to_v", "net.2"), "kohya", "full"],
+    ".conv_rank": [2],
+    ".patterns": [{"mid_block": {"rank": 4}, "up_blocks.1": {"rank": 1, "alpha": 2.0}}],
+    ".text_encoder": [{}, {"rank": 2, "alpha": 4.0, "learning_rate": 1e-3, "stop_after": 3}],
     "steps": [2, 5],
     "optimizer": [
         {"learning_rate": 1e-2, "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-6},
@@ -62,11 +76,10 @@ def config_of(choice: Choice) -> MemberConfig:
 
 
 def is_allowed(choice: Choice) -> bool:
-    """Whether the options go together: schedule-free averages itself, and Prodigy has one rate for all weights."""
-    name = choice.get("optimizer", {}).get("name")
-    return not (name == "schedule_free_adamw" and "ema" in choice) and not (
-        name == "prodigy" and ".plus_ratio" in choice
-    )
+    """Whether the options go together."""
+    config = config_of(choice)
+    layers_fit = ".target_modules" not in choice or ".patterns" not in choice
+    return layers_fit and not list(exclusions(config.lora, config.training))
 
 
 def member_of(name: str, at: int, choice: Choice) -> PackMember:
@@ -82,12 +95,17 @@ def member_of(name: str, at: int, choice: Choice) -> PackMember:
 
 def made(choices: dict[int, Choice], prediction: PredictionType) -> tuple[PackTrainer, UNet2DConditionModel]:
     """A pack of members of these choices; the number of each decides its name, seed and captions."""
-    unet = tiny_unet()
+    unet, text_encoder, texts = tiny_unet(), tiny_text_encoder(), tiny_tokens()
     members = [member_of(f"m{at}", at, choice) for at, choice in choices.items()]
     configs = [config_of(choice) for choice in choices.values()]
+    if any(config.lora.text_encoder is not None for config in configs):
+        attach(unet, text_encoder)
+    else:
+        texts = text_encoder(texts).detach()
+    data = replace(tiny_data(), texts=rows_of(texts))
     for member, config in zip(members, configs, strict=True):
         lora.inject(unet, [(member.name, member.seed)], config.lora)
-    return PackTrainer(unet, members, tiny_data(), tiny_noise_schedule(prediction), configs), unet
+    return PackTrainer(unet, members, data, tiny_noise_schedule(prediction), configs), unet
 
 
 def gradients_of(unet: UNet2DConditionModel, name: str) -> dict[str, Tensor]:

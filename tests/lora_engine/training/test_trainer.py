@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lora_engine.adapters import lora
-from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.adapter import LoraConfig, TextEncoderLoraConfig
 from lora_engine.config.lr_schedule import CosineLrSchedule
 from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import CompileMode, TrainingConfig
@@ -394,9 +394,7 @@ def test_mirror_images_are_seen_half_of_the_time() -> None:
     """An image's number says that its mirror image is meant; what is drawn otherwise stays as it was."""
     plain = tiny_data()
     moments = plain.moments.place(plain.moments.read(np.arange(7)))
-    flipped = TrainingData(
-        plain.image_ids, rows_of(torch.cat([moments, moments.flip(4)])), plain.embeddings, flips=True
-    )
+    flipped = TrainingData(plain.image_ids, rows_of(torch.cat([moments, moments.flip(4)])), plain.texts, flips=True)
 
     def draws_of(data: TrainingData) -> Draws:
         return Draws((MEMBERS[0].seed,), data.image_ids, data.latent_shape, 400, 1000, flips=data.flips)
@@ -421,10 +419,14 @@ def test_dropout_replaces_captions_by_the_empty_prompt_at_its_rate() -> None:
 def test_targets_that_cannot_be_adapted_are_named() -> None:
     with pytest.raises(ModelError, match=r"no such layer.*to_q"):
         lora.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=("to_qq",)))
-    with pytest.raises(ModelError, match="Conv2d"):
-        lora.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=("conv1",)))
-    for target in ("linear_1", "time_embedding.linear_2"):
-        with pytest.raises(ModelError, match=r"kohya's format leaves time_embedding\.linear_.*to_v"):
+    with pytest.raises(ModelError, match=r"norm1.*LayerNorm"):
+        lora.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=("transformer_blocks.0.norm1",)))
+    for target in ("linear_1", "time_embedding.linear_2", "conv_in", "conv_out"):
+        with pytest.raises(ModelError, match=r"kohya's format leaves (time_embedding\.linear_|conv_).*to_v"):
             lora.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=(target, "to_q")))
-    every = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj")
+    with pytest.raises(ModelError, match=r"patterns names 'mid', .*mid_block, up_blocks\.1"):
+        lora.inject(tiny_unet(), [("a", 0)], LoraConfig(patterns={"mid": {"rank": 4}}))
+    with pytest.raises(ModelError, match=r"text_encoder"):
+        lora.inject(tiny_unet(), [("a", 0)], LoraConfig(text_encoder=TextEncoderLoraConfig()))
+    every = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj", "conv1", "proj_in")
     lora.inject(tiny_unet(), [("a", 0)], LoraConfig(target_modules=every))
