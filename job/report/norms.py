@@ -16,18 +16,20 @@ from lora_engine.adapters.updates import WHOLE, norms
 from lora_engine.errors import ModelError
 
 
-def read_norms(run: RunFolder, commit: Commit) -> AdapterNorms:
-    """The norms of a checkpoint's updates, from its file in kohya's format.
+def read_norms(run: RunFolder, commit: Commit) -> AdapterNorms | None:
+    """The norms of a checkpoint's updates, from its file in kohya's format; None where it has layers of no known UNet.
 
     Raises:
-        JobError: 46 when the file is not what the commit lists, or no adapter.
+        JobError: 46 when the file is not what the commit lists.
     """
     name = kohya_name(commit.variant)
     try:
         with TemporaryDirectory() as folder:
             checkpoints.fetch_file(run, commit, name, Path(folder) / name)
             found = norms(read_lora(Path(folder) / name))
-    except (DamagedObjectError, MissingObjectError, ModelError) as error:
+    except ModelError:
+        return None
+    except (DamagedObjectError, MissingObjectError) as error:
         uri = run.uri(f"{layout.checkpoint(commit.member, commit.step)}/{name}")
-        raise JobError(ExitCode.CONFLICT, f"{uri} cannot be read: {error.cause}", RESTORE) from error
+        raise JobError(ExitCode.CONFLICT, f"{uri} is not as it was committed: {error.cause}", RESTORE) from error
     return AdapterNorms(whole=found.pop(WHOLE), blocks=found)

@@ -189,7 +189,9 @@ class MemberReport(Part):
     memorised: MemorisedReport | None = Field(description="Null where that cannot be told; `likeness` says why.")
     best: Choice | None = Field(description="Null where no checkpoint could be scored.")
     final: Choice
-    norms: AdapterNorms | None = Field(default=None, description="Null in a report of an earlier version.")
+    norms: AdapterNorms | None = Field(
+        default=None, description="Null where an earlier version made the report, or layers are unknown."
+    )
     checkpoints: list[Checkpoint]
     fairness: Fairness
 
