@@ -162,8 +162,8 @@ def _as_it_was_used(usage: Usage) -> tuple[list[str], list[str], list[str]]:
         classes.append("AutoencoderKL")
         lines.append(f"pipeline.vae = AutoencoderKL.{load}")
     for merged in base.merge:
-        more, load = _merged(merged, usage.endpoint_url)
-        notes, lines = [*notes, *more], [*lines, *load]
+        more_notes, more_lines = _merged(merged, usage.endpoint_url)
+        notes, lines = [*notes, *more_notes], [*lines, *more_lines]
     says_so = is_single_file(base.source) or base.prediction_type != "auto" or base.zero_terminal_snr != "auto"
     if says_so and usage.predicts_v:
         rescaled = ', rescale_betas_zero_snr=True, timestep_spacing="trailing"' if usage.zero_terminal_snr else ""
@@ -187,7 +187,7 @@ def _merged(merged: MergeConfig, endpoint_url: str | None) -> tuple[list[str], l
     if is_hub(merged.source):
         repository, file = split_hub_lora(merged.source)
         load = f"{_literal(repository)}, weight_name={_literal(file)}{_pinned(merged.source, merged.revision)}"
-        notes = []
+        notes = list[str]()
     else:
         # Of a folder, diffusers reads the file of the very name that is read here.
         _, notes, load = _place(merged.source, "merged", endpoint_url)

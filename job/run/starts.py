@@ -34,13 +34,12 @@ def read_starts(manifest: Manifest, paths: Mapping[str, Path], base: LocalModel)
     def targets(config: LoraConfig) -> Collection[str]:
         return matching_modules(unet, config).keys()
 
-    for path in dict.fromkeys(paths.values()):
-        require_fitting(path, shapes, START)
-    read = {
-        variant.name: settings_in(read_once(path), variant.lora, targets, path.name)
-        for variant in resolve_variants(manifest)
-        if (path := paths.get(variant.name)) is not None
-    }
+    for file in dict.fromkeys(paths.values()):
+        require_fitting(file, shapes, START)
+    read = {}
+    for variant in resolve_variants(manifest):
+        if (path := paths.get(variant.name)) is not None:
+            read[variant.name] = settings_in(read_once(path), variant.lora, targets, path.name)
     for variant in resolve_variants(manifest, starts=read):
         if (path := paths.get(variant.name)) is not None:
             require_alike(read_once(path), variant.lora, targets, path.name)

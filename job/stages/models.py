@@ -53,7 +53,7 @@ def fetch_models(attempt: Attempt) -> Models:
     base = fetch_base(attempt, manifest.base_model, settings)
     hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
     schedule.require_noise(base, (variant.training.noise for variant in attempt.variants))
-    for adapter in {variant.lora: None for variant in attempt.variants}:
+    for adapter in {variant.lora.model_dump_json(): variant.lora for variant in attempt.variants}.values():
         stable_diffusion.require_trainable(base, adapter)
     if samples is not None:
         schedule.require_sampler(base, samples.sampler, samples.all_steps)

@@ -199,8 +199,8 @@ def _target_modules(names: set[str], given: LoraConfig, targets: Targets) -> Any
     """The preset of these layers, or else the ends of their names, if no others have these, or else their names."""
     if "target_modules" in given.model_fields_set:
         return given.target_modules
-    ends = sorted({_end(name) for name in names})
-    for choice in (*get_args(Preset), ends):
+    ends = [sorted({_end(name, parts) for name in names}) for parts in (1, 2)]
+    for choice in (*get_args(Preset), *ends):
         try:
             found = targets(LoraConfig.model_validate({"target_modules": choice}, strict=False))
         except ModelError:  # The UNet lacks a layer of that name.
@@ -210,9 +210,10 @@ def _target_modules(names: set[str], given: LoraConfig, targets: Targets) -> Any
     return sorted(names)
 
 
-def _end(name: str) -> str:
+def _end(name: str, count: int) -> str:
+    """The last parts of a name, so many and one more where it ends in a number: `to_out.0`."""
     parts = name.split(".")
-    return ".".join(parts[-2:]) if parts[-1].isdigit() and len(parts) > 1 else parts[-1]
+    return ".".join(parts[-count - parts[-1].isdigit() :])
 
 
 def _of_text_encoder(sizes: set[Size], usual: Size, what: str) -> dict[str, Any] | None:
