@@ -328,7 +328,7 @@ def export(
 
 
 AdapterArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="An adapter's .safetensors file, or RUN:VARIANT[/seed-N][@STEP|@last].")
+    str, typer.Argument(metavar="FILE", help="An adapter's .safetensors file, or a checkpoint: RUN:VARIANT@STEP.")
 ]
 
 
