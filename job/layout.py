@@ -139,6 +139,11 @@ def validation_losses(of: Member, step: int) -> str:
     return f"{member(of)}/validation/{step_name(step)}.safetensors"
 
 
+def start_losses(of: Member) -> str:
+    """The file with the losses of a member before its first update, where it starts from a file."""
+    return f"{member(of)}/validation/start.safetensors"
+
+
 def all_checkpoints(of: Member) -> str:
     """The folder of a member's checkpoints."""
     return f"{member(of)}/checkpoints"

@@ -1,8 +1,9 @@
 """The order of a run: fetch, preprocess, caption, encode, train, sample, report."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -19,7 +20,7 @@ from job.run.converged import require_converged
 from job.run.dataset import Captions, Images, fingerprint_of, list_source
 from job.run.decisions import is_prepared, resolve
 from job.run.held_out import held_out
-from job.run.resolved import Resolved, read_resolved, with_counted_steps, with_packs_as_begun
+from job.run.resolved import Resolved, read_resolved, with_counted_steps, with_packs_as_begun, with_starts
 from job.run.samples import SampleSet, make_sample_set, require_room
 from job.run.success import write_success
 from job.run.unit import unit_of
@@ -29,7 +30,7 @@ from job.sharding import distribute_packs
 from job.stages.caption import caption
 from job.stages.encode import encode_all
 from job.stages.fetch import fetch_dataset
-from job.stages.models import Models, fetch_base, fetch_models
+from job.stages.models import Models, decide_starts, fetch_base, fetch_models, fetch_starts
 from job.stages.preprocess import images_of
 from job.stages.references import measure_references
 from job.stages.sample import Measuring, has_samples, sample_pack, sampled_steps
@@ -162,9 +163,11 @@ def _prepare(
     # Of several packs, this process can find one to train once another process has prepared the run, so it waits for
     # that without a limit. A single pack is trained by whoever prepares the run, and nothing would be left to do here.
     wait_minutes = attempt.manifest.limits.lease_wait if len(attempt.packs) == 1 else math.inf
-    with _preparing(attempt, fingerprint, wait_minutes) as prepare:
+    with _preparing(attempt, fingerprint, wait_minutes) as unit:
         with attempt.progress.doing("Looking at the models' files"):
-            models = fetch_models(prepare)
+            models = fetch_models(unit)
+            starts = decide_starts(unit, models)
+            prepare = with_starts(unit, {variant: start.lora for variant, start in starts.items()})
             _require_room(prepare, models.base)
         images = images_of(prepare, fingerprint, lambda: fetch_dataset(prepare, listed))
         resolved = resolve(
@@ -175,9 +178,10 @@ def _prepare(
             models.clip,
             device,
             load_noise_schedule(models.base),
+            starts,
         )
         captions = caption(prepare, images, models.captioners, stable_diffusion.load_tokenizer(models.base), device)
-        study = _study(prepare, images, captions, models.base, resolved, device)
+        study = _study(prepare, images, captions, models.base, resolved, device, models.starts)
         measure_references(prepare, images, models.clip, device)
         write_unverified(prepare.run, prepare.unverified)  # again, since what is fetched late is noted late
     return models, resolved, study, images.used
@@ -237,19 +241,27 @@ def _read_preparation(attempt: Attempt, fingerprint: str, device: torch.device) 
     manifest = attempt.manifest
     base = fetch_base(attempt, manifest.base_model, manifest.model_storage())
     resolved = read_resolved(attempt)
-    if resolved is None or not is_prepared(attempt, fingerprint) or not resolved.models.are_of(base):
+    starts = fetch_starts(attempt)
+    if resolved is None or not is_prepared(attempt, fingerprint) or not resolved.models.are_of(base, starts):
         raise JobError(
             ExitCode.CONFLICT,
-            "This process has another manifest, base model or VAE than the first, with which it is to train.",
+            "This process has another manifest, base model, VAE or LoRA to start from than the first, with which it "
+            "is to train.",
             "Start all of them with the same; pin base_model.revision and base_model.vae_revision.",
         )
     images = images_of(attempt, fingerprint, lambda: fetch_dataset(attempt))
     captions = caption(attempt, images, {}, stable_diffusion.load_tokenizer(base), device)
-    return resolved, _study(attempt, images, captions, base, resolved, device)
+    return resolved, _study(attempt, images, captions, base, resolved, device, starts)
 
 
 def _study(
-    attempt: Attempt, images: Images, captions: Captions, model: LocalModel, resolved: Resolved, device: torch.device
+    attempt: Attempt,
+    images: Images,
+    captions: Captions,
+    model: LocalModel,
+    resolved: Resolved,
+    device: torch.device,
+    starts: Mapping[str, Path],
 ) -> Study:
     precisions = [resolved.precision(pack) for pack in attempt.packs if not pack.trains_text_encoder]
     tokens = any(pack.trains_text_encoder for pack in attempt.packs)
@@ -261,6 +273,7 @@ def _study(
         encoded=encode_all(attempt, images, captions, model, device, precisions, flips=flips, tokens=tokens),
         held_out=held_out(attempt.run, resolved, images.records, captions),
         model=model,
+        starts=starts,
         started_at=resolved.started_at,
         run_id=resolved.run_id,
     )

@@ -1,14 +1,15 @@
 """Computes what a run would do and need from the manifest and, where that needs no download, the dataset's listing."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from job.manifest.overrides import OVERRIDABLE, flat
-from job.manifest.packs import Pack, caption_sets, packs_of, resolve_variants
+from job.manifest.packs import NO_STARTS, Pack, Starts, caption_sets, packs_of, resolve_variants
 from job.manifest.schema import Manifest
 from job.prospect import Prospect, foresee, foresee_pictures, more_seeds_advised
+from job.run.lora_files import pipelines_at_hand, starts_at_hand
 from job.storage import is_remote, open_storage
 from job.storage.uris import as_folder, local_path
 from lora_engine.config.adapter import LoraConfig
@@ -17,6 +18,7 @@ from lora_engine.images.fates import folder_warnings
 from lora_engine.images.kinds import claims_image, why_ignored
 from lora_engine.images.sidecars import split_sidecars
 from lora_engine.images.sources import is_archive, list_files
+from lora_engine.models.files import LocalModel
 from lora_engine.training import estimate
 
 _MANY_EPOCHS = 100  # above these a warning says that images may be memorised
@@ -55,6 +57,8 @@ class Plan:
     validation_images: int | None  # roughly
     caption_sets: tuple[str, ...]
     variants: tuple[VariantPlan, ...]
+    merged: tuple[str, ...]  # LoRAs that are merged into the base model first, each with its strength
+    starts: dict[str, str]  # variant to the LoRA's file that it starts from, of those that do
     packs: tuple[PackPlan, ...]
     files: int  # that the run would write, roughly
     checkpoint_bytes: int  # of all checkpoints, for SD 1.5
@@ -81,13 +85,14 @@ def make_plan(manifest: Manifest) -> Plan:
     images = None if listed is None else sum(listed.values())
     held_out = None if images is None else manifest.dataset.expected_held_out(images)
     train = None if images is None or held_out is None else max(1, images - held_out)
-    trained = packs_of(manifest, images=train)
+    starts = _starts(manifest)
+    trained = packs_of(manifest, images=train, starts=starts)
     packs = tuple(_plan_pack(manifest, pack, train) for pack in trained)
     every = manifest.evaluation.every
     counts = [(_checkpoints(pack, every, v.training.last_step), v) for pack in trained for v in pack.variants]
     checkpoints = sum(count for count, _ in counts)
     checkpoint_bytes = sum(
-        count * (estimate.state_bytes(each.lora.rank, each.training) + estimate.file_bytes(each.lora.rank))
+        count * (estimate.state_bytes(each.lora, each.training) + estimate.file_bytes(each.lora))
         for count, each in counts
     )
     pictures = foresee_pictures(manifest, trained, held_out)
@@ -100,7 +105,7 @@ def make_plan(manifest: Manifest) -> Plan:
     if (advice := more_seeds_advised(manifest)) is not None:
         warnings.append(advice)
     warnings += folder_warnings(listed or ())
-    warnings += _left_alphas(manifest, trained)
+    warnings += _left_alphas(trained)
     if manifest.device == "cpu":
         warnings.append("device is cpu, which takes many times the hours that are said of GPUs")
     return Plan(
@@ -109,7 +114,9 @@ def make_plan(manifest: Manifest) -> Plan:
         images=images,
         validation_images=held_out,
         caption_sets=tuple(caption_sets(manifest)),
-        variants=_plan_variants(manifest),
+        variants=_plan_variants(manifest, starts),
+        merged=tuple(f"{each.source} at {each.strength:g}" for each in manifest.base_model.merge),
+        starts=manifest.starts(),
         packs=packs,
         files=4 * checkpoints + other_files + (images or 0) + len(caption_sets(manifest)) + 8,
         checkpoint_bytes=checkpoint_bytes,
@@ -123,8 +130,20 @@ def make_plan(manifest: Manifest) -> Plan:
     )
 
 
-def _plan_variants(manifest: Manifest) -> tuple[VariantPlan, ...]:
-    variants = resolve_variants(manifest)
+def _starts(manifest: Manifest) -> Starts:
+    """What files decide that variants start from, of those that are on this machine with the base model."""
+    files, pipelines = starts_at_hand(manifest), pipelines_at_hand(manifest.base_model)
+    if not files or not pipelines:
+        return NO_STARTS
+    from job.run.starts import read_starts  # it imports torch, which takes seconds
+    from lora_engine.system.quiet import quiet_libraries
+
+    quiet_libraries()
+    return read_starts(manifest, files, LocalModel(pipelines[0]))
+
+
+def _plan_variants(manifest: Manifest, starts: Starts) -> tuple[VariantPlan, ...]:
+    variants = resolve_variants(manifest, starts=starts)
     settings = [
         {
             key: value
@@ -187,17 +206,31 @@ def _listed(manifest: Manifest) -> dict[str, bool] | None:
     return {file.key: why_ignored(file) is None for file in files}
 
 
-def _left_alphas(manifest: Manifest, packs: Sequence[Pack]) -> Iterator[str]:
-    """A warning for each rank that was set where alpha was left at its default, which other trainers take from it."""
-    fields = LoraConfig.model_fields
-    set_alpha = {v.name for v in manifest.variants if "alpha" in v.lora or "alpha" in manifest.lora.model_fields_set}
-    for rank in sorted({v.lora.rank for pack in packs for v in pack.variants if v.name not in set_alpha}):
-        if rank != fields["rank"].default:
-            alpha = fields["alpha"].default
-            yield (
-                f"lora.alpha {alpha:g} at lora.rank {rank} scales the update by {alpha / rank:g}; "
-                f"an alpha of {rank} scales it by 1"
-            )
+def _left_alphas(packs: Sequence[Pack]) -> Iterator[str]:
+    """A warning for each rank that was set where alpha was left at another one's, which other trainers take from it."""
+    found: dict[tuple[str, float, str, int], None] = {}
+    for variant in (variant for pack in packs for variant in pack.variants):
+        if variant.lora.init_from is None:  # whose file says both
+            found |= dict.fromkeys(_alphas_left(variant.lora))
+    for alpha_key, alpha, rank_key, rank in sorted(found):
+        yield (
+            f"lora.{alpha_key} {alpha:g} at lora.{rank_key} {rank} scales the update by {alpha / rank:g}; "
+            f"an alpha of {rank} scales it by 1"
+        )
+
+
+def _alphas_left(lora: LoraConfig) -> Iterator[tuple[str, float, str, int]]:
+    """Each alpha that nobody set for a rank that somebody did: its key, its value, and those of the rank."""
+    if "alpha" not in lora.model_fields_set and lora.rank != LoraConfig.model_fields["rank"].default:
+        yield "alpha", lora.alpha, "rank", lora.rank
+    if lora.conv_alpha is None and lora.conv_rank is not None and lora.conv_rank != lora.rank:
+        yield "conv_alpha", lora.alpha, "conv_rank", lora.conv_rank
+    for begin, block in lora.patterns.items():
+        if block.alpha is None and block.rank is not None and block.rank != lora.rank:
+            yield f"patterns.{begin}.alpha", lora.alpha, f"patterns.{begin}.rank", block.rank
+    text = lora.text_encoder
+    if text is not None and text.alpha is None and text.rank is not None and text.rank != lora.rank:
+        yield "text_encoder.alpha", lora.alpha, "text_encoder.rank", text.rank
 
 
 def _memory(manifest: Manifest, pack: Pack) -> int:
@@ -205,14 +238,22 @@ def _memory(manifest: Manifest, pack: Pack) -> int:
     precision = pack.shared.precision
     value_bytes = 4 if precision == "fp32" or (precision == "auto" and manifest.device == "cpu") else 2
     images = len(pack.members) * pack.shared.batch_size
-    adapters = sum(estimate.adapter_bytes(pack.rank, each.training) for each in pack.variants)
-    training = estimate.training_bytes(manifest.preprocess.resolution, value_bytes, images, adapters)
-    return estimate.LIBRARIES_BYTES + training
+    members = [(each.lora, each.training) for each in pack.variants]
+    return estimate.LIBRARIES_BYTES + estimate.training_bytes(
+        manifest.preprocess.resolution, value_bytes, images, members
+    )
 
 
 def _training_flops(manifest: Manifest, packs: Sequence[Pack]) -> float:
     """Floating-point operations of training all packs."""
-    return sum(pack.image_count for pack in packs) * estimate.image_flops(manifest.preprocess.resolution)
+    resolution = manifest.preprocess.resolution
+    return sum(
+        variant.training.last_step
+        * variant.training.images_per_step
+        * estimate.training_flops(resolution, variant.lora)
+        for pack in packs
+        for variant in pack.variants
+    )
 
 
 def _hours(flops: float) -> dict[str, float]:
@@ -251,6 +292,13 @@ def _render_variants(variants: Sequence[VariantPlan]) -> Iterator[str]:
         yield f"{'' if at else f'variants ({len(variants)})':<18}{variant.name}{f': {settings}' if settings else ''}"
 
 
+def _render_starts(starts: Mapping[str, str]) -> Iterator[str]:
+    """A line for each file that variants start from."""
+    for at, source in enumerate(dict.fromkeys(starts.values())):
+        names = ", ".join(name for name, of in starts.items() if of == source)
+        yield f"{'' if at else 'starts from':<18}{source}: {names}; scored once more before the first step"
+
+
 def _render_hours(hours: dict[str, float]) -> str:
     return ", ".join(f"{device} {taken:g} h" for device, taken in hours.items())
 
@@ -271,6 +319,8 @@ def render_plan(plan: Plan) -> str:
         f"held out          {unknown if plan.validation_images is None else f'about {plan.validation_images}'}",
         f"caption sets      {', '.join(plan.caption_sets)}",
         *_render_variants(plan.variants),
+        *(f"{'' if at else 'merged into base':<18}{each}" for at, each in enumerate(plan.merged)),
+        *_render_starts(plan.starts),
     ]
     has_steps = all(pack.steps for pack in plan.packs)  # else they wait for the images to be counted
     for at, pack in enumerate(plan.packs):

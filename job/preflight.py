@@ -1,33 +1,28 @@
 """Finds in seconds what would go wrong later, before anything is downloaded or computed."""
 
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig
 from job.manifest.schema import Manifest, ModelPlace
+from job.run.lora_files import local_lora, pipelines_at_hand, require_lora, starts_at_hand
 from job.storage import Patience, Storage, StorageSettings, is_remote, join, open_storage
 from job.storage.hub import is_hub, refuse_bare_name
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
 from job.storage.uris import as_folder, is_shipped, local_path
+from lora_engine.adapters.layers import misfit
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.models import BaseModelUse
 from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
 from lora_engine.models.captioner_kind import captioner_kind, reader_of
 from lora_engine.models.checkpoint import read_header, require_checkpoint
-from lora_engine.models.files import LocalModel, holds_safetensors, vae_folder
+from lora_engine.models.files import LocalModel, Merge, holds_safetensors, vae_folder
 from lora_engine.models.use import latent_channels, require_use, require_vae
 from lora_engine.system.distributed import ALONE, Processes
-
-# The ends of the names of the linear layers in blocks of a Stable Diffusion UNet that adapters can go to.
-_LINEAR = re.compile(
-    r"(.+\.)?(to_[qkv]|to_out\.0|(ff\.)?net\.0\.proj|(ff\.)?net\.2|time_emb_proj|(attentions\.\d+\.)?proj_(in|out))"
-)
-_PROJECTION = re.compile(r"(.+\.)?proj_(in|out)")  # a convolution in SD 1.x
-_SD1 = re.compile(r"(?<![a-z])(stable-diffusion|sd)-?v?1(?!\d)", re.IGNORECASE)  # in the name of a base
 
 
 def check_access(manifest: Manifest, patience: Patience | None = None) -> bool:
@@ -52,7 +47,9 @@ def check_access(manifest: Manifest, patience: Patience | None = None) -> bool:
         )
     probe_source(manifest.dataset.source, manifest.dataset_storage(), "dataset.source", ExitCode.DATA, patience)
     for model in manifest.models():
-        if not is_hub(model.source):  # a hub says what it has when it is asked for the files
+        if model.is_lora:
+            require_lora(model.source, model.key, manifest.model_storage(), patience)
+        elif not is_hub(model.source):  # a hub says what it has when it is asked for the files
             if not is_remote(model.source):
                 refuse_bare_name(model.source, model.key)
             probe_source(model.source, manifest.model_storage(), model.key, ExitCode.MODEL, patience)
@@ -93,44 +90,53 @@ def check_trainable(manifest: Manifest) -> None:
     from job.manifest.packs import resolve_variants
 
     base, samples = manifest.base_model, manifest.evaluation.samples
-    loras = {variant.lora for variant in resolve_variants(manifest)}
-    has_usual_targets = all(lora.target_modules == LoraConfig().target_modules for lora in loras)
-    if is_shipped(base.source) and has_usual_targets and base.use == BaseModelUse() and base.vae is None:
+    loras: list[LoraConfig] = []
+    for variant in resolve_variants(manifest):
+        loras += [] if variant.lora in loras else [variant.lora]
+    usual = LoraConfig().target_modules  # which all UNets have
+    has_usual_targets = all(lora.target_modules == usual and not lora.patterns for lora in loras)
+    is_plain = has_usual_targets and base.use == BaseModelUse() and base.vae is None
+    if is_shipped(base.source) and is_plain and not base.merge and not manifest.starts():
         return  # The miniature is known to be fit, and torch, which takes seconds to import, is not needed.
-    if pipelines := _pipelines_at_hand(base):
-        _require_trainable(manifest, loras, pipelines[0])
+    if pipelines := pipelines_at_hand(base):
+        _require_trainable(manifest, pipelines[0])
         return
     if not is_remote(base.source):
         header = read_header(local_path(base.source), "base_model.source")
         require_use(header, base.use, samples.sampler if samples else None)
-    is_sd1 = bool(_SD1.search(base.source.rstrip("/").rpartition("/")[2]))
     for lora in loras:
-        if lora.target_modules == LoraConfig().target_modules:  # all UNets have these
-            continue
-        for target in lora.target_modules:
-            if not _LINEAR.fullmatch(target) or (is_sd1 and _PROJECTION.fullmatch(target)):
-                raise JobError(
-                    ExitCode.MANIFEST,
-                    f"lora.target_modules names {target!r}, which is no linear layer in a block of the UNet.",
-                    "Choose among to_q, to_k, to_v, to_out.0, net.0.proj, net.2, time_emb_proj.",
-                )
+        if (found := misfit(lora)) is not None:
+            raise JobError(ExitCode.MANIFEST, *found)
 
 
-def _pipelines_at_hand(base: BaseModelConfig) -> list[Path]:
-    """The folders on this machine that the base model's configurations come from, as long as the model is here, too."""
-    if is_remote(base.source):
-        return []
-    paths = [local_path(source) for source in (base.source, base.components) if not is_remote(source)]
-    return [path for path in paths if path.is_dir()]
+def check_loras(manifest: Manifest) -> None:
+    """Refuse what can be seen of LoRAs that are on this machine, where the manifest names some.
+
+    Raises:
+        JobError, ModelError: 43 where there is none, or it is no LoRA that is read, or of another base model than one
+            on this machine; or the manifest says something else of an adapter than the file that it starts from.
+    """
+    found = [local_lora(model.source, model.key) for model in manifest.models() if model.is_lora]
+    files = [path for path in found if path is not None]
+    if not files:
+        return
+    if pipelines_at_hand(manifest.base_model):
+        check_trainable(manifest)
+        return
+    from lora_engine.models.merge import read_once  # it imports torch, which takes seconds
+
+    for path in files:
+        read_once(path)
 
 
-def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeline: Path) -> None:
+def _require_trainable(manifest: Manifest, pipeline: Path) -> None:
     """Refuse a base model on this machine, by its configurations and headers, as `fetch_models` would.
 
     Args:
         pipeline: the folder with its configurations, and with its weights unless they are one file.
     """
     from job.manifest.packs import resolve_variants
+    from job.run.starts import read_starts
     from lora_engine.models import schedule, stable_diffusion  # they import torch, which takes seconds
     from lora_engine.system.quiet import quiet_libraries
 
@@ -144,10 +150,13 @@ def _require_trainable(manifest: Manifest, loras: Collection[LoraConfig], pipeli
     if not is_folder:
         use = read_header(source, "base_model.source").used_as(use)
     model = LocalModel(pipeline, base.allow_pickle, vae, use)
+    merge = tuple(Merge(path, 1.0) for each in base.merge if (path := local_lora(each.source, "base_model.merge")))
+    model = replace(model, merge=merge)
     has_vae = base.vae is None or vae is not None
     stable_diffusion.require_weights(model, has_vae=has_vae, has_weights=is_folder)
-    for lora in loras:
-        stable_diffusion.require_trainable(model, lora, has_weights=is_folder)
+    read = read_starts(manifest, starts_at_hand(manifest), model)
+    for variant in resolve_variants(manifest, starts=read):
+        stable_diffusion.require_trainable(model, variant.lora, has_weights=is_folder)
     schedule.require_noise(model, (variant.training.noise for variant in resolve_variants(manifest)))
     if samples is not None:
         schedule.require_sampler(model, samples.sampler, samples.all_steps)
@@ -198,7 +207,7 @@ def _parts(model: ModelPlace, manifest: Manifest, storage: Storage | None) -> tu
 def _check_file(path: Path, model: ModelPlace, manifest: Manifest) -> None:
     """Look at the header of a model in one file; where its components are at hand, also whether it fits them."""
     base = manifest.base_model
-    pipelines = _pipelines_at_hand(base)
+    pipelines = pipelines_at_hand(base)
     if model.key == "base_model.vae":
         require_vae(path, _channels(base))
         pipelines = [pipeline for pipeline in pipelines if (pipeline / "vae" / "config.json").is_file()]

@@ -80,7 +80,7 @@ class _Study:
     @cached_property
     def packs(self) -> tuple[Pack, ...]:
         """The packs that its adapters were trained in."""
-        return packs_of(self.manifest, self.resolved.packing)
+        return packs_of(self.manifest, self.resolved.packing, starts=self.resolved.models.start_settings())
 
 
 def sample_run(run: RunFolder, order: Order, workdir: Path, stop: StopFlag) -> str:
@@ -148,6 +148,13 @@ def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
             ExitCode.CONFLICT,
             f"{config.vae} is not the VAE that {place.run.root} was trained with.",
             "Leave --vae out: that is the base model's own." if vae is None else "Name that one: --vae SOURCE.",
+        )
+    merged = [(LocalModel(merge.path).sha256, merge.strength) for merge in base.merge]
+    if merged != [(merge.sha256, merge.strength) for merge in study.resolved.models.merge]:
+        raise JobError(
+            ExitCode.CONFLICT,
+            f"base_model.merge of {place.run.root} names other files than those that it was trained with.",
+            "Restore them.",
         )
     return base
 
@@ -237,6 +244,7 @@ def _read_run(run: RunFolder) -> _Study:
         data_sha256=resolved.data_sha256,
         models=resolved.models.hashes(),
         own_captions=resolved.identity.own_captions,
+        starts=resolved.models.start_settings(),
     )
     if conflicts := identity_conflicts(resolved.identity, now):
         raise JobError(

@@ -89,10 +89,11 @@ def validate(
     from job import env
 
     loaded = _load(manifest, sets)
-    env.check_stores(loaded, os.environ)
-    if not offline:
-        from job.preflight import check_access, check_device, check_trainable
+    from job.preflight import check_access, check_device, check_loras, check_trainable
 
+    env.check_stores(loaded, os.environ)
+    check_loras(loaded)
+    if not offline:
         check_access(loaded)
         check_device(loaded)
         check_trainable(loaded)

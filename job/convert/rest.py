@@ -8,11 +8,12 @@ from typing import Any
 
 from job.convert.folders import Folder
 from job.convert.programs import TEXT_TO_IMAGE
-from job.convert.settings import Reading
+from job.convert.settings import Reading, as_number
 from job.convert.texts import decoded, read_beside
 from job.convert.training import images_of_epoch
 from job.errors import JobError
 from job.manifest.prompt_file import read_prompts
+from lora_engine.text import shortened
 
 _SD_15 = "hf://stable-diffusion-v1-5/stable-diffusion-v1-5"
 _GONE = "runwayml/stable-diffusion-v1-5"  # a hub's name of the same model, which is there no more
@@ -78,6 +79,8 @@ def _use(reading: Reading) -> dict[str, Any]:
         reading.lose("vae", unusable)
     elif vae is not None:
         made["vae"] = _source(vae)
+    if merge := _merge(reading):
+        made["merge"] = merge
     predicted = reading.text("prediction_type", "base_model.prediction_type")
     if reading.flag("v_parameterization", "base_model.prediction_type"):
         predicted = "v_prediction"
@@ -99,6 +102,23 @@ def _why_unusable(reading: Reading, text: str | None) -> str:
     if reading.has("sdxl"):
         return "only SD 1.x and 2.x are trained here"
     return "" if text is None else _why_unreadable(text)
+
+
+def _merge(reading: Reading) -> list[dict[str, Any]]:
+    """The LoRAs that are merged into the base model first. Those without a multiplier have 1."""
+    paths = reading.words("base_weights", "base_model.merge")
+    strengths = reading.words("base_weights_multiplier", "base_model.merge")
+    unread = next((path for path in paths if not path.endswith(".safetensors")), None)
+    if unread is not None:
+        reading.lose("base_weights", f"{shortened(unread, 80)} is no .safetensors file; save it as one")
+        paths = []
+    if not paths:
+        reading.lose("base_weights_multiplier", "nothing is merged")
+    factors = [as_number(text) for text in strengths] + [1.0] * len(paths)
+    return [
+        {"source": path} | ({} if factor == 1 or factor is None else {"strength": float(factor)})
+        for path, factor in zip(paths, factors, strict=False)
+    ]
 
 
 def _why_unreadable(text: str) -> str:
@@ -215,13 +235,6 @@ def seeds(reading: Reading) -> list[int] | None:
 
 def say_what_is_lost_silently(reading: Reading) -> None:
     """Remark on what a trainer does without being told to."""
-    if reading.program.is_kohya and not reading.has("network_train_unet_only"):
-        rate = reading.setting("text_encoder_lr")
-        if rate is None or reading.has("text_encoder_lr"):
-            reading.remarks.append(
-                "sd-scripts train the text encoder, too, unless network_train_unet_only is set. Here it is not "
-                "trained: words that the base model does not know are learnt less well."
-            )
     if reading.program is TEXT_TO_IMAGE:
         reading.remarks.append("The script clips no gradients, whatever max_grad_norm is: its list of them is used up.")
     if not reading.program.is_kohya and not reading.has("center_crop"):

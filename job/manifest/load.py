@@ -1,21 +1,24 @@
 """Reads a manifest: its text, the options that override it, and every problem of both at once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from job.manifest.explain import collect_problems, place_of
 from job.manifest.overrides import merged_overrides
 from job.manifest.packs import resolve_variants
+from job.manifest.places import ModelSource
 from job.manifest.problems import ManifestError, Problem, first_of_each_key, nearest
-from job.manifest.schema import Manifest
+from job.manifest.schema import START, Manifest
 from job.manifest.sweep import KEY, expand_sweeps
 from job.manifest.yaml_reader import Document, Path, read_scalar, read_yaml
+from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.together import exclusions
 
 _MOST_DOTS = 16  # in a key that --set names
+_PLACE: TypeAdapter[str | None] = TypeAdapter(ModelSource | None)
 _MOST_DIGITS = 9  # in the number of a list's item; Python refuses to read numbers of thousands of digits
 
 
@@ -45,12 +48,20 @@ def load_manifest(text: bytes | str, origin: str, sets: Sequence[str] = ()) -> M
         validated(model, data, path)
     if manifest is not None and not problems:
         for at, variant in enumerate(resolve_variants(manifest)):
-            for key, found, allowed in exclusions(variant.lora, variant.training):
+            for key, found, allowed in (*exclusions(variant.lora, variant.training), *_misplaced(variant.lora)):
                 place, note = expansion.written(("variants", at, *key.split(".")))
                 problems.append(Problem(*place_of(place, document, option_of), found, allowed, note=note))
     if manifest is None or problems:
         raise ManifestError(first_of_each_key(problems))
     return manifest
+
+
+def _misplaced(lora: LoraConfig) -> Iterator[tuple[str, str, str]]:
+    """That an adapter is to start from what names no place of a model, if it is. As `exclusions` says it."""
+    try:
+        _PLACE.validate_python(lora.init_from)
+    except ValidationError as error:
+        yield START, repr(lora.init_from), error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def _apply(document: Document, option: str) -> Path:

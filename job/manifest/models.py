@@ -17,6 +17,17 @@ from lora_engine.config.models import (
 _REVISION = "Commit, tag or branch of an hf:// source."
 
 
+class MergeConfig(Config):
+    """A LoRA that is added to the weights of the base model."""
+
+    source: ModelSource = Field(
+        description="A .safetensors file in kohya's or diffusers' format: a path, s3://... or hf://owner/name/FILE; or "
+        "a folder that has it as pytorch_lora_weights.safetensors."
+    )
+    strength: float = Field(default=1.0, ge=-10, le=10, description="By which what it adds is multiplied.")
+    revision: Revision | None = Field(default=None, description=_REVISION)
+
+
 class BaseModelConfig(Config):
     """The Stable Diffusion model that stays frozen."""
 
@@ -36,6 +47,12 @@ class BaseModelConfig(Config):
         "hf://owner/name, or one .safetensors file.",
     )
     vae_revision: Revision | None = Field(default=None, description="Commit, tag or branch of an hf:// `vae`.")
+    merge: tuple[MergeConfig, ...] = Field(
+        default=(),
+        max_length=16,
+        description="LoRAs that are added to the weights of UNet and text encoder, in this order, before anything is "
+        "computed: the base model is the sum.",
+    )
     prediction_type: PredictionChoice = "auto"
     zero_terminal_snr: TerminalChoice = "auto"
     clip_skip: ClipSkip = 1

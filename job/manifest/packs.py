@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from job.layout import Member
 from job.manifest.overrides import OVERRIDABLE, different_fields, merge
@@ -14,6 +15,9 @@ from lora_engine.config.training import SHARED, TrainingConfig
 # The rule by which adapters are put together: by equal settings as in the first version, or by those that shape a pass.
 # A run keeps the one that it was begun with.
 BY_SETTINGS, BY_PASS = 1, 2
+
+Starts = Mapping[str, Mapping[str, Any]]  # variant to the settings of `lora` that the file decides that it starts from
+NO_STARTS: Starts = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -104,18 +108,26 @@ def _scored(ends: Mapping[Member, int], step: int, every: int) -> tuple[Member, 
     return tuple(member for member, end in ends.items() if step == end or (step < end and not step % every))
 
 
-def resolve_variants(manifest: Manifest, images: int | None = None) -> tuple[ResolvedVariant, ...]:
+def resolve_variants(
+    manifest: Manifest, images: int | None = None, starts: Starts = NO_STARTS
+) -> tuple[ResolvedVariant, ...]:
     """Every variant with the settings that it is trained with.
 
     Args:
         images: that are trained on, by which epochs are steps; None leaves variants with epochs at 0 steps.
+        starts: what the files say that adapters start from; without it, what the manifest does not say is at its
+            defaults.
     """
-    lora, training = manifest.lora.model_dump(mode="json"), manifest.training.model_dump(mode="json")
+    # What is not given is left out, so that the fields of each variant's `lora` that are set are those that are given.
+    lora, training = (
+        manifest.lora.model_dump(mode="json", exclude_unset=True),
+        manifest.training.model_dump(mode="json"),
+    )
     return tuple(
         ResolvedVariant(
             variant.name,
             variant.captions,
-            LoraConfig.model_validate(merge(lora, variant.lora), strict=False),
+            _begun(merge(lora, variant.lora), starts.get(variant.name)),
             _counted(TrainingConfig.model_validate(merge(training, variant.training), strict=False), images),
             variant.seed_offset,
         )
@@ -123,19 +135,30 @@ def resolve_variants(manifest: Manifest, images: int | None = None) -> tuple[Res
     )
 
 
+def _begun(given: Mapping[str, Any], start: Mapping[str, Any] | None) -> LoraConfig:
+    """The settings of an adapter: those that are given, over those of the file that it starts from, if any."""
+    if start is not None:
+        said = {key: value for key, value in given.items() if value is not None or key == "text_encoder"}
+        if isinstance(text_encoder := said.get("text_encoder"), Mapping):
+            said["text_encoder"] = {key: value for key, value in text_encoder.items() if value is not None}
+        given = merge(start, said)
+    return LoraConfig.model_validate(given, strict=False)
+
+
 def _counted(training: TrainingConfig, images: int | None) -> TrainingConfig:
     return training if images is None else training.counted(images)
 
 
-def packs_of(manifest: Manifest, packing: int = BY_PASS, images: int | None = None) -> tuple[Pack, ...]:
+def packs_of(
+    manifest: Manifest, packing: int = BY_PASS, images: int | None = None, starts: Starts = NO_STARTS
+) -> tuple[Pack, ...]:
     """All adapters of the run, put together by that rule and as `split_packs_by` asks, in the order of the manifest.
 
-    Args:
-        images: see `resolve_variants`.
+    Takes `images` and `starts` as `resolve_variants` does.
     """
     groups: dict[tuple[object, ...], list[tuple[Member, ResolvedVariant]]] = {}
     split_by = manifest.split_packs_by
-    for variant in resolve_variants(manifest, images):
+    for variant in resolve_variants(manifest, images, starts):
         if packing == BY_PASS:
             settings = variant.training.model_dump_json(include=set(SHARED))
         else:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from job.errors import JobError
 from job.manifest.limits import LimitsConfig
@@ -24,6 +24,7 @@ from lora_engine.config.training import TrainingConfig
 from lora_engine.models.accepted import is_single_file
 
 MOST_VARIANTS = 64
+START = "lora.init_from"  # the key of a LoRA's file that an adapter starts from
 MANIFEST_VARIABLE = "LORA_JOB_MANIFEST"  # a variable of the environment that holds a manifest's place or its text
 
 
@@ -124,6 +125,7 @@ class ModelPlace(NamedTuple):
     key: str
     source: str
     allow_pickle: bool = False
+    is_lora: bool = False  # whether it is the file of a LoRA
 
 
 class Manifest(Config):
@@ -274,10 +276,28 @@ class Manifest(Config):
         yield ModelPlace("base_model.source", base.source, base.allow_pickle)
         if base.vae is not None:
             yield ModelPlace("base_model.vae", base.vae, base.allow_pickle)
+        for at, merged in enumerate(base.merge):
+            yield ModelPlace(f"base_model.merge[{at}].source", merged.source, is_lora=True)
         for name, captioner in self.named_captioners().items():
             yield ModelPlace(f"{self.captioner_key(name)}.source", captioner.source, captioner.allow_pickle)
         if samples is not None and samples.clip is not None:
             yield ModelPlace("evaluation.samples.clip.source", samples.clip.source, samples.clip.allow_pickle)
+        for source in dict.fromkeys(self.starts().values()):
+            yield ModelPlace(START, source, is_lora=True)
+
+    def starts(self) -> dict[str, str]:
+        """The LoRA's file that each variant starts from, of those that start from one."""
+        named = {variant.name: variant.lora.get("init_from", self.lora.init_from) for variant in self.variants}
+        return {name: source for name, source in named.items() if source is not None}
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With a start from a file, settings that are not given are not written: the file says them."""
+        values: dict[str, Any] = dump(self)
+        if self.starts() and isinstance(values.get("lora"), dict):
+            given = self.lora.model_fields_set
+            values["lora"] = {key: value for key, value in values["lora"].items() if key in given}
+        return values
 
     def dataset_storage(self) -> StorageSettings:
         """The settings of the store that holds the dataset."""

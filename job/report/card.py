@@ -22,7 +22,8 @@ from job.report.templating import environment
 from job.report.usage import Usage, usage_of, use_in_diffusers
 from job.run.resolved import Resolved
 from job.storage.hub import is_hub, repository_of
-from job.storage.uris import is_shipped
+from job.storage.uris import is_shipped, name_of
+from lora_engine.models.accepted import is_single_file
 
 _TAGS = ("text-to-image", "stable-diffusion", "lora", "diffusers")
 _WIDGETS = 12  # pictures that the hub is to show, at most
@@ -36,9 +37,11 @@ _SETTINGS = (
     "training.schedule.name",
     "training.schedule.warmup_steps",
     "training.max_grad_norm",
+    "lora.kind",
     "lora.rank",
     "lora.alpha",
     "lora.target_modules",
+    "lora.text_encoder",
 )
 
 
@@ -76,6 +79,12 @@ def _published(usage: Usage) -> Usage:
         hidden |= {"prediction_type": "v_prediction"} if usage.predicts_v else {}
     if base.vae is not None and not _is_public(base.vae):
         hidden |= {"vae": "vae", "vae_revision": None}
+    if any(not _is_public(each.source) for each in base.merge):
+        named = [name_of(each.source) if is_single_file(each.source) else "merged" for each in base.merge]
+        hidden["merge"] = tuple(
+            each if _is_public(each.source) else each.model_copy(update={"source": name, "revision": None})
+            for each, name in zip(base.merge, named, strict=True)
+        )
     return replace(usage, base=base.model_copy(update=hidden))
 
 

@@ -11,6 +11,7 @@ from job.report.members import Trained
 from job.run.held_out import HeldOut
 from job.run.identity import VariantIdentity
 from job.run.resolved import Resolved
+from job.storage import name_of
 from lora_engine.records import CaptionRecord, StepRecord
 
 CAPTIONS = "captions"
@@ -22,7 +23,17 @@ _WEIGHTS, _ORDER, _TIMESTEPS, _NOISE = (
     "timesteps_sha256",
     "noise_sha256",
 )
-_SHAPES = ("lora.rank", "lora.kind", "lora.target_modules", "lora.start")  # that decide the initial weights
+_START = "lora.init_from"
+_SHAPES = (  # that decide the initial weights
+    "lora.rank",
+    "lora.conv_rank",
+    "lora.patterns",
+    "lora.kind",
+    "lora.target_modules",
+    "lora.text_encoder.rank",
+    _START,
+)
+_TEXT_ENCODER, _PATTERNS = "lora.text_encoder", "lora.patterns"
 _EXPLAINED: Mapping[str, tuple[str, ...]] = {  # factor to the hashes that may differ with it
     **dict.fromkeys(_SHAPES, (_WEIGHTS,)),
     "training.timesteps": (_TIMESTEPS,),
@@ -51,14 +62,23 @@ def factors_of(
         texts = [[(record.id, record.texts) for record in captions[resolved.set_of_variant[name]]] for name in (a, b)]
         same = texts[0] == texts[1] and own[a] == own[b]
         values = _settings(variants[a], variants[b])
+        if _START in values:  # A hash stands for the file in an identity; a person knows it by its place.
+            values[_START] = (_start_of(resolved, a), _start_of(resolved, b))
         names = (() if same else (CAPTIONS,)) + tuple(values)
         explained = {
             field for name in names for key, fields in _EXPLAINED.items() if _is_below(name, key) for field in fields
         }
+        if _TEXT_ENCODER in names:  # which only one of them trains; its rates do not change what it begins with
+            explained.add(_WEIGHTS)
         if _images_per_step(variants[a]) != _images_per_step(variants[b]):
             explained |= {_ORDER, _TIMESTEPS, _NOISE}  # updates of unlike size draw unlike much
         result[a, b] = Factor(names, values, frozenset(explained))
     return result
+
+
+def _start_of(resolved: Resolved, variant: str) -> str | None:
+    decision = resolved.models.starts.get(variant)
+    return None if decision is None else f"{name_of(decision.source)} {decision.sha256[:8]}"
 
 
 def _settings(a: VariantIdentity, b: VariantIdentity) -> dict[str, tuple[Any, Any]]:
@@ -68,7 +88,8 @@ def _settings(a: VariantIdentity, b: VariantIdentity) -> dict[str, tuple[Any, An
     difference of its own: a key that the other has not, or one that both left at its default.
     """
     both = [{"lora": each.lora, "training": each.training} for each in (a, b)]
-    keys = [key for name in both[0] for key in different_fields(both[0][name], both[1][name], name)]
+    unlike = [key for name in both[0] for key in different_fields(both[0][name], both[1][name], name)]
+    keys = list(dict.fromkeys(_PATTERNS if _is_below(key, _PATTERNS) else key for key in unlike))
     chosen = {key.rpartition(".")[0] for key in keys if key.endswith(".name")}
     found = {}
     for key in keys:

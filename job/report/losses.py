@@ -26,17 +26,19 @@ def recheck(
     row: ValidationRecord,
     losses: EvaluationLosses,
     base: EvaluationLosses,
+    key: str | None = None,
 ) -> None:
     """Compute an evaluation's numbers from its array again.
 
     Args:
         row: the evaluation's row of `validation.jsonl`.
         base: the losses of step 0, at all timesteps.
+        key: of the array's file, where it is not the row's step that names it.
 
     Raises:
         JobError: 46 when `validation.jsonl` has other numbers, or the array is of other images or timesteps.
     """
-    key = layout.validation_losses(member, row.step)
+    key = key or layout.validation_losses(member, row.step)
     if losses.image_ids != held_out.image_ids:
         raise JobError(
             ExitCode.CONFLICT,

@@ -26,18 +26,20 @@ from job.report.schema import (
     ListeningReport,
     MemberReport,
     SetLoss,
+    StartReport,
     TimestepLoss,
     TrainPoint,
 )
 from job.run.checkpoints import RESTORE, BestPointer, Commit, FinalPointer, committed_steps, read_commit
 from job.run.held_out import HeldOut
-from job.run.losses import read_losses
+from job.run.losses import read_losses, read_start_losses
 from job.run.resolved import Resolved
 from job.storage.folder import RunFolder
 from lora_engine.evaluation.components import Weights
 from lora_engine.evaluation.listening import listening
 from lora_engine.evaluation.loss_file import EvaluationLosses, NotScoredError
 from lora_engine.evaluation.statistics import CONFIDENCE, estimate
+from lora_engine.evaluation.summary import summarise
 from lora_engine.records import StepRecord, ValidationRecord
 
 _TRAIN_POINTS = 100  # at most, on an adapter's curve of training losses
@@ -102,6 +104,7 @@ def read_member(
         diverged_at=diverged_at,
         trained_with=trained_with(resolved.identity.variants[member.variant].training),
         images_per_second=float(np.median([row.images_per_second for row in metrics])),
+        start=_start(run, resolved, held_out, member, losses[0], last),
         **_own_losses(held_out, own, losses[0], last),
         curve_base_loss=float(curve[0].mean()) if 0 in curve else None,
         best_loss=float(curve[best.step].mean()) if best is not None and best.step in curve else None,
@@ -122,6 +125,32 @@ def read_member(
         ),
     )
     return Trained(member, report, metrics, losses[0], last, curve, commits[-1].weights_sha256)
+
+
+def _start(
+    run: RunFolder,
+    resolved: Resolved,
+    held_out: HeldOut,
+    member: Member,
+    base: EvaluationLosses,
+    last: EvaluationLosses | None,
+) -> StartReport | None:
+    """What the adapter was before the first update; None where it did not start from a file.
+
+    Raises:
+        JobError: 46 when its losses are missing, or of other images or timesteps.
+    """
+    decision = resolved.models.starts.get(member.variant)
+    if decision is None:
+        return None
+    weights, losses = held_out.components.summed(member.variant), read_start_losses(run, member)
+    record = summarise(losses, weights, None)
+    recheck(run, held_out, member, record, losses, base, layout.start_losses(member))
+    change = _change(held_out, weights, losses, base)
+    gain = None if last is None else _change(held_out, weights, losses, last)
+    return StartReport(
+        source=decision.source, sha256=decision.sha256, curve_loss=record.curve_loss, change=change, gain=gain
+    )
 
 
 def _initial_weights(commits: Sequence[Commit]) -> str:
@@ -229,7 +258,7 @@ def _validation(
 
 
 def _change(held_out: HeldOut, weights: Weights, losses: EvaluationLosses, base: EvaluationLosses) -> Interval:
-    """The loss on the curve's timesteps, less the base model's."""
+    """The loss on the curve's timesteps, less that of the base model, or of what stands for it."""
     change_N = held_out.curve_loss(losses, weights) - held_out.curve_loss(base, weights)
     return Interval.of(estimate(change_N[np.newaxis], held_out.groups).interval(CONFIDENCE))
 

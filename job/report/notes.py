@@ -11,6 +11,7 @@ from job.report.sides import is_one_question
 from job.report.words import refused
 from job.run.resolved import Resolved
 from lora_engine.evaluation.statistics import FEWEST_SEEDS, SKEW_GROUPS, STRONG_SKEW
+from lora_engine.text import printable
 
 
 def notes(resolved: Resolved, members: Sequence[MemberReport], pairs: Sequence[Pair], *, is_earlier: bool) -> list[str]:
@@ -47,6 +48,7 @@ def notes(resolved: Resolved, members: Sequence[MemberReport], pairs: Sequence[P
     if unlike_plain := {m.variant: m.trained_with for m in members if m.trained_with is not None}:
         told = listed([f"{variant} was trained with {what}" for variant, what in unlike_plain.items()])
         result.append(f"{told}; all are scored by {SCORED}, which that need not make lower.")
+    result += _starts(members)
     result += _refused(members, pairs)
     result += [
         f"{m.variant}, seed {m.seed}, diverged and was frozen at step {m.diverged_at}; it is not compared."
@@ -62,6 +64,22 @@ def notes(resolved: Resolved, members: Sequence[MemberReport], pairs: Sequence[P
         for p in pairs
         if p.seed is not None and p.withheld
     ]
+    return result
+
+
+def _starts(members: Sequence[MemberReport]) -> list[str]:
+    """A note on each adapter that started from a file: what of its loss is that file's."""
+    result = []
+    for member in members:
+        if (start := member.start) is not None:
+            text = (
+                f"{member.variant}, seed {member.seed}, started from {printable(start.source)}, whose loss on the "
+                f"curve's timesteps is {start.curve_loss:.4f}, where its curve begins, and the base model's "
+                f"{member.curve_base_loss or 0:.4f}; what is told against the base model is in part that file's."
+            )
+            if start.gain is not None and not (start.gain.low is not None and start.gain.low > 0):
+                text += " It is not found to be better than what it started from."
+            result.append(text)
     return result
 
 

@@ -121,6 +121,18 @@ class Fairness(Part):
     noise_sha256: str
 
 
+class StartReport(Part):
+    """The file that an adapter started from, scored before the first update, as trained at the curve's timesteps."""
+
+    source: str
+    sha256: str = Field(description="Of the file.")
+    curve_loss: float = Field(description="Where the adapter's curve begins.")
+    change: Interval = Field(description="curve_loss less the base model's, over the choice of images, at 0.95.")
+    gain: Interval | None = Field(
+        description="curve_loss less that of the last step: what this training gained. Null where it diverged."
+    )
+
+
 class MemberReport(Part):
     """One adapter: a variant trained with one seed."""
 
@@ -137,6 +149,9 @@ class MemberReport(Part):
     trained_with: str | None = Field(
         default=None,
         description="What of its training was not plain MSE on plain noise, by which all losses here are scored.",
+    )
+    start: StartReport | None = Field(
+        default=None, description="Null where it started from the base model, with an update of zero."
     )
     base_loss: float = Field(description="As trained, of the base model, at the final timesteps.")
     curve_base_loss: float | None = Field(

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from job import layout
 from job.errors import ExitCode, JobError
-from job.manifest.models import BaseModelConfig, ScoredSamplesConfig
+from job.manifest.models import BaseModelConfig, MergeConfig, ScoredSamplesConfig
 from job.manifest.schema import StorageConfig
 from job.run.adapters import AdapterEntry
+from job.run.lora_files import split_hub_lora
 from job.run.resolved import Resolved
 from job.storage import is_remote, name_of
 from job.storage.hub import is_hub, repository_of
@@ -160,6 +161,9 @@ def _as_it_was_used(usage: Usage) -> tuple[list[str], list[str], list[str]]:
             load = f'from_single_file({vae}, config={config}, subfolder="vae", dtype=dtype)'
         classes.append("AutoencoderKL")
         lines.append(f"pipeline.vae = AutoencoderKL.{load}")
+    for merged in base.merge:
+        more_notes, more_lines = _merged(merged, usage.endpoint_url)
+        notes, lines = [*notes, *more_notes], [*lines, *more_lines]
     says_so = is_single_file(base.source) or base.prediction_type != "auto" or base.zero_terminal_snr != "auto"
     if says_so and usage.predicts_v:
         rescaled = ', rescale_betas_zero_snr=True, timestep_spacing="trailing"' if usage.zero_terminal_snr else ""
@@ -175,6 +179,19 @@ def _as_it_was_used(usage: Usage) -> tuple[list[str], list[str], list[str]]:
             f"del text_encoder.encoder.layers[{1 - base.clip_skip}:]  # clip skip {base.clip_skip}",
         ]
     return classes, notes, lines
+
+
+def _merged(merged: MergeConfig, endpoint_url: str | None) -> tuple[list[str], list[str]]:
+    """Notes and lines with which a LoRA is merged into the pipeline."""
+    scale = f"pipeline.fuse_lora(lora_scale={merged.strength:g})  # as before the training"
+    if is_hub(merged.source):
+        repository, file = split_hub_lora(merged.source)
+        load = f"{_literal(repository)}, weight_name={_literal(file)}{_pinned(merged.source, merged.revision)}"
+        notes = list[str]()
+    else:
+        # Of a folder, diffusers reads the file of the very name that is read here.
+        _, notes, load = _place(merged.source, "merged", endpoint_url)
+    return notes, [f"pipeline.load_lora_weights({load})", scale, "pipeline.unload_lora_weights()"]
 
 
 def _place(source: str, to: str, endpoint_url: str | None) -> tuple[list[str], list[str], str]:
@@ -237,10 +254,12 @@ def _base_step(usage: Usage, where: str) -> str:
         return f"This adapter is for {trained_on}, a miniature for trying out, which no such program loads."
     skip = usage.base.clip_skip
     skipped = f" Skip CLIP layers as in training: clip skip {skip} (in ComfyUI, CLIP Set Last Layer -{skip})."
+    merged = ", ".join(f"{printable(name_of(each.source))} at {each.strength:g}" for each in usage.base.merge)
+    merged = f" Before the training, LoRAs were merged into it, which is to call them, too: {merged}." if merged else ""
     vae = f" Choose its VAE, too: {printable(usage.base.vae or '')} (SD VAE; in ComfyUI, a Load VAE node)."
     return (
         f"As {where}, choose the base model that it was trained on, {trained_on}, or one made from it."
-        f"{vae if usage.base.vae else ''}{skipped if skip > 1 else ''}"
+        f"{vae if usage.base.vae else ''}{skipped if skip > 1 else ''}{merged}"
     )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from uuid import uuid4
 
 import torch
@@ -30,12 +31,14 @@ from job.run.identity import (
 from job.run.resolved import (
     SCORING,
     BaseModelDecision,
+    MergeDecision,
     ModelDecision,
     ModelDecisions,
     PackDecision,
     Resolved,
     SampleDecision,
     SeenManifest,
+    StartDecision,
     read_resolved,
 )
 from job.run.samples import samples_key
@@ -63,6 +66,7 @@ def is_done(attempt: Attempt) -> bool:
         data_sha256=stored.data_sha256,
         models=stored.models.hashes(),
         own_captions=stored.identity.own_captions,
+        starts=stored.models.start_settings(),
     )
     _refuse_conflicts(attempt, stored, current)
     if not attempt.run.exists(layout.SUCCESS) or has_more_steps(stored.identity, current):
@@ -73,7 +77,8 @@ def is_done(attempt: Attempt) -> bool:
     # Another source of the dataset or a model can hold the same files, but that is known only once they are fetched.
     source = attempt.run.read_stored(layout.SOURCE, SourceStamp)
     same_data = source is not None and source.fingerprint == source_fingerprint(attempt)
-    return same_data and _asked_models(now) == _asked_models(then)
+    same_starts = attempt.manifest.starts() == {name: start.source for name, start in stored.models.starts.items()}
+    return same_data and same_starts and _asked_models(now) == _asked_models(then)
 
 
 def _refuse_without_decisions(run: RunFolder) -> None:
@@ -120,6 +125,7 @@ def resolve(
     clip: LocalModel | None,
     device: torch.device,
     noise_schedule: NoiseSchedule | None = None,
+    starts: Mapping[str, StartDecision] = MappingProxyType({}),
 ) -> Resolved:
     """Decide what the manifest leaves open and no earlier attempt has decided, and write it.
 
@@ -127,12 +133,14 @@ def resolve(
         captioners: all that the manifest names.
         clip: scores the samples; None where the manifest names none.
         noise_schedule: the base model's, of which the run keeps what its UNet predicts.
+        starts: see `ModelDecisions`.
 
     Raises:
         JobError: 46 when the name belongs to a run with another identity.
     """
     with attempt.progress.doing("Hashing the models"):
         models = _decided_models(attempt.manifest, base, captioners, noise_schedule)
+        models = models.model_copy(update={"starts": dict(starts)})
         clip_sha256 = None if clip is None else clip.sha256
     stored = read_resolved(attempt)
     current = identity(
@@ -141,6 +149,7 @@ def resolve(
         models=models.hashes(),
         # A run of an earlier version, which did not look, goes on as it was begun.
         own_captions=images.own_captions if stored is None or stored.identity.own_captions is not None else None,
+        starts=models.start_settings(),
     )
     if stored is not None:
         _refuse_conflicts(attempt, stored, current)
@@ -175,6 +184,10 @@ def _decided_models(
         vae=None if vae is None else ModelDecision(source=vae, sha256=base.part("vae").sha256),
         captioner=found.get(CAPTIONER),
         captioners={name: model for name, model in found.items() if name != CAPTIONER},
+        merge=tuple(
+            MergeDecision(source=asked.source, sha256=LocalModel(merge.path).sha256, strength=merge.strength)
+            for asked, merge in zip(manifest.base_model.merge, base.merge, strict=True)
+        ),
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ConfigDict, SerializerFunctionWrapHandler, TypeAdapter, ValidationError, model_serializer
 
+from job.manifest.models import BaseModelConfig
 from job.manifest.overrides import different_fields
-from job.manifest.packs import resolve_variants
+from job.manifest.packs import NO_STARTS, ResolvedVariant, Starts, resolve_variants
 from job.manifest.schema import Manifest
 from job.storage.stored import StoredJson
 from lora_engine.config.adapter import LoraConfig
@@ -24,9 +25,14 @@ _ONLY_CONSTANT = (
     "training.steps may only grow, and only where training.schedule.name is constant and has no warmup_share: other "
     "schedules' rates depend on them."
 )
+_CONTINUE = (
+    "To train its adapters on under other settings, give the run another name and let it start from their files: "
+    "lora.init_from. Latents, embeddings and captions come from the cache, where they are the same."
+)
 _NEWER_FIELDS = ("captioners", "base_model_as", "own_captions")  # of an identity, which earlier versions did not write
 # What a person calls the fields of an identity that stand elsewhere in a manifest, by how they begin.
 _IN_A_MANIFEST = {"base_model_as.": "base_model.", "split.": "dataset."}
+_LONGER = (["training", "steps"], ["training", "schedule"])  # what is changed by who wants to train for longer
 _MOST_NAMED = 8  # fields, in a sentence
 _NOT_IDENTITY = {"source", "revision", "allow_pickle"}  # keys of a captioner, for which the hash of its files stands
 # keys of the evaluation that decide what losses and verdicts mean
@@ -55,7 +61,8 @@ class Identity(StoredJson):
 
     seeds: tuple[int, ...]
     base_model: str  # SHA-256 of its files
-    base_model_as: dict[str, Any] = {}  # how it is used, where that is not as its files say, and the hash of its VAE
+    # How it is used, where that is not as its files say, and the hashes of its VAE and of what is merged into it.
+    base_model_as: dict[str, Any] = {}
     data: str  # SHA-256 of the images that are used
     own_captions: str | None = None  # see `Images`; None where an earlier version began the run, too
     split: dict[str, Any]
@@ -78,8 +85,23 @@ def model_name(captioner: str) -> str:
     return captioner if captioner == CAPTIONER else f"captioners.{captioner}"
 
 
+def merged_name(at: int) -> str:
+    """What the LoRA at that place of `base_model.merge` is called among a run's models."""
+    return f"merge.{at}"
+
+
+def start_name(variant: str) -> str:
+    """What the file that a variant's adapters start from is called among a run's models."""
+    return f"start.{variant}"
+
+
 def identity(
-    manifest: Manifest, *, data_sha256: str, models: Mapping[str, str], own_captions: str | None = None
+    manifest: Manifest,
+    *,
+    data_sha256: str,
+    models: Mapping[str, str],
+    own_captions: str | None = None,
+    starts: Starts = NO_STARTS,
 ) -> Identity:
     """The identity of the manifest's run.
 
@@ -89,8 +111,10 @@ def identity(
     Args:
         data_sha256: the hash of the images that are used.
         models: the hashes of the files of `base`, of the `vae` that it is used with, of `captioner`, and of
-            `captioners.NAME` for the others; of those that the run has had so far.
+            `captioners.NAME` for the others, see `model_name`; of what is merged, see `merged_name`; and of what
+            variants start from, see `start_name`; of those that the run has had so far.
         own_captions: see `Images`.
+        starts: see `resolve_variants`.
     """
     captioners = {
         name: captioner.model_dump(mode="json", exclude=_NOT_IDENTITY) | {"sha256": models.get(model_name(name))}
@@ -99,8 +123,7 @@ def identity(
     return Identity(
         seeds=manifest.seeds,
         base_model=models["base"],
-        base_model_as=manifest.base_model.use.model_dump(mode="json", exclude_defaults=True)
-        | ({} if manifest.base_model.vae is None else {"vae": models.get("vae")}),
+        base_model_as=_base_model_as(manifest.base_model, models),
         data=data_sha256,
         own_captions=own_captions,
         split=manifest.dataset.split.model_dump(mode="json"),
@@ -112,13 +135,32 @@ def identity(
         variants={
             variant.name: VariantIdentity(
                 captions=variant.captions.model_dump(mode="json"),
-                lora=variant.lora.model_dump(mode="json"),
+                lora=_lora(variant, models),
                 training=variant.training.model_dump(mode="json"),
                 seed_offset=variant.seed_offset,
             )
-            for variant in resolve_variants(manifest)
+            for variant in resolve_variants(manifest, starts=starts)
         },
     )
+
+
+def _base_model_as(config: BaseModelConfig, models: Mapping[str, str]) -> dict[str, Any]:
+    made = config.use.model_dump(mode="json", exclude_defaults=True)
+    if config.vae is not None:
+        made["vae"] = models.get("vae")
+    if config.merge:
+        made["merge"] = [
+            {"sha256": models.get(merged_name(at)), "strength": each.strength} for at, each in enumerate(config.merge)
+        ]
+    return made
+
+
+def _lora(variant: ResolvedVariant, models: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of an adapter, in which the hash of the file that it starts from stands for the place of it."""
+    values = variant.lora.model_dump(mode="json")
+    if variant.lora.init_from is not None:
+        values["init_from"] = models.get(start_name(variant.name), "")
+    return values
 
 
 def identity_conflicts(stored: Identity, current: Identity) -> tuple[str, ...]:
@@ -142,8 +184,9 @@ def differences(fields: Sequence[str], stored: Identity, current: Identity) -> s
 
 def way_on(fields: Sequence[str]) -> str:
     """What somebody can do whose manifest differs from the run in these fields."""
-    asks_for_steps = any(field.split(".")[2:] == ["training", "steps"] for field in fields)
-    return f"{_ONLY_CONSTANT} {RESTORE_OR_RENAME}" if asks_for_steps else RESTORE_OR_RENAME
+    asked = [field.split(".")[2:] for field in fields if field.startswith("variants.")]
+    says = [_ONLY_CONSTANT] * (["training", "steps"] in asked) + [RESTORE_OR_RENAME]
+    return " ".join(says + [_CONTINUE] * any(key[:2] in _LONGER for key in asked))
 
 
 def _key_of(field: str) -> str:

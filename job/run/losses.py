@@ -13,7 +13,15 @@ def read_losses(run: RunFolder, member: Member, step: int) -> EvaluationLosses:
     Raises:
         JobError: 46 when the file is missing, damaged or another evaluation's.
     """
-    key = layout.validation_losses(member, step)
+    return _read(run, layout.validation_losses(member, step), step)
+
+
+def read_start_losses(run: RunFolder, member: Member) -> EvaluationLosses:
+    """The losses of an adapter that starts from a file before its first update. Raises as `read_losses` does."""
+    return _read(run, layout.start_losses(member), 0)
+
+
+def _read(run: RunFolder, key: str, step: int) -> EvaluationLosses:
     data, problem = run.read(key), "missing"
     if data is not None:
         try:

@@ -1,17 +1,22 @@
 """`resolved.json`: what was decided for a run that its manifest leaves open, as later attempts and reports read it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
 from job import layout
 from job.layout import Member
-from job.manifest.packs import BY_PASS, BY_SETTINGS, Pack, packs_of, resolve_variants
+from job.manifest.packs import BY_PASS, BY_SETTINGS, Pack, Starts, packs_of, resolve_variants
 from job.run.context import Attempt
 from job.run.identity import (
     Identity,
+    merged_name,
     model_name,
+    start_name,
 )
 from job.storage.stored import StoredJson
 from lora_engine.config.captions import CAPTIONER, PromptTemplate
@@ -44,6 +49,18 @@ class BaseModelDecision(ModelDecision):
     zero_terminal_snr: bool = False  # whether its last timestep was noise alone
 
 
+class MergeDecision(ModelDecision):
+    """A LoRA that is merged into the base model."""
+
+    strength: float
+
+
+class StartDecision(ModelDecision):
+    """The file that a variant's adapters start from."""
+
+    lora: dict[str, Any] = {}  # the settings of the adapter that the file decides
+
+
 class ModelDecisions(StoredJson):
     """The frozen models that decide what is trained."""
 
@@ -51,18 +68,34 @@ class ModelDecisions(StoredJson):
     vae: ModelDecision | None = None  # the one that the base model is used with; None for its own
     captioner: ModelDecision | None = None  # the one of that name
     captioners: dict[str, ModelDecision] = {}  # the others by their names
+    merge: tuple[MergeDecision, ...] = ()  # what is merged into the base model
+    starts: dict[str, StartDecision] = {}  # variant to what its adapters start from, of those that start from a file
 
-    def are_of(self, base: LocalModel) -> bool:
-        """Whether the base model and the VAE that it is used with are these."""
+    def are_of(self, base: LocalModel, starts: Mapping[str, Path] = MappingProxyType({})) -> bool:
+        """Whether the base model, the VAE that it is used with, and what is merged into it are these.
+
+        Args:
+            starts: the files that variants start from, which have to be these, too.
+        """
         vae = None if base.vae is None else base.part("vae").sha256
-        return (self.base.sha256, None if self.vae is None else self.vae.sha256) == (base.sha256, vae)
+        same = (self.base.sha256, None if self.vae is None else self.vae.sha256) == (base.sha256, vae)
+        merged = [(LocalModel(merge.path).sha256, merge.strength) for merge in base.merge]
+        begun = {variant: LocalModel(path).sha256 for variant, path in starts.items()}
+        same_merge = [(merge.sha256, merge.strength) for merge in self.merge] == merged
+        return same and same_merge and {variant: start.sha256 for variant, start in self.starts.items()} == begun
 
     def hashes(self) -> dict[str, str]:
         """The hashes of the models' files, as `identity` takes them."""
         others = {model_name(name): model.sha256 for name, model in self.captioners.items()}
         only = {} if self.captioner is None else {CAPTIONER: self.captioner.sha256}
         vae = {} if self.vae is None else {"vae": self.vae.sha256}
-        return {"base": self.base.sha256} | vae | only | others
+        merged = {merged_name(at): merge.sha256 for at, merge in enumerate(self.merge)}
+        starts = {start_name(variant): start.sha256 for variant, start in self.starts.items()}
+        return {"base": self.base.sha256} | vae | only | others | merged | starts
+
+    def start_settings(self) -> Starts:
+        """The settings that the files decide which variants start from, as `resolve_variants` takes them."""
+        return {variant: start.lora for variant, start in self.starts.items()}
 
 
 # How adapters are scored, see `HeldOut`. A run that does not say it was begun by a version that did it otherwise.
@@ -159,14 +192,28 @@ def read_resolved(attempt: Attempt) -> Resolved | None:
 
 
 def with_packs_as_begun(attempt: Attempt) -> Attempt:
-    """The attempt with the packs that its run was begun with, should an earlier version have put them together."""
+    """The attempt with the variants and packs that its run was begun with.
+
+    An earlier version may have put the packs together, and files that variants start from say what these are like.
+    """
     resolved = read_resolved(attempt)
-    if resolved is None or resolved.packing == BY_PASS:
-        return attempt
-    return replace(attempt, packs=packs_of(attempt.manifest, resolved.packing))
+    return (
+        attempt if resolved is None else _with_packs(attempt, resolved.packing, None, resolved.models.start_settings())
+    )
 
 
 def with_counted_steps(attempt: Attempt, resolved: Resolved, images: int) -> Attempt:
     """The attempt once it is known how many images are trained on, by which epochs are steps."""
-    variants = resolve_variants(attempt.manifest, images)
-    return replace(attempt, variants=variants, packs=packs_of(attempt.manifest, resolved.packing, images))
+    return _with_packs(attempt, resolved.packing, images, resolved.models.start_settings())
+
+
+def with_starts(attempt: Attempt, starts: Starts) -> Attempt:
+    """The attempt once it is known what the files decide that variants start from, see `resolve_variants`."""
+    resolved = read_resolved(attempt)
+    return _with_packs(attempt, BY_PASS if resolved is None else resolved.packing, None, starts)
+
+
+def _with_packs(attempt: Attempt, packing: int, images: int | None, starts: Starts) -> Attempt:
+    starts = {name: settings for name, settings in starts.items() if name in attempt.manifest.starts()}
+    variants = resolve_variants(attempt.manifest, images, starts)
+    return replace(attempt, variants=variants, packs=packs_of(attempt.manifest, packing, images, starts))

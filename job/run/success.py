@@ -18,7 +18,7 @@ _RECORD = re.compile(
     r"manifest\.yaml|resolved\.json|environment\.json|report/.+|adapters/index\.json"
     r"|data/(?!source\.json)[^/]+\.(jsonl?|safetensors)|data/(captions|clip)/[^/]+\.(jsonl|safetensors)"
     r"|variants/[^/]+/seed-\d+/"
-    r"([^/]+\.jsonl?|validation/step-\d+\.safetensors|checkpoints/step-\d+/COMMIT\.json|samples/step-\d+/samples\.json)"
+    r"([^/]+\.jsonl?|validation/(step-\d+|start)\.safetensors|checkpoints/step-\d+/COMMIT\.json|samples/step-\d+/samples\.json)"
 )
 
 

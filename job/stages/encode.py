@@ -18,6 +18,7 @@ from lora_engine.dataset.tensor_files import TensorFiles
 from lora_engine.images.prepare import pixels_key
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
+from lora_engine.models.merge import text_encoder_facts
 from lora_engine.records import ImageRecord
 from lora_engine.system.device import DTYPES, DtypeName
 
@@ -88,7 +89,8 @@ def _embeddings(
     dtype = DTYPES[precision]
     skip = model.use.clip_skip
     skipped = [] if skip == 1 else [f"clip_skip {skip}"]
-    key = _key(model.part("text_encoder").sha256, model.part("tokenizer").sha256, precision, *skipped)
+    merged = text_encoder_facts(model)
+    key = _key(model.part("text_encoder").sha256, model.part("tokenizer").sha256, precision, *skipped, *merged)
     text_of = {text_name(text): text for text in texts}
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

@@ -9,8 +9,12 @@ from tempfile import TemporaryDirectory
 
 from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ClipConfig
+from job.manifest.schema import START
 from job.run.context import Attempt, Workplace
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
+from job.run.lora_files import fetch_lora
+from job.run.resolved import StartDecision
+from job.run.starts import read_starts
 from job.run.unverified import note_unverified
 from job.storage import StorageSettings, is_remote
 from job.storage.hub import fetch_hub, is_hub, refuse_bare_name, repository_of, unverified_in
@@ -23,7 +27,7 @@ from lora_engine.models.captioner import require_captioner
 from lora_engine.models.checkpoint import require_checkpoint
 from lora_engine.models.clip import FILE_PATTERNS as CLIP_PATTERNS
 from lora_engine.models.clip import require_clip
-from lora_engine.models.files import LocalModel, hash_ahead, pickled_weights, vae_folder, with_pickles
+from lora_engine.models.files import LocalModel, Merge, hash_ahead, pickled_weights, vae_folder, with_pickles
 from lora_engine.models.single_file import convert_single_file, convert_vae
 from lora_engine.system.scratch import make_folder
 
@@ -35,6 +39,7 @@ class Models:
     base: LocalModel
     captioners: Mapping[str, LocalModel]  # all that the manifest names
     clip: LocalModel | None  # scores samples; None where the manifest names none
+    starts: Mapping[str, Path]  # variant to the LoRA's file that its adapters start from, of those that do
 
 
 def fetch_models(attempt: Attempt) -> Models:
@@ -48,7 +53,7 @@ def fetch_models(attempt: Attempt) -> Models:
     base = fetch_base(attempt, manifest.base_model, settings)
     hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
     schedule.require_noise(base, (variant.training.noise for variant in attempt.variants))
-    for adapter in {variant.lora: None for variant in attempt.variants}:
+    for adapter in {variant.lora.model_dump_json(): variant.lora for variant in attempt.variants}.values():
         stable_diffusion.require_trainable(base, adapter)
     if samples is not None:
         schedule.require_sampler(base, samples.sampler, samples.all_steps)
@@ -57,7 +62,24 @@ def fetch_models(attempt: Attempt) -> Models:
         what = f"{manifest.captioner_key(name)}.source"
         captioners[name] = fetch_weights(attempt, what, config, CAPTIONER_PATTERNS, settings)
         require_captioner(captioners[name], config, what)
-    return Models(base, captioners, fetch_clip(attempt, samples.clip if samples else None, settings))
+    clip = fetch_clip(attempt, samples.clip if samples else None, settings)
+    return Models(base, captioners, clip, fetch_starts(attempt))
+
+
+def fetch_starts(attempt: Attempt) -> dict[str, Path]:
+    """Fetch the LoRA's file that each variant starts from, of those that do. Raises as `fetch_models` does."""
+    sources, settings = attempt.manifest.starts(), attempt.manifest.model_storage()
+    paths = {source: fetch_lora(attempt, source, None, START, settings) for source in dict.fromkeys(sources.values())}
+    return {variant: paths[source] for variant, source in sources.items()}
+
+
+def decide_starts(attempt: Attempt, models: Models) -> dict[str, StartDecision]:
+    """What the files that variants start from decide of these, see `ModelDecisions`. Raises as `read_starts` does."""
+    read, sources = read_starts(attempt.manifest, models.starts, models.base), attempt.manifest.starts()
+    return {
+        variant: StartDecision(source=sources[variant], sha256=LocalModel(path).sha256, lora=read[variant])
+        for variant, path in models.starts.items()
+    }
 
 
 def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSettings) -> LocalModel:
@@ -72,7 +94,11 @@ def fetch_base(place: Workplace, config: BaseModelConfig, settings: StorageSetti
     if not model.path.is_dir():
         components = _fetch_components(place, config, settings)
         model = LocalModel(_converted(place, model, components, has_vae=config.vae is not None))
-    model = replace(model, use=config.use, vae=_fetch_vae(place, config, components, settings))
+    merge = tuple(
+        Merge(fetch_lora(place, each.source, each.revision, f"base_model.merge[{at}].source", settings), each.strength)
+        for at, each in enumerate(config.merge)
+    )
+    model = replace(model, use=config.use, vae=_fetch_vae(place, config, components, settings), merge=merge)
     stable_diffusion.require_weights(model)
     return model
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from lora_engine.config.base import Config
+from lora_engine.config.kinds import Kind
 
 _Rank = Annotated[int, Field(ge=1, le=512)]
 _Alpha = Annotated[float, Field(gt=0, description="The update is scaled by alpha / rank.")]
@@ -24,7 +25,7 @@ def _by_preset(value: Any) -> Any:
     """The preset that a list is equal to, in any order; else the list. So either way of it is one setting."""
     if isinstance(value, list | tuple):
         same = (preset for preset, names in LISTED.items() if sorted(map(str, value)) == sorted(names))
-        return next(same, value)
+        return next(same, tuple(value))  # A strict model takes no list for a tuple from a function.
     return value
 
 
@@ -63,7 +64,7 @@ class LoraConfig(Config):
     2309.14859.
     """
 
-    kind: Literal["lora", "dora"] = Field(
+    kind: Kind = Field(
         default="lora", description="dora learns the size of each output's weights apart from their direction."
     )
     rank: _Rank = 8
@@ -88,7 +89,8 @@ class LoraConfig(Config):
     target_modules: TargetModules = Field(
         default="attention",
         description="Layers of the UNet: attention; attention+mlp; kohya, its own default, which adds proj_in and "
-        "proj_out; full, which adds all convolutions of the blocks; or a list of names, or ends of names.",
+        "proj_out; full, kohya's with conv_dim, which adds the layers of ResNet blocks and samplers; or a list of "
+        "names, or ends of names.",
     )
     conv_rank: _Rank | None = Field(default=None, description="Of convolutions of 3x3; null is rank.")
     conv_alpha: Annotated[float, Field(gt=0)] | None = Field(
@@ -105,8 +107,9 @@ class LoraConfig(Config):
     init_from: str | None = Field(
         default=None,
         min_length=1,
-        description="A LoRA file to start from, in kohya's or diffusers' format. Its rank, alpha and layers are those "
-        "of this adapter; what is said here as well has to agree.",
+        description="A LoRA's file to start from, in kohya's or diffusers' format: a path, s3://... or "
+        "hf://owner/name/FILE; or a folder that has it as pytorch_lora_weights.safetensors. What is not said here of "
+        "kind, ranks, alphas and layers is as in the file, and what is has to agree. The optimizer begins anew.",
     )
 
     def size_of(self, name: str, *, is_spatial: bool) -> tuple[int, float]:

@@ -25,6 +25,14 @@ _AS_THE_FILES_SAY = BaseModelUse()
 
 
 @dataclass(frozen=True)
+class Merge:
+    """A LoRA that is added to a base model's weights."""
+
+    path: Path  # of its file
+    strength: float  # by which what it adds is multiplied
+
+
+@dataclass(frozen=True)
 class LocalModel:
     """A model on this machine, and whether the pickles among its files may be read."""
 
@@ -32,6 +40,7 @@ class LocalModel:
     allow_pickle: bool = False
     vae: Path | None = None  # the folder of the autoencoder that a base model is used with; None for its own
     use: BaseModelUse = _AS_THE_FILES_SAY  # how a base model is used
+    merge: tuple[Merge, ...] = ()  # what is added to a base model's weights, in this order
 
     @property
     def sha256(self) -> str:

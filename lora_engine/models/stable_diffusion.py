@@ -14,6 +14,7 @@ from lora_engine.adapters import lora
 from lora_engine.adapters.targets import matching_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
+from lora_engine.models import merge
 from lora_engine.models.accepted import WITH_WEIGHTS
 from lora_engine.models.checkpoint import NAME_A_VAE, current_name, read_header, require_tensors
 from lora_engine.models.conditioning import TextEncoder, attach
@@ -69,8 +70,8 @@ def require_weights(model: LocalModel, *, has_vae: bool = True, has_weights: boo
 
     Raises:
         ModelError: a part has no safetensors and pickles are not allowed, a file is damaged, the VAE or the text
-            encoder lacks a tensor, as `require_trainable` says of the UNet, or the VAE's latents or the tokenizer's
-            tokens are not what the UNet and the text encoder know.
+            encoder lacks a tensor, as `require_trainable` says of the UNet, the VAE's latents or the tokenizer's
+            tokens are not what the UNet and the text encoder know, or what is to be merged is for other layers.
     """
     if has_vae and not model.part("vae").path.is_dir():
         raise ModelError(f"base_model.source: {model.path.name} has no VAE.", NAME_A_VAE)
@@ -86,6 +87,16 @@ def require_weights(model: LocalModel, *, has_vae: bool = True, has_weights: boo
     if has_vae:
         _require_scale(model)
     load_tokenizer(model)
+    if model.merge:
+        shapes = layer_shapes(model)
+        for at, each in enumerate(model.merge):
+            merge.require_fitting(each.path, shapes, f"base_model.merge[{at}]")
+
+
+def layer_shapes(model: LocalModel) -> dict[str, merge.Shape]:
+    """The shapes of the weights of the base model's layers, by the layers' names in files of LoRAs."""
+    unet, text_encoder = (empty_part(model.path / part, part) for part in ("unet", "text_encoder"))
+    return merge.shapes_of(unet, text_encoder)
 
 
 def _require_scale(model: LocalModel) -> None:
@@ -174,7 +185,7 @@ def _require_plain_inputs(model: LocalModel, unet: nn.Module) -> int:
 
 
 def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
-    """The UNet in `dtype` and evaluation mode, on the device, or on the CPU for None.
+    """The UNet, with what is merged into it, in `dtype` and evaluation mode, on the device, or on the CPU for None.
 
     Loading takes the memory of the weights in `dtype` and little more, whatever type the file holds.
 
@@ -184,14 +195,16 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
     from diffusers import UNet2DConditionModel
 
     device = device or torch.device("cpu")
-    files = _unet_files(model)
+    files, merging = _unet_files(model), merge.Merging(model.merge)
     if not files:
-        pickled = _load_weights(model, "unet", UNet2DConditionModel, torch_dtype=dtype, use_safetensors=False)
-        return pickled.to(device)  # type: ignore[no-any-return]
+        wide = torch.promote_types(dtype, torch.float32) if model.merge else dtype
+        pickled = _load_weights(model, "unet", UNet2DConditionModel, torch_dtype=wide, use_safetensors=False)
+        pickled.load_state_dict({name: merging.merged(name, w) for name, w in pickled.state_dict().items()})
+        return pickled.to(device, dtype)  # type: ignore[no-any-return]
     unet: nn.Module = empty_part(model.path / "unet", "unet")
     _require_whole(unet, files, _key(model, "unet"))
     with model_errors(model.path, "unet"):
-        weights = {name: w for file in files for name, w in _read(file, dtype, device)}
+        weights = {name: w for file in files for name, w in _read(file, dtype, device, merging)}
         unet.load_state_dict(weights, assign=True)
     _require_finite(model, "unet", weights)
     return unet.eval()
@@ -245,8 +258,8 @@ def _require_whole(part: nn.Module, files: Sequence[Path], what: str) -> None:
         )
 
 
-def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Yield the names and tensors of a file.
+def _read(file: Path, dtype: torch.dtype, device: torch.device, merging: merge.Merging) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and tensors of a file, with what is merged into them.
 
     The file is mapped into memory anew for every few tensors: as long as it is mapped, what was read stays in memory.
     """
@@ -256,7 +269,7 @@ def _read(file: Path, dtype: torch.dtype, device: torch.device) -> Iterator[tupl
         with safe_open(file, framework="pt") as opened:
             for name in names[start : start + _TENSORS_AT_ONCE]:
                 # The tensor is moved first, so that a GPU, which is faster at it, converts it.
-                yield name, opened.get_tensor(name).to(device).to(dtype)
+                yield name, merging.merged(name, opened.get_tensor(name).to(device)).to(dtype)
 
 
 def load_vae(model: LocalModel) -> Any:
@@ -267,15 +280,22 @@ def load_vae(model: LocalModel) -> Any:
 
 
 def load_text_encoder(model: LocalModel, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The CLIP tokenizer, and the text encoder in `dtype`.
+    """The CLIP tokenizer, and the text encoder, with what is merged into it, in `dtype`.
 
     Raises:
         ModelError: one of them cannot be loaded, or does not fit the other.
     """
     from transformers import CLIPTextModel
 
+    merging = merge.Merging(model.merge)
+    is_changed = merging.changes_text_encoder()
+    wide = torch.promote_types(dtype, torch.float32) if is_changed else dtype
     options = {"weights_only": True, **_how_to_load(model, "text_encoder")}
-    return load_tokenizer(model), _load_weights(model, "text_encoder", CLIPTextModel, dtype=dtype, **options)
+    text_encoder = _load_weights(model, "text_encoder", CLIPTextModel, dtype=wide, **options)
+    if is_changed:
+        merge.merge_text_encoder(text_encoder, merging)
+        _require_finite(model, "text_encoder", text_encoder.state_dict())
+    return load_tokenizer(model), text_encoder.to(dtype)
 
 
 def load_tokenizer(model: LocalModel) -> Any:

@@ -15,6 +15,7 @@ from scipy import stats
 from job import prospect
 from job.manifest.load import load_manifest
 from job.plan import make_plan
+from lora_engine.config.adapter import LoraConfig
 from lora_engine.training import estimate
 from miniature.architecture import SD_15, make_stable_diffusion
 from tests.job.small_run import BLIP, VANILLA, arguments
@@ -44,7 +45,7 @@ def test_images_files_and_bytes(miniature: Path, tmp_path: Path) -> None:
     assert planned["images"] == 12
     assert planned["scratch_bytes"] == 12 * 128 * 128 * 3
     assert planned["packs"][0]["checkpoints"] == 2
-    weights = 2 * 2 * 4 * estimate.PARAMETERS_PER_RANK  # variants, checkpoints, rank
+    weights = 2 * 2 * estimate.parameters(LoraConfig(rank=4))  # variants, checkpoints
     assert planned["checkpoint_bytes"] == weights * 20  # the state, and two exported files
     narrow = "{name: narrow, captions: {strategy: blip}, lora: {rank: 1}}"
     planned = plan(miniature, tmp_path, "lora.rank=4", f"variants=[{VANILLA}, {narrow}]")
@@ -202,6 +203,21 @@ def test_more_seeds_are_advised_where_three_reach_far(images: str) -> None:
     [
         ("{rank: 32}", ["lora.alpha 8 at lora.rank 32 scales the update by 0.25; an alpha of 32 scales it by 1"]),
         ("{rank: 32, alpha: 8}", []),
+        (
+            "{target_modules: full, conv_rank: 4, patterns: {mid_block: {rank: 16}}, text_encoder: {alpha: 4}}",
+            [
+                "lora.conv_alpha 8 at lora.conv_rank 4 scales the update by 2; an alpha of 4 scales it by 1",
+                "lora.patterns.mid_block.alpha 8 at lora.patterns.mid_block.rank 16 scales the update by 0.5; "
+                "an alpha of 16 scales it by 1",
+            ],
+        ),
+        (
+            "{text_encoder: {rank: 16}}",
+            [
+                "lora.text_encoder.alpha 8 at lora.text_encoder.rank 16 scales the update by 0.5; "
+                "an alpha of 16 scales it by 1"
+            ],
+        ),
         ("{rank: 8}", []),
     ],
 )

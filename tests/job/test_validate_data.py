@@ -99,7 +99,13 @@ def test_too_few_and_too_many_broken_pictures_are_errors(tmp_path: Path) -> None
     assert validate(tmp_path, "preprocess.max_rejected_fraction=0.1").returncode == 41
 
 
-@pytest.mark.parametrize(("target", "code"), [("conv1", 43), ("q_proj", 43), ("proj_in", 43), ("net.2", 0)])
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        *(("conv_in", 43), ("conv_out", 43), ("time_embedding.linear_1", 43), ("q_proj", 43), ("norm1", 43)),
+        *(("conv1", 0), ("conv_shortcut", 0), ("proj_in", 0), ("downsamplers.0.conv", 0), ("net.2", 0)),
+    ],
+)
 def test_targets_that_a_run_would_refuse_are_refused(tmp_path: Path, target: str, code: int) -> None:
     done = validate(tmp_path, f"lora.target_modules=[to_q, {target}]")
     assert done.returncode == code, done.stderr
@@ -110,10 +116,12 @@ def test_targets_that_a_run_would_refuse_are_refused(tmp_path: Path, target: str
 @pytest.mark.parametrize(
     ("base", "target", "code"),
     [
-        ("hf://a/stable-diffusion-v1-5", "conv1", 40),
-        ("hf://a/stable-diffusion-v1-5", "proj_in", 40),
-        ("hf://sd1/sd21", "proj_in", 0),
-        ("hf://a/SSD1B", "proj_in", 0),
+        ("hf://a/stable-diffusion-v1-5", "conv_in", 40),
+        ("hf://a/stable-diffusion-v1-5", "linear_1", 40),
+        ("hf://a/stable-diffusion-v1-5", "conv1", 0),
+        ("hf://a/stable-diffusion-v1-5", "mid_block.resnets.1.conv1", 0),
+        ("hf://a/stable-diffusion-v1-5", "proj_in", 0),
+        ("hf://sd1/sd21", "proj_out", 0),
     ],
 )
 def test_of_a_base_that_is_not_at_hand_names_tell_which_targets_it_has(
@@ -121,6 +129,20 @@ def test_of_a_base_that_is_not_at_hand_names_tell_which_targets_it_has(
 ) -> None:
     done = validate(tmp_path, f"base_model.source={base}", f"lora.target_modules=[to_q, {target}]")
     assert done.returncode == code, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("begin", "code"),
+    [("mid_block", 0), ("up_blocks.1", 0), ("up_blocks.1.attentions.0", 0), ("mid", 40), ("to_q", 40)],
+)
+@pytest.mark.parametrize("base", ["hf://a/stable-diffusion-v1-5", "miniature://stable-diffusion"])
+def test_a_pattern_that_fits_no_adapted_layer_is_refused(tmp_path: Path, base: str, begin: str, code: int) -> None:
+    done = validate(tmp_path, f"base_model.source={base}", f"lora.patterns={{{begin}: {{rank: 4}}}}")
+    expected = 43 if code and base.startswith("miniature") else code
+    assert done.returncode == expected, done.stderr
+    if code:
+        assert f"lora.patterns names '{begin}'" in done.stderr
+        assert "mid_block" in done.stderr
 
 
 def test_settings_that_do_not_suit_are_warned_of(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.report.charts.look import WIDTH_INCHES, Looks, chart_style, new_figure, shows
+from job.report.parts import Interval
 from job.report.schema import Comparison, EvaluationPoint
 from lora_engine.text import printable
 
@@ -24,6 +25,8 @@ _CLIPPED = 300.0  # times the base model's loss: as far as the ends of a band ar
 @chart_style()
 def curves(comparison: Comparison, *, wide: bool = False) -> "Figure":
     """The held-out losses, each with the interval of its change from the base model's, and the training losses.
+
+    An adapter that started from a file has its curve begin there, and the base model's loss as a line of dots.
 
     Both have one scale. Training losses are smoothed, and faint as they were logged. A loss far above the base model's,
     as of an adapter that diverged, leaves the frame, and so do single windows of training.
@@ -61,11 +64,16 @@ def _draw_held_out(axes: "Axes", comparison: Comparison, looks: Looks) -> list[V
     for at, member in enumerate(comparison.members):
         path, points = f"members[{at}].validation", member.validation
         steps = [point.step for point in points]
-        losses = np.array([point.curve_loss for point in points])
+        losses, base = np.array([point.curve_loss for point in points]), points[0].curve_loss
+        if member.start is not None:
+            losses[0] = member.start.curve_loss
+            colour = looks.colour(member.variant)
+            shows(axes.axhline(base, color=colour, linestyle=":", linewidth=1), path)
+            drawn.append(np.array([base]))
         (line,) = axes.plot(steps, losses, **looks.marked(member.variant, member.seed), linewidth=1.6)
         shows(line, path)
         drawn.append(losses)
-        band = _band(points)
+        band = _band(points, member.start.change if member.start else None)
         if band is not None:
             colour, alpha = looks.colour(member.variant), 0.18 * looks.faintness
             shows(axes.fill_between(steps, *band, color=colour, alpha=alpha, linewidth=0), path)
@@ -73,15 +81,19 @@ def _draw_held_out(axes: "Axes", comparison: Comparison, looks: Looks) -> list[V
     return drawn
 
 
-def _band(points: Sequence[EvaluationPoint]) -> tuple[Values, Values] | None:
-    """The ends of each loss's interval around the base model's loss, which is the first; None where there are none."""
+def _band(points: Sequence[EvaluationPoint], start: Interval | None) -> tuple[Values, Values] | None:
+    """The ends of each loss's interval around the base model's loss, which is the first; None where there are none.
+
+    Args:
+        start: the change from the base model's loss at the first step, where the adapter started from a file.
+    """
     base = points[0].curve_loss
-    low, high = [base], [base]
-    for point in points[1:]:
-        if point.change is None or point.change.low is None or point.change.high is None:
+    low, high = ([base], [base]) if start is None else (list[float](), list[float]())
+    for change in [point.change for point in points[1:]] if start is None else [start, *(p.change for p in points[1:])]:
+        if change is None or change.low is None or change.high is None:
             return None
-        low.append(base + point.change.low)
-        high.append(base + point.change.high)
+        low.append(base + change.low)
+        high.append(base + change.high)
     furthest = _CLIPPED * abs(base)
     ends = np.clip(np.array([low, high]), -furthest, furthest)
     return (ends[0], ends[1]) if len(points) > 1 else None

@@ -1,7 +1,8 @@
 """Makes a pack ready to train: the base model with the pack's adapters, and the trainer, alike in every process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from job.manifest.packs import Pack, ResolvedVariant
 from job.run.context import Attempt
 from job.run.dataset import Captions
 from job.run.held_out import HeldOut
+from lora_engine.adapters import lora
+from lora_engine.adapters.start import weights_in
 from lora_engine.captions.strategies import text_weights
 from lora_engine.config.captions import CaptionsConfig
 from lora_engine.dataset.draws import PackMember, Weights
@@ -19,6 +22,7 @@ from lora_engine.dataset.encoded import Encoded, TrainingData
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.models import schedule, stable_diffusion
 from lora_engine.models.files import LocalModel
+from lora_engine.models.merge import read_once
 from lora_engine.records import CaptionRecord
 from lora_engine.system.device import DTYPES, DtypeName, use_deterministic_kernels
 from lora_engine.system.distributed import Processes
@@ -37,6 +41,7 @@ class Study:
     encoded: Encoded
     held_out: HeldOut
     model: LocalModel  # the base model
+    starts: Mapping[str, Path]  # variant to the LoRA's file that its adapters start from, of those that do
     started_at: float  # of the run's first attempt, seconds since 1970
     run_id: str | None  # see `run_id_of`
 
@@ -65,6 +70,10 @@ def make_trainable(
     members = list(zip(pack.members, pack.variants, strict=True))
     adapters = [(member.adapter_name, study.training_seed(member), variant.lora) for member, variant in members]
     unet = stable_diffusion.load_adapted_unet(study.model, adapters, dtype, device)
+    for member in pack.members:
+        if (path := study.starts.get(member.variant)) is not None:
+            weights = weights_in(read_once(path), lora.parameters(unet, member.adapter_name))
+            lora.load(unet, member.adapter_name, weights)
     use_deterministic_kernels(enabled=pack.shared.deterministic)
     flips = pack.shared.random_flip
     tokens = pack.trains_text_encoder

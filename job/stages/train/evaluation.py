@@ -105,7 +105,7 @@ class PackEvaluation:
             self._trainable.noise_schedule,
             self._attempt.manifest.evaluation.batch_size,
         )
-        self._finish(scoring, step)
+        self._finish(scoring, step, f"Scoring at step {step}" if step else "Scoring the base model")
         diverged = []
         for k, member in enumerate(members):
             at = 0 if step == 0 else k
@@ -123,6 +123,37 @@ class PackEvaluation:
             )
         self._attempt.run.delete(self._begun_key)
         return diverged
+
+    def score_starts(self, members: Sequence[Member]) -> None:
+        """Score members as they are before their first update, on the curve, and write their losses.
+
+        Raises:
+            ModelError: the losses are not finite.
+        """
+        conditions = [self._study.held_out.components.on_curve(member.variant) for member in members]
+        scoring = denoising.Scoring(
+            self._trainable.unet,
+            [member.adapter_name for member in members],
+            conditions,
+            self._data,
+            self._curve_grid,
+            self._trainable.noise_schedule,
+            self._attempt.manifest.evaluation.batch_size,
+        )
+        self._finish(scoring, 0, "Scoring what adapters start from")
+        for k, member in enumerate(members):
+            losses = self._evaluated(0, conditions[k], scoring.losses(k), self._curve_grid)
+            if not _is_finite(losses, self._curve_grid, conditions[k]):
+                raise ModelError(
+                    f"With the file that {member.variant} starts from, losses on the held-out images are not finite.",
+                    "Use precision: bf16 or fp32, or start from another file.",
+                )
+            self._attempt.run.write(layout.start_losses(member), pack_losses(losses))
+        self._attempt.run.delete(self._begun_key)
+
+    def are_starts_scored(self, members: Sequence[Member]) -> bool:
+        """Whether `score_starts` has scored all of them."""
+        return all(self._attempt.run.exists(layout.start_losses(member)) for member in members)
 
     def _conditions(self, members: Sequence[Member], whole: bool) -> list[tuple[Condition, ...]]:
         held_out = self._study.held_out
@@ -151,14 +182,13 @@ class PackEvaluation:
         self.records[member] = sorted([*others, record], key=lambda record: record.step)
         self._attempt.run.write_jsonl(layout.validation(member), (asdict(row) for row in self.records[member]))
 
-    def _finish(self, scoring: denoising.Scoring, step: int) -> None:
+    def _finish(self, scoring: denoising.Scoring, step: int, title: str) -> None:
         """Do the scoring to its end, from where an interrupted attempt stored one with the same facts, if any did."""
         facts = json.dumps([step, scoring.facts])
         stored = self._attempt.run.read(self._begun_key)
         if stored is not None and (begun := _read_begun(stored)) is not None and begun.facts == facts:
             scoring.resume(begun.losses_L, begun.done)
         saved = time.monotonic()
-        title = f"Scoring at step {step}" if step else "Scoring the base model"
         passes, total = scoring.losses_count / scoring.pairs, scoring.pairs
         progress = self._attempt.progress
         with progress.stage("evaluate", title, total=total, unit="losses", passes=passes, brief=True) as stage:

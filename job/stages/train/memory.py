@@ -26,7 +26,8 @@ class PackMemory:
     def image(self, unet: nn.Module, image_bytes: int) -> None:
         """Log the bytes that a forward pass keeps of one image for the backward pass, as counted beforehand."""
         value_bytes = _planned_value_bytes(unet)
-        planned = value_bytes and estimate.kept_bytes(self._attempt.manifest.preprocess.resolution, value_bytes)
+        resolution, loras = self._attempt.manifest.preprocess.resolution, [each.lora for each in self._pack.variants]
+        planned = value_bytes and estimate.kept_bytes(resolution, value_bytes, loras)
         self._log("an image", image_bytes, planned)
 
     def peak(self, unet: nn.Module, micro_batches: MicroBatches) -> None:
@@ -37,9 +38,9 @@ class PackMemory:
         self._is_logged = True
         planned = None
         if value_bytes := _planned_value_bytes(unet):
-            adapters = sum(estimate.adapter_bytes(self._pack.rank, each.training) for each in self._pack.variants)
+            members = [(each.lora, each.training) for each in self._pack.variants]
             resolution = self._attempt.manifest.preprocess.resolution
-            planned = estimate.training_bytes(resolution, value_bytes, micro_batches.alive, adapters)
+            planned = estimate.training_bytes(resolution, value_bytes, micro_batches.alive, members)
             planned += estimate.LIBRARIES_BYTES if self._device.type == "cpu" else 0
         self._log("training", peak, planned)
 
@@ -57,7 +58,11 @@ class PackMemory:
 
 def _planned_value_bytes(unet: nn.Module) -> int | None:
     """The bytes of one weight of the UNet; None if it has another size than the UNet that the plan knows."""
-    weights = [weight for name, weight in unet.named_parameters() if "lora_" not in name]
+    weights = [
+        weight
+        for name, weight in unet.named_parameters()
+        if "lora_" not in name and not name.startswith("text_encoder.")
+    ]
     if sum(weight.numel() for weight in weights) != estimate.UNET_PARAMETERS:
         return None
     return weights[0].element_size()

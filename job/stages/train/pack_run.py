@@ -77,6 +77,7 @@ class PackRun:
             with self._shown() as stage:
                 stage.best_loss = self._evaluation.best_loss
                 stage.advance(self._trainer.step, earlier=True)
+                self._score_starts()
                 while (due := self._due_evaluation()) is not None or not self._is_trained():
                     if due is not None:
                         self._evaluate(due)
@@ -200,6 +201,12 @@ class PackRun:
         if is_base_due and steps and (due or self._is_trained()):
             return 0
         return due[0] if due else None
+
+    def _score_starts(self) -> None:
+        """Score the members that start from a file, as long as they are as they start."""
+        begun = [member for member in self._pack.members if member.variant in self._study.starts]
+        if begun and self._trainer.step == 0 and not self._evaluation.are_starts_scored(begun):
+            self._evaluation.score_starts(begun)
 
     def _is_trained(self) -> bool:
         return self._trainer.step == self._pack.steps or not self._trainer.active

@@ -307,11 +307,57 @@ def test_steps_or_epochs_say_how_long(training: str, said: str) -> None:
         ("plus_ratio: 16", "optimizer: {name: prodigy}", "lora.plus_ratio"),
         ("rank: 4", "optimizer: {name: schedule_free_adamw}, ema: {}", "training.ema"),
         ("dropout: 0.1", "compile: regional", "training.compile"),
+        ("conv_rank: 4", "steps: 10", "lora.conv_rank"),
+        ("conv_alpha: 4, target_modules: kohya", "steps: 10", "lora.conv_alpha"),
+        ("conv_rank: 4, target_modules: [to_q, proj_in]", "steps: 10", "lora.conv_rank"),
+        ("text_encoder: {learning_rate: 1.0}", "optimizer: {name: prodigy}", "lora.text_encoder.learning_rate"),
+        ("text_encoder: {stop_after: 5}", "optimizer: {name: prodigy}", "lora.text_encoder.stop_after"),
+        ("text_encoder: {stop_after: 5}", "optimizer: {name: schedule_free_adamw}", "lora.text_encoder.stop_after"),
     ],
 )
 def test_settings_that_exclude_each_other_are_named_with_both(lora: str, training: str, key: str) -> None:
     with pytest.raises(ManifestError, match=rf"variants\[1\]\.{key}: found .* with .*; allowed: .*; or "):
         load(SMALL, f"variants.two.lora={{{lora}}}", f"variants.two.training={{{training}}}")
+
+
+@pytest.mark.parametrize(
+    ("lora", "training"),
+    [
+        ("conv_rank: 4, conv_alpha: 2, target_modules: full", "steps: 10"),
+        ("conv_rank: 4, target_modules: [to_q, mid_block.resnets.0.conv1]", "steps: 10"),
+        ("conv_rank: 4, target_modules: [downsamplers.0.conv]", "steps: 10"),
+        ("text_encoder: {}", "optimizer: {name: prodigy}"),
+        ("text_encoder: {learning_rate: 1e-5}", "optimizer: {name: schedule_free_adamw}"),
+        ("text_encoder: {stop_after: 5, rank: 4}", "optimizer: {name: lion}"),
+    ],
+)
+def test_settings_that_go_together_are_taken(lora: str, training: str) -> None:
+    load(SMALL, f"variants.two.lora={{{lora}}}", f"variants.two.training={{{training}}}")
+
+
+@pytest.mark.parametrize("targets", ["[to_out.0, to_v, to_k, to_q]", "attention"])
+def test_a_list_that_is_a_preset_is_the_same_setting(targets: str) -> None:
+    assert load(SMALL, f"lora.target_modules={targets}") == load(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "phrases"),
+    [
+        ("loha", ("lora or dora, since LoHa multiplies", "github.com/KohakuBlueleaf/LyCORIS")),
+        ("LoKr", ("LoKr is a Kronecker product", "LyCORIS trains it")),
+        ("OFT_2", ("OFT rotates the base's weights", "LyCORIS trains it")),
+        ("diag-oft", ("OFT rotates", "LyCORIS trains it")),
+        ("boft", ("BOFT rotates", "LyCORIS trains it")),
+        ("(IA)^3", ("IA3 scales", "LyCORIS trains it")),
+        ("glora", ("GLoRA multiplies", "LyCORIS trains it")),
+        ("locon", ("target_modules: full",)),
+        ("dorra", ("lora, dora", 'Did you mean "dora"')),
+    ],
+)
+def test_kinds_of_adapters_that_are_trained_elsewhere_are_refused_with_where(kind: str, phrases: tuple[str]) -> None:
+    (problem,) = problems(SMALL, f"lora.kind={kind}")
+    assert "lora.kind: found" in problem
+    assert all(phrase in problem for phrase in phrases), problem
 
 
 def test_settings_of_a_swept_variant_that_exclude_each_other_are_found_where_they_are_written() -> None:
