@@ -4,11 +4,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_engine.adapters.targets import matching_modules
-
 from job.manifest.packs import resolve_variants
 from job.manifest.schema import START, Manifest
 from lora_engine.adapters.start import require_alike, settings_in
+from lora_engine.adapters.targets import matching_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.models.files import LocalModel
 from lora_engine.models.loading import empty_part
