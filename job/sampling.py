@@ -43,6 +43,7 @@ from lora_engine.config.models import DeviceChoice
 from lora_engine.errors import ResourceError
 from lora_engine.evaluation.sampler import Sampler
 from lora_engine.models import schedule, stable_diffusion
+from lora_engine.models.conditioning import TextEncoder, attach
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord, used_images
 from lora_engine.system.device import DTYPES, DtypeName, find_device, in_words, resolve_precision
@@ -196,7 +197,7 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
     with _workplace(output, workdir, stop) as place:
         device = _set_up_device(place, order.device or "auto")
         path = _fetch_file(place, uri)
-        from_file.require_unet_alone(path)
+        adapts_text_encoder = from_file.adapts_text_encoder(path)
         use = from_file.base_model_use(path)
         base_config = BaseModelConfig(source=order.base_model, vae=order.vae, **use.model_dump(exclude_defaults=True))
         base = fetch_base(place, base_config, StorageSettings())
@@ -216,6 +217,9 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
         def make_sampler() -> Sampler:
             dtype = DTYPES[resolve_precision("auto", device)]
             unet = stable_diffusion.load_unet(base, dtype, device)
+            if adapts_text_encoder:
+                _, text_encoder = stable_diffusion.load_text_encoder(base, dtype)
+                attach(unet, TextEncoder(text_encoder, base.use.clip_skip).to(device))
             from_file.load_file(unet, path, member.adapter_name)
             at_once = EvaluationConfig().batch_size
             return Sampler(base, unet, wanted.texts, at_once, device, wanted.sampler, from_file.activate)

@@ -1,47 +1,62 @@
-"""What of a configuration says which adapter is trained: where it is, and of what size."""
+"""What of a configuration says which adapter is trained: of which kind, where it is, and of what size."""
 
 from typing import Any
 
 from job.convert.arguments import Arguments, plain, read_arguments, say_not_taken
+from job.convert.network import Network, network_of
 from job.convert.settings import Reading, says_no, show
+from job.convert.text_encoder import text_encoder
 
-_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-_FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
-_PROJECTIONS = ["proj_in", "proj_out"]  # linear in SD 2.x
 _LARGEST_RANK = 512
 _PLUS_RATIOS = ("loraplus_unet_lr_ratio", "loraplus_lr_ratio")  # the first that is written counts
 
 
-def lora(reading: Reading, optimizer_name: str) -> dict[str, Any]:
-    """The manifest's `lora`."""
+def lora(reading: Reading, training: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's `lora`.
+
+    Args:
+        training: the manifest's.
+    """
     if not reading.program.is_kohya:
-        rank = reading.whole("rank", "lora.rank")
-        return {"rank": rank, "alpha": rank, "target_modules": _ATTENTION, **_dropout(reading, "lora_dropout")}
-    if reading.has("v2"):
-        targets = [*_ATTENTION, *_FEED_FORWARD, *_PROJECTIONS]
+        return _of_diffusers(reading, training)
+    arguments = read_arguments(reading, "network_args", "lora")
+    network = network_of(reading, arguments)
+    made = _size(reading, network) | network.layers | _of_network(reading, arguments, network, training)
+    if network.trains_text_encoder:
+        made |= text_encoder(reading, training)
     else:
-        targets = [*_ATTENTION, *_FEED_FORWARD]
-        reading.remarks.append(
-            "sd-scripts also train the 1x1 convolutions proj_in and proj_out, 32 of an SD 1.x model's 192 layers."
-        )
+        for name in ("text_encoder_lr", "stop_text_encoder_training", "stop_text_encoder_training_pct"):
+            reading.lose(name, "LyCORIS' preset trains the UNet alone")
+    return made
+
+
+def _of_diffusers(reading: Reading, training: dict[str, Any]) -> dict[str, Any]:
+    rank = reading.whole("rank", "lora.rank")
+    alpha = reading.number("lora_alpha", "lora.alpha") or rank
+    made: dict[str, Any] = {"rank": rank, "alpha": alpha, **_dropout(reading, "lora_dropout")}
+    if reading.flag("use_dora", "lora.kind"):
+        made["kind"] = "dora"
+    return made | text_encoder(reading, training)
+
+
+def _size(reading: Reading, network: Network) -> dict[str, Any]:
+    """The rank and alpha, or the file that the adapter starts from, which says them."""
     if start := _start(reading):
-        return start | _of_network(reading, optimizer_name)
-    others = {"target_modules": targets, **_of_network(reading, optimizer_name)}
+        return start
     rank, alpha = reading.whole("network_dim", "lora.rank"), reading.number("network_alpha", "lora.alpha")
-    if rank is not None and rank > _LARGEST_RANK and _is_of_another_kind(reading):
+    if rank is not None and rank > _LARGEST_RANK and network.is_of_another_kind:
         for name in ("network_dim", "network_alpha"):
             reading.lose(name, "it is another kind of network's, for which it may mean full rank")
-        return others
-    return {"rank": rank, "alpha": alpha, **others}
+        return {}
+    return {"rank": rank, "alpha": alpha}
 
 
 def _start(reading: Reading) -> dict[str, Any]:
     """The file that the adapter starts from, which says its rank, alpha and layers; nothing where there is none."""
     path = reading.text("network_weights", "lora.init_from")
-    if path is None:
-        return {}
-    if not path.endswith(".safetensors"):
+    if path is None or not path.endswith(".safetensors"):
         reading.lose("network_weights", "it is no .safetensors file; save it as one")
+        reading.lose("dim_from_weights", "it is of network_weights, of which there are none")
         return {}
     for name in ("network_dim", "network_alpha"):
         reading.lose(name, "the file that the adapter starts from says it")
@@ -49,19 +64,17 @@ def _start(reading: Reading) -> dict[str, Any]:
     return {"init_from": path}
 
 
-def _of_network(reading: Reading, optimizer_name: str) -> dict[str, Any]:
-    """What `network_args` and the GUI's own settings say, beside the network's size."""
-    arguments = read_arguments(reading, "network_args", "lora")
-    known = {"rs_lora", *_PLUS_RATIOS}
-    dropout = _dropout(reading, "network_dropout")
-    if _is_of_another_kind(reading) and "dropout" in arguments:
+def _of_network(reading: Reading, arguments: Arguments, network: Network, training: dict[str, Any]) -> dict[str, Any]:
+    """What `network_args` and the GUI's own settings say, beside the network's kind, layers and size."""
+    known = {"rs_lora", *_PLUS_RATIOS, *network.arguments}
+    made: dict[str, Any] = _dropout(reading, "network_dropout")
+    if network.is_of_lycoris and "dropout" in arguments:
         known.add("dropout")
-        dropout = {"dropout": plain(arguments["dropout"])}
-    made: dict[str, Any] = dropout
+        made = {"dropout": plain(arguments["dropout"])}
     if not says_no(plain(arguments.get("rs_lora", "False"))):
         made["rank_stabilized"] = True
     ratio = _plus_ratio(reading, arguments)
-    if ratio and optimizer_name == "prodigy":
+    if ratio and training["optimizer"]["name"] == "prodigy":
         reading.remarks.append(f"Not taken: a loraplus_lr_ratio of {show(ratio)}: prodigy finds one learning rate.")
     elif ratio:
         made["plus_ratio"] = ratio
@@ -87,9 +100,3 @@ def _dropout(reading: Reading, name: str) -> dict[str, Any]:
             "lora_dropout drops what goes into an adapter's layer there, and its hidden values here."
         )
     return {"dropout": dropout} if dropout else {}
-
-
-def _is_of_another_kind(reading: Reading) -> bool:
-    """Whether the network is none of LoRA's two matrices a layer."""
-    kinds = {"network_module": "networks.lora", "LoRA_type": "Standard"}
-    return any((found := reading.setting(name)) is not None and found.value != plain for name, plain in kinds.items())

@@ -64,7 +64,7 @@ def _manifest(reading: Reading, stem: str) -> dict[str, Any]:
         "dataset": data.dataset(reading, folders),
         "preprocess": data.preprocess(reading),
         "variants": [{"name": captions["strategy"], "captions": captions}],
-        "lora": adapter.lora(reading, made_training["optimizer"]["name"]),
+        "lora": adapter.lora(reading, made_training),
         "training": made_training,
         "evaluation": evaluation or None,
         "output": rest.output(reading),

@@ -111,8 +111,9 @@ def _merge(reading: Reading) -> list[dict[str, Any]]:
     unread = next((path for path in paths if not path.endswith(".safetensors")), None)
     if unread is not None:
         reading.lose("base_weights", f"{shortened(unread, 80)} is no .safetensors file; save it as one")
-        reading.lose("base_weights_multiplier", "of what is not merged")
-        return []
+        paths = []
+    if not paths:
+        reading.lose("base_weights_multiplier", "nothing is merged")
     factors = [as_number(text) for text in strengths] + [1.0] * len(paths)
     return [
         {"source": path} | ({} if factor == 1 or factor is None else {"strength": float(factor)})
@@ -234,13 +235,6 @@ def seeds(reading: Reading) -> list[int] | None:
 
 def say_what_is_lost_silently(reading: Reading) -> None:
     """Remark on what a trainer does without being told to."""
-    if reading.program.is_kohya and not reading.has("network_train_unet_only"):
-        rate = reading.setting("text_encoder_lr")
-        if rate is None or reading.has("text_encoder_lr"):
-            reading.remarks.append(
-                "sd-scripts train the text encoder, too, unless network_train_unet_only is set. Here it is not "
-                "trained: words that the base model does not know are learnt less well."
-            )
     if reading.program is TEXT_TO_IMAGE:
         reading.remarks.append("The script clips no gradients, whatever max_grad_norm is: its list of them is used up.")
     if not reading.program.is_kohya and not reading.has("center_crop"):

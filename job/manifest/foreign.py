@@ -38,7 +38,22 @@ _KEYS = {
     "preprocess.resolution": "resolution max_resolution",
     "lora.rank": "network_dim network_rank lora_rank rank dim linear",
     "lora.alpha": "network_alpha lora_alpha alpha linear_alpha",
-    "lora.init_from": "network_weights lora_network_weights dim_from_weights init_lora pretrained_lora_path",
+    "lora": "network_args",
+    "lora.kind": (
+        "network_module network_type LoRA_type lora_type peft_type algo lycoris_algo use_dora dora_wd decompose "
+        "lora_decompose weight_decompose"
+    ),
+    "lora.target_modules": "preset LyCORIS_preset layer_filter layer_filter_preset lora_layers lora_target",
+    "lora.conv_rank": "conv_dim conv conv_rank_dim lycoris_conv_dim",
+    "lora.conv_alpha": "conv_alpha",
+    "lora.patterns": "rank_pattern alpha_pattern network_reg_dims",
+    "lora.text_encoder.learning_rate": (
+        "text_encoder_lr text_encoder_lr1 learning_rate_te learning_rate_te1 text_encoder_learning_rate text_lr"
+    ),
+    "lora.init_from": (
+        "network_weights lora_network_weights dim_from_weights init_lora pretrained_lora_path init_from_existing "
+        "lora_model_name"
+    ),
     "lora.dropout": "network_dropout lora_dropout dropout dropout_probability",
     "lora.plus_ratio": "loraplus_lr_ratio loraplus_unet_lr_ratio",
     "lora.rank_stabilized": "use_rslora rs_lora rslora",
@@ -107,6 +122,15 @@ _COMPUTED = {
     ("base_model.prediction_type", "epsilon or v_prediction"): (
         "v_parameterization prediction_type force_v_prediction force_epsilon_prediction is_v_pred"
     ),
+    ("lora.text_encoder", "null trains the UNet alone, a mapping, such as {}, the text encoder as well"): (
+        "network_train_unet_only train_text_encoder"
+    ),
+    ("lora.text_encoder.stop_after", "in updates"): (
+        "stop_text_encoder_training stop_text_encoder_training_pct train_text_encoder_frac stop_training_after"
+    ),
+    ("lora.patterns", "the beginnings of layers' names say which blocks are meant"): (
+        "block_dims block_alphas conv_block_dims conv_block_alphas"
+    ),
     ("training.loss.c", "c is huber_c x huber_scale where the schedule is constant"): "huber_scale",
     ("training.weighting.gamma", "it is of {name: min_snr}"): "min_snr_gamma snr_gamma loss_weight_strength",
     ("training.weighting.name", "it is soft_min_snr"): "use_soft_min_snr soft_min_snr soft_min_snr_sigma_data",
@@ -137,16 +161,14 @@ _NOTHING = {
     ),
     "an SD 2.x model is known by its files; one in a single file needs base_model.components of its kind": "v2",
     "only SD 1.x and 2.x are trained here": "sdxl",
-    "the text encoder is not trained": (
-        "text_encoder_lr text_encoder_lr1 text_encoder_lr2 network_train_text_encoder_only stop_text_encoder_training "
-        "stop_text_encoder_training_pct "
-        "train_text_encoder learning_rate_te learning_rate_te1 learning_rate_te2 "
-        "loraplus_text_encoder_lr_ratio"
+    "an adapter has layers of the UNet, and of the text encoder where lora.text_encoder says so": (
+        "network_train_text_encoder_only"
     ),
-    "an adapter is a plain LoRA of linear layers": (
-        "network_module network_args LoRA_type LyCORIS_preset conv_dim conv_alpha algo preset unit factor dora_wd "
-        "use_cp use_tucker use_scalar train_norm decompose_both train_on_input bypass_mode constrain constraint "
-        "rescaled block_size train_lora_ggpo ggpo_sigma ggpo_beta use_dora"
+    "SD 1.x and 2.x have one text encoder": "text_encoder_lr2 learning_rate_te2 text_encoder_lr3",
+    "lora.plus_ratio is of all up weights": "loraplus_text_encoder_lr_ratio",
+    "an adapter is a LoRA or a DoRA, of two matrices a layer": (
+        "unit factor use_cp use_tucker use_scalar train_norm decompose_both train_on_input bypass_mode constrain "
+        "constraint rescaled block_size train_lora_ggpo ggpo_sigma ggpo_beta wd_on_output"
     ),
     "single values between down and up are dropped, by lora.dropout, no ranks and no layers": (
         "rank_dropout module_dropout rank_dropout_scale"
@@ -154,9 +176,8 @@ _NOTHING = {
     "weights may grow: what a norm holds back is another adapter than its gradients and decay make": (
         "scale_weight_norms"
     ),
-    "all blocks have one rank and one learning rate": (
-        "block_dims block_alphas block_lr_zero_threshold conv_block_dims conv_block_alphas down_lr_weight "
-        "mid_lr_weight up_lr_weight block_lr network_reg_dims network_reg_lrs"
+    "all blocks of the UNet have one learning rate; lora.patterns says ranks of blocks": (
+        "block_lr_zero_threshold down_lr_weight mid_lr_weight up_lr_weight block_lr network_reg_lrs"
     ),
     "optimizers begin anew; lora.init_from starts an adapter from a file": (
         "resume resume_from_huggingface resume_from_checkpoint initial_epoch initial_step skip_until_initial_step"
@@ -252,7 +273,6 @@ _NEEDLESS = {
     "every checkpoint can be continued from": "save_state save_state_on_train_end",
     "it is for trying out the other program": "debug_dataset output_config show_timesteps",
     "its file is read with this one": "config_file dataset_config",
-    "the UNet alone is trained in any case": "network_train_unet_only",
     "it is for models of other kinds": (
         "sdxl_cache_text_encoder_outputs sdxl_no_half_vae disable_mmap_load_safetensors "
         "ae apply_t5_attn_mask discrete_flow_shift enable_all_linear guidance_scale in_dims logit_mean logit_std "
@@ -277,6 +297,7 @@ _OFF: dict[str, tuple[object, ...]] = {
     "token_warmup_min": (1,),
     "network_module": ("networks.lora",),
     "LoRA_type": ("Standard",),
+    "stop_text_encoder_training": (-1,),
     "factor": (-1,),
     "unit": (1,),
     "LyCORIS_preset": ("full",),

@@ -8,7 +8,7 @@ from typing import Any
 from lora_engine.adapters.names import is_taken
 
 LONGEST_NAME = 63  # characters of the name of a run, a variant or a captioner
-_SHORT = {"learning_rate": "lr", "rank": "r", "alpha": "a", "weight_decay": "wd"}
+_SHORT = {"learning_rate": "lr", "rank": "r", "alpha": "a", "weight_decay": "wd", "text_encoder": "te"}
 _PLAIN = (0.01, 1e6)  # sizes between which a number stands in a name without an exponent
 
 
@@ -63,6 +63,8 @@ def in_a_name(value: Any) -> str:
             text = Decimal(repr(value)).normalize()
             low, high = _PLAIN
             return _plain(f"{text:f}" if not value or low <= abs(value) < high else f"{text:e}".replace("+", ""))
+        case {} if not value:
+            return "on"  # a section, all at its defaults
         case list():
             return "_".join(map(in_a_name, value))
         case dict():

@@ -37,9 +37,11 @@ _SETTINGS = (
     "training.schedule.name",
     "training.schedule.warmup_steps",
     "training.max_grad_norm",
+    "lora.kind",
     "lora.rank",
     "lora.alpha",
     "lora.target_modules",
+    "lora.text_encoder",
 )
 
 

@@ -30,9 +30,10 @@ _SHAPES = (  # that decide the initial weights
     "lora.patterns",
     "lora.kind",
     "lora.target_modules",
-    "lora.text_encoder",
+    "lora.text_encoder.rank",
     _START,
 )
+_TEXT_ENCODER, _PATTERNS = "lora.text_encoder", "lora.patterns"
 _EXPLAINED: Mapping[str, tuple[str, ...]] = {  # factor to the hashes that may differ with it
     **dict.fromkeys(_SHAPES, (_WEIGHTS,)),
     "training.timesteps": (_TIMESTEPS,),
@@ -67,6 +68,8 @@ def factors_of(
         explained = {
             field for name in names for key, fields in _EXPLAINED.items() if _is_below(name, key) for field in fields
         }
+        if _TEXT_ENCODER in names:  # which only one of them trains; its rates do not change what it begins with
+            explained.add(_WEIGHTS)
         if _images_per_step(variants[a]) != _images_per_step(variants[b]):
             explained |= {_ORDER, _TIMESTEPS, _NOISE}  # updates of unlike size draw unlike much
         result[a, b] = Factor(names, values, frozenset(explained))
@@ -85,7 +88,8 @@ def _settings(a: VariantIdentity, b: VariantIdentity) -> dict[str, tuple[Any, An
     difference of its own: a key that the other has not, or one that both left at its default.
     """
     both = [{"lora": each.lora, "training": each.training} for each in (a, b)]
-    keys = [key for name in both[0] for key in different_fields(both[0][name], both[1][name], name)]
+    unlike = [key for name in both[0] for key in different_fields(both[0][name], both[1][name], name)]
+    keys = list(dict.fromkeys(_PATTERNS if _is_below(key, _PATTERNS) else key for key in unlike))
     chosen = {key.rpartition(".")[0] for key in keys if key.endswith(".name")}
     found = {}
     for key in keys:

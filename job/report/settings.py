@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
+_TEXT_ENCODER = "lora.text_encoder"
+
 
 def shown(value: object) -> str:
     """A setting's value in words: texts as they are, what is switched off or not given as such, else JSON."""
@@ -20,11 +22,40 @@ def shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+_LAYERS = {
+    "attention": "attention's layers",
+    "attention+mlp": "attention's and MLP layers",
+    "kohya": "kohya's layers",
+    "full": "all layers",
+}
+_KINDS = {"lora": "LoRA", "dora": "DoRA"}
+
+
 def setting_words(key: str, value: object) -> str:
     """A setting with its value as a sentence names it, `rank 16`; what has but a name is called after what it is."""
+    match key:
+        case "lora.kind":
+            return _KINDS.get(str(value), str(value))
+        case "lora.target_modules":
+            return f"the adapter of {_LAYERS.get(str(value), f'layers {shown(value)}')}"
+        case "lora.text_encoder":
+            return f"the adapter {'without' if value is None else 'with'} the text encoder"
+        case "lora.patterns":
+            return f"the adapter {_blocks(value) if isinstance(value, Mapping) and value else 'alike in all blocks'}"
+    if key.startswith(f"{_TEXT_ENCODER}."):
+        return f"the text encoder's {setting_words(key.removeprefix(f'{_TEXT_ENCODER}.'), value)}"
     parts = key.split(".")
     named = value["name"] if isinstance(value, Mapping) and "name" in value else value
     return f"{(parts[-2] if parts[-1] == 'name' else parts[-1]).replace('_', ' ')} {shown(named)}"
+
+
+def _blocks(patterns: Mapping[str, object]) -> str:
+    """What blocks have of their own, `with mid_block rank 16`."""
+    told = []
+    for begin, own in patterns.items():
+        values = own.items() if isinstance(own, Mapping) else ()
+        told.append(" ".join([begin, *(f"{name} {shown(value)}" for name, value in values if value is not None)]))
+    return f"with {listed(told)}"
 
 
 def listed(phrases: Sequence[str]) -> str:

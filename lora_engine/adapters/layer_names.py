@@ -88,7 +88,7 @@ _KINDS = {  # of adapters that are none of ours, by what stands in their keys
     ".on_input": "an (IA)3 adapter",
     "lora_mid": "a LoCon whose convolutions are of three parts (CP decomposition)",
     ".lora_E": "an AdaLoRA",
-    ".diff": "whole differences of weights",
+    ".diff_b": "whole differences of weights",
     ".lora_B.bias": "a LoRA with biases",
     "bundle_emb.": "a LoRA with embeddings of its own",
 }
@@ -107,6 +107,7 @@ _DEEPER = re.compile(r"transformer_blocks[._](?!0[._])[0-9]")  # SDXL has severa
 
 def other_kind(key: str) -> str | None:
     """What a file with a key is, if not a LoRA or DoRA of SD 1.x or 2.x; None where that is not known."""
+    key = f"{key}_b" if key.endswith(".diff") else key
     kind = next((kind for sign, kind in _KINDS.items() if sign in key), None)
     family = next((family for family, begins in _FAMILIES.items() if key.startswith(begins)), None)
     if family is None and _DEEPER.search(key):

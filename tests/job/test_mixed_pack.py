@@ -31,8 +31,10 @@ ROWS = {
     "averaged": "lora: {dropout: 0.2}, training: {ema: {decay: 0.9}, weighting: {name: min_snr}, noise: {offset: 0.1}}",
     "few_layers": "lora: {target_modules: [to_v]}, training: {optimizer: {name: sgd, learning_rate: 0.1}, "
     "max_grad_norm: null, timesteps: {from: 200, to: 900}}",
+    "layers": "lora: {target_modules: full, conv_rank: 2, patterns: {mid_block: {rank: 6}}}",
+    "text": "lora: {text_encoder: {rank: 2, learning_rate: 0.001, stop_after: 3}}",
 }
-STEPS = {"plain": 6, "short": 3, "free": 5, "own_rate": 6, "averaged": 6, "few_layers": 6}
+STEPS = {"plain": 6, "short": 3, "free": 5, "own_rate": 6, "averaged": 6, "few_layers": 6, "layers": 6, "text": 6}
 # As two processes take the images of an update: one here and one there.
 LINES = (
     *("captioner=null", "training.steps=6", "training.schedule.name=constant", "training.schedule.warmup_steps=1"),

@@ -243,6 +243,26 @@ def pixels(path: Path) -> Any:
         return np.asarray(picture, dtype=np.int16)
 
 
+def test_a_file_with_a_text_encoder_draws_with_it(run: Path, miniature: Path, tmp_path: Path) -> None:
+    weights = load_file(run / "variants/blip/seed-1337/checkpoints/step-000004/blip.safetensors")
+    layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    text = load_file(miniature / "sd/text_encoder/model.safetensors")
+    outputs, inputs = next(weight.shape for key, weight in text.items() if key.endswith("layers.0.mlp.fc1.weight"))
+    pictures = []
+    for name, scale in (("without", 0.0), ("with", 3.0)):
+        path = tmp_path / f"{name}.safetensors"
+        generator = torch.Generator().manual_seed(0)
+        down, up = (torch.randn(shape, generator=generator) for shape in ((2, inputs), (outputs, 2)))
+        save_file(weights | {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": scale * up}, path)
+        options = ("--prompt", "a heart", "--steps", "1", "--size", "64", "--base-model", miniature / "sd")
+        folder = Path(drawn(path, *options)) / name / "seed-0"
+        pictures += [pixels(folder / step / "prompt-00-seed-0.png") for step in ("step-000000", "step-000001")]
+    base, without, again, changed = pictures
+    assert np.array_equal(base, again)
+    assert np.abs(without - base).mean() > 0
+    assert np.abs(changed - without).mean() > 5 * NEAR
+
+
 def test_another_file_of_the_same_name_is_another_set(run: Path, miniature: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     options = ("--prompt", "a heart", "--steps", "1", "--base-model", miniature / "sd", "--output", tmp_path / "out")
@@ -261,10 +281,11 @@ def test_another_file_of_the_same_name_is_another_set(run: Path, miniature: Path
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "weights of the text encoder"),
-        ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "no low-rank weight of a UNet"),
-        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "no low-rank weight of a UNet"),
-        ("lora_unet_of_another_kind.lora_down.weight", "cannot be loaded into the base model"),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "no up weights for text_encoder.text_model."),
+        ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "no down weights for mid_block.attentions.0.proj_in"),
+        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "strange.safetensors is a LoHa"),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "strange.safetensors is an adapter of SDXL"),
+        ("lora_unet_of_another_kind.lora_down.weight", "which is no low-rank weight of a layer"),
     ],
 )
 def test_a_file_with_weights_that_would_be_left_out_is_refused(
@@ -292,7 +313,7 @@ def test_a_file_that_is_none_is_refused_before_anything_is_written(miniature: Pa
     ("changed", "says"),
     [
         ({"down_blocks_0": "down_blocks_7"}, "layers, of which"),
-        ({"attn1": "attn9"}, "layers, of which"),
+        ({"attn1": "attn9"}, "which is no low-rank weight of a layer"),
         (None, "holds no weights"),
     ],
 )

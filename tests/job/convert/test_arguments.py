@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from job.convert.convert import convert
+from job.convert.settings import ConversionError
 from job.manifest.explain import _section_at
 from job.manifest.foreign import FATES, fate_of
 from job.manifest.schema import Manifest, VariantConfig
@@ -36,6 +37,7 @@ _VALUES = {
     "ip_noise_gamma": "0.2",
     "network_dropout": "0.2",
     "lora_dropout": "0.2",
+    "text_encoder_lr": "0.02",
 }
 _FLAGS = {
     "random_flip",
@@ -47,6 +49,11 @@ _FLAGS = {
     "zero_terminal_snr",
     "debiased_estimation_loss",
     "scale_v_pred_loss_like_noise_pred",
+    "network_train_unet_only",
+    "train_text_encoder",
+}
+_REFUSED = {
+    "network_train_text_encoder_only": "found true; allowed: false, since adapters here have layers of the UNet"
 }
 
 
@@ -64,6 +71,10 @@ def test_every_argument_is_taken_or_spoken_of(script: str) -> None:
     command = f"{script} --pretrained_model_name_or_path=a/b --train_data_dir=img --max_train_steps=70"
     plain = convert(command.encode(), "a.sh")
     for name in names:
+        if name in _REFUSED:
+            with pytest.raises(ConversionError, match=_REFUSED[name]):
+                convert(f"{command} --{name}".encode(), "a.sh")
+            continue
         option = f"--{name}" if name in _FLAGS else f"--{name}={_VALUES.get(name, '3')}"
         changed = convert(f"{command} {option}".encode(), "a.sh")
         is_said = any(re.search(rf"\b{name}\b", remark) for remark in changed.remarks)

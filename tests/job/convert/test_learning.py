@@ -1,5 +1,7 @@
 """What the trainers' settings of adapters, optimizers, schedules, losses, noise and timesteps become."""
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from tests.job.convert.test_convert import KOHYA, converted
 
 _COMMAND = "python train_text_to_image_lora.py --pretrained_model_name_or_path a/b --train_data_dir d"
 _V = "v_parameterization = true\n"
+_LYCORIS = "network_module = 'lycoris.kohya'\nnetwork_args = "
+_FULL = {"target_modules": "full"}
 _ZERO_SNR = f"{_V}zero_terminal_snr = true\n"
 
 
@@ -136,18 +140,124 @@ def test_losses_noise_and_timesteps(lines: str, key: str, expected: Any) -> None
     ("lines", "expected"),
     [
         ("network_dropout = 0.1", {"dropout": 0.1}),
+        ("network_args = ['conv_dim=4', 'conv_alpha=2']", {**_FULL, "conv_rank": 4, "conv_alpha": 2}),
+        ("network_args = ['conv_alpha=2']", {}),  # without conv_dim it does nothing
+        ("network_module = 'lycoris.kohya'", _FULL),
+        (f"{_LYCORIS}['algo=locon', 'conv_dim=4', 'conv_alpha=1']", {**_FULL, "conv_rank": 4, "conv_alpha": 1}),
+        (f"{_LYCORIS}['preset=attn-mlp', 'conv_dim=4']", {}),
+        (f"{_LYCORIS}['preset=attn-only']", {"target_modules": "attention"}),
+        (f"{_LYCORIS}['preset=attn-mlp', 'dora_wd=True']", {"kind": "dora"}),
+        (f"{_LYCORIS}['algo=loha', 'conv_dim=4', 'dora_wd=True']", {}),
+        ("network_args = ['block_dims=" + ",".join(["4"] * 25) + "']", {}),
+        (
+            "network_args = ['block_dims=" + ",".join(["4"] * 12 + ["16"] + ["4"] * 12) + "']",
+            {"patterns": {"mid_block.attentions": {"rank": 16, "alpha": 1}}},
+        ),
+        (
+            "network_args = ['conv_dim=4', 'conv_block_dims="
+            + ",".join(["4"] * 24 + ["8"])
+            + "', 'block_dims="
+            + ",".join(["4"] * 24 + ["6"])
+            + "']",
+            {
+                **_FULL,
+                "conv_rank": 4,
+                "conv_alpha": 1,
+                "patterns": {
+                    "up_blocks.3.resnets.2": {"rank": 8, "alpha": 1},
+                    "up_blocks.3.attentions.2": {"rank": 6, "alpha": 1},
+                },
+            },
+        ),
         ("network_dropout = 0", {}),
-        ("network_module = 'lycoris.kohya'\nnetwork_args = ['rs_lora=True', 'dropout=0.2']", None),
-        ("network_args = ['loraplus_unet_lr_ratio=16', 'loraplus_lr_ratio=4', 'conv_dim=4']", {"plus_ratio": 16}),
+        (
+            f"{_LYCORIS}['rs_lora=True', 'dropout=0.2']",
+            {"target_modules": "full", "rank_stabilized": True, "dropout": 0.2},
+        ),
+        ("network_args = ['loraplus_unet_lr_ratio=16', 'loraplus_lr_ratio=4']", {"plus_ratio": 16}),
         ("network_args = 'loraplus_lr_ratio=4'", {"plus_ratio": 4}),
         ("network_args = ['loraplus_lr_ratio=4']\noptimizer_type = 'Prodigy'", {}),
     ],
 )
-def test_adapters(lines: str, expected: dict[str, Any] | None) -> None:
+def test_adapters(lines: str, expected: dict[str, Any]) -> None:
+    data, _ = of_kohya(f"network_train_unet_only = true\n{lines}")
+    assert data["lora"] == {"rank": 4, "alpha": 1, "target_modules": "kohya"} | expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", {"learning_rate": 2e-6}),  # of learning_rate, which is not the UNet's
+        ("learning_rate = 1e-4", {}),
+        ("text_encoder_lr = 5e-5", {"learning_rate": 5e-5}),
+        ("text_encoder_lr = [5e-5]", {"learning_rate": 5e-5}),
+        ("text_encoder_lr = '5e-5'\nlearning_rate = 1e-3", {"learning_rate": 5e-5}),
+        ("text_encoder_lr = 1e-4", {}),
+        ("text_encoder_lr = 0", None),
+        ("learning_rate = 0.0", None),
+        ("network_train_unet_only = true\ntext_encoder_lr = 1e-5", None),
+        ("learning_rate = 1e-4\noptimizer_type = 'Prodigy'", {}),
+        ("text_encoder_lr = 0.5\noptimizer_type = 'Prodigy'", {}),
+        ("learning_rate = 1e-4\nstop_text_encoder_training = 50", {"stop_after": 50}),
+        ("learning_rate = 1e-4\nstop_text_encoder_training_pct = 30", {"stop_after": 30}),  # of 100 steps
+        ("learning_rate = 1e-4\nstop_text_encoder_training = 50\noptimizer_type = 'Prodigy'", {}),
+        (f"learning_rate = 1e-4\n{_LYCORIS}['preset=unet-transformer-only']", None),
+    ],
+)
+def test_text_encoders(lines: str, expected: dict[str, Any] | None) -> None:
     data, _ = of_kohya(lines)
-    plain = {"rank", "alpha", "target_modules"}
-    made = {key: value for key, value in data["lora"].items() if key not in plain}
-    assert made == ({"rank_stabilized": True, "dropout": 0.2} if expected is None else expected)
+    assert data["lora"].get("text_encoder") == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("network_train_text_encoder_only = true", "found true; allowed: false, since adapters here have layers"),
+        ("unet_lr = 0.0", "unet_lr: found 0.0; allowed: above 0"),
+        ("unet_lr = 1e-4\ntext_encoder_lr = 'fast'", 'text_encoder_lr: found "fast"; allowed: a number'),
+        ("unet_lr = 1e-4\ntext_encoder_lr = true", "text_encoder_lr: found true; allowed: texts"),
+        ("unet_lr = 1e-4\nnetwork_args = ['conv_dim=1000']", "network_args: found"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(line: str, said: str) -> None:
+    with pytest.raises(ConversionError, match=re.escape(said)):
+        converted(f"{KOHYA}{line}")
+
+
+def test_the_text_encoder_and_dora_of_diffusers() -> None:
+    command = _COMMAND.replace("text_to_image", "dreambooth").replace("train_data_dir", "instance_data_dir")
+    data, said = converted(f"{command} --train_text_encoder --use_dora", "train.sh")
+    assert data["lora"] == {"rank": 4, "alpha": 4, "kind": "dora", "text_encoder": {}}
+    assert "its MLP layers are trained here, too" in said
+
+
+def test_the_guis_kinds_of_lora() -> None:
+    def made(kind: str, **settings: Any) -> dict[str, Any]:
+        values = {"LoRA_type": kind, "train_data_dir": "img", "max_train_steps": 40, "conv_dim": 2, "conv_alpha": 3}
+        data, _ = converted(json.dumps(values | {"learning_rate": 1e-4} | settings), "gui.json")
+        lora: dict[str, Any] = data["lora"]
+        return lora
+
+    usual = {"rank": 4, "alpha": 1, "text_encoder": {}}
+    with_convolutions = usual | {"target_modules": "full", "conv_rank": 2, "conv_alpha": 3}
+    assert made("Standard") == usual | {"target_modules": "kohya"}
+    assert made("Kohya LoCon") == with_convolutions
+    assert made("LyCORIS/LoCon") == with_convolutions
+    assert made("LyCORIS/LoCon", LyCORIS_preset="attn-mlp", dora_wd=True) == usual | {
+        "target_modules": "kohya",
+        "kind": "dora",
+    }
+    assert made("LyCORIS/LoHa") == usual | {"target_modules": "kohya"}
+    assert made("Standard", stop_text_encoder_training=50)["text_encoder"] == {"stop_after": 20}
+    assert made("Standard", block_dims=",".join(["8"] * 12 + ["4"] * 13))["patterns"]["down_blocks.0.attentions.0"] == {
+        "rank": 8,
+        "alpha": 1,
+    }
+
+
+def test_an_adapter_that_starts_from_a_file_has_its_layers() -> None:
+    data, _ = of_kohya("network_weights = 'a.safetensors'\nnetwork_args = ['conv_dim=4']\nlearning_rate = 1e-4")
+    assert data["lora"] == {"init_from": "a.safetensors", "text_encoder": {}}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +284,22 @@ def test_adapters(lines: str, expected: dict[str, Any] | None) -> None:
         ("v_pred_like_loss = 0.5", "training.weighting says how much"),
         ("scale_weight_norms = 1", "weights may grow"),
         ("network_args = ['rank_dropout=0.1']", "network_args rank_dropout=0.1: single values"),
-        ("network_args = ['loraplus_text_encoder_lr_ratio=2']", "the text encoder is not trained"),
+        ("network_args = ['loraplus_text_encoder_lr_ratio=2']", "lora.plus_ratio is of all up weights"),
+        ("network_train_unet_only = true\ntext_encoder_lr = 1e-5", "text_encoder_lr = 1e-05: network_train_unet_only"),
+        ("", "Without text_encoder_lr, sd-scripts train the text encoder at 2e-06."),
+        ("optimizer_type = 'Prodigy'\ntext_encoder_lr = 0.5", "text_encoder_lr = 0.5: prodigy finds one learning rate"),
+        ("stop_text_encoder_training = 50", "ignores stop_text_encoder_training, which is kept to here"),
+        (f"{_LYCORIS}['algo=loha']", "algo=loha: LoHa multiplies two low-rank updates"),
+        (f"{_LYCORIS}['algo=loha']", "https://github.com/KohakuBlueleaf/LyCORIS. A plain LoRA is trained."),
+        (f"{_LYCORIS}['algo=lokr', 'factor=8']", "algo=lokr: LoKr is a Kronecker product"),
+        ("network_module = 'networks.oft'", 'network_module = "networks.oft": OFT rotates the base'),
+        ("network_module = 'networks.lora_fa'", "an adapter is a LoRA or a DoRA"),
+        (f"{_LYCORIS}['preset=full']", "LyCORIS' preset full trains conv_in, conv_out and time_embedding, too."),
+        (f"{_LYCORIS}['preset=mine.toml']", "preset mine.toml: it is none of LyCORIS' own"),
+        (f"{_LYCORIS}['preset=unet-only']\ntext_encoder_lr = 1e-5", "LyCORIS' preset trains the UNet alone"),
+        ("network_args = ['block_dims=4,0" + ",4" * 23 + "']", "a block of rank 0 is left out there"),
+        ("network_args = ['block_dims=4,4']", "block_dims: it has no 25 numbers"),
+        ("network_args = ['down_lr_weight=1,0']", "all blocks of the UNet have one learning rate"),
         ("network_args = ['loraplus_lr_ratio=4']\noptimizer_type = 'Prodigy'", "prodigy finds one learning rate"),
     ],
 )

@@ -283,7 +283,9 @@ def _training_seed(made: MadeRun, member: Member) -> int:
 def _commit(made: MadeRun, pack: Pack, member: Member, step: int) -> None:
     """Write a checkpoint whose files, one in each format, hold no more than the name of the weights."""
     lora = pack.variants[pack.members.index(member)].lora
-    initial = f"{lora.rank} {lora.target_modules} {_training_seed(made, member)}"
+    text_encoder = None if lora.text_encoder is None else lora.size_in_text_encoder[0]
+    shape = f"{lora.kind} {lora.rank} {lora.target_modules} {lora.patterns} {text_encoder}"
+    initial = f"{shape} {_training_seed(made, member)}"
     weights = made.design.weights(member, step) or initial
     names, key = (kohya_name(member.variant), DIFFUSERS_NAME), layout.checkpoint(member, step)
     for name in names:

@@ -53,6 +53,27 @@ def stored(made: MadeRun, **training: Any) -> Comparison:
         ({"lora": {"rank": 16}}, "rank 8", "rank 16"),
         ({"training": {"optimizer": {"learning_rate": 2e-4}}}, "learning rate 0.0001", "learning rate 0.0002"),
         ({"training": {"max_grad_norm": None}}, "max grad norm 1", "max grad norm none"),
+        ({"lora": {"kind": "dora"}}, "LoRA", "DoRA"),
+        (
+            {"lora": {"target_modules": "kohya"}},
+            "the adapter of attention's layers",
+            "the adapter of kohya's layers",
+        ),
+        (
+            {"lora": {"target_modules": ["to_q", "to_v"]}},
+            "the adapter of attention's layers",
+            "the adapter of layers to_q, to_v",
+        ),
+        (
+            {"lora": {"text_encoder": {}}},
+            "the adapter without the text encoder",
+            "the adapter with the text encoder",
+        ),
+        (
+            {"lora": {"patterns": {"up_blocks.1": {"rank": 4}, "mid_block": {"alpha": 2.0}}}},
+            "the adapter alike in all blocks",
+            "the adapter with mid_block alpha 2 and up_blocks.1 rank 4",
+        ),
         ({"training": {"schedule": {"name": "cosine"}}}, "schedule constant", "schedule cosine"),
     ],
 )
@@ -71,6 +92,19 @@ def test_one_setting_is_what_the_two_are_called_by(
         f"Of these adapters, {b_words} (b) fits unseen images better than {a_words} (a), however they are prompted."
     )
     assert "With fewer than 3 seeds, a verdict is that of these adapters, not of what they differ in." in found.notes
+
+
+def test_a_text_encoders_own_setting_is_called_its(tmp_path: Path) -> None:
+    """Its rate changes nothing of what an adapter begins with, so unlike beginnings withhold the verdict."""
+    a, b = ({"lora": {"text_encoder": {"learning_rate": rate}}} for rate in (1e-5, 2e-5))
+    variants = [A | a, {"name": "b", "captions": A["captions"]} | b]
+    made = make_run(tmp_path, Design(variants, around(LEVELS)))
+    pair, verdict = only(build_comparison(made.run))
+    assert pair.factor == ["lora.text_encoder.learning_rate"]
+    words = ("the text encoder's learning rate 2e-05 (b)", "the text encoder's learning rate 1e-05 (a)")
+    assert all(each in verdict.sentence for each in words)
+    made.edit(f"{layout.checkpoint(Member('b', 1), 4)}/{layout.COMMIT_NAME}", initial_weights_sha256="0" * 64)
+    assert only(build_comparison(made.run))[0].withheld == ["initial_weights_sha256"]
 
 
 def test_over_seeds_it_speaks_of_the_settings(tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ FACTORS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {  # what b ov
         ["initial_weights_sha256"],
     ),
     "lora.alpha": ({"lora": {"alpha": 4}}, ["lora.alpha"], []),
+    "lora.kind": ({"lora": {"kind": "dora"}}, ["lora.kind"], ["initial_weights_sha256"]),
+    "lora.patterns": (
+        {"lora": {"patterns": {"up_blocks.1": {"rank": 4}, "mid_block": {"alpha": 4}}}},
+        ["lora.patterns"],
+        ["initial_weights_sha256"],
+    ),
+    "lora.text_encoder": ({"lora": {"text_encoder": {}}}, ["lora.text_encoder"], ["initial_weights_sha256"]),
     "learning rate": (
         {"training": {"optimizer": {"learning_rate": 1e-3}}},
         ["training.optimizer.learning_rate"],
@@ -168,7 +175,7 @@ def test_draws_are_compared_up_to_the_fewer_steps(tmp_path: Path) -> None:
     [
         ("training", "timesteps", {"name": "logit_normal"}, "training.timesteps.name", ["timesteps_sha256"]),
         ("lora", "kind", "dora", "lora.kind", ["initial_weights_sha256"]),
-        ("lora", "start", {"source": "s3://adapters/first"}, "lora.start", ["initial_weights_sha256"]),
+        ("lora", "init_from", "0" * 64, "lora.init_from", ["initial_weights_sha256"]),
     ],
 )
 def test_settings_that_another_version_knows_explain_what_they_decide(

@@ -70,7 +70,8 @@ def with_another_layer(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def of_another_width(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: torch.cat([each, each], -1) if each.ndim > 1 else each for key, each in state.items()}
+    downs = ("lora_down.weight", "lora_A.weight")
+    return {key: torch.cat([each, each], -1) if key.endswith(downs) else each for key, each in state.items()}
 
 
 def of_a_block_that_there_is_not(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,13 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import nn
 
-from lora_engine.adapters import from_file
+from lora_engine.adapters import formats, from_file, lora
+from lora_engine.config.adapter import BlockConfig, LoraConfig, TextEncoderLoraConfig
+from lora_engine.models import stable_diffusion
+from lora_engine.models.conditioning import conditioning
+from lora_engine.models.files import LocalModel
 from tests.lora_engine.adapters import readers
-from tests.lora_engine.adapters.trained import KINDS, Models, adapt, load_models
+from tests.lora_engine.adapters.trained import CARD, KINDS, Models, adapt, load_models, text_output, unet_output
 from tests.single_file import checkpoint_of, ldm_name
 
 KOHYA, DIFFUSERS = "blip.safetensors", "pytorch_lora_weights.safetensors"
@@ -80,3 +84,44 @@ def test_programs_that_read_kohyas_format_compute_as_what_was_trained(
         text[name] = patched[f"{readers.TEXT}text_model.{name.removeprefix('text_model.')}"]
     fresh.text_encoder.load_state_dict(text)
     assert_same(fresh, models, all_layers)
+
+
+FULL = LoraConfig(
+    rank=4,
+    alpha=3,
+    rank_stabilized=True,
+    target_modules="full",
+    conv_rank=2,
+    conv_alpha=5,
+    patterns={"mid_block": BlockConfig(rank=5), "up_blocks.1": BlockConfig(alpha=7)},
+    text_encoder=TextEncoderLoraConfig(rank=6, alpha=2),
+)
+
+
+@pytest.mark.parametrize("config", [FULL, FULL.model_copy(update={"kind": "dora"})], ids=["lora", "dora"])
+def test_what_our_own_layers_trained_is_what_a_pipeline_computes(
+    all_layers: Path, tmp_path: Path, config: LoraConfig
+) -> None:
+    cpu, model = torch.device("cpu"), LocalModel(all_layers)
+    unet = stable_diffusion.load_adapted_unet(model, [("blip", 0, config)], torch.float32, cpu)
+    generator = torch.Generator().manual_seed(3)
+    drawn = {
+        key: weight * (1 + 0.1 * noise) if key.endswith("magnitude_vector") else 0.05 * noise
+        for key, weight in lora.export(unet, "blip").items()
+        for noise in [torch.randn(weight.shape, generator=generator)]
+    }
+    lora.load(unet, "blip", drawn)
+    formats.write_checkpoint(tmp_path, drawn, lora.file_alphas(unet, "blip"), {"step": torch.tensor(1)}, CARD)
+    read = formats.read_adapter(tmp_path / DIFFUSERS)
+    assert read.keys() == drawn.keys()
+    assert all(torch.equal(read[key], value) for key, value in drawn.items())
+    lora.activate(unet, ["blip"])
+    pipeline = StableDiffusionPipeline.from_pretrained(all_layers)
+    plain = unet_output(pipeline.unet), text_output(pipeline.text_encoder)
+    pipeline.load_lora_weights(tmp_path, weight_name=DIFFUSERS)
+    ours = unet_output(unet), text_output(lambda tokens: [conditioning(unet, tokens)])
+    for found, expected, base in zip(
+        ours, (unet_output(pipeline.unet), text_output(pipeline.text_encoder)), plain, strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        assert (expected - base).abs().max() > 1e-2 * base.abs().max()

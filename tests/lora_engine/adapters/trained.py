@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -63,7 +64,7 @@ def unet_output(unet: nn.Module) -> Tensor:
         return unet(latents, torch.tensor([10, 900]), text).sample
 
 
-def text_output(text_encoder: nn.Module) -> Tensor:
+def text_output(text_encoder: Callable[[Tensor], Any]) -> Tensor:
     tokens = torch.arange(2 * 77).reshape(2, 77) % 50
     with torch.inference_mode():
         return text_encoder(tokens)[0]
