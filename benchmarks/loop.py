@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
@@ -13,12 +15,14 @@ from lora_engine.dataset.draws import PackMember
 from lora_engine.dataset.encoded import TrainingData
 from lora_engine.dataset.table import TensorTable
 from lora_engine.diffusion import NoiseSchedule
+from lora_engine.models.conditioning import TextEncoder, attach
 from lora_engine.training.members import MemberConfig
 from lora_engine.training.trainer import PackTrainer
 
 RANK = 8
 TEXT_TOKENS, TEXT_WIDTH = 77, 768
 _IMAGES, _TEXTS = 16, 4
+_CLIP_L = {"num_hidden_layers": 12, "num_attention_heads": 12}
 
 
 def unet(width: int, device: torch.device, dtype: torch.dtype) -> UNet2DConditionModel:
@@ -33,12 +37,26 @@ def unet(width: int, device: torch.device, dtype: torch.dtype) -> UNet2DConditio
         ).to(dtype)
 
 
-def random_data(resolution: int, device: torch.device, dtype: torch.dtype) -> TrainingData:
-    """A few images' and texts', on the device."""
+def attach_text_encoder(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Have SD 1.5's text encoder, with random weights, trained with the UNet."""
+    with device:
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, **_CLIP_L)
+        )
+    attach(model, TextEncoder(text_encoder.to(dtype).eval(), clip_skip=1))
+
+
+def random_data(
+    resolution: int, device: torch.device, dtype: torch.dtype, *, text_encoder: bool = False
+) -> TrainingData:
+    """A few images' and texts', on the device; texts as tokens where the text encoder is trained."""
     generator = torch.Generator().manual_seed(1)
     side = resolution // 8
     mean = torch.randn(_IMAGES, 4, side, side, generator=generator).to(device)
-    text = torch.randn(_TEXTS, TEXT_TOKENS, TEXT_WIDTH, generator=generator).to(device, dtype)
+    if text_encoder:
+        text = torch.randint(1, 49406, (_TEXTS, TEXT_TOKENS), generator=generator).to(device)
+    else:
+        text = torch.randn(_TEXTS, TEXT_TOKENS, TEXT_WIDTH, generator=generator).to(device, dtype)
     ids = tuple(f"{i:064x}" for i in range(_IMAGES))
     return TrainingData(ids, _resident(torch.stack([mean, mean.abs() * 0.1], dim=1)), _resident(text))
 
@@ -60,7 +78,7 @@ def pack(model: UNet2DConditionModel, data: TrainingData, name: str, configs: Se
         name: that no other pack of this model has.
     """
     rows_N1 = np.arange(len(data.image_ids))[:, np.newaxis]
-    texts = data.embeddings.count - 1  # the empty prompt is not drawn
+    texts = data.texts.count - 1  # the empty prompt is not drawn
     members = [
         PackMember(
             name=f"{name}-{at}",

@@ -33,6 +33,7 @@ _SHAPES = (  # that decide the initial weights
     "lora.text_encoder.rank",
     _START,
 )
+_OF_CONVOLUTIONS = ("lora.conv_rank", "lora.conv_alpha")
 _TEXT_ENCODER, _PATTERNS = "lora.text_encoder", "lora.patterns"
 _EXPLAINED: Mapping[str, tuple[str, ...]] = {  # factor to the hashes that may differ with it
     **dict.fromkeys(_SHAPES, (_WEIGHTS,)),
@@ -101,6 +102,8 @@ def _settings(a: VariantIdentity, b: VariantIdentity) -> dict[str, tuple[Any, An
             or not all(_comes_with_name(each, section, last) for each in sections)
         ):
             found[key] = (_at(both[0], key), _at(both[1], key))
+    if "lora.target_modules" in found:  # with which the sizes come of convolutions that the other has none of
+        found = {k: values for k, values in found.items() if k not in _OF_CONVOLUTIONS or None not in values}
     if a.seed_offset != b.seed_offset:
         found[SEED_OFFSET] = (a.seed_offset, b.seed_offset)
     return found

@@ -109,6 +109,11 @@ FACTORS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {  # what b ov
         ["lora.target_modules"],
         ["initial_weights_sha256"],
     ),
+    "layers with convolutions, and their rank": (
+        {"lora": {"target_modules": "full", "conv_rank": 4}},
+        ["lora.target_modules"],
+        ["initial_weights_sha256"],
+    ),
     "lora.alpha": ({"lora": {"alpha": 4}}, ["lora.alpha"], []),
     "lora.kind": ({"lora": {"kind": "dora"}}, ["lora.kind"], ["initial_weights_sha256"]),
     "lora.patterns": (
