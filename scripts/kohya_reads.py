@@ -3,9 +3,9 @@
 Usage: kohya_reads.py --sd-scripts FOLDER --base FOLDER FILE...
 
 The loader is the module that a file names itself, `networks.lora` of sd-scripts or, of DoRA, `lycoris.kohya` of the
-package lycoris-lora, so both have to be there: a clone of sd-scripts, and the packages that it imports. BASE is the base
-model in diffusers layout, FILE an adapter in kohya's format. It ends with 0 where every module of each file is found and
-the outputs of UNet and text encoder are the same.
+package lycoris-lora: a clone of sd-scripts has to be there, and the packages that it imports. BASE is the base model in
+diffusers layout, FILE an adapter in kohya's format. It ends with 0 where every module of each file is found, and the
+outputs of UNet and text encoder are the same.
 """
 
 import argparse
