@@ -10,7 +10,7 @@ from pathlib import Path
 from job.errors import ExitCode, JobError
 from job.init.choose import Base, base_of
 from job.init.look import Found, look_through
-from job.manifest.packs import caption_sets, resolve_variants
+from job.manifest.packs import ResolvedVariant, caption_sets, resolve_variants
 from job.manifest.schema import Manifest
 from job.plan import remote_keys
 from job.process.progress import Progress
@@ -180,7 +180,9 @@ def _setting_warnings(manifest: Manifest, images: int | None) -> Iterator[str]:
     if images is not None and images < _FEW:
         yield f"warning: {images} images are few: an adapter learns these by heart. Have {_FEW} at least."
     train = None if images is None else images - manifest.dataset.expected_held_out(images)
-    trainings = {variant.training for variant in resolve_variants(manifest, train)}
+    variants = resolve_variants(manifest, train)
+    yield from _adapter_warnings(variants)
+    trainings = {variant.training for variant in variants}
     for training in sorted(trainings, key=lambda training: training.model_dump_json()):
         if training.schedule.warmup_steps >= training.last_step > 0:
             yield (
@@ -191,6 +193,23 @@ def _setting_warnings(manifest: Manifest, images: int | None) -> Iterator[str]:
             yield (
                 f"warning: training.batch_size is {training.batch_size}, but only about {train} images are "
                 "trained on: each update sees some of them more than once."
+            )
+
+
+def _adapter_warnings(variants: Sequence[ResolvedVariant]) -> Iterator[str]:
+    """What of the adapters' settings has no effect, or none in some program that loads their files."""
+    if doras := [variant.name for variant in variants if variant.lora.kind == "dora"]:
+        yield (
+            f"warning: lora.kind of {', '.join(doras)} is dora: of a file in kohya's format diffusers leaves out the "
+            "magnitudes, so that it draws something else, and says so in its log alone. Load it there from "
+            "adapters/diffusers; A1111 (from 1.9 on), Forge and ComfyUI read either all of it."
+        )
+    for variant in variants:
+        text, last = variant.lora.text_encoder, variant.training.last_step
+        if text is not None and text.stop_after is not None and text.stop_after >= last > 0:
+            yield (
+                f"warning: lora.text_encoder.stop_after of {variant.name} is {text.stop_after}, and there are {last} "
+                "updates, so the text encoder trains to the end."
             )
 
 

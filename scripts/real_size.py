@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the manifest")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the manifest"
+    )
     options = parser.parse_args()
     folder: Path = options.folder
     if not (folder / "sd" / "model_index.json").exists():

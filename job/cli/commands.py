@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from job.cli.examples import examples
+from job.cli.forms import compare, export
 from job.cli.init import init
 from job.cli.render import app as render
 from job.manifest.load import load_manifest
@@ -104,7 +105,8 @@ def validate(
 @app.command(epilog=examples("plan"))
 def plan(manifest: ManifestArgument = None, sets: SetOption = None, as_json: JsonOption = False) -> None:
     """Say what a run would do, without doing it."""
-    from job.plan import make_plan, render_plan
+    from job.plan import make_plan
+    from job.plan_text import render_plan
 
     planned = make_plan(_load(manifest, sets))
     typer.echo(json.dumps(planned.as_dict(), indent=2) if as_json else render_plan(planned))
@@ -271,6 +273,10 @@ def sample(
         workdir=workdir,
     )
     typer.echo(sample_command(target, options, stop))
+
+
+app.command(epilog=examples("export"))(export)
+app.command(epilog=examples("compare"))(compare)
 
 
 def _look_into_data(manifest: Manifest) -> None:

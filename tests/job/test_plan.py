@@ -15,7 +15,7 @@ from scipy import stats
 from job import prospect
 from job.manifest.load import load_manifest
 from job.plan import make_plan
-from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.adapter import LoraConfig, TextEncoderLoraConfig
 from lora_engine.training import estimate
 from miniature.architecture import SD_15, make_stable_diffusion
 from tests.job.small_run import BLIP, VANILLA, arguments
@@ -50,6 +50,36 @@ def test_images_files_and_bytes(miniature: Path, tmp_path: Path) -> None:
     narrow = "{name: narrow, captions: {strategy: blip}, lora: {rank: 1}}"
     planned = plan(miniature, tmp_path, "lora.rank=4", f"variants=[{VANILLA}, {narrow}]")
     assert planned["checkpoint_bytes"] == weights // 8 * (4 + 1) * 20
+
+
+def test_what_a_variant_does_with_blocks_and_the_text_encoder_is_one_setting_each(
+    miniature: Path, tmp_path: Path
+) -> None:
+    other = (
+        "{name: other, captions: {strategy: blip}, lora: {text_encoder: {rank: 2}, patterns: {mid_block: {rank: 4}}}}"
+    )
+    planned = plan(miniature, tmp_path, f"variants=[{VANILLA}, {other}]")
+    assert [each["settings"] for each in planned["variants"]] == [
+        {"lora.patterns": {}, "lora.text_encoder": None},
+        {"lora.patterns": {"mid_block": {"rank": 4}}, "lora.text_encoder": {"rank": 2}},
+    ]
+    text = lora_job("plan", *arguments(miniature, tmp_path, f"variants=[{VANILLA}, {other}]")).stdout
+    assert 'other: lora.text_encoder {"rank": 2}, lora.patterns {"mid_block": {"rank": 4}}' in text
+
+
+def test_memory_and_time_follow_layers_and_text_encoder(images: str) -> None:
+    def planned(lora: str) -> dict[str, Any]:
+        return seeds_and_variants(1, BLIPS[:1], images, f"lora={lora}", "training.steps=100000")
+
+    plain, with_text, full = (planned(lora) for lora in ("{}", "{text_encoder: {}}", "{target_modules: full}"))
+    more = with_text["memory_bytes"] - plain["memory_bytes"]
+    assert more > 2 * estimate.TEXT_ENCODER_PARAMETERS  # in half precision
+    assert full["memory_bytes"] > plain["memory_bytes"]
+    lora = LoraConfig(text_encoder=TextEncoderLoraConfig())
+    assert with_text["checkpoint_bytes"] == pytest.approx(
+        plain["checkpoint_bytes"] * estimate.parameters(lora) / estimate.parameters(LoraConfig()), abs=1
+    )
+    assert with_text["training_hours"]["T4"] > plain["training_hours"]["T4"]
 
 
 def test_memory_follows_resolution_batch_and_precision(miniature: Path, tmp_path: Path) -> None:

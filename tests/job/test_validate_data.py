@@ -151,7 +151,16 @@ def test_settings_that_do_not_suit_are_warned_of(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for part in ("schedule.warmup_steps (10)", "training.batch_size is 10", "resolution is 96", "own is 64"):
         assert part in done.stderr
-    done = validate(tmp_path, "training.batch_size=9")
+    done = validate(tmp_path, "lora={kind: dora, text_encoder: {stop_after: 500}}")
+    for part in (
+        "lora.kind of one is dora: ",
+        "diffusers leaves out the magnitudes",
+        "the text encoder trains to the end",
+    ):
+        assert part in done.stderr
+    done = validate(tmp_path, "training.batch_size=9", "lora={text_encoder: {stop_after: 2}}")
+    assert "dora" not in done.stderr
+    assert "to the end" not in done.stderr
     assert "never arrives" not in done.stderr
     assert "batch_size" not in done.stderr
 

@@ -17,7 +17,8 @@ from job.manifest.overrides import schemas_of_keys
 from job.manifest.packs import resolve_variants
 from job.manifest.problems import ManifestError
 from job.manifest.schema import Manifest, manifest_schema
-from job.plan import make_plan, render_plan
+from job.plan import make_plan
+from job.plan_text import render_plan
 from job.run.identity import identity
 
 HEAD = """\
