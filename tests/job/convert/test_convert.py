@@ -163,6 +163,8 @@ def test_shell_files_are_read_as_a_shell_would_and_not_run() -> None:
         ("save_every_n_steps = 50", "evaluation.every", 50),
         ("save_last_n_epochs = 2", "output.keep_checkpoints", 2),
         ("save_last_n_epochs = 1", "output.keep_checkpoints", None),
+        ('metadata_license = "CC0-1.0"', "output.license", "CC0-1.0"),
+        ('metadata_description = "Line art."', "output.description", "Line art."),
         ("output_dir = 'out'", "output.destination", "out"),
         ("clip_skip = 2", "base_model.clip_skip", 2),
         ("clip_skip = 1", "base_model.clip_skip", None),
