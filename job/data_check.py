@@ -10,7 +10,7 @@ from pathlib import Path
 from job.errors import ExitCode, JobError
 from job.init.choose import Base, base_of
 from job.init.look import Found, look_through
-from job.manifest.packs import caption_sets, resolve_variants
+from job.manifest.packs import ResolvedVariant, caption_sets, resolve_variants
 from job.manifest.schema import Manifest
 from job.plan import remote_keys
 from job.process.progress import Progress
@@ -182,6 +182,7 @@ def _setting_warnings(manifest: Manifest, images: int | None) -> Iterator[str]:
     if images is not None and images < _FEW:
         yield f"warning: {images} images are few: an adapter learns these by heart. Have {_FEW} at least."
     train = None if images is None else images - manifest.dataset.expected_held_out(images)
+    yield from _adapter_warnings(resolve_variants(manifest, train))
     trainings = [variant.training for variant in resolve_variants(manifest)]
     yield from dict.fromkeys(line for training in trainings for line in _training_warnings(training, train))
 
@@ -217,6 +218,23 @@ def _schedule_warnings(training: TrainingConfig) -> Iterator[str]:
             f"warning: the learning rate is to fall schedule.cycles ({schedule.cycles}) times in {left} updates, of "
             "which a fall needs two at least: it does not fall as asked for."
         )
+
+
+def _adapter_warnings(variants: Sequence[ResolvedVariant]) -> Iterator[str]:
+    """What of the adapters' settings has no effect, or none in some program that loads their files."""
+    if doras := [variant.name for variant in variants if variant.lora.kind == "dora"]:
+        yield (
+            f"warning: lora.kind of {', '.join(doras)} is dora: of a file in kohya's format diffusers leaves out the "
+            "magnitudes, so that it draws something else, and says so in its log alone. Load it there from "
+            "adapters/diffusers; A1111 (from 1.9 on), Forge and ComfyUI read either all of it."
+        )
+    for variant in variants:
+        text, last = variant.lora.text_encoder, variant.training.last_step
+        if text is not None and text.stop_after is not None and text.stop_after >= last > 0:
+            yield (
+                f"warning: lora.text_encoder.stop_after of {variant.name} is {text.stop_after}, and there are {last} "
+                "updates, so the text encoder trains to the end."
+            )
 
 
 def _trained_base(source: str) -> Base | None:

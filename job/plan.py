@@ -7,11 +7,11 @@ from typing import Any
 from job.manifest.overrides import OVERRIDABLE, flat
 from job.manifest.packs import NO_STARTS, Pack, Starts, caption_sets, packs_of, resolve_variants
 from job.manifest.schema import Manifest
+from job.odd_settings import odd_settings
 from job.prospect import Prospect, foresee, foresee_pictures, more_seeds_advised
 from job.run.lora_files import pipelines_at_hand, starts_at_hand
 from job.storage import is_remote, open_storage
 from job.storage.uris import as_folder, local_path
-from lora_engine.config.adapter import LoraConfig
 from lora_engine.images.fates import folder_warnings
 from lora_engine.images.kinds import claims_image, why_ignored
 from lora_engine.images.sidecars import split_sidecars
@@ -19,6 +19,7 @@ from lora_engine.images.sources import is_archive, list_files
 from lora_engine.models.files import LocalModel
 from lora_engine.training import estimate
 
+_WHOLE = ("patterns", "text_encoder")
 _MANY_EPOCHS = 100  # above these a warning says that images may be memorised
 _DEVICES = {"T4": 18e12, "A10G": 35e12, "H100": 300e12}  # FLOP/s that half-precision training reaches, roughly
 
@@ -106,7 +107,7 @@ def make_plan(manifest: Manifest) -> Plan:
     if (advice := more_seeds_advised(manifest)) is not None:
         warnings.append(advice)
     warnings += folder_warnings(listed or ())
-    warnings += [*_alphas(trained), *_odd_schedules(trained)]
+    warnings += odd_settings(trained)
     if manifest.device == "cpu":
         warnings.append("device is cpu, which takes many times the hours that are said of GPUs")
     return Plan(
@@ -162,7 +163,22 @@ def _plan_variants(manifest: Manifest, starts: Starts) -> tuple[VariantPlan, ...
 
 
 def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {key: value for name, section in sections.items() for key, value in flat(section, name).items()}
+    return {key: value for name, section in sections.items() for key, value in _dotted(section, name).items()}
+
+
+def _dotted(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Dotted key to value; sections that need not be there are one value, of what is said in them."""
+    whole = {key: settings[key] for key in _WHOLE if isinstance(settings.get(key), Mapping)}
+    result = flat({key: value for key, value in settings.items() if key not in whole}, name)
+    return result | {f"{name}.{key}": _said(value) for key, value in whole.items()}
+
+
+def _said(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _said(value) if isinstance(value, Mapping) else value
+        for key, value in section.items()
+        if value is not None
+    }
 
 
 def _own(
@@ -224,65 +240,6 @@ def _listed(manifest: Manifest) -> dict[str, bool] | None:
         return {key: claims_image(key) for key in remote_keys(manifest)}
     files, _ = split_sidecars(list(list_files(local_path(source))))
     return {file.key: why_ignored(file) is None for file in files}
-
-
-def _alphas(packs: Sequence[Pack]) -> Iterator[str]:
-    """A warning for each alpha that was hardly chosen for its rank.
-
-    One that adapters of several ranks share scales them unlike; where one was left at another rank's and a rank was
-    set, other trainers would take the rank. Of an adapter that starts from a file, the file says both.
-    """
-    plain = [each.lora for pack in packs for each in pack.variants]
-    plain = [lora for lora in plain if not lora.rank_stabilized and lora.init_from is None]
-    ranks: dict[float, set[int]] = {}
-    for lora in plain:
-        ranks.setdefault(lora.alpha, set()).add(lora.rank)
-    for alpha, unlike in sorted(ranks.items()):
-        if len(unlike) > 1:
-            scales = ", ".join(f"{alpha / rank:g} at rank {rank}" for rank in sorted(unlike))
-            yield (
-                f"lora.alpha {alpha:g} scales updates by {scales}, so that not ranks alone are compared; "
-                "lora.rank_stabilized: true keeps updates about as large"
-            )
-    for alpha_key, alpha, rank_key, rank in sorted({left for lora in plain for left in _alphas_left(lora)}):
-        if alpha != rank and (alpha_key != "alpha" or len(ranks[alpha]) == 1):  # else it is said above
-            yield (
-                f"lora.{alpha_key} {alpha:g} at lora.{rank_key} {rank} scales the update by {alpha / rank:g}; "
-                f"an alpha of {rank} scales it by 1"
-            )
-
-
-def _alphas_left(lora: LoraConfig) -> Iterator[tuple[str, float, str, int]]:
-    """Each alpha that nobody set for a rank that somebody did: its key, its value, and those of the rank."""
-    if "alpha" not in lora.model_fields_set and lora.rank != LoraConfig.model_fields["rank"].default:
-        yield "alpha", lora.alpha, "rank", lora.rank
-    if lora.conv_alpha is None and lora.conv_rank is not None and lora.conv_rank != lora.rank:
-        yield "conv_alpha", lora.alpha, "conv_rank", lora.conv_rank
-    for begin, block in lora.patterns.items():
-        if block.alpha is None and block.rank is not None and block.rank != lora.rank:
-            yield f"patterns.{begin}.alpha", lora.alpha, f"patterns.{begin}.rank", block.rank
-    text = lora.text_encoder
-    if text is not None and text.alpha is None and text.rank is not None and text.rank != lora.rank:
-        yield "text_encoder.alpha", lora.alpha, "text_encoder.rank", text.rank
-
-
-def _odd_schedules(packs: Sequence[Pack]) -> Iterator[str]:
-    """A warning for each kind of schedule that can hardly have been meant."""
-    variants = {variant.name: variant.training for pack in packs for variant in pack.variants}
-    lengths = {name: (each.schedule.warmup(each.last_step), each.last_step) for name, each in variants.items()}
-    for warmup, steps in sorted({each for each in lengths.values() if each[0] >= each[1] > 0}):
-        names = [name for name, each in lengths.items() if each == (warmup, steps)]
-        yield f"{', '.join(names)}: a warm-up of {warmup} updates is not over when all {steps} steps are done"
-    falling = [
-        name
-        for name, each in variants.items()
-        if each.optimizer.name == "schedule_free_adamw" and each.schedule.name != "constant"
-    ]
-    if falling:
-        yield (
-            f"{', '.join(falling)}: schedule_free_adamw averages in place of a rate that falls; it is made for "
-            "training.schedule constant, with a warm-up"
-        )
 
 
 def _memory(manifest: Manifest, pack: Pack) -> int:

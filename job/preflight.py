@@ -45,6 +45,8 @@ def check_access(manifest: Manifest, patience: Patience | None = None) -> bool:
             "writing one run at the same time.",
             "Use another store, or set output.unfenced: true and see to it that only one runs.",
         )
+    if (thumbnail := manifest.output.thumbnail) is not None:
+        probe_source(thumbnail, manifest.output_storage(), "output.thumbnail", ExitCode.STORAGE_ACCESS, patience)
     probe_source(manifest.dataset.source, manifest.dataset_storage(), "dataset.source", ExitCode.DATA, patience)
     for model in manifest.models():
         if model.is_lora:

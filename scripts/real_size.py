@@ -1,6 +1,7 @@
 """Run the study's job at real size on this machine: SD 1.5- and BLIP base-shaped models with random weights.
 
-Usage: real_size.py FOLDER [--steps 4] [--images 16] [--precision auto]. Prints time per stage and peak memory.
+Usage: real_size.py FOLDER [--steps 4] [--images 16] [--precision auto] [--set KEY=VALUE ...]. Prints time per stage and
+peak memory. With the text encoder: --set lora.text_encoder={}
 """
 
 import argparse
@@ -24,6 +25,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the manifest"
+    )
     options = parser.parse_args()
     folder: Path = options.folder
     if not (folder / "sd" / "model_index.json").exists():
@@ -53,6 +57,7 @@ def main() -> None:
         "output.destination": folder / "runs",
     }
     sets = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
+    sets += [part for line in options.set for part in ("--set", line)]
     command = [Path(sys.executable).parent / "lora-job", "run", ROOT / "manifests" / "quickstart.yaml", *sets]
     subprocess.run([*command, "--workdir", folder / "scratch"], check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

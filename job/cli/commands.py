@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from job.cli.examples import examples
+from job.cli.forms import compare, export
 from job.cli.init import init
 from job.cli.render import app as render
 from job.manifest.load import load_manifest
@@ -272,6 +273,10 @@ def sample(
         workdir=workdir,
     )
     typer.echo(sample_command(target, options, stop))
+
+
+app.command(epilog=examples("export"))(export)
+app.command(epilog=examples("compare"))(compare)
 
 
 def _look_into_data(manifest: Manifest) -> None:

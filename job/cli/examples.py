@@ -54,6 +54,15 @@ _EXAMPLES = {
         lora-job sample runs/study --prompt "a snake --d 7" --best --base
         lora-job sample adapter.safetensors --base-model SOURCE --prompt "a snake"
     """,
+    "export": """
+        lora-job export runs/study --variant blip --format both
+        lora-job export adapter.safetensors --merge base.safetensors --dtype fp16
+        lora-job export runs/study --variant blip --average 800,900,1000 --resize 4
+    """,
+    "compare": """
+        lora-job compare one.safetensors other.safetensors
+        lora-job compare runs/study:blip@100 runs/study:blip@last --json
+    """,
     "render": """
         lora-job render kubernetes study.yaml --image registry/lora-job > job.yaml
     """,

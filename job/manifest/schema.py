@@ -89,6 +89,11 @@ class OutputConfig(Config):
         max_length=2000,
         description="What the adapters are, for people who see them in a program; written into their files.",
     )
+    thumbnail: Destination | None = Field(
+        default=None,
+        description="A picture, a path or s3://..., that programs show beside the adapters; a small copy is written "
+        "into their files.",
+    )
 
 
 class VariantConfig(Config):

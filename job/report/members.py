@@ -14,6 +14,7 @@ from job.errors import ExitCode, JobError
 from job.layout import Member
 from job.report.artefacts import missing, rows, stored
 from job.report.losses import recheck, recheck_choices
+from job.report.norms import read_norms
 from job.report.objective import trained_with
 from job.report.parts import Interval
 from job.report.pictures import Pictures
@@ -116,6 +117,7 @@ def read_member(
         memorised=pictures.memorised([member]),
         best=best,
         final=final,
+        norms=read_norms(run, commits[-1]),
         checkpoints=[_checkpoint(commit) for commit in commits],
         fairness=Fairness(
             initial_weights_sha256=_initial_weights(commits),

@@ -121,6 +121,16 @@ class Fairness(Part):
     noise_sha256: str
 
 
+class AdapterNorms(Part):
+    """How large that is which the last checkpoint adds to the base model's weights: Frobenius norms of the updates.
+
+    Of DoRA it is what is added before outputs are scaled to their magnitudes.
+    """
+
+    whole: float = Field(description="Of all layers together.")
+    blocks: dict[str, float] = Field(description="By the part of the model: down_blocks.0, mid_block, text_encoder.")
+
+
 class StartReport(Part):
     """The file that an adapter started from, scored before the first update, as trained at the curve's timesteps."""
 
@@ -179,6 +189,9 @@ class MemberReport(Part):
     memorised: MemorisedReport | None = Field(description="Null where that cannot be told; `likeness` says why.")
     best: Choice | None = Field(description="Null where no checkpoint could be scored.")
     final: Choice
+    norms: AdapterNorms | None = Field(
+        default=None, description="Null where an earlier version made the report, or layers are unknown."
+    )
     checkpoints: list[Checkpoint]
     fairness: Fairness
 

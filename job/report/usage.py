@@ -255,7 +255,7 @@ def _base_step(usage: Usage, where: str) -> str:
     skip = usage.base.clip_skip
     skipped = f" Skip CLIP layers as in training: clip skip {skip} (in ComfyUI, CLIP Set Last Layer -{skip})."
     merged = ", ".join(f"{printable(name_of(each.source))} at {each.strength:g}" for each in usage.base.merge)
-    merged = f" Before the training, LoRAs were merged into it, which is to call them, too: {merged}." if merged else ""
+    merged = f" LoRAs were merged into it before the training, so call them, too: {merged}." if merged else ""
     vae = f" Choose its VAE, too: {printable(usage.base.vae or '')} (SD VAE; in ComfyUI, a Load VAE node)."
     return (
         f"As {where}, choose the base model that it was trained on, {trained_on}, or one made from it."

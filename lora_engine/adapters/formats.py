@@ -105,8 +105,7 @@ def peft_settings(layers: Layers) -> dict[str, Any]:
     return settings | ({"use_dora": True} if any(layer.magnitude is not None for layer in own.values()) else {})
 
 
-def save_diffusers(folder: Path, layers: Layers, name: str = DIFFUSERS_NAME) -> None:
-    """Write a file in diffusers' format into an existing folder."""
+def _save_diffusers(folder: Path, layers: Layers) -> None:
     from diffusers import StableDiffusionPipeline
 
     unet, text_encoder = parts_of(layers)
@@ -116,7 +115,7 @@ def save_diffusers(folder: Path, layers: Layers, name: str = DIFFUSERS_NAME) -> 
         text_encoder_lora_layers={
             key.removeprefix(TEXT_ENCODER): value for key, value in diffusers_tensors(text_encoder).items()
         },
-        weight_name=name,
+        weight_name=DIFFUSERS_NAME,
         unet_lora_adapter_metadata=peft_settings(unet) if unet else None,
         text_encoder_lora_adapter_metadata=peft_settings(text_encoder) if text_encoder else None,
     )
@@ -144,7 +143,7 @@ def write_checkpoint(
     layers = layers_of(adapter, alphas)
     kohya = kohya_tensors(layers)
     save_file(kohya, folder / kohya_name(card.name), kohya_metadata(kohya, card))
-    save_diffusers(folder, layers)
+    _save_diffusers(folder, layers)
     save_file(state, folder / STATE_NAME)
     return tuple(_entry(path) for path in sorted(folder.iterdir()))
 

@@ -186,7 +186,7 @@ def parameters(model: nn.Module, name: str) -> Adapter:
 def file_alphas(model: nn.Module, name: str) -> dict[str, float]:
     """The alpha of each layer of an adapter by which readers of its files, who scale by alpha / rank, scale it."""
     layers = ((n, layer) for n, layer in model.named_modules() if isinstance(layer, PackedLayer))
-    return {n: layer.scaling[name] * layer.r[name] for n, layer in layers if name in layer.lora_A}
+    return {n: layer.file_alpha(name) for n, layer in layers if name in layer.lora_A}
 
 
 def export(model: nn.Module, name: str) -> Adapter:

@@ -9,6 +9,7 @@ R rank, of adapters that compute together the largest, h and w the size of a con
 sees.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,9 @@ class PackedLayer:
     lora_B: Any
     lora_magnitude_vector: Any
     scaling: dict[str, float]
+    lora_alpha: dict[str, float]
     r: dict[str, int]
+    use_rslora: dict[str, bool]
 
     @property
     def base(self) -> Any:
@@ -64,6 +67,10 @@ class PackedLayer:
         """
         known = [self.scaling[name] for name in names if name in self.lora_A]
         return [self.scaling[name] if name in self.lora_A else known[0] if known else 1.0 for name in names]
+
+    def file_alpha(self, name: str) -> float:
+        """The alpha by which readers of an adapter's files, who scale by alpha / rank, scale it here."""
+        return self.lora_alpha[name] * (math.sqrt(self.r[name]) if self.use_rslora[name] else 1)
 
     def weights(self, name: str) -> dict[str, nn.Parameter]:
         """The parameters of an adapter here, live, by their names in the layer; of plain LoRA down, then up."""

@@ -75,7 +75,8 @@ def require_alike(file: LoraFile, config: LoraConfig, targets: Targets, what: st
         key, said, found = problem
         raise ModelError(
             f"lora.{key} is {said}, but {found} in {what}, from which the adapter is to start.",
-            f"Leave lora.{key} out, and it is as in the file; or start from another.",
+            f"Leave lora.{key} out, of the variant and of the manifest's own lora, and it is as in the file; or start "
+            "from another.",
         )
 
 

@@ -77,6 +77,11 @@ def _patterns(part: str, weights: Weights) -> tuple[str, ...]:
     return tuple(f"{part}/{name}" if part else name for name in found)
 
 
+def plain_name(part: str) -> str:
+    """The usual name of the one file with the weights of a part of a pipeline."""
+    return f"{_DOWNLOADS[part]}.safetensors"
+
+
 def _names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 

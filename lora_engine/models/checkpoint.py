@@ -20,7 +20,7 @@ NAME_A_VAE = (
     "Name one that goes with it: base_model.vae: hf://stabilityai/sd-vae-ft-mse, a folder or a .safetensors file."
 )
 _FIRST = f"{UNET}input_blocks.0.0.weight"  # the UNet's first layer, whose shape tells what it takes
-_EMA = "model_ema."
+EMA = "model_ema."
 VAES = ("first_stage_model.", "vae.")
 # The prefixes of a text encoder of SD 1.x and of SD 2.x, each as programs write it that came with SDXL, too.
 CLIP = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
@@ -153,9 +153,9 @@ def _has_text_encoder(header: Header) -> bool:
 
 
 def _without_unet(header: Header) -> tuple[str, str]:
-    if header.has(_EMA):
+    if header.has(EMA):
         remedy = "Name the version with the weights to use, or one that was converted to have them under that name."
-        return f"has only a moving average of the UNet's weights ({_EMA}*), and no {UNET}*", remedy
+        return f"has only a moving average of the UNet's weights ({EMA}*), and no {UNET}*", remedy
     if header.has(*VAES, "encoder.conv_in.", "decoder.conv_in.") and not _has_text_encoder(header):
         return "is a VAE alone", f"Name it as base_model.vae, and as base_model.source a checkpoint. {_A_MODEL}"
     return f"holds no UNet ({UNET}*), so it is no Stable Diffusion checkpoint", _A_MODEL

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lora_engine.adapters.lora_file import LoraFile, LoraLayer, read_lora
+from lora_engine.adapters.lora_file import LoraFile, read_lora
+from lora_engine.adapters.updates import difference
 from lora_engine.errors import ModelError
 from lora_engine.models.files import LocalModel, Merge
 
@@ -46,24 +47,8 @@ class Merging:
             return weight
         weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
         for update, strength in added:
-            weight = weight + strength * _difference(weight, update)
+            weight = weight + strength * difference(weight, update)
         return weight
-
-
-def _difference(weight: Tensor, layer: LoraLayer) -> Tensor:
-    """What an adapter at full strength adds to a weight. [O, I] -> [O, I], or [O, I, h, w] -> [O, I, h, w].
-
-    DoRA gives each output's weights the length that it learned, after it has added what LoRA does.
-    """
-    down, up = (part.to(weight.device, weight.dtype) for part in (layer.down, layer.up))
-    added = (up.flatten(1) @ down.flatten(1)).view_as(weight) * (layer.alpha / layer.rank)
-    if layer.magnitude is None:
-        return added
-    sums = weight + added
-    ones = [-1] + [1] * (weight.dim() - 1)
-    lengths, wanted = sums.flatten(1).norm(dim=1).view(ones), layer.magnitude.to(sums).view(ones)
-    scaled: Tensor = sums * (wanted / lengths)
-    return scaled - weight
 
 
 def merge_text_encoder(text_encoder: nn.Module, merging: Merging) -> None:

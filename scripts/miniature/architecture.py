@@ -159,14 +159,18 @@ def make_stable_diffusion(
     """Write a pipeline with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = clip_tokenizer()
+        tokenizer = clip_tokenizer(sizes.vocabulary)
         parts = {"unet": unet(sizes), "vae": vae(sizes), "text_encoder": text_encoder(sizes, tokenizer)}
     parts = {name: part.to(dtype) for name, part in parts.items()}
     save_stable_diffusion(folder, **parts, tokenizer=tokenizer, prediction_type=prediction_type)
 
 
-def clip_tokenizer() -> Any:
-    """CLIP's tokenizer over single letters and whole words of the drawings' captions."""
+def clip_tokenizer(size: int | None = None) -> Any:
+    """CLIP's tokenizer over single letters and whole words of the drawings' captions.
+
+    Args:
+        size: of its vocabulary, which is filled up with what no text has; None is what the words need.
+    """
     from transformers import CLIPTokenizer
 
     letters = list(string.ascii_lowercase + string.digits + string.punctuation)
@@ -179,9 +183,11 @@ def clip_tokenizer() -> Any:
             if parts[0] not in vocabulary:
                 merges.append(" ".join(merge))
                 vocabulary.append(parts[0])
+    marks = [_START, _END]
+    vocabulary += [f"unused{at}" for at in range((size or 0) - len(vocabulary) - len(marks))]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary_path, merges_path = Path(folder, "vocab.json"), Path(folder, "merges.txt")
-        vocabulary_path.write_text(json.dumps({token: at for at, token in enumerate([*vocabulary, _START, _END])}))
+        vocabulary_path.write_text(json.dumps({token: at for at, token in enumerate([*vocabulary, *marks])}))
         merges_path.write_text("\n".join(["#version: 0.2", *merges]) + "\n")
         tokenizer = CLIPTokenizer(str(vocabulary_path), str(merges_path), model_max_length=77)
     tokenizer.model_max_length = 77

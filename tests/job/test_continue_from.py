@@ -21,7 +21,7 @@ ONE = "{name: one, captions: {strategy: existing}, lora: {rank: 4, alpha: 2}}"
 TEXT = (
     "{name: text, captions: {strategy: existing}, lora: {rank: 2, alpha: 3, target_modules: kohya, text_encoder: {}}}"
 )
-PLAIN = ("captioner=null", "evaluation.samples=null", "training.optimizer.learning_rate=0.02")
+PLAIN = ("lora={}", "captioner=null", "evaluation.samples=null", "training.optimizer.learning_rate=0.02")
 
 
 def rows_of(run: Path, variant: str) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def report_of(run: Path) -> dict[str, Any]:
 def folder(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run `first` of which one adapter is plain, and one of kohya's layers and the text encoder."""
     folder = tmp_path_factory.mktemp("continue-from")
-    done = ran(miniature, folder, f"variants=[{ONE}, {TEXT}]", "lora.alpha=4", name="first")
+    done = ran(miniature, folder, f"variants=[{ONE}, {TEXT}]", name="first")
     assert done == 0
     return folder
 
@@ -106,19 +106,16 @@ def test_a_start_is_scored_as_its_adapter_was_last_and_a_kill_changes_nothing(
     miniature: Path, folder: Path, first: Path
 ) -> None:
     adapters = first / "adapters"
-    lines = [
-        starting("kohya", adapters / "one.safetensors"),
-        starting("diffusers", adapters / "diffusers" / "one.safetensors", ", rank: 4"),
-        starting("text", adapters / "text.safetensors"),
-        starting("text_diffusers", adapters / "diffusers" / "text.safetensors"),
-    ]
-    variants = f"variants=[{', '.join(lines)}]"
+    one, text = (
+        starting("one", adapters / "one.safetensors"),
+        starting("text", adapters / "diffusers" / "text.safetensors", ", rank: 2"),
+    )
+    variants = f"variants=[{one}, {text}]"
     ran(miniature, folder, variants, name="second")
     second = folder / "runs" / "second"
     last = {name: rows_of(first, name)[-1]["curve_loss"] for name in ("one", "text")}
     for member in report_of(second)["members"]:
-        expected = last["text" if "text" in member["variant"] else "one"]
-        assert member["start"]["curve_loss"] == pytest.approx(expected, rel=1e-6), member["variant"]
+        assert member["start"]["curve_loss"] == pytest.approx(last[member["variant"]], rel=1e-6), member["variant"]
     seed = random.randrange(2**32)
     print("seed", seed)
     killed = folder / "runs" / "killed" / "variants" / "text" / "seed-1337"

@@ -17,7 +17,7 @@ from job import prospect
 from job.cli.plan import render_plan
 from job.manifest.load import load_manifest
 from job.plan import Plan, make_plan
-from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.adapter import LoraConfig, TextEncoderLoraConfig
 from lora_engine.training import estimate
 from miniature.architecture import SD_15, make_stable_diffusion
 from tests.job.small_run import BLIP, VANILLA, arguments
@@ -52,6 +52,36 @@ def test_images_files_and_bytes(miniature: Path, tmp_path: Path) -> None:
     narrow = "{name: narrow, captions: {strategy: blip}, lora: {rank: 1}}"
     planned = plan(miniature, tmp_path, "lora.rank=4", f"variants=[{VANILLA}, {narrow}]")
     assert planned["checkpoint_bytes"] == weights // 8 * (4 + 1) * 20
+
+
+def test_what_a_variant_does_with_blocks_and_the_text_encoder_is_one_setting_each(
+    miniature: Path, tmp_path: Path
+) -> None:
+    other = (
+        "{name: other, captions: {strategy: blip}, lora: {text_encoder: {rank: 2}, patterns: {mid_block: {rank: 4}}}}"
+    )
+    planned = plan(miniature, tmp_path, f"variants=[{VANILLA}, {other}]")
+    assert [each["settings"] for each in planned["variants"]] == [
+        {"lora.patterns": {}, "lora.text_encoder": None},
+        {"lora.patterns": {"mid_block": {"rank": 4}}, "lora.text_encoder": {"rank": 2}},
+    ]
+    text = lora_job("plan", *arguments(miniature, tmp_path, f"variants=[{VANILLA}, {other}]")).stdout
+    assert 'other: lora.text_encoder {"rank": 2}, lora.patterns {"mid_block": {"rank": 4}}' in text
+
+
+def test_memory_and_time_follow_layers_and_text_encoder(images: str) -> None:
+    def planned(lora: str) -> dict[str, Any]:
+        return seeds_and_variants(1, BLIPS[:1], images, f"lora={lora}", "training.steps=100000")
+
+    plain, with_text, full = (planned(lora) for lora in ("{}", "{text_encoder: {}}", "{target_modules: full}"))
+    more = with_text["memory_bytes"] - plain["memory_bytes"]
+    assert more > 2 * estimate.TEXT_ENCODER_PARAMETERS  # in half precision
+    assert full["memory_bytes"] > plain["memory_bytes"]
+    lora = LoraConfig(text_encoder=TextEncoderLoraConfig())
+    assert with_text["checkpoint_bytes"] == pytest.approx(
+        plain["checkpoint_bytes"] * estimate.parameters(lora) / estimate.parameters(LoraConfig()), abs=1
+    )
+    assert with_text["training_hours"]["T4"] > plain["training_hours"]["T4"]
 
 
 def test_memory_follows_resolution_batch_and_precision(miniature: Path, tmp_path: Path) -> None:
@@ -276,12 +306,10 @@ def test_a_variant_is_shown_with_what_it_sets_alone() -> None:
     ]
     assert planned.variants[2].settings["training.optimizer.d0"] == 1e-6  # JSON has all that is unlike
     assert said_of(of_one_text("a", "b"), "variants (2)") == ["a", "b"]
-    assert said_of(
-        of_one_text("a", "b lora: {text_encoder: {}, patterns: {mid_block: {rank: 4}}}"), "variants (2)"
-    ) == [
+    found = of_one_text("a", "b lora: {text_encoder: {}, patterns: {mid_block: {rank: 4}}}, training: {ema: {}}")
+    assert said_of(found, "variants (2)") == [
         "a: as lora and training are",
-        "b: lora.patterns.mid_block.rank 4, lora.text_encoder.rank null, lora.text_encoder.alpha null,",
-        "lora.text_encoder.learning_rate null, lora.text_encoder.stop_after null",
+        'b: lora.text_encoder {}, lora.patterns {"mid_block": {"rank": 4}}, training.ema.decay 0.999',
     ]
 
 

@@ -249,7 +249,7 @@ def test_a_file_with_a_text_encoder_draws_with_it(run: Path, miniature: Path, tm
     text = load_file(miniature / "sd/text_encoder/model.safetensors")
     outputs, inputs = next(weight.shape for key, weight in text.items() if key.endswith("layers.0.mlp.fc1.weight"))
     pictures = []
-    for name, scale in (("without", 0.0), ("with", 3.0)):
+    for name, scale in (("without", 0.0), ("with", 30.0)):
         path = tmp_path / f"{name}.safetensors"
         generator = torch.Generator().manual_seed(0)
         down, up = (torch.randn(shape, generator=generator) for shape in ((2, inputs), (outputs, 2)))
@@ -260,7 +260,7 @@ def test_a_file_with_a_text_encoder_draws_with_it(run: Path, miniature: Path, tm
     base, without, again, changed = pictures
     assert np.array_equal(base, again)
     assert np.abs(without - base).mean() > 0
-    assert np.abs(changed - without).mean() > 5 * NEAR
+    assert np.abs(changed - without).mean() > 0.1
 
 
 def test_another_file_of_the_same_name_is_another_set(run: Path, miniature: Path, tmp_path: Path) -> None:

@@ -158,7 +158,16 @@ def test_settings_that_do_not_suit_are_warned_of(tmp_path: Path) -> None:
     done = validate(tmp_path, long, "dataset.source=miniature://drawings")
     assert "epochs 100000 of about 104 images are more than 1000000 updates" in done.stderr
     assert "schedule.cycles" not in done.stderr
-    done = validate(tmp_path, "training.batch_size=9")
+    done = validate(tmp_path, "lora={kind: dora, text_encoder: {stop_after: 500}}")
+    for part in (
+        "lora.kind of one is dora: ",
+        "diffusers leaves out the magnitudes",
+        "the text encoder trains to the end",
+    ):
+        assert part in done.stderr
+    done = validate(tmp_path, "training.batch_size=9", "lora={text_encoder: {stop_after: 2}}")
+    assert "dora" not in done.stderr
+    assert "to the end" not in done.stderr
     assert "never arrives" not in done.stderr
     assert "batch_size" not in done.stderr
 

@@ -67,6 +67,7 @@ def publish_page(found: Findings) -> None:
         "more_pairs": len(judged) > _MOST_PAIRS,
         "all_points": sum(len(member.validation) for member in comparison.members) <= _MOST_POINTS,
         "charts": _charts(comparison),
+        "blocks": list(dict.fromkeys(block for m in comparison.members if m.norms for block in m.norms.blocks)),
         "adapters": [entry.kohya.path for entry in found.adapters.adapters],
         "to_use": found.recommended,
         "used_member": used,

@@ -18,6 +18,7 @@ from job.manifest.packs import Pack
 from job.run import checkpoints
 from job.run.context import Attempt
 from job.run.hashes import metrics_hash
+from job.run.thumbnail import read_thumbnail
 from job.stages.train.build import Study, TrainablePack
 from job.stages.train.resume import collect_garbage
 from job.threads import Background
@@ -56,6 +57,7 @@ class CheckpointWriter(Background):
         self._attempt, self._study, self._pack = attempt, study, pack
         self._trainable, self._processes = trainable, processes
         self._text_width: int = trainable.unet.config.cross_attention_dim  # type: ignore[union-attr,assignment]
+        self._thumbnail = read_thumbnail(attempt)
         self._alphas = {m: lora.file_alphas(trainable.unet, m.adapter_name) for m in pack.members}
         self._initial = {m: lora.weights_sha256(lora.export(trainable.unet, m.adapter_name)) for m in pack.members}
 
@@ -175,4 +177,5 @@ class CheckpointWriter(Background):
             seed=self._study.training_seed(member),
             license=output.license,
             description=output.description,
+            thumbnail=self._thumbnail,
         )

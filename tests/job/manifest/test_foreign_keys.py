@@ -39,6 +39,27 @@ def only_problem(text: str = PLAIN, *sets: str) -> Problem:
         ("training.max_denoising_steps", "training.timesteps.to"),
         ("training.optimizer.prodigy_d_coef", "training.optimizer.d_coef"),
         ("training.ema_decay", "training.ema.decay"),
+        ("text_encoder_lr", "lora.text_encoder.learning_rate"),
+        ("training.learning_rate_te", "lora.text_encoder.learning_rate"),
+        ("lora.network_train_unet_only", "lora.text_encoder"),
+        ("train_text_encoder", "lora.text_encoder"),
+        ("training.stop_text_encoder_training_pct", "lora.text_encoder.stop_after"),
+        ("train_text_encoder_frac", "lora.text_encoder.stop_after"),
+        ("lora.conv_dim", "lora.conv_rank"),
+        ("lora.conv", "lora.conv_rank"),  # ai-toolkit
+        ("lora.block_dims", "lora.patterns"),
+        ("lora.rank_pattern", "lora.patterns"),  # PEFT
+        ("lora.preset", "lora.target_modules"),
+        ("lora.layer_filter", "lora.target_modules"),  # OneTrainer
+        ("lora.peft_type", "lora.kind"),  # OneTrainer
+        ("lora.lora_type", "lora.kind"),  # SimpleTuner
+        ("lora.use_dora", "lora.kind"),
+        ("lora.lora_decompose", "lora.kind"),  # OneTrainer
+        ("network_module", "lora.kind"),
+        ("network_weights", "lora.init_from"),
+        ("lora.init_lora", "lora.init_from"),  # SimpleTuner
+        ("lora.pretrained_lora_path", "lora.init_from"),  # ai-toolkit
+        ("base_weights", "base_model.merge"),
         ("lora.rnak", "rank"),  # a slip is no other trainer's
     ],
 )
@@ -59,6 +80,9 @@ def test_a_key_of_nothing_here_says_what_there_is_instead() -> None:
     problem = only_problem(f"{PLAIN}scale_weight_norms: 1\n")
     assert (problem.line, problem.suggestion) == (8, None)
     assert "There is no such setting: weights may grow" in str(problem)
+    assert "There is no such setting: an adapter has layers of the UNet" in str(
+        only_problem(PLAIN, "network_train_text_encoder_only=true")
+    )
     for key in ("gradient_checkpointing", "training.gradient_checkpointing", "training.cache_latents"):
         assert "No such setting is needed: " in str(only_problem(PLAIN, f"{key}=true"))
 

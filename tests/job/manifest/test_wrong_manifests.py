@@ -184,9 +184,11 @@ def resolved(schema: dict[str, Any], value: Any) -> dict[str, Any]:
         found = resolved(option, value)
         if {"string": str, "object": dict, "integer": int, "array": list}[found["type"]] is type(value):
             return found
-    for option in schema.get("anyOf", []):
-        if option.get("type") != "null":
-            return resolved(option, value) | {"nullable": True}
+    options = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
+    if isinstance(value, list):  # where a word may stand in a list's place
+        options.sort(key=lambda option: option.get("type") != "array")
+    if options:
+        return resolved(options[0], value) | {"nullable": True}
     return schema
 
 

@@ -248,6 +248,7 @@ class ByHand:
             "train": [{"step": row["step"], "loss": row["loss"]} for row in metrics],
             "best": {"step": best, "loss": mean(self.loss(variant, seed, best, own, curve=True))},
             "final": {"step": last, "loss": mean(final)},
+            "norms": self.norms(variant, seed),
             "checkpoints": [{"step": c["step"], "weights_sha256": c["weights_sha256"]} for c in commits],
             "fairness": {
                 field: hashlib.sha256("\n".join(row[field] for row in metrics).encode()).hexdigest()
@@ -260,6 +261,24 @@ class ByHand:
         key = f"variants/{variant}/seed-{seed}/checkpoints/step-{step:06d}/COMMIT.json"
         commit: Json = json.loads((self.folder / key).read_text())
         return commit
+
+    def norms(self, variant: str, seed: int) -> Json:
+        """The sizes of what the last checkpoint adds, with every number of every update."""
+        folder = self.folder / f"variants/{variant}/seed-{seed}/checkpoints/step-{self.last(variant, seed):06d}"
+        squares: dict[str, float] = {}
+        with safe_open(folder / f"{variant}.safetensors", "numpy") as file:
+            for layer in [key.removesuffix(".alpha") for key in file.keys() if key.endswith(".alpha")]:  # noqa: SIM118
+                down, up = (file.get_tensor(f"{layer}.lora_{part}.weight").astype(float) for part in ("down", "up"))
+                update = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+                update *= float(file.get_tensor(f"{layer}.alpha")) / len(down)
+                words = layer.removeprefix("lora_").replace("down_", "down").replace("up_", "up").split("_")
+                numbered = {"downblocks": "down_blocks", "upblocks": "up_blocks"}
+                block = "text_encoder" if words[0] == "te" else "mid_block"
+                if words[1] in numbered:
+                    block = f"{numbered[words[1]]}.{words[2]}"
+                squares[block] = squares.get(block, 0.0) + float((update**2).sum())
+        blocks = {block: sqrt(square) for block, square in squares.items()}
+        return {"whole": sqrt(sum(squares.values())), "blocks": blocks}
 
     def evaluation(self, variant: str, seed: int, step: int) -> Json:
         file, own = self.files[variant, seed, step], self.own[variant]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.numpy import save
 
 from job import layout
 from job.layout import Member
@@ -281,27 +282,40 @@ def _training_seed(made: MadeRun, member: Member) -> int:
 
 
 def _commit(made: MadeRun, pack: Pack, member: Member, step: int) -> None:
-    """Write a checkpoint whose files, one in each format, hold no more than the name of the weights."""
+    """Write a checkpoint of two layers, drawn by the weights' name, which the file for diffusers holds instead."""
     lora = pack.variants[pack.members.index(member)].lora
     text_encoder = None if lora.text_encoder is None else lora.size_in_text_encoder[0]
     shape = f"{lora.kind} {lora.rank} {lora.target_modules} {lora.patterns} {text_encoder}"
     initial = f"{shape} {_training_seed(made, member)}"
     weights = made.design.weights(member, step) or initial
-    names, key = (kohya_name(member.variant), DIFFUSERS_NAME), layout.checkpoint(member, step)
-    for name in names:
-        made.run.write(f"{key}/{name}", weights.encode())
+    key = layout.checkpoint(member, step)
+    files = {kohya_name(member.variant): _adapter(weights), DIFFUSERS_NAME: weights.encode()}
+    entries = []
+    for name, data in files.items():
+        written = made.run.write(f"{key}/{name}", data)
+        entries.append(FileEntry(name, written.size, written.sha256))
     earlier = checkpoints.committed_steps(made.run, member)
     commit = Commit(
         run_id=made.resolved.run_id,
         variant=member.variant,
         seed=member.seed,
         step=step,
-        files=tuple(FileEntry(name, len(weights.encode()), _sha256(weights)) for name in names),
+        files=tuple(entries),
         parent=earlier[-1] if earlier else None,
         weights_sha256=_sha256(weights),
         initial_weights_sha256=_sha256(initial),
     )
     made.run.write_stored(f"{key}/{layout.COMMIT_NAME}", commit)
+
+
+def _adapter(weights: str) -> bytes:
+    """A file in kohya's format: a layer of the UNet and one of the text encoder."""
+    dice, tensors = np.random.default_rng(zlib.crc32(weights.encode())), {}
+    for name in ("unet_mid_block_attentions_0_proj_in", "te_text_model_encoder_layers_0_mlp_fc1"):
+        tensors[f"lora_{name}.lora_down.weight"] = dice.standard_normal((2, 5)).astype(np.float32)
+        tensors[f"lora_{name}.lora_up.weight"] = dice.standard_normal((4, 2)).astype(np.float32)
+        tensors[f"lora_{name}.alpha"] = np.array(3, np.float32)
+    return save(tensors)
 
 
 def _write_pointers(made: MadeRun, member: Member, steps: int, frozen_at: int | None) -> None:

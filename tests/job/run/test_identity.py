@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from job.manifest.load import load_manifest
-from job.run.identity import Identity, differences, has_more_steps, identity, identity_conflicts
+from job.run.identity import Identity, differences, has_more_steps, identity, identity_conflicts, way_on
 from job.run.resolved import Resolved
 from tests.job.manifest.test_manifest import SMALL, load
 
@@ -80,6 +80,53 @@ def test_an_identity_is_written_as_before_where_the_base_model_is_used_as_its_fi
     written = identity_of(*USE, VAE, vae="v").model_dump()["base_model_as"]
     assert written == {"prediction_type": "v_prediction", "zero_terminal_snr": True, "clip_skip": 2, "vae": "v"}
     assert identity_conflicts(identity_of(VAE, vae="v"), identity_of(VAE, vae="w")) == ("base_model_as.vae",)
+
+
+MERGE = "base_model.merge=[{source: a.safetensors, strength: 0.5}, {source: b.safetensors}]"
+COSINE = "training.schedule={name: cosine}"
+START = "variants=[{name: one, captions: {strategy: existing}, lora: {init_from: a.safetensors}}]"
+
+
+def test_what_is_merged_belongs_to_it_by_its_bytes_and_strength_and_not_by_its_place() -> None:
+    merged = {"merge.0": "x", "merge.1": "y"}
+    stored = identity_of(MERGE, **merged)
+    assert stored.model_dump()["base_model_as"]["merge"] == [
+        {"sha256": "x", "strength": 0.5},
+        {"sha256": "y", "strength": 1.0},
+    ]
+    assert identity_conflicts(stored, identity_of(MERGE.replace("a.saf", "c.saf"), **merged)) == ()
+    for other in (
+        identity_of(),
+        identity_of(MERGE, **merged | {"merge.1": "z"}),
+        identity_of(MERGE.replace("0.5", "0.6"), **merged),
+    ):
+        assert identity_conflicts(stored, other) == identity_conflicts(other, stored) == ("base_model_as.merge",)
+
+
+def test_what_an_adapter_starts_from_belongs_to_its_variant_by_its_bytes_and_what_they_say() -> None:
+    def started(*sets: str, sha256: str = "x", rank: int = 4) -> Identity:
+        manifest = load(SMALL, START, *sets)
+        read = {"rank": rank, "alpha": 2.0, "conv_rank": None, "target_modules": "kohya", "text_encoder": None}
+        models = {"base": "b", "start.one": sha256}
+        return identity(manifest, data_sha256="d", models=models, starts={"one": read})
+
+    stored = started()
+    lora = stored.variants["one"].lora
+    assert (lora["init_from"], lora["rank"], lora["alpha"], lora["target_modules"]) == ("x", 4, 2.0, "kohya")
+    assert identity_conflicts(stored, started("variants.one.lora.init_from=b.safetensors")) == ()
+    assert identity_conflicts(stored, started("variants.one.lora.rank=4", "lora.target_modules=kohya")) == ()
+    assert identity_conflicts(stored, started(sha256="y")) == ("variants.one.lora.init_from",)
+    assert identity_conflicts(stored, started("lora.rank=8")) == ("variants.one.lora.rank",)
+    assert "variants.one.lora.init_from" in identity_conflicts(stored, identity_of())
+
+
+@pytest.mark.parametrize(
+    ("option", "is_longer"),
+    [("training.steps=99", True), ("training.schedule.name=linear", True), ("lora.rank=3", False)],
+)
+def test_who_wants_to_train_for_longer_is_told_of_starts_and_caches(option: str, is_longer: bool) -> None:
+    told = way_on(identity_conflicts(identity_of(COSINE), identity_of(COSINE, option)))
+    assert ("lora.init_from" in told, "come from the cache" in told) == (is_longer, is_longer)
 
 
 SEVERAL = (

@@ -203,9 +203,12 @@ def test_a_lost_index_of_adapters_is_no_sign_of_an_earlier_version(folder: Path,
 
 
 def test_an_altered_run_is_not_put_beside_others(folder: Path, finished: Path, tmp_path: Path) -> None:
-    for key in (layout.captions("a"), layout.COMPARISON):
+    def rename(path: Path) -> None:
+        edit(path, name="another")  # and it is a report as before
+
+    for key, alter in ((layout.captions("a"), flip), (layout.COMPARISON, rename)):
         whole = (folder / key).read_bytes()
-        flip(folder / key)
+        alter(folder / key)
         with pytest.raises(JobError, match=f"{key} was altered") as caught:
             publish_side_by_side([folder_of(str(folder)), folder_of(str(finished))], str(tmp_path / "there"))
         assert caught.value.code == ExitCode.CONFLICT

@@ -153,7 +153,7 @@ def test_what_no_settings_say_is_refused_with_the_reason(miniature: Path, tmp_pa
     for changed, told in (
         (layers | {text[0]: cut[text[0]]}, "layers of the text encoder of several sizes: rank 2 with alpha 1, rank 4"),
         ({name: layers[name] for name in text}, "no weights for the UNet"),
-        (layers | {text[0]: Layer(*_parts(layers[text[0]]), torch.ones(len(layers[text[0]].up)))}, "DoRA in some"),
+        (layers | {name: with_norms(layers[name]) for name in text}, "DoRA in some layers and plain LoRA"),
     ):
         file = read_lora(write_kohya(tmp_path / "a.safetensors", changed))
         with pytest.raises(ModelError, match=told):
@@ -173,5 +173,5 @@ def test_layers_of_the_text_encoder_that_a_file_lacks_begin_with_nothing(miniatu
     assert not any(weights[key].any() for key in added)
 
 
-def _parts(layer: Layer) -> tuple[torch.Tensor, torch.Tensor, float]:
-    return layer.down, layer.up, layer.alpha
+def with_norms(layer: Layer) -> Layer:
+    return Layer(layer.down, layer.up, layer.alpha, torch.ones(len(layer.up)))

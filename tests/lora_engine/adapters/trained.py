@@ -59,7 +59,8 @@ def load_models(folder: Path) -> Models:
 
 def unet_output(unet: nn.Module) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    latents, text = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 77, 64, generator=generator)
+    # Of 8 pixels a side one would be left in the middle, and norms over a few values multiply what is rounded.
+    latents, text = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 77, 64, generator=generator)
     with torch.inference_mode():
         return unet(latents, torch.tensor([10, 900]), text).sample
 
@@ -84,12 +85,16 @@ def as_kohya(name: str, layer: nn.Module) -> tuple[int, float] | None:
 
 
 def everywhere(name: str, layer: nn.Module) -> tuple[int, float] | None:
-    """All layers of the blocks, convolutions of other ranks and alphas, one block of another, rank-stabilised."""
+    """All layers of the blocks, rank-stabilised, and convolutions of another rank and alpha."""
     if not name.startswith(("down_blocks", "mid_block", "up_blocks")):
         return None
-    if is_convolution(layer):
-        return 2, 3.0
-    return (5, 2.0 * 5**0.5) if name.startswith("mid_block") else (3, 4.0 * 3**0.5)
+    return (2, 3.0) if is_convolution(layer) else (3, 4.0 * 3**0.5)
+
+
+def by_block(name: str, layer: nn.Module) -> tuple[int, float] | None:
+    """The same, with one block of another rank and alpha, and another of another alpha."""
+    others = {"mid_block": (5, 4.0 * 5**0.5), "up_blocks.1": (3, 2.0)}
+    return next((size for begin, size in others.items() if name.startswith(begin)), everywhere(name, layer))
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ KINDS = {
     "attention": Kind(in_attention),
     "kohya": Kind(as_kohya, (4, 1.0)),
     "full": Kind(everywhere, (6, 9.0)),
-    "dora": Kind(everywhere, (6, 9.0), dora=True),
+    "by block": Kind(by_block, (6, 9.0)),
+    "dora": Kind(by_block, (6, 9.0), dora=True),
 }
 
 
