@@ -202,14 +202,15 @@ def _adapter_warnings(variants: Sequence[ResolvedVariant]) -> Iterator[str]:
     if doras := [variant.name for variant in variants if variant.lora.kind == "dora"]:
         yield (
             f"warning: lora.kind of {', '.join(doras)} is dora: of a file in kohya's format diffusers leaves out the "
-            "magnitudes, and A1111 and ComfyUI divide by other norms than it was trained with. diffusers computes as it "
-            "was trained with the file of adapters/diffusers, and every program with a checkpoint that `lora-job export "
-            "--merge` made."
+            "magnitudes, and A1111 and ComfyUI divide by other norms than it was trained with. diffusers computes as "
+            "it was trained with the file of adapters/diffusers, and every program does with a checkpoint that "
+            "`lora-job export --merge` made."
         )
     if blocks := [variant.name for variant in variants if _has_alphas_of_blocks(variant.lora)]:
         yield (
-            f"warning: lora.patterns of {', '.join(blocks)} has alphas of its own: of a file in kohya's format diffusers "
-            "takes that of all for attention layers. Load it there from adapters/diffusers; A1111 and ComfyUI read each."
+            f"warning: lora.patterns of {', '.join(blocks)} has alphas of its own: of a file in kohya's format "
+            "diffusers takes that of all for attention layers. Load it there from adapters/diffusers; A1111 and "
+            "ComfyUI read each."
         )
     for variant in variants:
         text, last = variant.lora.text_encoder, variant.training.last_step
