@@ -23,6 +23,8 @@ from job.storage.uris import local_path
 from lora_engine.captions.strategies import needs_sidecars
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.captions import ExistingCaptions, plain_parts
+from lora_engine.config.lr_schedule import CosineRestartsLrSchedule
+from lora_engine.config.training import MOST_STEPS, TrainingConfig
 from lora_engine.errors import DataError
 from lora_engine.images.fates import data_warnings, fates_of, folder_warnings, said_because
 from lora_engine.images.kinds import claims_image, why_left_out
@@ -183,18 +185,41 @@ def _setting_warnings(manifest: Manifest, images: int | None) -> Iterator[str]:
     train = None if images is None else images - manifest.dataset.expected_held_out(images)
     variants = resolve_variants(manifest, train)
     yield from _adapter_warnings(variants)
-    trainings = {variant.training for variant in variants}
-    for training in sorted(trainings, key=lambda training: training.model_dump_json()):
-        if training.schedule.warmup_steps >= training.last_step > 0:
-            yield (
-                f"warning: the learning rate rises for schedule.warmup_steps ({training.schedule.warmup_steps}) and "
-                f"never arrives, since training.steps is {training.last_step}."
-            )
-        if train is not None and training.batch_size > train:
-            yield (
-                f"warning: training.batch_size is {training.batch_size}, but only about {train} images are "
-                "trained on: each update sees some of them more than once."
-            )
+    trainings = [variant.training for variant in resolve_variants(manifest)]
+    yield from dict.fromkeys(line for training in trainings for line in _training_warnings(training, train))
+
+
+def _training_warnings(training: TrainingConfig, train: int | None) -> Iterator[str]:
+    """What of one variant's training does not suit itself, or so many images that it trains on."""
+    yield from _schedule_warnings(training if train is None else training.counted(train))
+    if train is None:
+        return
+    if training.is_cut_short(train):
+        yield (
+            f"warning: training.epochs {training.epochs:g} of about {train} images are more than {MOST_STEPS} "
+            "updates, which is where training ends."
+        )
+    if training.batch_size > train:
+        yield (
+            f"warning: training.batch_size is {training.batch_size}, but only about {train} images are "
+            "trained on: each update sees some of them more than once."
+        )
+
+
+def _schedule_warnings(training: TrainingConfig) -> Iterator[str]:
+    """What of the schedule has no room in the updates that there are, if it is known how many."""
+    schedule, steps = training.schedule, training.last_step
+    if schedule.warmup_steps >= steps > 0:
+        yield (
+            f"warning: the learning rate rises for schedule.warmup_steps ({schedule.warmup_steps}) and "
+            f"never arrives, since training.steps is {steps}."
+        )
+    left = steps - schedule.warmup(steps)
+    if isinstance(schedule, CosineRestartsLrSchedule) and 2 * schedule.cycles > left > 0:
+        yield (
+            f"warning: the learning rate is to fall schedule.cycles ({schedule.cycles}) times in {left} updates, of "
+            "which a fall needs two at least: it does not fall as asked for."
+        )
 
 
 def _adapter_warnings(variants: Sequence[ResolvedVariant]) -> Iterator[str]:

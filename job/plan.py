@@ -32,9 +32,11 @@ class PackPlan:
     rank: int  # of its adapters, the largest
     # The most; 0 where that is epochs of images that cannot be counted without a download, and so are what rests on it.
     steps: int
+    fewest_steps: int  # of a member; 0 in the same way
     images_per_step: int  # of each member
-    epochs: float | None  # None where the images cannot be counted without a download
+    epochs: float | None  # of the member with most steps; None where the images cannot be counted without a download
     checkpoints: int  # of the member with most steps
+    fewest_checkpoints: int  # of a member
     differs: tuple[str, ...]  # dotted fields in which the pack is not like pack 0
 
 
@@ -44,6 +46,7 @@ class VariantPlan:
 
     name: str
     settings: dict[str, Any]  # dotted key of `lora` or `training`, in which not all variants are alike, to its value
+    own: tuple[str, ...]  # those of these keys that the variant or its sweep sets, and what comes with them
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def make_plan(manifest: Manifest) -> Plan:
     if (advice := more_seeds_advised(manifest)) is not None:
         warnings.append(advice)
     warnings += folder_warnings(listed or ())
-    warnings += _left_alphas(trained)
+    warnings += [*_alphas(trained), *_odd_schedules(trained)]
     if manifest.device == "cpu":
         warnings.append("device is cpu, which takes many times the hours that are said of GPUs")
     return Plan(
@@ -142,21 +145,38 @@ def _starts(manifest: Manifest) -> Starts:
 
 
 def _plan_variants(manifest: Manifest, starts: Starts) -> tuple[VariantPlan, ...]:
-    variants = resolve_variants(manifest, starts=starts)
+    usual = {"lora": manifest.lora, "training": manifest.training}
+    base = _flat({name: each.model_dump(mode="json") for name, each in usual.items()})
     settings = [
-        {
-            key: value
-            for name, _ in OVERRIDABLE
-            for key, value in _dotted(getattr(variant, name).model_dump(mode="json"), name).items()
-        }
-        for variant in variants
+        _flat({name: getattr(variant, name).model_dump(mode="json") for name, _ in OVERRIDABLE})
+        for variant in resolve_variants(manifest, starts=starts)
     ]
     keys = dict.fromkeys(key for each in settings for key in each)
     unlike = [key for key in keys if any(key not in each or each[key] != settings[0].get(key) for each in settings)]
-    return tuple(
-        VariantPlan(variant.name, {key: each[key] for key in unlike if key in each})
-        for variant, each in zip(variants, settings, strict=True)
-    )
+    result = []
+    for variant, each in zip(manifest.variants, settings, strict=True):
+        written = _flat({name: getattr(variant, name) for name, _ in OVERRIDABLE})
+        written |= _flat({"lora": starts.get(variant.name, {})})  # which comes with the file's name
+        differing = {key: each[key] for key in unlike if key in each}
+        result.append(VariantPlan(variant.name, differing, _own(written, each, base, unlike)))
+    return tuple(result)
+
+
+def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {key: value for name, section in sections.items() for key, value in _dotted(section, name).items()}
+
+
+def _own(
+    written: Mapping[str, Any], settings: Mapping[str, Any], base: Mapping[str, Any], unlike: Sequence[str]
+) -> tuple[str, ...]:
+    """The keys of `unlike` that a variant writes, and those of a section that it has at its defaults, `ema: {}`.
+
+    Where it names another optimizer, that one's rate is among them.
+    """
+    rate, optimizer = "training.optimizer.learning_rate", "training.optimizer.name"
+    whole = tuple(f"{key}." for key, value in written.items() if value == {} and key in base and key not in settings)
+    came = [key for key in unlike if key.startswith(whole) or (key == rate and settings[optimizer] != base[optimizer])]
+    return tuple(key for key in unlike if key in settings and (key in written or key in came))
 
 
 def _dotted(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -180,9 +200,11 @@ def _plan_pack(manifest: Manifest, pack: Pack, train: int | None) -> PackPlan:
         members=tuple(f"{member.variant}/seed-{member.seed}" for member in pack.members),
         rank=pack.rank,
         steps=pack.steps,
+        fewest_steps=min(pack.ends.values()),
         images_per_step=images_per_step,
         epochs=None if train is None else pack.steps * images_per_step / train,
         checkpoints=_checkpoints(pack, manifest.evaluation.every, pack.steps),
+        fewest_checkpoints=_checkpoints(pack, manifest.evaluation.every, min(pack.ends.values())),
         differs=pack.differs,
     )
 
@@ -220,17 +242,30 @@ def _listed(manifest: Manifest) -> dict[str, bool] | None:
     return {file.key: why_ignored(file) is None for file in files}
 
 
-def _left_alphas(packs: Sequence[Pack]) -> Iterator[str]:
-    """A warning for each rank that was set where alpha was left at another one's, which other trainers take from it."""
-    found: dict[tuple[str, float, str, int], None] = {}
-    for variant in (variant for pack in packs for variant in pack.variants):
-        if variant.lora.init_from is None:  # whose file says both
-            found |= dict.fromkeys(_alphas_left(variant.lora))
-    for alpha_key, alpha, rank_key, rank in sorted(found):
-        yield (
-            f"lora.{alpha_key} {alpha:g} at lora.{rank_key} {rank} scales the update by {alpha / rank:g}; "
-            f"an alpha of {rank} scales it by 1"
-        )
+def _alphas(packs: Sequence[Pack]) -> Iterator[str]:
+    """A warning for each alpha that was hardly chosen for its rank.
+
+    One that adapters of several ranks share scales them unlike; where one was left at another rank's and a rank was
+    set, other trainers would take the rank. Of an adapter that starts from a file, the file says both.
+    """
+    plain = [each.lora for pack in packs for each in pack.variants]
+    plain = [lora for lora in plain if not lora.rank_stabilized and lora.init_from is None]
+    ranks: dict[float, set[int]] = {}
+    for lora in plain:
+        ranks.setdefault(lora.alpha, set()).add(lora.rank)
+    for alpha, unlike in sorted(ranks.items()):
+        if len(unlike) > 1:
+            scales = ", ".join(f"{alpha / rank:g} at rank {rank}" for rank in sorted(unlike))
+            yield (
+                f"lora.alpha {alpha:g} scales updates by {scales}, so that not ranks alone are compared; "
+                "lora.rank_stabilized: true keeps updates about as large"
+            )
+    for alpha_key, alpha, rank_key, rank in sorted({left for lora in plain for left in _alphas_left(lora)}):
+        if alpha != rank and (alpha_key != "alpha" or len(ranks[alpha]) == 1):  # else it is said above
+            yield (
+                f"lora.{alpha_key} {alpha:g} at lora.{rank_key} {rank} scales the update by {alpha / rank:g}; "
+                f"an alpha of {rank} scales it by 1"
+            )
 
 
 def _alphas_left(lora: LoraConfig) -> Iterator[tuple[str, float, str, int]]:
@@ -245,6 +280,25 @@ def _alphas_left(lora: LoraConfig) -> Iterator[tuple[str, float, str, int]]:
     text = lora.text_encoder
     if text is not None and text.alpha is None and text.rank is not None and text.rank != lora.rank:
         yield "text_encoder.alpha", lora.alpha, "text_encoder.rank", text.rank
+
+
+def _odd_schedules(packs: Sequence[Pack]) -> Iterator[str]:
+    """A warning for each kind of schedule that can hardly have been meant."""
+    variants = {variant.name: variant.training for pack in packs for variant in pack.variants}
+    lengths = {name: (each.schedule.warmup(each.last_step), each.last_step) for name, each in variants.items()}
+    for warmup, steps in sorted({each for each in lengths.values() if each[0] >= each[1] > 0}):
+        names = [name for name, each in lengths.items() if each == (warmup, steps)]
+        yield f"{', '.join(names)}: a warm-up of {warmup} updates is not over when all {steps} steps are done"
+    falling = [
+        name
+        for name, each in variants.items()
+        if each.optimizer.name == "schedule_free_adamw" and each.schedule.name != "constant"
+    ]
+    if falling:
+        yield (
+            f"{', '.join(falling)}: schedule_free_adamw averages in place of a rate that falls; it is made for "
+            "training.schedule constant, with a warm-up"
+        )
 
 
 def _memory(manifest: Manifest, pack: Pack) -> int:

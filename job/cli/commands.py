@@ -105,8 +105,8 @@ def validate(
 @app.command(epilog=examples("plan"))
 def plan(manifest: ManifestArgument = None, sets: SetOption = None, as_json: JsonOption = False) -> None:
     """Say what a run would do, without doing it."""
+    from job.cli.plan import render_plan
     from job.plan import make_plan
-    from job.plan_text import render_plan
 
     planned = make_plan(_load(manifest, sets))
     typer.echo(json.dumps(planned.as_dict(), indent=2) if as_json else render_plan(planned))

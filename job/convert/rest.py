@@ -239,6 +239,9 @@ def seeds(reading: Reading) -> list[int] | None:
 def say_what_is_lost_silently(reading: Reading) -> None:
     """Remark on what a trainer does without being told to."""
     if reading.program is TEXT_TO_IMAGE:
-        reading.remarks.append("The script clips no gradients, whatever max_grad_norm is: its list of them is used up.")
+        reading.remarks.append(
+            "The script clips no gradients, whatever max_grad_norm is, for its list of them is used up; here they are "
+            "clipped, unless training.max_grad_norm is null."
+        )
     if not reading.program.is_kohya and not reading.has("center_crop"):
         reading.remarks.append("Without center_crop the script crops at random; the middle of an image is used here.")

@@ -181,7 +181,7 @@ def _explain(details: ErrorDetails, model: type[BaseModel], path: Path) -> tuple
         case "string_pattern_mismatch":
             return value_text(value), f"text like {context['pattern']}", None
     if kind in _TYPES:
-        return value_text(value), _TYPES[kind], None
+        return value_text(value), _TYPES[kind], _section_at(model, details["loc"]).mapping_of(value)
     message = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return value_text(value), message[:1].lower() + message[1:], None
 
@@ -216,6 +216,17 @@ class _Section(NamedTuple):
     def takes(self, key: str) -> bool:
         """Whether it is a key of the section."""
         return any(key in model.model_fields for model in self.members)
+
+    def mapping_of(self, value: Any) -> str | None:
+        """The mapping that was probably meant by a value that stands in its place; None where that cannot be told."""
+        if self.tag:
+            word = nearest(str(value).lower(), [tag for model in self.members for tag in self.tags(model)])
+            return f"{{{self.tag}: {word}}}" if word else None
+        (fields,) = [model.model_fields for model in self.members] if len(self.members) == 1 else [{}]
+        if len(fields) != 1 or isinstance(value, str | list) or not value:
+            return None
+        ((key, field),) = fields.items()
+        return f"{{{key}: {value_text(field.default if value is True else value)}}}"
 
     def note_on(self, key: str) -> str:
         """A sentence on the members that were not meant and take the key; empty where none does."""

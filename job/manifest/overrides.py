@@ -12,12 +12,16 @@ from lora_engine.config.training import TrainingConfig
 # The keys that a variant may override, and the models of what stands there.
 OVERRIDABLE: tuple[tuple[str, type[BaseModel]], ...] = (("lora", LoraConfig), ("training", TrainingConfig))
 
-_IN_PLACE_OF = {"steps": "epochs", "epochs": "steps"}  # keys of which a section has one
+_ONE_OF = (("steps", "epochs"), ("warmup_steps", "warmup_share"), ("offset", "multires"))  # of which a section has one
+_IN_PLACE_OF = {key: other for a, b in _ONE_OF for key, other in ((a, b), (b, a))}
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `over` over `base`, key by key; a union whose `name` changes is replaced whole, and steps replace epochs."""
-    result = {key: value for key, value in base.items() if over.get(_IN_PLACE_OF.get(key, "")) is None}
+    """Lay `over` over `base`, key by key; a union whose `name` changes is replaced whole, and epochs by steps.
+
+    So are other keys of which a section has one, unless what stands over them is off.
+    """
+    result = {key: value for key, value in base.items() if not over.get(_IN_PLACE_OF.get(key, ""))}
     for key, value in over.items():
         mine = result.get(key)
         if (

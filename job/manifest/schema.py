@@ -108,7 +108,8 @@ class VariantConfig(Config):
         exclude=True,
         description="In place of this variant, one for each combination of these values of dotted keys, such as "
         "`{training.optimizer.learning_rate: [1e-4, 2e-4], lora.rank: [8, 16]}`. They are named after them: "
-        "`blip-lr1e-4-r8`. All else names those, and `--set` this one.",
+        "`blip-lr1e-4-r8`. These names stand in all else, as in evaluation.pairs; `--set` takes this one's: "
+        "`variants.blip.sweep.lora.rank=[4]`.",
     )
     prompt_template: PromptTemplate | None = Field(
         default=None,

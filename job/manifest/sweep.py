@@ -19,6 +19,7 @@ from job.manifest.yaml_reader import Document, Path
 
 KEY = "sweep"
 _SWEPT = [(key,) for key, _ in OVERRIDABLE]
+_KEYS = f"a dotted key of {' or '.join(key for key, _ in OVERRIDABLE)}, such as lora.rank"
 _LISTS = "a list of values under a dotted key, such as lora.rank: [8, 16]"
 
 Sweep = Mapping[str, list[Any]]  # dotted key to its values
@@ -96,7 +97,7 @@ def _combinations(variant: Any, at: int, sweep: Sweep) -> Iterator[tuple[Made, A
     if not isinstance(variant, dict):
         yield Made("", at, {}), variant
         return
-    name, rest = str(variant.get("name")), {key: value for key, value in variant.items() if key != KEY}
+    name, rest = _name(variant), {key: value for key, value in variant.items() if key != KEY}
     for places in itertools.product(*(range(len(values)) for values in sweep.values())):
         chosen = dict(zip(sweep, places, strict=True))
         if not chosen:
@@ -108,6 +109,12 @@ def _combinations(variant: Any, at: int, sweep: Sweep) -> Iterator[tuple[Made, A
         for key, value in values.items():
             data = _with(data, key.split("."), value)
         yield made, data
+
+
+def _name(variant: Any) -> str:
+    """The name of a variant; "", which is none, where it has none that is text."""
+    name = variant.get("name") if isinstance(variant, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _with(data: dict[str, Any], parts: list[str], value: Any) -> dict[str, Any]:
@@ -140,7 +147,7 @@ class _Reader:
         if len(self.problems) > before:
             return {}
         try:
-            variant_name(str(variant.get("name")))
+            variant_name(_name(variant))
         except ValueError:  # which is found, and said, of the variant itself
             return {}
         for made, _ in () if math.prod(map(len, sweep.values())) > MOST_VARIANTS else _combinations(variant, 0, sweep):
@@ -152,7 +159,7 @@ class _Reader:
 
     def _check_key(self, key: str, sweep: Mapping[str, Any], variant: Mapping[str, Any], path: Path) -> None:
         if key not in self._keys:
-            self.problem(path, "an unknown key", f"a dotted key: {', '.join(self._keys)}", self._meant(key))
+            self.problem(path, "an unknown key", _KEYS, self._meant(key))
         elif above := next((other for other in sweep if key.startswith(f"{other}.")), None):
             self.problem(path, f"a key within {above}, which is swept, too", "one of the two")
         elif (own := _own(variant, key)) is not None:

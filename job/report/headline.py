@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from job.report import words
 from job.report.agreement import agreement
 from job.report.schema import MemberReport, Pair, Recommended, StudyVerdict
-from job.report.sides import is_one_question, share_captions, sides
+from job.report.sides import is_of_seeds, is_one_question, share_captions, sides
 from job.report.words import unlike
 from lora_engine.evaluation import statistics
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
@@ -14,13 +14,17 @@ from lora_engine.evaluation.statistics import FEWEST_GROUPS
 def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups: int, share: float) -> StudyVerdict:
     """The answer of the study: the first variant against the one that is lowest as trained, or against the next.
 
-    Where no pair has the first variant, it is the one with the lowest adapter.
+    Where some differ from the first in one thing alone, and not in training seeds, it is against the lowest of those:
+    what made the difference is then known. The adapter to begin with is the lowest's in any case. Where no pair has the
+    first variant, the answer is of the pair with the lowest adapter.
 
     Args:
         groups: independent groups of held-out images.
         share: the margin, as a share of the gain.
     """
-    rows = _chosen(pairs, members)
+    candidates = _candidates(pairs, members)
+    asked = [pair for pair in candidates if is_one_question(pair) and not is_of_seeds(pair)]
+    rows = _of_lowest(asked or candidates, members)
     if not rows:
         return StudyVerdict(
             headline=_alone(members, groups),
@@ -30,32 +34,45 @@ def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups
             others=[],
             recommended=_recommended(members, None),
         )
+    others = [pair for pair in pairs if pair.verdict is not None and pair not in rows]
+    others.sort(key=lambda pair: not is_one_question(pair))
     told = [pair.verdict.sentence for pair in rows if pair.verdict is not None]
-    disagree = len({(r.verdict.code, r.verdict.winner, _sign(r)) for r in rows if r.verdict is not None}) > 1
-    winner = rows[0].verdict.winner if rows[0].verdict and not disagree else None
+    disagree = _disagree(rows)
+    lowest = _of_lowest(candidates, members)
+    winner = lowest[0].verdict.winner if lowest[0].verdict and not _disagree(lowest) else None
     return StudyVerdict(
         headline=f"The seeds disagree about {rows[0].a} and {rows[0].b}." if disagree else _headline(rows),
         sentence=" ".join((["The seeds disagree."] if disagree else []) + told),
         rests_on=_rests_on(rows, members, groups, share),
         pictures=agreement(rows),
-        others=[_headline([pair]) for pair in pairs if pair.verdict is not None and pair not in rows],
+        others=[_headline([pair]) for pair in others],
         recommended=_recommended(members, winner),
     )
 
 
-def _chosen(pairs: Sequence[Pair], members: Sequence[MemberReport]) -> list[Pair]:
-    """The rows of the pair that the study is about: one, or one a seed. None where no pair has a verdict."""
+def _candidates(pairs: Sequence[Pair], members: Sequence[MemberReport]) -> list[Pair]:
+    """The rows of the pairs that the study may be about: those that have the first variant, or else all."""
     first = members[0].variant
     verdicts = [pair for pair in pairs if pair.verdict is not None]
-    of_first = [pair for pair in verdicts if first in (pair.a, pair.b)] or verdicts
-    if not of_first:
+    return [pair for pair in verdicts if first in (pair.a, pair.b)] or verdicts
+
+
+def _of_lowest(candidates: Sequence[Pair], members: Sequence[MemberReport]) -> list[Pair]:
+    """The rows, one or one a seed, of the pair whose variant beside the first has the lowest loss; none of none."""
+    if not candidates:
         return []
+    first = members[0].variant
     losses: dict[str, list[float]] = {}
     for member in members:
         losses.setdefault(member.variant, []).append(_loss(member))
     mean = {variant: sum(found) / len(found) for variant, found in losses.items()}
-    chosen = min(of_first, key=lambda pair: min(mean[v] for v in (pair.a, pair.b) if v != first))
-    return [pair for pair in of_first if (pair.a, pair.b) == (chosen.a, chosen.b)]
+    chosen = min(candidates, key=lambda pair: min(mean[v] for v in (pair.a, pair.b) if v != first))
+    return [pair for pair in candidates if (pair.a, pair.b) == (chosen.a, chosen.b)]
+
+
+def _disagree(rows: Sequence[Pair]) -> bool:
+    """Whether the rows of a pair, one a seed, do not say the same."""
+    return len({(row.verdict.code, row.verdict.winner, _sign(row)) for row in rows if row.verdict is not None}) > 1
 
 
 def _loss(member: MemberReport) -> float:

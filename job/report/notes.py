@@ -91,7 +91,7 @@ def _refused(members: Sequence[MemberReport], pairs: Sequence[Pair]) -> list[str
     for a, b in dict.fromkeys((pair.a, pair.b) for pair in pairs):
         both = [(of[a, seed], of[b, seed]) for seed in seeds]
         told = [f"with seed {x.seed}, {refused(x, y)}" for x, y in both if x.skipped_steps != y.skipped_steps]
-        result += [f"{a} and {b}: {'; '.join(told)}, since their gradients were not finite."] if told else []
+        result += [f"{a} and {b}: {'; '.join(told)}, since losses or gradients were not finite."] if told else []
     return result
 
 

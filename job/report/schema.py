@@ -281,9 +281,12 @@ class StudyVerdict(Part):
     sentence: str = Field(description="The verdict of the pair that it is about, with its numbers.")
     rests_on: str = Field(description="How much data, and which difference does not matter.")
     pictures: str | None = Field(description="Whether pictures agree, prompted as trained. Null where there are none.")
-    others: list[str] = Field(description="The same sentence about each other pair that has a verdict.")
+    others: list[str] = Field(
+        description="The same of each other pair that has a verdict, first of those that differ in one thing."
+    )
     recommended: Recommended = Field(
-        description="The one with the lowest loss as trained: of the winner's adapters where there is one, else of all."
+        description="The one with the lowest loss as trained: of the winner's adapters where the first variant and the "
+        "lowest one have a winner, else of all."
     )
 
 

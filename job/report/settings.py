@@ -29,6 +29,8 @@ _LAYERS = {
     "full": "all layers",
 }
 _KINDS = {"lora": "LoRA", "dora": "DoRA"}
+_OF_SECTION = ("offset", "from", "to", "decay", "c", "gamma", "power", "schedule")  # that say nothing by themselves
+_WORDS = {"training.ema": "EMA", "training.noise.multires": "multires noise"}  # settings that may be there or not
 
 
 def setting_words(key: str, value: object) -> str:
@@ -45,8 +47,19 @@ def setting_words(key: str, value: object) -> str:
     if key.startswith(f"{_TEXT_ENCODER}."):
         return f"the text encoder's {setting_words(key.removeprefix(f'{_TEXT_ENCODER}.'), value)}"
     parts = key.split(".")
+    if key in _WORDS:
+        settings = [f"{name.replace('_', ' ')} {shown(each)}" for name, each in _items(value)]
+        return f"{_WORDS[key]} with {listed(settings)}" if settings else f"no {_WORDS[key]}"
     named = value["name"] if isinstance(value, Mapping) and "name" in value else value
-    return f"{(parts[-2] if parts[-1] == 'name' else parts[-1]).replace('_', ' ')} {shown(named)}"
+    if parts[-1] == "name":
+        words = parts[-2:-1]
+    else:
+        words = parts[-2:] if parts[-1] in _OF_SECTION and len(parts) > 2 else parts[-1:]
+    return f"{' '.join(words).replace('_', ' ').replace('ema ', 'EMA ')} {shown(named)}"
+
+
+def _items(value: object) -> Sequence[tuple[str, object]]:
+    return tuple(value.items()) if isinstance(value, Mapping) else ()
 
 
 def _blocks(patterns: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ _EXPLODED = 100.0  # times an adapter's first loss: a loss beyond that grew by t
 _TOO_FAST = "Lower training.optimizer.learning_rate or use precision: bf16 or fp32, with --set name=..."
 _NOT_TOO_FAST = (
     "The losses stayed finite and small, so the learning rate is not the cause: use training.precision: fp32, with "
-    "--set name=...; if gradients are refused there, too, try another device or base model."
+    "--set name=...; if gradients are refused there, too, lower lora.alpha, or try another device or base model."
 )
 
 

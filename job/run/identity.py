@@ -175,8 +175,7 @@ def differences(fields: Sequence[str], stored: Identity, current: Identity) -> s
     """The fields in which two identities differ, each with its value in the one and in the other."""
     before, now = _compared(stored, current)
     named = [
-        f"{_key_of(field)} ({_shown(_at(before, field))} -> {_shown(_at(now, field))})"
-        for field in fields[:_MOST_NAMED]
+        f"{_key_of(field)} ({_change(field, _at(before, field), _at(now, field))})" for field in fields[:_MOST_NAMED]
     ]
     more = f" and {len(fields) - _MOST_NAMED} more" * (len(fields) > _MOST_NAMED)
     return ", ".join(named) + more
@@ -200,6 +199,12 @@ def _at(values: Any, field: str) -> Any:
     for part in field.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
+
+
+def _change(field: str, before: Any, now: Any) -> str:
+    if field.startswith("variants.") and field.count(".") == 1:  # all of a variant, of which its name says enough
+        return "not in the run" if before is None else "not in the manifest"
+    return f"{_shown(before)} -> {_shown(now)}"
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,8 @@ from lora_engine.config.base import Config
 from lora_engine.config.kinds import Kind
 
 _Rank = Annotated[int, Field(ge=1, le=512)]
-_Alpha = Annotated[float, Field(gt=0, description="The update is scaled by alpha / rank.")]
+# The files that readers scale by, and the layers, hold its multiples in fp32, where more is infinite.
+_Alpha = Annotated[float, Field(gt=0, le=1e30)]
 
 # Ends of the names of the UNet's layers that a preset names; the layers of the other presets are found by their kinds.
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -39,14 +40,14 @@ class BlockConfig(Config):
     """What layers of a part of the UNet have in place of the settings for all."""
 
     rank: _Rank | None = Field(default=None, description="null is that of all.")
-    alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, description="null is that of all.")
+    alpha: _Alpha | None = Field(default=None, description="null is that of all.")
 
 
 class TextEncoderLoraConfig(Config):
     """Adapters in the attention and MLP layers of the text encoder, 72 in that of SD 1.x."""
 
     rank: _Rank | None = Field(default=None, description="null is the UNet's, lora.rank.")
-    alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, description="null is the UNet's, lora.alpha.")
+    alpha: _Alpha | None = Field(default=None, description="null is the UNet's, lora.alpha.")
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
         description="At its peak, under the same schedule; null is the UNet's, training.optimizer.learning_rate.",
@@ -68,7 +69,7 @@ class LoraConfig(Config):
         default="lora", description="dora learns the size of each output's weights apart from their direction."
     )
     rank: _Rank = 8
-    alpha: _Alpha = 8.0
+    alpha: _Alpha = Field(default=8.0, description="The update is scaled by alpha / rank.")
     rank_stabilized: bool = Field(
         default=False,
         description="Scale the update by alpha / sqrt(rank) instead, which keeps it as large at higher ranks.",
@@ -82,7 +83,7 @@ class LoraConfig(Config):
     dropout: float = Field(
         default=0.0,
         ge=0,
-        lt=1,
+        le=0.99,
         description="In training, the share of the values between down and up that an image does without, as kohya's "
         "network_dropout has it.",
     )
@@ -93,9 +94,7 @@ class LoraConfig(Config):
         "names, or ends of names.",
     )
     conv_rank: _Rank | None = Field(default=None, description="Of convolutions of 3x3; null is rank.")
-    conv_alpha: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Of convolutions of 3x3; null is alpha."
-    )
+    conv_alpha: _Alpha | None = Field(default=None, description="Of convolutions of 3x3; null is alpha.")
     patterns: dict[Annotated[str, Field(min_length=1)], BlockConfig] = Field(
         default={},
         description="By the beginning of names of the UNet's layers, such as mid_block or up_blocks.1, what these have "

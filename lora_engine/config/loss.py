@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_engine.config.base import Config
+from lora_engine.config.base import Config, named
 
 
 class MseLoss(Config):
@@ -31,7 +31,7 @@ class L1Loss(Config):
     name: Literal["l1"]
 
 
-LossConfig = Annotated[MseLoss | HuberLoss | L1Loss, Field(discriminator="name")]
+LossConfig = Annotated[MseLoss | HuberLoss | L1Loss, Field(discriminator="name"), named("mse")]
 
 
 class NoWeighting(Config):
@@ -61,5 +61,7 @@ class DebiasedWeighting(Config):
 
 
 WeightingConfig = Annotated[
-    NoWeighting | MinSnrWeighting | SoftMinSnrWeighting | DebiasedWeighting, Field(discriminator="name")
+    NoWeighting | MinSnrWeighting | SoftMinSnrWeighting | DebiasedWeighting,
+    Field(discriminator="name"),
+    named("none"),
 ]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lora_engine.config.base import Config
+from lora_engine.config.base import Config, named
 
 
 class _Warmup(Config):
@@ -85,4 +85,4 @@ LrSchedule = (
     | PolynomialLrSchedule
     | InverseSqrtLrSchedule
 )
-LrScheduleConfig = Annotated[LrSchedule, Field(discriminator="name")]
+LrScheduleConfig = Annotated[LrSchedule, Field(discriminator="name"), named("constant")]

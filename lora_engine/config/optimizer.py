@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lora_engine.config.base import Config
+from lora_engine.config.base import Config, named
 
 _Rate = Annotated[float, Field(gt=0, le=1, description="At its peak; the schedule says the rest.")]
 _Decay = Annotated[
@@ -70,8 +70,9 @@ class ScheduleFreeAdamWConfig(Config):
     name: Literal["schedule_free_adamw"]
     learning_rate: _Rate = 2.5e-4
     weight_decay: _Decay = 0.01
+    # The average is found by a division by this, so were it less, rounding errors would rule the average.
     beta1: float = Field(
-        default=0.9, gt=0, lt=1, description="How near to the average the weights are at which gradients are taken."
+        default=0.9, ge=0.01, lt=1, description="How near to the average the weights are at which gradients are taken."
     )
     beta2: _Squares = 0.999
     epsilon: _Epsilon = 1e-8
@@ -87,15 +88,13 @@ class SgdConfig(Config):
     nesterov: bool = Field(default=False, description="Look one update ahead along the momentum.")
 
 
-def _named(value: Any) -> Any:
-    """The settings with the name that they mean, which is adamw where they have none.
+def _whole(value: Any) -> Any:
+    """The settings as they are.
 
     Raises:
         ValueError: they ask for an optimizer of 8 bits.
     """
-    if not isinstance(value, Mapping):
-        return value
-    name = value.get("name", "adamw")
+    name = value.get("name") if isinstance(value, Mapping) else None
     squeezed = name.lower().replace("_", "").replace("-", "") if isinstance(name, str) else ""
     if squeezed.endswith("8bit"):
         whole = next((kind for kind in ("lion", "sgd") if kind in squeezed), "adamw")
@@ -103,8 +102,8 @@ def _named(value: Any) -> Any:
             f"name: {whole} in place of {name}: its state is some megabytes an adapter, of which 8 bits would save "
             "three quarters and no more (9.6 MB at rank 8 of adamw), and members of a pack would share blocks of them"
         )
-    return {**value, "name": name}
+    return value
 
 
 AnyOptimizer = AdamWConfig | LionConfig | ProdigyConfig | ScheduleFreeAdamWConfig | SgdConfig
-OptimizerConfig = Annotated[AnyOptimizer, Field(discriminator="name"), BeforeValidator(_named)]
+OptimizerConfig = Annotated[AnyOptimizer, Field(discriminator="name"), BeforeValidator(_whole), named("adamw")]

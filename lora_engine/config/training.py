@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -33,7 +34,8 @@ class TrainingConfig(Config):
         default=None,
         ge=1,
         le=MOST_STEPS,
-        description="Optimizer updates, not micro-batches. Required, unless epochs stands in its place.",
+        description="Optimizer updates, not micro-batches. Required, unless epochs stands in its place, also where "
+        "every variant has its own.",
     )
     epochs: float | None = Field(
         default=None,
@@ -82,7 +84,9 @@ class TrainingConfig(Config):
     @model_validator(mode="after")
     def _check_length(self) -> "TrainingConfig":
         if self.steps is None and self.epochs is None:
-            raise ValueError("steps: this key is required, or epochs in its place")
+            raise ValueError(
+                "steps: this key is required, or epochs in its place, also where every variant has its own"
+            )
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"epochs: null, since training.steps is {self.steps}; or training.steps: null")
         return self
@@ -96,8 +100,19 @@ class TrainingConfig(Config):
         """The same with the steps that `epochs` stands for when so many images are trained on."""
         if self.epochs is None:
             return self
-        steps = max(1, math.ceil(self.epochs * images / self.images_per_step))
-        return self.model_copy(update={"steps": min(steps, MOST_STEPS), "epochs": None})
+        steps = max(1, min(self._updates_of(self.epochs, images), MOST_STEPS))
+        return self.model_copy(update={"steps": steps, "epochs": None})
+
+    def is_cut_short(self, images: int) -> bool:
+        """Whether `epochs` of so many images are more updates than there may be, which are then fewer."""
+        return self.epochs is not None and self._updates_of(self.epochs, images) > MOST_STEPS
+
+    def _updates_of(self, epochs: float, images: int) -> int:
+        """The updates that see each image so often, counted in the digits that stand in a manifest.
+
+        In binary, 1.1 is more than 1.1, and 1.1 epochs of 50 images would see a 56th.
+        """
+        return math.ceil(Fraction(repr(epochs)) * images / self.images_per_step)
 
     @property
     def images_per_step(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 _FIRST_FACTOR = 2.0**12
 _GROWTH_INTERVAL = 500  # updates
+_MOST_FACTOR = 2.0**64  # reached where gradients are zero, which never overflow: doubled on, it would end at infinity
 _LEAST_FACTOR = 1.0  # a gradient that overflows even at this factor is the training's fault
 
 
@@ -53,6 +54,7 @@ class LossScale:
         if self._enabled:
             lasted_K = torch.where(overflowed_K, 0, self._lasted_K + done_K)
             grown_K = torch.where(lasted_K == _GROWTH_INTERVAL, self._factor_K * 2, self._factor_K)
+            grown_K = grown_K.clamp(max=_MOST_FACTOR)
             halved_K = (self._factor_K / 2).clamp(min=_LEAST_FACTOR)
             self._factor_K.copy_(torch.where(overflowed_K, halved_K, grown_K))
             self._lasted_K.copy_(torch.where(lasted_K == _GROWTH_INTERVAL, 0, lasted_K))

@@ -219,6 +219,8 @@ def test_steps_of_one_variant_may_grow(
     began = re.search(r'"resumed", "pack": 0, "step": (\d)', done.stderr)
     assert began is not None
     assert int(began[1]) == STEPS[variant]
+    again = f"what was trained up to step {max(STEPS.values())} is trained again"
+    assert (again in done.stderr) == (STEPS[variant] < max(STEPS.values()))
     final = {name: read(copied / f"variants/{name}/seed-1337/final.json") for name in ROWS}
     assert {name: found["step"] for name, found in final.items()} == STEPS | {variant: last}
     after = outcome(folder_of(str(copied)))

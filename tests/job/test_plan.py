@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from job import prospect
+from job.cli.plan import render_plan
 from job.manifest.load import load_manifest
-from job.plan import make_plan
+from job.plan import Plan, make_plan
 from lora_engine.config.adapter import LoraConfig, TextEncoderLoraConfig
 from lora_engine.training import estimate
 from miniature.architecture import SD_15, make_stable_diffusion
@@ -249,11 +251,138 @@ def test_more_seeds_are_advised_where_three_reach_far(images: str) -> None:
             ],
         ),
         ("{rank: 8}", []),
+        ("{rank: 16, rank_stabilized: true}", []),
+        ("{target_modules: full, conv_rank: 4, rank_stabilized: true}", []),
+        ("{target_modules: full, conv_rank: 4, alpha: 4}", []),
     ],
 )
 def test_an_alpha_left_behind_is_pointed_out(images: str, lora: str, expected: list[str]) -> None:
     warnings = seeds_and_variants(1, BLIPS[:1], images, f"lora={lora}")["warnings"]
     assert [warning for warning in warnings if "alpha" in warning] == expected
+
+
+def of_one_text(*variants: str, **sets: str) -> Plan:
+    """The plan of variants that share their captions, in short keys: `a: {lora: {rank: 4}}`."""
+    captions = "captions: {strategy: constant, text: ink}"
+    named = ", ".join(
+        f"{{name: {name}, {captions}{f', {rest}' if rest else ''}}}" for name, rest in map(_split, variants)
+    )
+    lines = [f"variants=[{named}]", *(f"{key.replace('__', '.')}={value}" for key, value in sets.items())]
+    text = (ROOT / "manifests" / "quickstart.yaml").read_text()
+    return make_plan(load_manifest(text, "quickstart.yaml", lines))
+
+
+def _split(variant: str) -> tuple[str, str]:
+    name, _, rest = variant.partition(" ")
+    return name, rest
+
+
+def said_of(planned: Plan, label: str) -> list[str]:
+    """What stands beside a label of the plan as a person sees it, by line."""
+    lines = render_plan(planned).splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith(label))
+    end = next(at for at in range(start + 1, len(lines) + 1) if at == len(lines) or lines[at][0] != " ")
+    assert all(len(line) <= 120 for line in lines[start:end])
+    return [line[18:] for line in lines[start:end]]
+
+
+def test_a_variant_is_shown_with_what_it_sets_alone() -> None:
+    planned = of_one_text(
+        "usual",
+        "huber training: {loss: {name: huber}}",
+        "found training: {optimizer: {name: prodigy}}",
+        "wide lora: {rank: 16, alpha: 16}, training: {schedule: {warmup_steps: 10}}",
+        "swept sweep: {lora.rank: [8, 4], training.ema: [null, {decay: 0.9}]}",
+    )
+    assert said_of(planned, "variants (8)") == [
+        "usual: as lora and training are",
+        'huber: training.loss.name "huber"',
+        'found: training.optimizer.name "prodigy", training.optimizer.learning_rate 1.0',
+        "wide: lora.rank 16, lora.alpha 16.0",
+        "swept-r8-ema-none: lora.rank 8, training.ema null",
+        "swept-r8-ema-decay0_9: lora.rank 8, training.ema.decay 0.9",
+        "swept-r4-ema-none: lora.rank 4, training.ema null",
+        "swept-r4-ema-decay0_9: lora.rank 4, training.ema.decay 0.9",
+    ]
+    assert planned.variants[2].settings["training.optimizer.d0"] == 1e-6  # JSON has all that is unlike
+    assert said_of(of_one_text("a", "b"), "variants (2)") == ["a", "b"]
+    assert said_of(
+        of_one_text("a", "b lora: {text_encoder: {}, patterns: {mid_block: {rank: 4}}}"), "variants (2)"
+    ) == [
+        "a: as lora and training are",
+        "b: lora.patterns.mid_block.rank 4, lora.text_encoder.rank null, lora.text_encoder.alpha null,",
+        "lora.text_encoder.learning_rate null, lora.text_encoder.stop_after null",
+    ]
+
+
+def test_many_pairs_are_told_by_their_rule() -> None:
+    assert said_of(of_one_text(*"abcd"), "compared") == ["a - b, a - c, a - d, b - c, b - d, c - d"]
+    assert said_of(of_one_text(*"abcde"), "compared") == ["each of the 5 variants with each, 10 pairs"]
+    assert said_of(of_one_text(*"abcdefghi"), "compared") == ["each variant with a, 8 pairs"]
+    asked = [["a", name] for name in "bcdefgh"]
+    assert said_of(of_one_text(*"abcdefgh", evaluation__pairs=json.dumps(asked)), "compared") == [
+        "each variant with a, 7 pairs"
+    ]
+    asked[0] = ["b", "c"]
+    found = said_of(of_one_text(*"abcdefgh", evaluation__pairs=json.dumps(asked)), "compared")
+    assert ", ".join(found).startswith("b - c, a - c, a - d")
+
+
+def test_adapters_that_end_at_unlike_steps_are_told_from_the_shortest_to_the_longest() -> None:
+    planned = of_one_text("a", "b training: {steps: 150}", "c training: {steps: 50}")
+    assert said_of(planned, "pack 0 (3)")[-1] == (
+        "50 to 200 steps x 4 images, 2.0 to 8.0 epochs, 1 to 4 checkpoints each"  # at 50, 100, 150 and 200
+    )
+    alike = of_one_text("a", "b")
+    assert said_of(alike, "pack 0 (2)")[-1] == "200 steps x 4 images, 8.0 epochs, 2 checkpoints each"
+
+
+def test_where_one_adapter_waits_for_its_images_to_be_counted_nothing_rests_on_its_steps(tmp_path: Path) -> None:
+    unseen = {"dataset__source": str(tmp_path / "images.zip")}
+    planned = of_one_text("a", "b training: {epochs: 3}", **unseen)
+    assert said_of(planned, "pack 0 (2)")[-1] == "unknown steps x 4 images, unknown checkpoints each"
+    assert said_of(planned, "files") == said_of(planned, "training alone") == ["unknown until downloaded"]
+
+
+@pytest.mark.parametrize(
+    ("variants", "expected"),
+    [
+        (
+            ("a", "b lora: {rank: 16}"),
+            ["lora.alpha 8 scales updates by 1 at rank 8, 0.5 at rank 16, so that not ranks alone are compared; *"],
+        ),
+        (("a", "b lora: {rank: 16, alpha: 16}"), []),
+        (("a lora: {rank_stabilized: true}", "b lora: {rank: 16, rank_stabilized: true}"), []),
+        (
+            ("a", "b lora: {rank: 16, text_encoder: {rank: 8}, init_from: s3://b/it.safetensors}"),
+            [],
+        ),  # a file says alphas
+        (
+            ("a", "b lora: {rank: 16, text_encoder: {rank: 4}}"),
+            ["lora.alpha 8 scales updates by 1 at rank 8, 0.5 at rank 16, *", "lora.text_encoder.alpha 8 at * by 2; *"],
+        ),
+        (
+            ("a", "b training: {steps: 10}", "c training: {steps: 10}"),
+            ["b, c: a warm-up of 10 updates is not over when all 10 steps are done"],
+        ),
+        (("a training: {steps: 11}",), []),
+        (
+            ("a", "b training: {optimizer: {name: schedule_free_adamw}}"),
+            ["b: schedule_free_adamw averages in place of a rate that falls; *"],
+        ),
+        (
+            (
+                "a training: {optimizer: {name: schedule_free_adamw}, schedule: {name: constant, warmup_steps: 3}}",
+                "b training: {epochs: 1}",
+            ),
+            [],
+        ),
+    ],
+)
+def test_settings_that_can_hardly_be_meant_are_pointed_out(variants: tuple[str, ...], expected: list[str]) -> None:
+    found = of_one_text(*variants).warnings
+    assert len(found) == len(expected), found
+    assert all(fnmatch(one, pattern) for one, pattern in zip(found, expected, strict=True)), found
 
 
 CONSTANT, PLAIN, HINTS = (

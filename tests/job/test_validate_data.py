@@ -151,6 +151,13 @@ def test_settings_that_do_not_suit_are_warned_of(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for part in ("schedule.warmup_steps (10)", "training.batch_size is 10", "resolution is 96", "own is 64"):
         assert part in done.stderr
+    swept = "variants=[{name: v, captions: {strategy: existing}, sweep: {training.ema: [null, {}], lora.rank: [1, 2]}}]"
+    done = validate(tmp_path, "training={steps: 10, schedule: {name: cosine_restarts, cycles: 6}}", swept)
+    assert done.stderr.count("schedule.cycles (6) times in 10 updates") == 1
+    long = "training={epochs: 100000, schedule: {name: cosine_restarts, cycles: 5}}"
+    done = validate(tmp_path, long, "dataset.source=miniature://drawings")
+    assert "epochs 100000 of about 104 images are more than 1000000 updates" in done.stderr
+    assert "schedule.cycles" not in done.stderr
     done = validate(tmp_path, "lora={kind: dora, text_encoder: {stop_after: 500}}")
     for part in (
         "lora.kind of one is dora: ",

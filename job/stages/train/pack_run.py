@@ -110,6 +110,9 @@ class PackRun:
                 others than when the checkpoint was made.
         """
         run, pack = self._attempt.run, self._pack
+        furthest = max(
+            (step for member in pack.members for step in checkpoints.committed_steps(run, member)), default=0
+        )
         step, states = rewind(run, pack.ends, self._attempt.workdir, self._attempt.progress.warn, self._study.run_id)
         for member, last in pack.last_steps(step).items():
             self._metrics[member] = self._rows_until(member, last)
@@ -118,6 +121,8 @@ class PackRun:
             self._restore(step, states)
             steps = pack.steps
             text = f"Going on from step {step} of {steps}"
+            if furthest > step:  # An adapter has no checkpoint after this one, such as one whose steps have grown.
+                text += f", from which all adapters can go on: what was trained up to step {furthest} is trained again"
             self._attempt.progress.skip(step / steps)
             self._attempt.progress.say("resumed", text, pack=self._pack.index, step=step)
             self._warn_of_other_rounding(checkpoints.read_commit(run, self._longest, step, self._study.run_id))

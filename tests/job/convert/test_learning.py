@@ -260,6 +260,12 @@ def test_an_adapter_that_starts_from_a_file_has_its_layers() -> None:
     assert data["lora"] == {"init_from": "a.safetensors", "text_encoder": {}}
 
 
+@pytest.mark.parametrize(("kind", "lost"), [("lora", False), ("loha", True)])
+def test_a_plain_lora_by_another_name_is_taken(kind: str, lost: bool) -> None:
+    _, remarks = of_kohya(f"network_module = 'lycoris.kohya'\nnetwork_args = ['algo={kind}']")
+    assert (f"algo={kind}" in remarks) == lost
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -266,6 +266,69 @@ def test_overrides_merge_deeply_and_replace_unions_of_another_name() -> None:
     assert (two.training.optimizer.weight_decay, two.training.optimizer.learning_rate) == (0.5, 1e-4)
 
 
+@pytest.mark.parametrize(
+    ("key", "settings", "name"),
+    [
+        ("schedule", "{warmup_steps: 5}", "constant"),
+        ("schedule", "{warmup_share: 0.1}", "constant"),
+        ("loss", "{}", "mse"),
+        ("weighting", "{}", "none"),
+        ("optimizer", "{beta1: 0.5}", "adamw"),
+    ],
+)
+def test_a_section_without_a_name_has_the_one_that_is_its_default(key: str, settings: str, name: str) -> None:
+    own, all_alike = f"variants.two.training.{key}={settings}", f"training.{key}={settings}"
+    for option, at in ((all_alike, 0), (own, 1)):
+        found = getattr(resolve_variants(load(SMALL, option))[at].training, key)
+        assert found == getattr(load(SMALL, f"training.{key}={{name: {name}, {settings[1:]}").training, key)
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("training.ema=0.99", "{decay: 0.99}"),
+        ("training.ema=true", "{decay: 0.999}"),
+        ("training.ema=false", None),
+        ("training.optimizer=AdamW", "{name: adamw}"),
+        ("training.loss=huber", "{name: huber}"),
+        ("training.weighting=min_snr", "{name: min_snr}"),
+        ("variants.two.training.schedule=cosine", "{name: cosine}"),
+        ("training.schedule=7", None),
+        ("training.noise=0.1", None),
+    ],
+)
+def test_what_stands_in_place_of_a_section_is_answered_with_the_section(option: str, meant: str | None) -> None:
+    (found,) = problems(SMALL, option)
+    assert "allowed: a mapping of keys to values." in found
+    assert found.partition("Did you mean ")[2] == (f'"{meant}"?' if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("usual", "own", "found"),
+    [
+        ("schedule: {warmup_steps: 5}", "schedule: {warmup_share: 0.2}", {"warmup_steps": 0, "warmup_share": 0.2}),
+        ("schedule: {warmup_share: 0.2}", "schedule: {warmup_steps: 5}", {"warmup_steps": 5, "warmup_share": None}),
+        ("schedule: {warmup_share: 0.2}", "schedule: {warmup_steps: 0}", {"warmup_steps": 0, "warmup_share": 0.2}),
+        ("noise: {offset: 0.1}", "noise: {multires: {discount: 0.5}}", {"offset": 0.0}),
+        ("noise: {multires: {}}", "noise: {offset: 0.1}", {"offset": 0.1, "multires": None}),
+        ("noise: {offset: 0.1}", "noise: {multires: null}", {"offset": 0.1, "multires": None}),
+    ],
+)
+def test_what_excludes_another_key_takes_its_place(usual: str, own: str, found: dict[str, object]) -> None:
+    training = f"training={{steps: 10, {usual}}}"
+    section = usual.partition(":")[0]
+    for option in (f"variants.two.training={{{own}}}", _swept(own)):
+        made = getattr(resolve_variants(load(SMALL, training, option))[1].training, section)
+        assert {key: getattr(made, key) for key in found} == found
+
+
+def _swept(own: str) -> str:
+    """The option that sweeps the key of `section: {key: value}` over that value alone."""
+    section, _, rest = own.partition(": {")
+    key, _, value = rest[:-1].partition(": ")
+    return f"variants.two.sweep={{training.{section}.{key}: [{value}]}}"
+
+
 def test_packs_hold_what_passes_through_the_unet_alike() -> None:
     own = "variants.two.training={steps: 3, optimizer: {name: lion}, noise: {offset: 0.1}}"
     (pack,) = packs_of(load(SMALL, "seeds=[0, 7]", "variants.two.lora.rank=4", own))
@@ -280,6 +343,8 @@ def test_packs_hold_what_passes_through_the_unet_alike() -> None:
 def test_epochs_are_steps_once_images_are_counted() -> None:
     manifest = load(SMALL.replace("{steps: 10}", "{epochs: 2.5}"), "variants.two.training.steps=7")
     assert [variant.training.last_step for variant in resolve_variants(manifest)] == [0, 7]
+    exact = load(SMALL.replace("{steps: 10}", "{epochs: 1.1, batch_size: 1}"))
+    assert resolve_variants(exact, images=50)[0].training.steps == 55  # in binary, 1.1 x 50 is more than that
     one, two = resolve_variants(manifest, images=11)  # 27.5 images, four an update
     assert [one.training.steps, one.training.epochs, two.training.steps] == [7, None, 7]
     unchanged = load(SMALL, "variants.two.training={steps: 7, epochs: null}", "variants.one.training.epochs=null")
@@ -291,7 +356,11 @@ def test_epochs_are_steps_once_images_are_counted() -> None:
 @pytest.mark.parametrize(
     ("training", "said"),
     [
-        ("{batch_size: 2}", "training.steps: found nothing; allowed: this key is required, or epochs in its place"),
+        (
+            "{batch_size: 2}",
+            "training.steps: found nothing; allowed: this key is required, or epochs in its place, also where every "
+            "variant has its own",
+        ),
         ("{steps: 10, epochs: 2}", "training.epochs: found 2; allowed: null, since training.steps is 10"),
         ("{epochs: 0}", "training.epochs"),
     ],

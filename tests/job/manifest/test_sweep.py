@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from job.cli.plan import render_plan
 from job.manifest.load import load_manifest
 from job.manifest.names import variant_name
 from job.manifest.overrides import schemas_of_keys
@@ -18,7 +19,6 @@ from job.manifest.packs import resolve_variants
 from job.manifest.problems import ManifestError
 from job.manifest.schema import Manifest, manifest_schema
 from job.plan import make_plan
-from job.plan_text import render_plan
 from job.run.identity import identity
 
 HEAD = """\
@@ -101,6 +101,7 @@ def test_what_a_run_stores_is_what_was_made_of_it() -> None:
         ({"training__max_grad_norm": [None, 1.0]}, ["v-max_grad_norm-none", "v-max_grad_norm1"]),
         ({"training__schedule__name": ["constant", "cosine"]}, ["v-schedule-constant", "v-schedule-cosine"]),
         ({"training__schedule": [{"name": "cosine", "warmup_steps": 5}]}, ["v-schedule-cosine-warmup_steps5"]),
+        ({"training__schedule__warmup_steps": [0, 5]}, ["v-warmup_steps0", "v-warmup_steps5"]),
         ({"lora__target_modules": [["to_q", "to_out.0"]]}, ["v-target_modules-to_q_to_out_0"]),
     ],
 )  # fmt: skip
@@ -143,6 +144,15 @@ WRONG = {  # what the sweep is set to, and the problem that is said of it, after
     ),
     "another key of a variant": ("{seed_offset: [1]}", "seed_offset: found an unknown key; allowed: *"),
     "nested": ("{lora: {rank: [8]}}", "lora: found an unknown key; allowed: *"),
+    "a caption's key": (
+        "{captions.caption_dropout: [0]}",
+        "captions.caption_dropout: found an unknown key; allowed: a dotted key of lora or training, such as lora.rank.",
+    ),
+    "a key of another member": (
+        "{training.weighting.gamma: [1]}",
+        "training.weighting.gamma[0]: found an unknown key; allowed: name. It is a key of name: min_snr or "
+        "soft_min_snr.",
+    ),
     "no list": ("{lora.rank: 8}", "lora.rank: found 8; allowed: a list of values under a dotted key, *"),
     "no mapping": ("[8]", ": found [8]; allowed: a mapping: *"),
     "nothing": ("null", ": found nothing (null); allowed: a mapping: *"),
@@ -215,6 +225,20 @@ def test_names_that_are_there_already() -> None:
     assert "variants[2].sweep: found a variant that it names 'blip-lr1e-4-r8', as variants[1] names one" in found
     (found,) = problems("variants.blip.name=../blip")
     assert 'variants[1].name: found "../blip"; allowed: 1 to 63 lower-case' in found
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("ink", 'variants[2]: found "ink"; allowed: a mapping *'),
+        ("null", "variants[2]: found nothing (null); allowed: a mapping *"),
+        ("{name: 12, captions: {strategy: existing}, sweep: {lora.rank: [4]}}", "variants[2].name: found 12; *"),
+        ("{captions: {strategy: existing}, sweep: {lora.rank: [4]}}", "variants[2].name: found nothing; *"),
+    ],
+)
+def test_what_is_no_variant_beside_one_that_is_swept(other: str, says: str) -> None:
+    (found,) = problems(text=f"{SWEPT}  - {other}\n")
+    assert re.search(re.escape(says).replace(r"\*", ".*"), found), found
 
 
 def test_the_schema_for_editors_knows_what_may_be_swept() -> None:

@@ -77,13 +77,60 @@ variants:
       parts:
         - {weight: 1.0, captions: {strategy: constant, text: d}}
         - {weight: 2.0, captions: {strategy: existing}}
-lora: {rank: 2, alpha: 2.0, target_modules: [to_q]}
+  - name: five
+    captions: {strategy: existing}
+    training:
+      steps: null
+      epochs: 1.5
+      optimizer: {name: lion, learning_rate: 0.1, weight_decay: 0.1, beta1: 0.5, beta2: 0.5}
+      schedule: {name: linear, warmup_steps: 1}
+      loss: {name: l1}
+      weighting: {name: soft_min_snr, gamma: 5.0}
+      noise: {offset: 0.0, multires: {iterations: 2, discount: 0.3}}
+  - name: six
+    captions: {strategy: existing}
+    lora: {plus_ratio: null}
+    training:
+      optimizer:
+        name: prodigy
+        learning_rate: 1.0
+        weight_decay: 0.1
+        decouple: false
+        beta1: 0.5
+        beta2: 0.5
+        beta3: 0.5
+        epsilon: 0.1
+        d0: 0.1
+        d_coef: 2.0
+        growth_rate: 2.0
+        use_bias_correction: true
+        safeguard_warmup: true
+      schedule: {name: cosine_restarts, cycles: 2, warmup_steps: 1}
+      weighting: {name: debiased}
+  - name: seven
+    captions: {strategy: existing}
+    training:
+      optimizer:
+        {name: schedule_free_adamw, learning_rate: 0.1, weight_decay: 0.1, beta1: 0.5, beta2: 0.5, epsilon: 0.1}
+      schedule: {name: polynomial, power: 2.0, warmup_share: 0.5}
+      ema: null
+  - name: eight
+    captions: {strategy: existing}
+    training:
+      optimizer: {name: sgd, learning_rate: 0.1, weight_decay: 0.1, momentum: 0.5, nesterov: true}
+      schedule: {name: inverse_sqrt, timescale_steps: 2, warmup_steps: 1}
+lora: {rank: 2, alpha: 2.0, rank_stabilized: true, plus_ratio: 2.0, dropout: 0.1, target_modules: [to_q]}
 training:
   steps: 2
   batch_size: 1
   gradient_accumulation: 1
   optimizer: {name: adamw, learning_rate: 0.1, weight_decay: 0.1, beta1: 0.5, beta2: 0.5, epsilon: 0.1}
   schedule: {name: cosine, warmup_steps: 1}
+  loss: {name: huber, c: 0.1, schedule: snr}
+  weighting: {name: min_snr, gamma: 5.0}
+  noise: {offset: 0.1, multires: null, input_perturbation: 0.1}
+  timesteps: {from: 1, to: 999}
+  ema: {decay: 0.9}
   max_grad_norm: 1.0
   precision: fp32
   deterministic: false
@@ -128,8 +175,11 @@ def resolved(schema: dict[str, Any], value: Any) -> dict[str, Any]:
         return resolved(SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], value)
     if "discriminator" in schema:
         tag = schema["discriminator"]["propertyName"]
-        mapped = schema["discriminator"]["mapping"][value[tag] if isinstance(value, dict) else value]
-        return resolved({"$ref": mapped}, value) | {"tag": tag}
+        mapping = schema["discriminator"]["mapping"]
+        found = resolved({"$ref": mapping[value[tag] if isinstance(value, dict) else value]}, value) | {"tag": tag}
+        if all(tag in resolved({"$ref": each}, value).get("required", []) for each in mapping.values()):
+            return found
+        return found | {"required": []}  # without the tag it is of the member that needs none
     for option in schema.get("oneOf", []):  # parted by the type of the value
         found = resolved(option, value)
         if {"string": str, "object": dict, "integer": int, "array": list}[found["type"]] is type(value):
@@ -166,26 +216,27 @@ def wrong(schema: dict[str, Any], value: Any, path: tuple[Step, ...]) -> Iterato
     """Each way to make what stands at `path` wrong: where, with what, and the path that the message must name."""
     found = resolved(schema, value)
     own, kind = dotted(path), found.get("type", "string")
+    is_laid_over = "training" in path[2:]  # what a variant leaves out there is the study's, whose types are tried
     if path:
-        bad = list(WRONG_TYPES[kind])
+        bad = WRONG_TYPES[kind][: 1 if is_laid_over else None]
         if kind == "object" and "oneOf" in schema and "discriminator" not in schema:
-            bad.remove("x")  # a text is as right as a mapping
+            bad = [item for item in bad if item != "x"]  # a text is as right as a mapping
         if not is_nullable(schema):
-            bad.append(None)
+            bad = [*bad, None]
         if "enum" in found or "const" in found:
             bad.append("no-such-choice")
         bad += [found["minimum"] - 1] if "minimum" in found else []
-        bad += [found["maximum"] + 1] if "maximum" in found else []
+        bad += [found["maximum"] * 2 + 1] if "maximum" in found else []
         bad += [found["exclusiveMinimum"]] if "exclusiveMinimum" in found else []
         bad += [found["exclusiveMaximum"]] if "exclusiveMaximum" in found else []
         bad += [[]] if found.get("minItems") else []
         bad += [""] if found.get("minLength") else []
         bad += ["x" * (found["maxLength"] + 1)] if "maxLength" in found else []
         bad += [[copy.deepcopy(value[0]) for _ in range(found["maxItems"] + 1)]] if "maxItems" in found else []
-        bad += [float("nan"), float("inf")] if kind == "number" else []
+        bad += [float("nan"), float("inf")] if kind == "number" and not is_laid_over else []
         yield from ((path, item, own) for item in bad)
-    if kind == "object" and "properties" in found:
-        for key in found.get("required", []):
+    if kind == "object" and "properties" in found and value is not None:
+        for key in [] if is_laid_over else found.get("required", []):
             yield (*path, key), KeyError, own if key == found.get("tag") else dotted((*path, key))
         typo = next(iter(value)) + "x"
         yield (*path, typo), 1, dotted((*path, typo))

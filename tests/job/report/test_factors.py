@@ -13,6 +13,7 @@ from job.report.charts import curves, forest
 from job.report.objective import trained_with
 from job.report.publish import publish_report
 from job.report.schema import Comparison, Pair, Verdict, report_schema
+from job.report.settings import setting_words
 from job.report.sides import beats_of, cells_of
 from job.report.table import adapters, texts
 from tests.job.report.cases import A, B
@@ -107,6 +108,33 @@ def test_a_text_encoders_own_setting_is_called_its(tmp_path: Path) -> None:
     assert only(build_comparison(made.run))[0].withheld == ["initial_weights_sha256"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("lora.rank", 16, "rank 16"),
+        ("training.optimizer.name", "lion", "optimizer lion"),
+        ("training.schedule.warmup_steps", 5, "warmup steps 5"),
+        ("training.schedule", {"name": "cosine", "warmup_steps": 5}, "schedule cosine"),
+        ("training.noise.offset", 0.05, "noise offset 0.05"),
+        ("training.noise.multires", None, "no multires noise"),
+        (
+            "training.noise.multires",
+            {"discount": 0.3, "iterations": 6},
+            "multires noise with discount 0.3 and iterations 6",
+        ),
+        ("training.noise.multires.iterations", 6, "iterations 6"),
+        ("training.timesteps.from", 200, "timesteps from 200"),
+        ("training.weighting.gamma", 5.0, "weighting gamma 5"),
+        ("training.loss.schedule", "snr", "loss schedule snr"),
+        ("training.ema", None, "no EMA"),
+        ("training.ema", {"decay": 0.99}, "EMA with decay 0.99"),
+        ("training.ema.decay", 0.99, "EMA decay 0.99"),
+    ],
+)
+def test_a_setting_is_called_what_it_is(key: str, value: object, said: str) -> None:
+    assert setting_words(key, value) == said
+
+
 def test_over_seeds_it_speaks_of_the_settings(tmp_path: Path) -> None:
     _, verdict = only(build_comparison(run_of(tmp_path, {"lora": {"rank": 16}}, seeds=(1, 2, 3)).run))
     assert verdict.sentence.startswith("Of these settings (over 3 seeds), rank 16 (b) has a lower denoising loss than")
@@ -157,6 +185,25 @@ def test_several_differences_are_not_one_question(tmp_path: Path) -> None:
     assert found.verdict.headline.endswith(f"however they are prompted; t{said}")
 
 
+def test_the_study_is_about_one_question_where_it_has_one_and_begins_with_its_best(tmp_path: Path) -> None:
+    """Of a sweep, the adapter that is lowest often differs from the first in every setting."""
+    levels = {name: {"a": level, "": level + 0.1} for name, level in zip("abcd", (0.8, 0.75, 0.7, 0.6), strict=True)}
+    rate = {"training": {"optimizer": {"learning_rate": 2e-4}}}
+    others = [("b", {"lora": {"rank": 16}}), ("c", rate), ("d", {"lora": {"rank": 16}, **rate})]
+    variants = [A, *({"name": name, "captions": A["captions"], **own} for name, own in others)]
+    design = Design(variants, around({BASE: LEVELS[BASE]} | levels))
+    run = make_run(tmp_path, design).run
+    found = publish_report(run).verdict
+    assert found.headline.startswith(
+        "Of these adapters, learning rate 0.0002 (c) fits unseen images better than learning rate 0.0001 (a)"
+    )
+    assert "learning rate 0.0002 (c) has a lower denoising loss than learning rate 0.0001 (a)" in found.sentence
+    assert ["cannot be told" in other for other in found.others] == [False] * 3 + [True] * 2
+    assert (found.recommended.variant, found.recommended.seed) == ("d", 1)
+    page = (run.read(layout.PAGE) or b"").decode()  # so many sentences would hide the table
+    assert page.index("<summary>The same of all other pairs") < page.index('data-path="verdict.others[0]"')
+
+
 def test_what_comes_with_a_name_is_no_difference_of_its_own(tmp_path: Path) -> None:
     """An optimizer or a weighting is one choice, unless one sets more than that."""
     made = run_of(tmp_path, {"training": {"schedule": {"name": "cosine"}}})
@@ -177,7 +224,7 @@ def test_unequal_refused_updates_are_noted_and_beyond_a_hundredth_withhold(
     _, verdict = only(found)
     assert [member.skipped_steps for member in found.members] == [0, refused]
     counts = f"with seed 1, 0 and {refused} of their updates were refused"
-    assert f"a and b: {counts}, since their gradients were not finite." in found.notes
+    assert f"a and b: {counts}, since losses or gradients were not finite." in found.notes
     assert (verdict.code == "withheld") == withheld
     if withheld:
         why = f"a and b cannot be compared: {counts}, which is more than 1% of the steps apart; no verdict."

@@ -23,7 +23,7 @@ GOOD, BAD_LOSS, BAD_GRADIENT, OTHERS_FAULT, LARGE = (
     (0.1, 1.0, True),
     (1e20, None, True),
 )
-FASTER, NOT_FASTER = "Lower training.optimizer.learning_rate", "the learning rate is not the cause"
+FASTER, NOT_FASTER = "Lower training.optimizer.learning_rate", "lower lora.alpha, or try another device"
 
 
 def store(run: RunFolder, member: Member, rows: list[tuple[float | None, float | None, bool]], at: int | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from job.manifest.load import load_manifest
-from job.run.identity import Identity, has_more_steps, identity, identity_conflicts, way_on
+from job.run.identity import Identity, differences, has_more_steps, identity, identity_conflicts, way_on
 from job.run.resolved import Resolved
 from tests.job.manifest.test_manifest import SMALL, load
 
@@ -225,6 +225,15 @@ def test_settings_that_an_identity_lacks_are_differences() -> None:
     stored.variants["one"].training.clear()
     conflicts = identity_conflicts(stored, current)
     assert "variants.one.training.steps" in conflicts
+
+
+def test_variants_that_are_in_one_alone_are_named_and_no_more() -> None:
+    swept = "variants.two.sweep={lora.rank: [%s]}"
+    before, now = identity_of(swept % "4, 8", "lora.alpha=4"), identity_of(swept % "8, 16", "lora.alpha=8")
+    assert differences(identity_conflicts(before, now), before, now) == (
+        "variants.one.lora.alpha (4.0 -> 8.0), variants.two-r16 (not in the run), variants.two-r4 (not in the "
+        "manifest), variants.two-r8.lora.alpha (4.0 -> 8.0)"
+    )
 
 
 def steps(schedule: str, number: int) -> Identity:

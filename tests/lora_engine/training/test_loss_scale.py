@@ -53,6 +53,14 @@ def test_the_factor_halves_down_to_one_and_is_the_least_there() -> None:
     assert factor(scale) == 1.0
 
 
+def test_where_nothing_ever_overflows_the_factor_stays_finite() -> None:
+    scale = LossScale(CPU, 1, enabled=True)
+    for before, after in ((2.0**63, 2.0**64), (2.0**64, 2.0**64)):
+        scale.load(0, {"factor": torch.tensor(before), "lasted": torch.tensor(499)})
+        scale.update(YES, NO)
+        assert factor(scale) == after
+
+
 def test_what_was_neither_done_nor_overflowed_counts_for_nothing() -> None:
     scale = LossScale(CPU, 1, enabled=True)
     for _ in range(499):

@@ -1,5 +1,6 @@
 """A pack's weights against one torch optimizer an adapter, in float64 and apart from each other."""
 
+import math
 import warnings
 
 import pytest
@@ -9,7 +10,8 @@ from torch.func import functional_call
 
 from lora_engine.adapters import lora
 from lora_engine.config.adapter import LoraConfig
-from lora_engine.config.optimizer import AdamWConfig
+from lora_engine.config.ema import EmaConfig
+from lora_engine.config.optimizer import AdamWConfig, ProdigyConfig, SgdConfig
 from lora_engine.training.weights import PackWeights, Row
 from tests.lora_engine.adapters.toy import Toy, toy
 
@@ -319,6 +321,75 @@ def test_moments_go_on_in_another_pack() -> None:
         other.load_moments("b", {key: value for key, value in kept.items() if "exp_avg_sq" not in key})
     with pytest.raises(RuntimeError):
         other.load_moments("b", kept | {f"exp_avg.{KEYS[0]}": torch.zeros(3, 3)})
+
+
+UNLIKE = {  # name to the settings of an adapter and of its row
+    "a": (LORA, Row("a", ADAMW, max_grad_norm=0.1)),
+    "b": (
+        LORA.model_copy(update={"rank": 3, "alpha": 7.0, "target_modules": ("to_q",)}),
+        Row("b", SgdConfig(name="sgd", momentum=0.0, learning_rate=0.5), plus_ratio=4.0, ema=EmaConfig(decay=0.5)),
+    ),
+    "c": (
+        LORA.model_copy(update={"rank": 1, "target_modules": ("to_out.0",)}),
+        Row("c", ProdigyConfig(name="prodigy", d0=1e-3)),
+    ),
+}
+
+
+def unlike(names: str = "abc") -> tuple[Toy, PackWeights]:
+    """A model with adapters of unlike ranks, scales, layers and rows, and the pack of some of them."""
+    model = toy()
+    for at, (name, (config, _)) in enumerate(UNLIKE.items()):
+        lora.inject(model, [(name, at)], config)
+        for i, weight in enumerate(lora.parameters(model, name).values()):
+            weight.data.copy_(drawn(*weight.shape, seed=10 * at + i))
+    return model, PackWeights(model, [UNLIKE[name][1] for name in names])
+
+
+def test_unlike_adapters_compute_as_each_does_alone() -> None:
+    model, weights = unlike()
+    x = drawn(2, 5, seed=1)
+    alone = []
+    for name in "abc":
+        lora.activate(model, [name])
+        alone.append(model(x))
+    for first, last in [(0, 3), (0, 1), (1, 2), (2, 3), (1, 3)]:
+        weights.select(first, last)
+        found = model(x.repeat(last - first, 1))
+        torch.testing.assert_close(found, torch.cat(alone[first:last]), rtol=1e-12, atol=1e-12)
+    for at, name in enumerate("bc", start=1):
+        other, pack_of_one = unlike(name)
+        pack_of_one.select()
+        torch.testing.assert_close(other(x), alone[at], rtol=1e-12, atol=1e-12)
+        assert [layer.down_KRI is None for layer in lora.packed_layers(other)] == [name == "c", name == "b"]
+
+
+def test_rows_are_clipped_rated_averaged_and_measured_each_in_its_own_way() -> None:
+    model, weights = unlike()
+    assert {key.partition(".")[0] for key in weights.moments("b")} == {"momentum_buffer", "ema_step", "ema"}
+    gradients = {name: dict(lora.parameters(model, name)) for name in "abc"}
+    for part in (weight.grad for adapter in gradients.values() for weight in adapter.values()):
+        assert part is not None
+        part.fill_(1.0)
+    norms = weights.clip().tolist()
+    assert norms == pytest.approx([math.sqrt(32), math.sqrt(27), math.sqrt(7)], rel=1e-15)
+    clipped = [weights.gradients_KP[k].norm().item() for k in range(3)]
+    assert clipped == pytest.approx([0.1 * norms[0] / (norms[0] + 1e-6), norms[1], norms[2]], rel=1e-15)
+    before = lora.export(model, "b")
+    for refuse in (NO, YES):
+        weights.update([0.5, 0.5, 1.0], torch.tensor([*refuse, False]))
+    after = lora.export(model, "b")
+    for key, factor in zip(KEYS[:2], (1.0, 4.0), strict=True):
+        torch.testing.assert_close(after[key], before[key] - 0.5 * factor, rtol=1e-15, atol=1e-15)
+    weights.update([0.5] * 3, torch.tensor([False] * 3))  # after update 2, the average keeps 2 / 11
+    with weights.averaged():
+        for key, factor in zip(KEYS[:2], (1.0, 4.0), strict=True):
+            expected = before[key] - 0.5 * factor * (2 - 2 / 11)
+            torch.testing.assert_close(lora.export(model, "b")[key], expected, rtol=1e-14, atol=1e-14)
+    assert not any(torch.equal(value, after[key]) for key, value in lora.export(model, "b").items())
+    found = weights.measured("d")
+    assert (found.dtype, found.isnan().tolist()) == (torch.float64, [True, True, False])
+    assert found[2] == weights.moments("c")[f"d.{KEYS[2]}"] >= 1e-3
 
 
 def test_torch_may_not_say_that_gradients_lie_elsewhere_than_it_would_put_them() -> None:
