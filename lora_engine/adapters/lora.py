@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import peft
 import torch
@@ -97,6 +98,7 @@ def _add(model: nn.Module, name: str, config: LoraConfig, sizes: Mapping[str, tu
     if sizes.keys() <= packed.keys():  # PEFT would walk the whole model, which has more parts with each adapter.
         for layer_name, (rank, alpha) in sizes.items():
             packed[layer_name].update_layer(name, rank, lora_alpha=alpha, config=settings)
+        cast(Any, model).peft_config[name] = settings
         return
     with warnings.catch_warnings():
         # PEFT warns of every further adapter, in case only one was meant.
