@@ -21,6 +21,7 @@ from job.stages.fetch import fetch_dataset
 from job.storage import is_remote
 from job.storage.uris import local_path
 from lora_engine.captions.strategies import needs_sidecars
+from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.captions import ExistingCaptions, plain_parts
 from lora_engine.config.lr_schedule import CosineRestartsLrSchedule
 from lora_engine.config.training import MOST_STEPS, TrainingConfig
@@ -225,8 +226,15 @@ def _adapter_warnings(variants: Sequence[ResolvedVariant]) -> Iterator[str]:
     if doras := [variant.name for variant in variants if variant.lora.kind == "dora"]:
         yield (
             f"warning: lora.kind of {', '.join(doras)} is dora: of a file in kohya's format diffusers leaves out the "
-            "magnitudes, so that it draws something else, and says so in its log alone. Load it there from "
-            "adapters/diffusers; A1111 (from 1.9 on), Forge and ComfyUI read either all of it."
+            "magnitudes, and A1111 and ComfyUI divide by other norms than it was trained with. diffusers computes as "
+            "it was trained with the file of adapters/diffusers, and every program does with a checkpoint that "
+            "`lora-job export --merge` made."
+        )
+    if blocks := [variant.name for variant in variants if _has_alphas_of_blocks(variant.lora)]:
+        yield (
+            f"warning: lora.patterns of {', '.join(blocks)} has alphas of its own: of a file in kohya's format "
+            "diffusers takes that of all for attention layers. Load it there from adapters/diffusers; A1111 and "
+            "ComfyUI read each."
         )
     for variant in variants:
         text, last = variant.lora.text_encoder, variant.training.last_step
@@ -235,6 +243,13 @@ def _adapter_warnings(variants: Sequence[ResolvedVariant]) -> Iterator[str]:
                 f"warning: lora.text_encoder.stop_after of {variant.name} is {text.stop_after}, and there are {last} "
                 "updates, so the text encoder trains to the end."
             )
+
+
+def _has_alphas_of_blocks(lora: LoraConfig) -> bool:
+    """Whether the alpha that a file says is another in some block than in others."""
+    usual = lora.file_alpha(lora.rank, lora.alpha)
+    sizes = ((block.rank or lora.rank, block.alpha or lora.alpha) for block in lora.patterns.values())
+    return any(lora.file_alpha(rank, alpha) != usual for rank, alpha in sizes)
 
 
 def _trained_base(source: str) -> Base | None:

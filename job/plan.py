@@ -166,6 +166,19 @@ def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for name, section in sections.items() for key, value in _dotted(section, name).items()}
 
 
+def _own(
+    written: Mapping[str, Any], settings: Mapping[str, Any], base: Mapping[str, Any], unlike: Sequence[str]
+) -> tuple[str, ...]:
+    """The keys of `unlike` that a variant writes, and those of a section that it has at its defaults, `ema: {}`.
+
+    Where it names another optimizer, that one's rate is among them.
+    """
+    rate, optimizer = "training.optimizer.learning_rate", "training.optimizer.name"
+    whole = tuple(f"{key}." for key, value in written.items() if value == {} and key in base and key not in settings)
+    came = [key for key in unlike if key.startswith(whole) or (key == rate and settings[optimizer] != base[optimizer])]
+    return tuple(key for key in unlike if key in settings and (key in written or key in came))
+
+
 def _dotted(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Dotted key to value; sections that need not be there are one value, of what is said in them."""
     whole = {key: settings[key] for key in _WHOLE if isinstance(settings.get(key), Mapping)}
@@ -179,19 +192,6 @@ def _said(section: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in section.items()
         if value is not None
     }
-
-
-def _own(
-    written: Mapping[str, Any], settings: Mapping[str, Any], base: Mapping[str, Any], unlike: Sequence[str]
-) -> tuple[str, ...]:
-    """The keys of `unlike` that a variant writes, and those of a section that it has at its defaults, `ema: {}`.
-
-    Where it names another optimizer, that one's rate is among them.
-    """
-    rate, optimizer = "training.optimizer.learning_rate", "training.optimizer.name"
-    whole = tuple(f"{key}." for key, value in written.items() if value == {} and key in base and key not in settings)
-    came = [key for key in unlike if key.startswith(whole) or (key == rate and settings[optimizer] != base[optimizer])]
-    return tuple(key for key in unlike if key in settings and (key in written or key in came))
 
 
 def _plan_pack(manifest: Manifest, pack: Pack, train: int | None) -> PackPlan:

@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import peft
 import torch
@@ -81,19 +82,31 @@ def inject(model: nn.Module, adapters: Sequence[tuple[str, int]], config: LoraCo
     sizes = sizes_of(model, config)
     model.requires_grad_(requires_grad=False)
     for name, seed in adapters:
-        with warnings.catch_warnings():
-            # PEFT warns of every further adapter, in case only one was meant.
-            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-            peft.inject_adapter_in_model(_peft_config(config, sizes), model, adapter_name=name)
-        for layer_name, layer in model.named_modules():
-            if isinstance(layer, PackedLayer):
-                layer.number = zlib.crc32(layer_name.encode())
+        _add(model, name, config, sizes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for layer in packed_layers(model):
                 if name in layer.lora_A:
                     _initialise(layer, name)
     activate(model, [name for name, _ in adapters])
+
+
+def _add(model: nn.Module, name: str, config: LoraConfig, sizes: Mapping[str, tuple[int, float]]) -> None:
+    """Let PEFT put in an adapter of these ranks and alphas, by the layers' names."""
+    settings = _peft_config(config, sizes)
+    packed = {n: layer for n, layer in model.named_modules() if isinstance(layer, PackedLayer)}
+    if sizes.keys() <= packed.keys():  # PEFT would walk the whole model, which has more parts with each adapter.
+        for layer_name, (rank, alpha) in sizes.items():
+            packed[layer_name].update_layer(name, rank, lora_alpha=alpha, config=settings)
+        cast(Any, model).peft_config[name] = settings
+        return
+    with warnings.catch_warnings():
+        # PEFT warns of every further adapter, in case only one was meant.
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        peft.inject_adapter_in_model(settings, model, adapter_name=name)
+    for layer_name, layer in model.named_modules():
+        if isinstance(layer, PackedLayer):
+            layer.number = zlib.crc32(layer_name.encode())
 
 
 def _initialise(layer: PackedLinear | PackedConv2d, name: str) -> None:

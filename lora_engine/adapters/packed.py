@@ -42,6 +42,7 @@ class PackedLayer:
     lora_A: Any
     lora_B: Any
     lora_magnitude_vector: Any
+    update_layer: Any
     scaling: dict[str, float]
     lora_alpha: dict[str, float]
     r: dict[str, int]

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +224,8 @@ def load_adapted_unet(
     if any(config.text_encoder is not None for _, _, config in adapters):
         _, text_encoder = load_text_encoder(model, dtype)
         attach(unet, TextEncoder(text_encoder, model.use.clip_skip).to(device))
-    for name, seed, config in adapters:
-        lora.inject(unet, [(name, seed)], config)
+    for config, alike in groupby(adapters, key=itemgetter(2)):
+        lora.inject(unet, [(name, seed) for name, seed, _ in alike], config)
     return unet
 
 

@@ -165,7 +165,12 @@ def test_settings_that_do_not_suit_are_warned_of(tmp_path: Path) -> None:
         "the text encoder trains to the end",
     ):
         assert part in done.stderr
-    done = validate(tmp_path, "training.batch_size=9", "lora={text_encoder: {stop_after: 2}}")
+    done = validate(tmp_path, "lora={patterns: {mid_block: {rank: 16}}, rank_stabilized: true}")
+    assert "lora.patterns of one has alphas of its own" in done.stderr
+    done = validate(
+        tmp_path, "training.batch_size=9", "lora={text_encoder: {stop_after: 2}, patterns: {mid_block: {rank: 16}}}"
+    )
+    assert "alphas of its own" not in done.stderr
     assert "dora" not in done.stderr
     assert "to the end" not in done.stderr
     assert "never arrives" not in done.stderr

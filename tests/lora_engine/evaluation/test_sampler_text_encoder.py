@@ -10,11 +10,13 @@ from torch import nn
 
 from lora_engine import miniature
 from lora_engine.adapters import formats, lora
+from lora_engine.adapters.names import DIFFUSERS_NAME
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.evaluation.sampler import Request, Sampler
 from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.records import SampleSetting
+from tests.lora_engine.adapters.trained import CARD
 
 FOLDER = miniature.folder("stable-diffusion")
 CPU = torch.device("cpu")
@@ -49,8 +51,9 @@ def pipeline_pictures(
     pipeline = StableDiffusionPipeline.from_pretrained(FOLDER, **kept)
     pipeline.set_progress_bar_config(disable=True)
     if name is not None:
-        formats.save_diffusers(folder, formats.layers_of(lora.export(unet, name), lora.file_alphas(unet, name)))
-        pipeline.load_lora_weights(folder)
+        alphas = lora.file_alphas(unet, name)
+        formats.write_checkpoint(folder, lora.export(unet, name), alphas, {"step": torch.tensor(1)}, CARD)
+        pipeline.load_lora_weights(folder, weight_name=DIFFUSERS_NAME)
     pictures = pipeline(
         list(PROMPTS),
         negative_prompt=[setting.negative] * len(PROMPTS),
