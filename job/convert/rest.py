@@ -221,6 +221,9 @@ def output(reading: Reading) -> dict[str, Any]:
             made["keep_checkpoints"] = kept
         elif kept is not None:
             reading.lose(setting, f"{_FEWEST_CHECKPOINTS} checkpoints are kept at least; all are")
+    for setting, key in (("metadata_license", "license"), ("metadata_description", "description")):
+        if text := reading.text(setting, f"output.{key}"):
+            made[key] = text
     return made
 
 

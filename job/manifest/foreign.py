@@ -111,6 +111,8 @@ _KEYS = {
     "evaluation.samples.when": "sample_every_n_steps sample_every_n_epochs sample_at_first validation_epochs",
     "output.destination": "output_dir",
     "output.keep_checkpoints": "save_last_n_epochs checkpoints_total_limit",
+    "output.license": "metadata_license",
+    "output.description": "metadata_description",
 }
 
 # Settings whose value a key's is computed from, by how.
@@ -234,7 +236,7 @@ _NOTHING = {
         "huggingface_path_in_repo huggingface_token save_state_to_huggingface async_upload"
     ),
     "the adapter's files have metadata of the program's own": (
-        "no_metadata training_comment metadata_title metadata_author metadata_description metadata_license "
+        "no_metadata training_comment metadata_title metadata_author "
         "metadata_tags metadata_usage_hint metadata_thumbnail metadata_merged_from metadata_trigger_phrase "
         "metadata_preprocessor metadata_is_negative_embedding"
     ),
