@@ -1,6 +1,8 @@
 """Makes other forms of an adapter: averaged, of another rank or strength, in another format, or merged into a base."""
 
 import os
+import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,10 +205,21 @@ def _appear(folder: Path, names: Sequence[str], write: Callable[[Path], None]) -
         with TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             for path in paths:
                 write(Path(scratch) / path.name)
+            _give_usual_rights(Path(scratch))
             _require_free(paths)
             for path in paths:
                 (Path(scratch) / path.name).rename(path)
     return paths
+
+
+def _give_usual_rights(scratch: Path) -> None:
+    """Give all files below the folder the rights of any new file: safetensors lets nobody but their owner read them."""
+    files = [path for path in scratch.rglob("*") if path.is_file()]
+    usual = scratch / "usual"
+    usual.touch()
+    for path in files:
+        if stat.S_IMODE(path.stat().st_mode) != stat.S_IMODE(usual.stat().st_mode):
+            shutil.copymode(usual, path)
 
 
 def _require_free(paths: Sequence[Path]) -> None:

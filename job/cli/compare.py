@@ -83,7 +83,8 @@ def _compared(a: "Chosen", b: "Chosen") -> dict[str, Any]:
 def _as_text(found: Mapping[str, Any]) -> str:
     rows = {**found["blocks"], "whole": found["whole"]}
     width = max(len(name) for name in rows)
-    lines = [f"{'':{width}}  layers   norm of a   norm of b   of a - b   cosine"]
+    lines = [f"{which}: {_said_of(found[which])}" for which in ("a", "b")]
+    lines += ["", f"{'':{width}}  layers   norm of a   norm of b   of a - b   cosine"]
     for name, row in rows.items():
         cosine = "-" if row["cosine"] is None else f"{row['cosine']:.4f}"
         norms = f"{row['norm_a']:10.4g}  {row['norm_b']:10.4g} {row['difference']:10.4g}"
@@ -100,3 +101,10 @@ def _as_text(found: Mapping[str, Any]) -> str:
         shown = ("-" if value is None else repr(shortened(value, _LONGEST)) for value in values)
         lines.append(f"{printable(shortened(key, _LONGEST))}: {' | '.join(map(printable, shown))}")
     return "\n".join(lines)
+
+
+def _said_of(origin: Mapping[str, Any]) -> str:
+    """Which file it is, and of a run's, at which step: a place may leave that open."""
+    if "run" not in origin:
+        return printable(str(origin["file"]))
+    return printable(f"{origin['run']}, {origin['variant']}, seed {origin['seed']}, step {origin['step']}")

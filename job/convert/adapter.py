@@ -3,7 +3,7 @@
 from typing import Any
 
 from job.convert.arguments import Arguments, plain, read_arguments, say_not_taken
-from job.convert.network import Network, network_of
+from job.convert.network import IN_FILE, Network, network_of
 from job.convert.settings import Reading, says_no, show
 from job.convert.text_encoder import text_encoder
 
@@ -20,13 +20,16 @@ def lora(reading: Reading, training: dict[str, Any]) -> dict[str, Any]:
     if not reading.program.is_kohya:
         return _of_diffusers(reading, training)
     arguments = read_arguments(reading, "network_args", "lora")
-    network = network_of(reading, arguments)
-    made = _size(reading, network) | network.layers | _of_network(reading, arguments, network, training)
+    start = _start(reading)
+    network = network_of(reading, arguments, starts_from_file=bool(start))
+    made = (start or _size(reading, network)) | network.layers | _of_network(reading, arguments, network, training)
     if network.trains_text_encoder:
         made |= text_encoder(reading, training)
     else:
         for name in ("text_encoder_lr", "stop_text_encoder_training", "stop_text_encoder_training_pct"):
             reading.lose(name, "LyCORIS' preset trains the UNet alone")
+    if start and "text_encoder" not in made:
+        made["text_encoder"] = None  # Unsaid it would be as in the file.
     return made
 
 
@@ -40,9 +43,6 @@ def _of_diffusers(reading: Reading, training: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(reading: Reading, network: Network) -> dict[str, Any]:
-    """The rank and alpha, or the file that the adapter starts from, which says them."""
-    if start := _start(reading):
-        return start
     rank, alpha = reading.whole("network_dim", "lora.rank"), reading.number("network_alpha", "lora.alpha")
     if rank is not None and rank > _LARGEST_RANK and network.is_of_another_kind:
         for name in ("network_dim", "network_alpha"):
@@ -59,7 +59,7 @@ def _start(reading: Reading) -> dict[str, Any]:
         reading.lose("dim_from_weights", "it is of network_weights, of which there are none")
         return {}
     for name in ("network_dim", "network_alpha"):
-        reading.lose(name, "the file that the adapter starts from says it")
+        reading.lose(name, IN_FILE)
     reading.flag("dim_from_weights", "lora.init_from")
     return {"init_from": path}
 

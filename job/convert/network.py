@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from job.convert.arguments import Arguments, plain
+from job.convert.arguments import Arguments, plain, say_not_taken
 from job.convert.blocks import patterns
 from job.convert.settings import Reading, as_number, says_no
 from lora_engine.config.kinds import why_not
@@ -24,6 +24,8 @@ _PRESETS: Mapping[str, tuple[Any, str, bool]] = {
     "unet-transformer-only": ("kohya", "", False),
     "unet-convblock-only": (_OF_CONVOLUTIONS, "", False),
 }
+IN_FILE = "the file that the adapter starts from says it"
+_SIZES = ("conv_dim", "conv_alpha", "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
 _PLAIN = ("", "lora", "locon", "standard", "kohyalocon")
 _NEITHER = "an adapter is a LoRA or a DoRA"
 
@@ -69,8 +71,8 @@ class _Said:
         return None if says_no(value) else value if number is None else number
 
 
-def network_of(reading: Reading, arguments: Arguments) -> Network:
-    """The kind of the network of a configuration of sd-scripts, and its layers."""
+def network_of(reading: Reading, arguments: Arguments, *, starts_from_file: bool) -> Network:
+    """The kind of the network of a configuration of sd-scripts, and its layers, unless a file has them."""
     said = _Said(reading, arguments)
     is_of_lycoris, algo = _algorithm(reading, said)
     is_plain = "".join(filter(str.isalnum, algo.lower())) in _PLAIN
@@ -81,10 +83,10 @@ def network_of(reading: Reading, arguments: Arguments) -> Network:
     elif is_of_lycoris:
         layers, trains_text_encoder = _of_lycoris(reading, said)
     else:
-        layers = _of_kohya(reading, said)
-    if reading.has("network_weights"):
-        for key in ("target_modules", "conv_rank", "conv_alpha", "patterns"):
-            layers.pop(key, None)  # The file says them.
+        layers = {} if starts_from_file else _of_kohya(reading, said)
+    if starts_from_file:
+        layers = {key: value for key, value in layers.items() if key == "kind"}
+        _say_in_file(reading, said)
     return Network(layers, trains_text_encoder, is_of_lycoris, is_of_lycoris or not is_plain, frozenset(said.taken))
 
 
@@ -105,6 +107,16 @@ def _say_not_taken(reading: Reading, said: _Said, algorithm: str) -> None:
         return
     for name in ("network_module", "LoRA_type"):
         reading.lose(name, f"{why}. A plain LoRA is trained")
+
+
+def _say_in_file(reading: Reading, said: _Said) -> None:
+    """Remark on sizes and layers that are written, since the file that the adapter starts from has its own."""
+    say_not_taken(
+        reading, "network_args", {name: said.arguments[name] for name in _SIZES if name in said.arguments}, IN_FILE
+    )
+    said.taken.update(_SIZES)
+    for name in _SIZES:
+        reading.lose(name, IN_FILE)
 
 
 def _of_lycoris(reading: Reading, said: _Said) -> tuple[dict[str, Any], bool]:

@@ -28,6 +28,10 @@ from lora_engine.models.accepted import is_single_file
 _TAGS = ("text-to-image", "stable-diffusion", "lora", "diffusers")
 _WIDGETS = 12  # pictures that the hub is to show, at most
 _LENGTHS = ("training.steps", "training.epochs")  # of which an adapter has one
+_LICENSES = (  # identifiers of the hub that people give to adapters
+    *("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
+    *("cc-by-nc-nd-4.0", "openrail", "creativeml-openrail-m", "unknown"),
+)
 _SETTINGS = (
     *_LENGTHS,
     "training.batch_size",
@@ -57,6 +61,7 @@ def render_card(found: Findings) -> bytes:
     template = environment().get_template("card.md.j2")
     return template.render(
         front_matter=front_matter(_metadata(resolved, base, widget)),
+        has_license=bool(_license(resolved)),
         base=base,
         base_sha256=resolved.models.base.sha256[:12],
         resolution=shown(resolved.identity.preprocess.get("resolution")),
@@ -109,9 +114,19 @@ def _metadata(resolved: Resolved, base: str | None, widget: Sequence[Mapping[str
         "pipeline_tag": "text-to-image",
         "tags": list(_TAGS),
         "instance_prompt": phrase,
+        **_license(resolved),
         "widget": list(widget),
     }
     return {key: value for key, value in values.items() if value}
+
+
+def _license(resolved: Resolved) -> dict[str, str]:
+    """What the manifest says of the licence, as the hub reads it: by its identifier, or as another with its name."""
+    name = resolved.manifest.output.license
+    if name is None:
+        return {}
+    known = name.lower()
+    return {"license": known} if known in _LICENSES else {"license": "other", "license_name": name}
 
 
 def _phrase(resolved: Resolved, variant: str) -> str | None:

@@ -25,6 +25,10 @@ from lora_engine.text import printable
 
 _SUBJECT = "a rose"  # what is drawn where the run has no prompts of its own
 
+_OF_DORA = (  # of which diffusers drops the magnitudes in kohya's format, and scales the factors alone
+    "A DoRA in kohya's format, or at another strength than 1, adds up otherwise: lora-job export FILE --merge BASE."
+)
+
 Settings = TypeVar("Settings", bound=Config)
 
 
@@ -191,6 +195,7 @@ def _merged(merged: MergeConfig, endpoint_url: str | None) -> tuple[list[str], l
     else:
         # Of a folder, diffusers reads the file of the very name that is read here.
         _, notes, load = _place(merged.source, "merged", endpoint_url)
+    notes = [*notes, _OF_DORA]
     return notes, [f"pipeline.load_lora_weights({load})", scale, "pipeline.unload_lora_weights()"]
 
 

@@ -130,6 +130,14 @@ class SeenVariant(StoredJson):
     prompt_template: PromptTemplate | None = None
 
 
+class SeenOutput(StoredJson):
+    """The manifest's `output`, of which reports ask for this key and keep the rest."""
+
+    model_config = ConfigDict(extra="allow")
+
+    license: str | None = None
+
+
 class SeenManifest(StoredJson):
     """The manifest as an attempt read it, with all defaults. Keys that only another version knows are kept."""
 
@@ -141,6 +149,7 @@ class SeenManifest(StoredJson):
     captioner: dict[str, Any] | None = None
     captioners: dict[str, dict[str, Any]] = {}
     evaluation: SeenEvaluation
+    output: SeenOutput = SeenOutput()
 
 
 class Resolved(StoredJson):

@@ -94,15 +94,28 @@ def _differences(file: LoraFile, config: LoraConfig, targets: Targets, what: str
     if (config.text_encoder is None) != (not text_encoder):
         say = "null" if config.text_encoder is None else "given"
         yield "text_encoder", say, f"there are {len(text_encoder) or 'no'} layers of the text encoder"
+    if not any(map(_is_spatial, unet.values())):
+        for key, value in (("conv_rank", config.conv_rank), ("conv_alpha", config.conv_alpha)):
+            if value is not None:
+                yield key, f"{value:g}", "there are no convolutions of 3x3"
     for name, layer in file.layers.items():
         is_text, is_conv = name.startswith(_TEXT_ENCODER), _is_spatial(layer)
         rank, alpha = config.size_in_text_encoder if is_text else config.size_of(name, is_spatial=is_conv)
-        section = "text_encoder." if is_text else "conv_" if is_conv else ""
         found_rank, found_alpha = _size(layer, config, what)
         if rank != found_rank:
-            yield f"{section}rank", str(rank), f"the rank of {name} is {found_rank}"
+            yield _key_of("rank", config, name, is_conv), str(rank), f"the rank of {name} is {found_rank}"
         if not math.isclose(alpha, found_alpha, rel_tol=_SAME):
-            yield f"{section}alpha", f"{alpha:g}", f"the alpha of {name} is {found_alpha:g}"
+            yield _key_of("alpha", config, name, is_conv), f"{alpha:g}", f"the alpha of {name} is {found_alpha:g}"
+
+
+def _key_of(what: str, config: LoraConfig, name: str, is_conv: bool) -> str:
+    """The key that says the rank or alpha of a layer."""
+    if name.startswith(_TEXT_ENCODER):
+        return f"text_encoder.{what}"
+    begin = config.pattern_of(name)
+    if begin is not None and getattr(config.patterns[begin], what) is not None:
+        return f"patterns.{begin}.{what}"
+    return f"conv_{what}" if is_conv else what
 
 
 def weights_in(file: LoraFile, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -121,11 +121,15 @@ class LoraConfig(Config):
         rank, alpha = self.rank, self.alpha
         if is_spatial:
             rank, alpha = self.conv_rank or rank, self.conv_alpha or alpha
-        fitting = [begin for begin in self.patterns if f"{name}.".startswith(f"{begin}.")]
-        if fitting:
-            block = self.patterns[max(fitting, key=len)]
+        if (begin := self.pattern_of(name)) is not None:
+            block = self.patterns[begin]
             rank, alpha = block.rank or rank, block.alpha or alpha
         return rank, alpha
+
+    def pattern_of(self, name: str) -> str | None:
+        """Which of `patterns` counts for one of the UNet's layers."""
+        fitting = [begin for begin in self.patterns if f"{name}.".startswith(f"{begin}.")]
+        return max(fitting, key=len, default=None)
 
     @property
     def size_in_text_encoder(self) -> tuple[int, float]:

@@ -37,6 +37,8 @@ def exclusions(lora: LoraConfig, training: TrainingConfig) -> Iterator[tuple[str
 
 def _of_layers(lora: LoraConfig) -> Iterator[tuple[str, str, str]]:
     targets = lora.target_modules
+    if lora.init_from is not None and "target_modules" not in lora.model_fields_set:
+        return  # The file says the layers, and what is said here has to agree with it.
     if targets == "full" or (isinstance(targets, tuple) and any(map(_SPATIAL.fullmatch, targets))):
         return
     named = targets if isinstance(targets, str) else f"[{', '.join(targets)}]"

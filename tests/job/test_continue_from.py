@@ -183,6 +183,7 @@ def test_another_file_is_another_run(miniature: Path, folder: Path, first: Path)
         (["base_model.merge=[{source: FOLDER/gone.safetensors}]"], "base_model.merge[0].source: there is nothing at"),
         (["lora.init_from=FOLDER/other.safetensors"], "other.safetensors holds 'x', which is no low-rank weight"),
         (["lora.init_from=ADAPTERS/one.safetensors", "lora.rank=16"], "lora.rank is 16, but the rank of"),
+        (["lora.init_from=ADAPTERS/one.safetensors", "lora.conv_rank=4"], "lora.conv_rank is 4, but there are no"),
         (["lora.init_from=FOLDER/wide.safetensors"], "the base model's is"),
         (["base_model.merge=[{source: FOLDER/wide.safetensors}]"], "the base model's is"),
         (["lora.init_from=FOLDER/a.ckpt"], "a.ckpt is a pickle"),

@@ -63,6 +63,13 @@ def made_from(path: Path) -> Any:
     return json.loads(metadata(path)["lora_job.made_from"])
 
 
+def others_may_read(path: Path) -> bool:
+    """Whether they may as they may read any new file of that folder."""
+    usual = path.with_name("usual")
+    usual.touch()
+    return path.stat().st_mode == usual.stat().st_mode
+
+
 def test_the_checkpoint_of_a_run_that_is_meant_with_what_it_was_made_from(finished: Path, tmp_path: Path) -> None:
     best = json.loads((finished / "variants/two/seed-7/best.json").read_text())["step"]
     for options, step in (((), best), (("--last",), STEPS[-1]), (("--step", "2"), 2)):
@@ -76,6 +83,7 @@ def test_the_checkpoint_of_a_run_that_is_meant_with_what_it_was_made_from(finish
         source = checkpoint(finished, "two", step)
         commit = json.loads((source.parent / "COMMIT.json").read_text())
         for path in paths:
+            assert others_may_read(path)
             assert made_from(path)["operations"] == []
             assert made_from(path)["sources"] == [
                 {
@@ -170,6 +178,7 @@ def test_a_merged_checkpoint_draws_what_base_and_file_draw(
     [path] = exported(source, "--merge", base, "--dtype", "fp32", cwd=tmp_path)
     assert path.name == f"source-fp32-merged{'.safetensors' if as_one_file else ''}"
     told = path if as_one_file else path / "text_encoder/model.safetensors"
+    assert others_may_read(told)
     assert made_from(told)["operations"] == [{"merge": {"base": base.name, "sha256": model_sha256(base)}}]
     beside = StableDiffusionPipeline.from_pretrained(all_layers)
     bare = pictures(beside)
@@ -275,6 +284,7 @@ def test_two_adapters_are_compared_by_block_and_by_what_they_say(finished: Path,
     done = lora_job("compare", f"{finished}:one@2", "alone.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"only in a, 1 layers: {of_text}" in done.stdout
+    assert done.stdout.splitlines()[:2] == ["a: small, one, seed 7, step 2", "b: alone.safetensors"]
     assert "\x1b" not in done.stdout
     assert "ss_seed: - | " in done.stdout
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}

@@ -166,6 +166,8 @@ def test_shell_files_are_read_as_a_shell_would_and_not_run() -> None:
         ('metadata_license = "CC0-1.0"', "output.license", "CC0-1.0"),
         ('metadata_description = "Line art."', "output.description", "Line art."),
         ("output_dir = 'out'", "output.destination", "out"),
+        ("metadata_license = 'CC-BY-4.0'", "output.license", "CC-BY-4.0"),
+        ("metadata_description = 'ink'", "output.description", "ink"),
         ("clip_skip = 2", "base_model.clip_skip", 2),
         ("clip_skip = 1", "base_model.clip_skip", None),
         ("v_parameterization = true", "base_model.prediction_type", "v_prediction"),

@@ -256,8 +256,18 @@ def test_the_guis_kinds_of_lora() -> None:
 
 
 def test_an_adapter_that_starts_from_a_file_has_its_layers() -> None:
-    data, _ = of_kohya("network_weights = 'a.safetensors'\nnetwork_args = ['conv_dim=4']\nlearning_rate = 1e-4")
+    data, said = of_kohya(
+        "network_weights = 'a.safetensors'\nnetwork_args = ['conv_dim=4', 'block_dims=4,4']\nlearning_rate = 1e-4"
+    )
     assert data["lora"] == {"init_from": "a.safetensors", "text_encoder": {}}
+    assert "Not taken: network_args conv_dim=4 block_dims=4,4: the file that the adapter starts from says it." in said
+    data, _ = of_kohya("network_weights = 'a.safetensors'\nnetwork_train_unet_only = true")
+    assert data["lora"] == {"init_from": "a.safetensors", "text_encoder": None}
+
+
+def test_a_start_that_cannot_be_read_leaves_the_layers_as_they_are_written() -> None:
+    data, _ = of_kohya("network_weights = 'a.pt'\nnetwork_args = ['conv_dim=4']\nlearning_rate = 1e-4")
+    assert (data["lora"]["target_modules"], data["lora"]["conv_rank"]) == ("full", 4)
 
 
 @pytest.mark.parametrize(("kind", "lost"), [("lora", False), ("loha", True)])

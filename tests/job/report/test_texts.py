@@ -255,6 +255,18 @@ def test_names_from_a_changed_run_are_shown_and_do_nothing(tmp_path: Path) -> No
             assert set(Texts(shown).elements) <= ELEMENTS
 
 
+@pytest.mark.parametrize(
+    ("given", "identifier", "name"), [("CC-BY-4.0", "cc-by-4.0", None), ("My terms", "other", "My terms")]
+)
+def test_the_card_has_the_licence_that_the_manifest_gives(
+    tmp_path: Path, given: str, identifier: str, name: str | None
+) -> None:
+    _, _, text = published(make_run(tmp_path, Design([A, B], LOWER.losses, settings=[f"output.license={given}"])))
+    card = ModelCard.load(next(tmp_path.rglob("report/README.md")))
+    assert (card.data.license, card.data.license_name) == (identifier, name)
+    assert "# license: " not in text
+
+
 def test_the_card_reads_back_and_says_how_to_use_the_adapters(tmp_path: Path) -> None:
     losses = around({BASE: UNTOUCHED, "a": {"a": 0.7, "b": 0.8, "": 0.8}, "b": {"a": 0.8, "b": 0.75, "": 0.8}})
     report, _, text = published(make_run(tmp_path, Design([CONSTANT, TRIGGERED], losses)))

@@ -290,3 +290,12 @@ def test_brackets_that_weigh_words_in_a_program_are_escaped_there() -> None:
     for steps in (use_in_a1111(usage), use_in_forge(usage)):
         assert steps[-1].endswith(r": a \(bald\) \[eagle\] \\o/, ink <lora:ink:1>")
     assert use_in_comfyui(usage)[-1].endswith(r": a \(bald\) [eagle] \o/, ink")
+
+
+@pytest.mark.parametrize("source", ["ink.safetensors", "hf://owner/loras/ink.safetensors"])
+def test_what_diffusers_merges_otherwise_is_said_once(source: str) -> None:
+    merge = [{"source": source, "strength": 0.5}, {"source": "other.safetensors"}]
+    base = BaseModelConfig.model_validate({"source": "hf://owner/name", "merge": merge}, strict=False)
+    code = use_in_diffusers(replace(USAGE, base=base))
+    assert code.count("lora-job export FILE --merge BASE") == 1
+    assert "lora-job export" not in use_in_diffusers(USAGE)

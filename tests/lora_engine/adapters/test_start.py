@@ -132,7 +132,11 @@ def test_any_ranks_of_blocks_become_patterns(miniature: Path, tmp_path: Path) ->
             r"lora\.target_modules is to_q, to_k, but there are weights for \S+, too",
         ),
         ({"text_encoder": {}}, r"lora\.text_encoder is given, but there are no layers of the text encoder in FILE"),
-        ({"patterns": {"mid_block": {"rank": 2}}}, r"lora\.rank is 2, but the rank of mid_block\S+ is 4"),
+        (
+            {"patterns": {"mid_block": {"rank": 2}}},
+            r"lora\.patterns\.mid_block\.rank is 2, but the rank of mid_block\S+ is 4",
+        ),
+        ({"conv_rank": 2}, r"lora\.conv_rank is 2, but there are no convolutions of 3x3 in FILE"),
     ],
 )
 def test_what_the_manifest_says_otherwise_is_refused_with_both_values(
