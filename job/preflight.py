@@ -14,7 +14,7 @@ from job.storage.hub import is_hub, refuse_bare_name
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
 from job.storage.uris import as_folder, is_shipped, local_path
-from lora_engine.adapters.layers import misfit
+from lora_engine.adapters.base_layers import misfit
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.models import BaseModelUse
 from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
@@ -125,7 +125,7 @@ def check_loras(manifest: Manifest) -> None:
     if pipelines_at_hand(manifest.base_model):
         check_trainable(manifest)
         return
-    from lora_engine.models.merge import read_once  # it imports torch, which takes seconds
+    from lora_engine.adapters.lora_file import read_once  # it imports torch, which takes seconds
 
     for path in files:
         read_once(path)

@@ -6,7 +6,7 @@ docs/performance.md.
 
 from collections.abc import Iterable, Sequence
 
-from lora_engine.adapters.layers import Layer, adapted, text_encoder_layers
+from lora_engine.adapters.base_layers import BaseLayer, adapted, text_encoder_layers
 from lora_engine.config.adapter import LISTED, LoraConfig
 from lora_engine.config.training import TrainingConfig
 
@@ -54,7 +54,7 @@ def kept_bytes(resolution: int, value_bytes: int, loras: Sequence[LoraConfig] = 
     return round(usual * value_bytes / 4 + more * value_bytes)
 
 
-def _kept_values(ranks: dict[Layer, int], latents: int) -> float:
+def _kept_values(ranks: dict[BaseLayer, int], latents: int) -> float:
     """How many values an image keeps for adapters alone: between down and up, and what goes into some layers.
 
     Of attention the latter is counted already, and a convolution keeps it even where it is frozen.
@@ -71,9 +71,9 @@ def _kept_values(ranks: dict[Layer, int], latents: int) -> float:
     return total
 
 
-def _ranks(loras: Iterable[LoraConfig]) -> dict[Layer, int]:
+def _ranks(loras: Iterable[LoraConfig]) -> dict[BaseLayer, int]:
     """The layers in which any of the adapters has weights, with the rank to which all are filled up there."""
-    ranks: dict[Layer, int] = {}
+    ranks: dict[BaseLayer, int] = {}
     for lora in loras:
         for layer, rank in adapted(lora):
             ranks[layer] = max(rank, ranks.get(layer, 0))

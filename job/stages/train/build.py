@@ -14,6 +14,7 @@ from job.run.context import Attempt
 from job.run.dataset import Captions
 from job.run.held_out import HeldOut
 from lora_engine.adapters import lora
+from lora_engine.adapters.lora_file import read_once
 from lora_engine.adapters.start import weights_in
 from lora_engine.captions.strategies import text_weights
 from lora_engine.config.captions import CaptionsConfig
@@ -22,7 +23,6 @@ from lora_engine.dataset.encoded import Encoded, TrainingData
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.models import schedule, stable_diffusion
 from lora_engine.models.files import LocalModel
-from lora_engine.models.merge import read_once
 from lora_engine.records import CaptionRecord
 from lora_engine.system.device import DTYPES, DtypeName, use_deterministic_kernels
 from lora_engine.system.distributed import Processes
