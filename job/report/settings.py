@@ -4,6 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 
 _TEXT_ENCODER = "lora.text_encoder"
+_LAYERS = {
+    "attention": "attention's layers",
+    "attention+mlp": "attention's and MLP layers",
+    "kohya": "kohya's layers",
+    "full": "all layers",
+}
+_KINDS = {"lora": "LoRA", "dora": "DoRA"}
 
 
 def shown(value: object) -> str:
@@ -20,15 +27,6 @@ def shown(value: object) -> str:
         case list() if all(isinstance(each, str | int) for each in value):
             return ", ".join(str(each) for each in value)
     return json.dumps(value, ensure_ascii=False)
-
-
-_LAYERS = {
-    "attention": "attention's layers",
-    "attention+mlp": "attention's and MLP layers",
-    "kohya": "kohya's layers",
-    "full": "all layers",
-}
-_KINDS = {"lora": "LoRA", "dora": "DoRA"}
 
 
 def setting_words(key: str, value: object) -> str:

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from lora_engine.adapters.layer_names import end_of, is_of_text_encoder
 from lora_engine.adapters.lora_file import LoraFile, LoraLayer
-from lora_engine.config.adapter import LoraConfig, Preset
+from lora_engine.config.adapter import MOST_RANK, LoraConfig, Preset
 from lora_engine.errors import ModelError
 
-_LARGEST_RANK = 512
 _SAME = 1e-3  # relative: an alpha in half precision is rounded by less
 _DIGITS = 6  # of an alpha that is computed from a file's, which has seven
 
@@ -157,10 +156,10 @@ def _kind(file: LoraFile, what: str) -> str:
 def _size(layer: LoraLayer, given: LoraConfig, what: str) -> Size:
     """The rank of a layer, and the alpha by which settings say what its file does."""
     alpha = layer.alpha / math.sqrt(layer.rank) if given.rank_stabilized else layer.alpha
-    if layer.rank > _LARGEST_RANK or not alpha > 0:
-        said = f"a rank of {layer.rank}" if layer.rank > _LARGEST_RANK else f"an alpha of {alpha:g}"
+    if layer.rank > MOST_RANK or not alpha > 0:
+        said = f"a rank of {layer.rank}" if layer.rank > MOST_RANK else f"an alpha of {alpha:g}"
         raise ModelError(
-            f"{what} has a layer with {said}.", f"Ranks up to {_LARGEST_RANK}, and alphas above 0, can be trained."
+            f"{what} has a layer with {said}.", f"Ranks up to {MOST_RANK}, and alphas above 0, can be trained."
         )
     return layer.rank, float(f"{alpha:.{_DIGITS}g}")
 

@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field
 from lora_engine.config.base import Config
 from lora_engine.config.kinds import Kind
 
-_Rank = Annotated[int, Field(ge=1, le=512)]
+MOST_RANK = 512
+
+_Rank = Annotated[int, Field(ge=1, le=MOST_RANK)]
 _Alpha = Annotated[float, Field(gt=0, description="The update is scaled by alpha / rank.")]
 
 # Ends of the names of the UNet's layers that a preset names; the layers of the other presets are found by their kinds.

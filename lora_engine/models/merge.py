@@ -14,6 +14,7 @@ from lora_engine.adapters.lora_file import plain_shape, read_once
 from lora_engine.adapters.updates import difference
 from lora_engine.errors import ModelError
 from lora_engine.models.files import LocalModel, Merge
+from lora_engine.models.loading import empty_part
 
 _TEXT_MODEL = "text_model."  # a level in the names of its layers, which the library has in some versions
 Shape = Sequence[int]
@@ -69,8 +70,13 @@ def text_encoder_facts(model: LocalModel) -> Iterator[str]:
             yield f"merged {LocalModel(merge.path).sha256} {merge.strength!r}"
 
 
-def shapes_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Shape]:
-    """The shapes of the weights of a base model's layers, by the layers' names in files."""
+def layer_shapes(model: LocalModel) -> dict[str, Shape]:
+    """The shapes of the weights of a base model's layers, by the layers' names in files; its configurations are read.
+
+    Raises:
+        ModelError: a part's configuration cannot be read.
+    """
+    unet, text_encoder = (empty_part(model.path / part, part) for part in ("unet", "text_encoder"))
     names = {name: weight.shape for name, weight in unet.state_dict().items()}
     names |= {named_in_files(name): weight.shape for name, weight in text_encoder.state_dict().items()}
     return {name.removesuffix(".weight"): tuple(shape) for name, shape in names.items() if name.endswith(".weight")}
@@ -80,7 +86,7 @@ def require_fitting(path: Path, shapes: Mapping[str, Shape], what: str) -> None:
     """Refuse a LoRA's file that has weights for what the base model lacks.
 
     Args:
-        shapes: of the base model's layers, see `shapes_of`.
+        shapes: of the base model's layers, see `layer_shapes`.
         what: the manifest's key that names the file, for messages.
 
     Raises:

@@ -45,8 +45,8 @@ def kept_bytes(resolution: int, value_bytes: int, loras: Sequence[LoraConfig] = 
     latents = (resolution // 8) ** 2
     usual = _KEPT_PIXEL_BYTES_384 * (resolution / 384) ** 2 + _KEPT_TEXT_BYTES
     usual += _KEPT_BY_TEXT_ENCODER if any(lora.text_encoder for lora in loras) else 0
-    more = _kept_values(_ranks(loras), latents) - _kept_values(_ranks([LoraConfig()]), latents)
     ranks = _ranks(loras)
+    more = _kept_values(ranks, latents) - _kept_values(_ranks([LoraConfig()]), latents)
     if any(lora.kind == "dora" for lora in loras):
         more += sum(layer.outputs * layer.gives(latents) for layer in ranks)  # what magnitudes multiply
     if len(loras) > 1:  # A convolution of several adapters has their images side by side, which is a copy.

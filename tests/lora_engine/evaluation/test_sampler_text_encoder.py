@@ -12,7 +12,7 @@ from lora_engine import miniature
 from lora_engine.adapters import formats, lora
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.evaluation.sampler import Request, Sampler
-from lora_engine.models import stable_diffusion
+from lora_engine.models.adapted import load_adapted_unet
 from lora_engine.models.files import LocalModel
 from lora_engine.records import SampleSetting
 
@@ -33,7 +33,7 @@ CONFIGS = {
 @pytest.fixture(scope="module")
 def unet() -> nn.Module:
     adapters = [(name, 0, config) for name, config in CONFIGS.items()]
-    model = stable_diffusion.load_adapted_unet(LocalModel(FOLDER), adapters, torch.float32, CPU)
+    model = load_adapted_unet(LocalModel(FOLDER), adapters, torch.float32, CPU)
     for number, name in enumerate(CONFIGS):
         random = torch.Generator().manual_seed(number)
         weights = lora.export(model, name)
