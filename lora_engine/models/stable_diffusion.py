@@ -188,17 +188,16 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
 
     device = device or torch.device("cpu")
     files, merging = _unet_files(model), merge.Merging(model.merge)
-    if not files:
+    unet: nn.Module = empty_part(model.path / "unet", "unet")
+    if files:
+        _require_whole(unet, files, _key(model, "unet"))
+        with model_errors(model.path, "unet"):
+            weights = {name: w for file in files for name, w in _read(file, dtype, device, merging)}
+    else:
         wide = torch.promote_types(dtype, torch.float32) if model.merge else dtype
         pickled = _load_weights(model, "unet", UNet2DConditionModel, torch_dtype=wide, use_safetensors=False)
-        if model.merge:
-            pickled.load_state_dict({name: merging.merged(name, w) for name, w in pickled.state_dict().items()})
-            _require_finite(model, "unet", pickled.state_dict())
-        return pickled.to(device, dtype)  # type: ignore[no-any-return]
-    unet: nn.Module = empty_part(model.path / "unet", "unet")
-    _require_whole(unet, files, _key(model, "unet"))
+        weights = {name: merging.merged(name, w).to(device, dtype) for name, w in pickled.state_dict().items()}
     with model_errors(model.path, "unet"):
-        weights = {name: w for file in files for name, w in _read(file, dtype, device, merging)}
         unet.load_state_dict(weights, assign=True)
     _require_finite(model, "unet", weights)
     return unet.eval()

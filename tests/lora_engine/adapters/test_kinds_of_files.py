@@ -23,7 +23,10 @@ LOST = {"dora": "the norms", "by block": "what single attention layers have for 
 KOHYA, DIFFUSERS = "blip.safetensors", "pytorch_lora_weights.safetensors"
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Of what is in all of them, one kind less is enough in every run of the tests.
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name == "attention" else ()) for name in KINDS]
+)
 def trained(
     request: pytest.FixtureRequest, all_layers: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Models, Path]:

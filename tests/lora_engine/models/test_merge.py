@@ -1,11 +1,13 @@
 """LoRAs that are merged into a base model, against diffusers' own merging, and the formula."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_engine.adapters.lora_file import LoraLayer
@@ -94,6 +96,25 @@ def test_sums_are_of_fp32_and_a_strength_of_0_changes_no_bit(miniature: Path, tm
     for name, weight in exact.items():
         assert torch.equal(rounded[name], weight.to(rounded[name].dtype)), name
         assert torch.equal(none[name], untouched[name]), name
+
+
+def test_into_a_pickle_the_same_is_merged_and_what_overflows_is_refused(miniature: Path, tmp_path: Path) -> None:
+    layers = layers_of(miniature)
+    file = write_kohya(tmp_path / "a.safetensors", layers)
+    folder = Path(shutil.copytree(miniature / "sd", tmp_path / "sd"))
+    (stored,) = (folder / "unet").glob("*.safetensors")
+    torch.save(load_file(stored), stored.with_suffix(".bin"))
+    stored.unlink()
+    found = weights(LocalModel(folder, allow_pickle=True, merge=(Merge(file, 0.7),)))
+    for name, weight in weights(base(miniature, Merge(file, 0.7))).items():
+        assert torch.equal(found[name], weight), name
+    huge = {
+        name: replace(layer, alpha=1e9, down=layer.down * 1e9, up=layer.up * 1e30) for name, layer in layers.items()
+    }
+    merged = Merge(write_kohya(tmp_path / "b.safetensors", huge), 1.0)
+    for model in (LocalModel(folder, allow_pickle=True, merge=(merged,)), base(miniature, merged)):
+        with pytest.raises(ModelError, match="not finite"):
+            stable_diffusion.load_unet(model, torch.float32)
 
 
 def test_merges_add_up_and_those_of_the_text_encoder_are_told(miniature: Path, tmp_path: Path) -> None:
