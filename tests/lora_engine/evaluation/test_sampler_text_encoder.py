@@ -63,7 +63,7 @@ def pipeline_pictures(
     return [np.asarray(picture, dtype=np.int16) for picture in pictures]
 
 
-@pytest.mark.parametrize("guidance", [3.0, 1.0])
+@pytest.mark.parametrize("guidance", [3.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_pictures_are_those_of_diffusers_with_the_adapters_files(
     unet: nn.Module, tmp_path: Path, guidance: float
 ) -> None:
