@@ -29,8 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.loop import RANK, TEXT_TOKENS, TEXT_WIDTH, random_data, trainer, unet
 from benchmarks.machine import describe
 from benchmarks.rounds import in_turns
+from lora_engine.config.models import DtypeName
 from lora_engine.config.training import TrainingConfig
-from lora_engine.system.device import DTYPES, DtypeName, find_device, resolve_precision
+from lora_engine.system.device import DTYPES, find_device, resolve_precision
 from lora_engine.system.device import describe as describe_device
 from lora_engine.system.malloc import keep_freed_blocks
 from lora_engine.system.memory import peak_bytes

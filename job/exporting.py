@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,15 +20,14 @@ from job.storage import StorageSettings
 from job.storage.files import local_errors
 from lora_engine.adapters import updates
 from lora_engine.adapters.lora_file import LoraFile, read_lora
+from lora_engine.adapters.names import Formats
 from lora_engine.adapters.rewritten import made_from_metadata, write_diffusers, write_kohya
 from lora_engine.adapters.updates import Resized
+from lora_engine.config.models import DtypeName
 from lora_engine.models import accepted, stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.models.merged_checkpoint import MergeOrder, merge_file, merge_folder
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-Format = Literal["kohya", "diffusers", "both"]
-DtypeChoice = Literal["fp16", "bf16", "fp32"]
+from lora_engine.system.device import DTYPES
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Order:
     merge: str | None  # where the base model is; None for a file of the adapter alone
     rank: int | None  # the highest that a layer may have; None for that which it has
     strength: float
-    format: Format
-    dtype: DtypeChoice | None  # of the weights; None for fp32, or of a merged checkpoint for the base model's own
+    format: Formats
+    dtype: DtypeName | None  # of the weights; None for fp32, or of a merged checkpoint for the base model's own
     output: Path | None  # a .safetensors file, or a folder; None for the current folder
 
 
@@ -131,15 +130,15 @@ def _write_files(file: LoraFile, name: str, made_from: Mapping[str, Any], order:
     changed = file if order.strength == 1 else updates.scaled(file, order.strength)
     folder, own_name = _place_of(order.output)
     names = {"kohya": own_name or f"{name}.safetensors", "diffusers": own_name or f"{name}-diffusers.safetensors"}
+    format_of = {name: kind for kind, name in names.items() if order.format in (kind, "both")}
 
     def write(path: Path) -> None:
-        if path.name == names["kohya"] and order.format != "diffusers":
+        if format_of[path.name] == "kohya":
             write_kohya(path, changed, path.stem, made_from, dtype)
         else:
             write_diffusers(path, changed, made_from, dtype)
 
-    wanted = [name for kind, name in names.items() if order.format in (kind, "both")]
-    return _appear(folder, wanted, write)
+    return _appear(folder, list(format_of), write)
 
 
 def _place_of(output: Path | None) -> tuple[Path, str | None]:

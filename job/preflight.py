@@ -14,7 +14,7 @@ from job.storage.hub import is_hub, refuse_bare_name
 from job.storage.local import require_readable
 from job.storage.probe import probe_conditions, probe_source, probe_write
 from job.storage.uris import as_folder, is_shipped, local_path
-from lora_engine.adapters.layers import misfit
+from lora_engine.adapters.base_layers import misfit
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.config.models import BaseModelUse
 from lora_engine.models.accepted import LOADED_PICKLES, WITH_WEIGHTS, find_weights, is_single_file, refuse_pickle
@@ -89,12 +89,10 @@ def check_trainable(manifest: Manifest) -> None:
     Raises:
         JobError, ModelError: 40 where the names tell, 43 where the base model's files do.
     """
-    from job.manifest.packs import resolve_variants
+    from job.manifest.packs import different_loras, resolve_variants
 
     base, samples = manifest.base_model, manifest.evaluation.samples
-    loras: list[LoraConfig] = []
-    for variant in resolve_variants(manifest):
-        loras += [] if variant.lora in loras else [variant.lora]
+    loras = different_loras(resolve_variants(manifest))
     usual = LoraConfig().target_modules  # which all UNets have
     has_usual_targets = all(lora.target_modules == usual and not lora.patterns for lora in loras)
     is_plain = has_usual_targets and base.use == BaseModelUse() and base.vae is None
@@ -125,7 +123,7 @@ def check_loras(manifest: Manifest) -> None:
     if pipelines_at_hand(manifest.base_model):
         check_trainable(manifest)
         return
-    from lora_engine.models.merge import read_once  # it imports torch, which takes seconds
+    from lora_engine.adapters.lora_file import read_once  # it imports torch, which takes seconds
 
     for path in files:
         read_once(path)
@@ -137,7 +135,7 @@ def _require_trainable(manifest: Manifest, pipeline: Path) -> None:
     Args:
         pipeline: the folder with its configurations, and with its weights unless they are one file.
     """
-    from job.manifest.packs import resolve_variants
+    from job.manifest.packs import different_loras, resolve_variants
     from job.run.starts import read_starts
     from lora_engine.models import schedule, stable_diffusion  # they import torch, which takes seconds
     from lora_engine.system.quiet import quiet_libraries
@@ -157,8 +155,8 @@ def _require_trainable(manifest: Manifest, pipeline: Path) -> None:
     has_vae = base.vae is None or vae is not None
     stable_diffusion.require_weights(model, has_vae=has_vae, has_weights=is_folder)
     read = read_starts(manifest, starts_at_hand(manifest), model)
-    for variant in resolve_variants(manifest, starts=read):
-        stable_diffusion.require_trainable(model, variant.lora, has_weights=is_folder)
+    for lora in different_loras(resolve_variants(manifest, starts=read)):
+        stable_diffusion.require_trainable(model, lora, has_weights=is_folder)
     schedule.require_noise(model, (variant.training.noise for variant in resolve_variants(manifest)))
     if samples is not None:
         schedule.require_sampler(model, samples.sampler, samples.all_steps)

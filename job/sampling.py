@@ -23,6 +23,7 @@ from job.process.stop import StopFlag
 from job.report.sets import publish_set
 from job.run import checkpoints
 from job.run.checkpoints import BestPointer
+from job.run.chosen import local_adapter_file
 from job.run.context import Workplace
 from job.run.downloads import fetch_object
 from job.run.identity import differences, identity, identity_conflicts
@@ -35,18 +36,17 @@ from job.stages.sample import Measuring, SampledStep, has_samples, sample, sampl
 from job.storage import StorageSettings, is_remote
 from job.storage.folder import RunFolder
 from job.storage.probe import probe_conditions
-from job.storage.uris import local_path
 from lora_engine.adapters import from_file
 from lora_engine.config.captions import CaptionsConfig, ConstantCaptions
 from lora_engine.config.evaluation import EvaluationConfig, SamplesConfig, compared_pairs
-from lora_engine.config.models import DeviceChoice
+from lora_engine.config.models import DeviceChoice, DtypeName
 from lora_engine.errors import ResourceError
 from lora_engine.evaluation.sampler import Sampler
 from lora_engine.models import schedule, stable_diffusion
-from lora_engine.models.conditioning import TextEncoder, attach
+from lora_engine.models.adapted import load_adapted_unet, load_unet_for
 from lora_engine.models.files import LocalModel
 from lora_engine.records import ImageRecord, used_images
-from lora_engine.system.device import DTYPES, DtypeName, find_device, in_words, resolve_precision
+from lora_engine.system.device import DTYPES, find_device, in_words, resolve_precision
 from lora_engine.system.malloc import keep_freed_blocks
 
 _LONGEST_TRIGGER = 200  # characters, of what a file calls its trigger phrase; a prompt has room for some 300
@@ -149,8 +149,7 @@ def _fetch_base_of(study: _Study, place: Workplace, order: Order) -> LocalModel:
             f"{config.vae} is not the VAE that {place.run.root} was trained with.",
             "Leave --vae out: that is the base model's own." if vae is None else "Name that one: --vae SOURCE.",
         )
-    merged = [(LocalModel(merge.path).sha256, merge.strength) for merge in base.merge]
-    if merged != [(merge.sha256, merge.strength) for merge in study.resolved.models.merge]:
+    if not study.resolved.models.are_merged_into(base):
         raise JobError(
             ExitCode.CONFLICT,
             f"base_model.merge of {place.run.root} names other files than those that it was trained with.",
@@ -180,7 +179,7 @@ def _draw_packs(
         dtype = DTYPES[_precision(unit, study.resolved.precision(pack), device)]
         members = zip(pack.members, pack.variants, strict=True)
         adapters = [(member.adapter_name, member.seed, variant.lora) for member, variant in members]
-        unet = stable_diffusion.load_adapted_unet(base, adapters, dtype, device)
+        unet = load_adapted_unet(base, adapters, dtype, device)
         at_once = study.manifest.evaluation.batch_size
         sample_pack(unit, steps[pack.index], wanted, base, unet, measuring, at_once)
 
@@ -216,10 +215,7 @@ def sample_file(uri: str, output: RunFolder, order: Order, workdir: Path, stop: 
 
         def make_sampler() -> Sampler:
             dtype = DTYPES[resolve_precision("auto", device)]
-            unet = stable_diffusion.load_unet(base, dtype, device)
-            if adapts_text_encoder:
-                _, text_encoder = stable_diffusion.load_text_encoder(base, dtype)
-                attach(unet, TextEncoder(text_encoder, base.use.clip_skip).to(device))
+            unet = load_unet_for(base, dtype, device, with_text_encoder=adapts_text_encoder)
             from_file.load_file(unet, path, member.adapter_name)
             at_once = EvaluationConfig().batch_size
             return Sampler(base, unet, wanted.texts, at_once, device, wanted.sampler, from_file.activate)
@@ -384,7 +380,4 @@ def _fetch_file(place: Workplace, uri: str) -> Path:
     if is_remote(uri):
         folder = place.workdir / "adapters"
         return fetch_object(place, uri, StorageSettings(), folder)
-    path = local_path(uri)
-    if not path.is_file():
-        raise JobError(ExitCode.STORAGE_ACCESS, f"There is no file at {path}.", "Name an adapter's .safetensors file.")
-    return path
+    return local_adapter_file(uri)

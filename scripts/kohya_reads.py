@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lora_engine.adapters import from_file
 from lora_engine.adapters.lora_file import read_lora, read_metadata
-from lora_engine.models import stable_diffusion
-from lora_engine.models.conditioning import TextEncoder, attach, conditioning
+from lora_engine.models.adapted import load_unet_for
+from lora_engine.models.conditioning import attach, conditioning
 from lora_engine.models.files import LocalModel
 
 
@@ -58,10 +58,7 @@ def reads_alike(path: Path, base: Path) -> bool:
 
 def load(base: Path) -> nn.Module:
     """The UNet with its text encoder as a part of it."""
-    model = LocalModel(base)
-    unet = stable_diffusion.load_unet(model, torch.float32)
-    attach(unet, TextEncoder(stable_diffusion.load_text_encoder(model, torch.float32)[1], clip_skip=1))
-    return unet
+    return load_unet_for(LocalModel(base), torch.float32, torch.device("cpu"), with_text_encoder=True)
 
 
 def apply(loader: Any, path: Path, unet: nn.Module) -> int:

@@ -89,11 +89,11 @@ def _as_text(found: Mapping[str, Any]) -> str:
         cosine = "-" if row["cosine"] is None else f"{row['cosine']:.4f}"
         norms = f"{row['norm_a']:10.4g}  {row['norm_b']:10.4g} {row['difference']:10.4g}"
         lines.append(f"{printable(name):{width}}  {row['layers']:6}  {norms}  {cosine:>7}")
-    for which in ("a", "b"):
+    for which, is_dora in zip("ab", found["dora"], strict=True):
         if layers := found[f"only_{which}"]:
             more = ", ..." if len(layers) > _NAMED else ""
             lines.append(f"only in {which}, {len(layers)} layers: {printable(', '.join(layers[:_NAMED]))}{more}")
-        if found["dora"]["ab".index(which)]:
+        if is_dora:
             lines.append(
                 f"{which} is DoRA: the numbers are of what it adds before it scales outputs to its magnitudes."
             )

@@ -24,15 +24,15 @@ from job.process.stop import StopFlag
 from job.run.context import Workplace
 from job.storage import is_remote, open_from_environment
 from job.storage.folder import RunFolder
+from lora_engine.adapters.names import Formats
+from lora_engine.config.models import DtypeName
 from lora_engine.models.accepted import is_single_file
 from lora_engine.system.cores import Load
 from lora_engine.text import printable
 
 if TYPE_CHECKING:
-    from job.exporting import DtypeChoice, Exported, Format
+    from job.exporting import Exported
     from job.run.chosen import Chosen, Step
-
-_HELP = "See lora-job export --help."
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class ExportOptions:
     merge: str | None
     resize: int | None
     strength: float
-    format: "Format | None"
-    dtype: "DtypeChoice | None"
+    format: Formats | None
+    dtype: DtypeName | None
     output: str | None
     workdir: Path | None
 

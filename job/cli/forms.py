@@ -1,11 +1,13 @@
 """The arguments of `lora-job export` and `lora-job compare`, which make other forms of adapters and look at them."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from job.process.stop import StopFlag
+from lora_engine.adapters.names import Formats
+from lora_engine.config.models import DtypeName
 
 AdapterArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="An adapter's .safetensors file, or a checkpoint: RUN:VARIANT@STEP.")
@@ -28,11 +30,9 @@ def export(
     ] = None,
     resize: Annotated[int | None, typer.Option(metavar="RANK", help="The highest rank that a layer may have.")] = None,
     strength: Annotated[float, typer.Option(help="By which what the adapter adds is multiplied.")] = 1.0,
-    file_format: Annotated[
-        Literal["kohya", "diffusers", "both"] | None, typer.Option("--format", help="Default: kohya.")
-    ] = None,
+    file_format: Annotated[Formats | None, typer.Option("--format", help="Default: kohya.")] = None,
     dtype: Annotated[
-        Literal["fp16", "bf16", "fp32"] | None,
+        DtypeName | None,
         typer.Option(help="Of the weights; default: fp32, or of a merged checkpoint the base model's own."),
     ] = None,
     output: Annotated[

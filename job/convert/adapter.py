@@ -6,8 +6,8 @@ from job.convert.arguments import Arguments, plain, read_arguments, say_not_take
 from job.convert.network import IN_FILE, Network, network_of
 from job.convert.settings import Reading, says_no, show
 from job.convert.text_encoder import text_encoder
+from lora_engine.config.adapter import MOST_RANK
 
-_LARGEST_RANK = 512
 _PLUS_RATIOS = ("loraplus_unet_lr_ratio", "loraplus_lr_ratio")  # the first that is written counts
 
 
@@ -44,7 +44,7 @@ def _of_diffusers(reading: Reading, training: dict[str, Any]) -> dict[str, Any]:
 
 def _size(reading: Reading, network: Network) -> dict[str, Any]:
     rank, alpha = reading.whole("network_dim", "lora.rank"), reading.number("network_alpha", "lora.alpha")
-    if rank is not None and rank > _LARGEST_RANK and network.is_of_another_kind:
+    if rank is not None and rank > MOST_RANK and network.is_of_another_kind:
         for name in ("network_dim", "network_alpha"):
             reading.lose(name, "it is another kind of network's, for which it may mean full rank")
         return {}

@@ -135,6 +135,11 @@ def resolve_variants(
     )
 
 
+def different_loras(variants: Iterable[ResolvedVariant]) -> list[LoraConfig]:
+    """The settings of adapters that variants have, each once, in their order."""
+    return list({variant.lora.model_dump_json(): variant.lora for variant in variants}.values())
+
+
 def _begun(given: Mapping[str, Any], start: Mapping[str, Any] | None) -> LoraConfig:
     """The settings of an adapter: those that are given, over those of the file that it starts from, if any."""
     if start is not None:

@@ -4,6 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 
 _TEXT_ENCODER = "lora.text_encoder"
+_LAYERS = {
+    "attention": "attention's layers",
+    "attention+mlp": "attention's and MLP layers",
+    "kohya": "kohya's layers",
+    "full": "all layers",
+}
+_KINDS = {"lora": "LoRA", "dora": "DoRA"}
+_OF_SECTION = ("offset", "from", "to", "decay", "c", "gamma", "power", "schedule")  # that say nothing by themselves
+_WORDS = {"training.ema": "EMA", "training.noise.multires": "multires noise"}  # settings that may be there or not
 
 
 def shown(value: object) -> str:
@@ -20,17 +29,6 @@ def shown(value: object) -> str:
         case list() if all(isinstance(each, str | int) for each in value):
             return ", ".join(str(each) for each in value)
     return json.dumps(value, ensure_ascii=False)
-
-
-_LAYERS = {
-    "attention": "attention's layers",
-    "attention+mlp": "attention's and MLP layers",
-    "kohya": "kohya's layers",
-    "full": "all layers",
-}
-_KINDS = {"lora": "LoRA", "dora": "DoRA"}
-_OF_SECTION = ("offset", "from", "to", "decay", "c", "gamma", "power", "schedule")  # that say nothing by themselves
-_WORDS = {"training.ema": "EMA", "training.noise.multires": "multires noise"}  # settings that may be there or not
 
 
 def setting_words(key: str, value: object) -> str:

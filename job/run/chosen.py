@@ -41,13 +41,18 @@ def fetch_adapter_file(storage: Storage, uri: str, folder: Path) -> Chosen:
         path = folder / name_of(uri)
         digest = storage.download(uri, path)
     else:
-        path = local_path(uri)
-        if not path.is_file():
-            text = f"There is no file at {path}."
-            raise JobError(ExitCode.STORAGE_ACCESS, text, "Name an adapter's .safetensors file.")
+        path = local_adapter_file(uri)
         with local_errors(path):
             digest = digest_of(path)
     return Chosen(path, path.stem, {"file": path.name, "sha256": digest.sha256})
+
+
+def local_adapter_file(uri: str) -> Path:
+    """The path of an adapter's file on this machine. Raises JobError 42 when there is none."""
+    path = local_path(uri)
+    if not path.is_file():
+        raise JobError(ExitCode.STORAGE_ACCESS, f"There is no file at {path}.", "Name an adapter's .safetensors file.")
+    return path
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,11 @@ from job.run.samples import samples_key
 from job.run.status import Status
 from job.storage.folder import RunFolder
 from lora_engine.config.captions import CAPTIONER
+from lora_engine.config.models import DtypeName
 from lora_engine.diffusion import NoiseSchedule
 from lora_engine.images.split import data_sha256
 from lora_engine.models.files import LocalModel
-from lora_engine.system.device import DtypeName, has_bf16, resolve_precision
+from lora_engine.system.device import has_bf16, resolve_precision
 
 
 def is_done(attempt: Attempt) -> bool:

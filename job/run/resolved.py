@@ -21,9 +21,8 @@ from job.run.identity import (
 from job.storage.stored import StoredJson
 from lora_engine.config.captions import CAPTIONER, PromptTemplate
 from lora_engine.config.evaluation import EvaluationConfig, Pairs
-from lora_engine.config.models import PredictionType
+from lora_engine.config.models import DtypeName, PredictionType
 from lora_engine.models.files import LocalModel
-from lora_engine.system.device import DtypeName
 
 
 class PackDecision(StoredJson):
@@ -79,10 +78,14 @@ class ModelDecisions(StoredJson):
         """
         vae = None if base.vae is None else base.part("vae").sha256
         same = (self.base.sha256, None if self.vae is None else self.vae.sha256) == (base.sha256, vae)
-        merged = [(LocalModel(merge.path).sha256, merge.strength) for merge in base.merge]
         begun = {variant: LocalModel(path).sha256 for variant, path in starts.items()}
-        same_merge = [(merge.sha256, merge.strength) for merge in self.merge] == merged
-        return same and same_merge and {variant: start.sha256 for variant, start in self.starts.items()} == begun
+        same_starts = {variant: start.sha256 for variant, start in self.starts.items()} == begun
+        return same and same_starts and self.are_merged_into(base)
+
+    def are_merged_into(self, base: LocalModel) -> bool:
+        """Whether what is merged into the base model are these files, at these strengths."""
+        merged = [(LocalModel(merge.path).sha256, merge.strength) for merge in base.merge]
+        return [(merge.sha256, merge.strength) for merge in self.merge] == merged
 
     def hashes(self) -> dict[str, str]:
         """The hashes of the models' files, as `identity` takes them."""
@@ -206,9 +209,9 @@ def with_packs_as_begun(attempt: Attempt) -> Attempt:
     An earlier version may have put the packs together, and files that variants start from say what these are like.
     """
     resolved = read_resolved(attempt)
-    return (
-        attempt if resolved is None else _with_packs(attempt, resolved.packing, None, resolved.models.start_settings())
-    )
+    if resolved is None:
+        return attempt
+    return _with_packs(attempt, resolved.packing, None, resolved.models.start_settings())
 
 
 def with_counted_steps(attempt: Attempt, resolved: Resolved, images: int) -> Attempt:

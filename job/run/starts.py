@@ -6,13 +6,13 @@ from typing import Any
 
 from job.manifest.packs import resolve_variants
 from job.manifest.schema import START, Manifest
+from lora_engine.adapters.lora_file import read_once
 from lora_engine.adapters.start import require_alike, settings_in
 from lora_engine.adapters.targets import matching_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.models.files import LocalModel
 from lora_engine.models.loading import empty_part
-from lora_engine.models.merge import read_once, require_fitting
-from lora_engine.models.stable_diffusion import layer_shapes
+from lora_engine.models.merge import layer_shapes, require_fitting
 
 
 def read_starts(manifest: Manifest, paths: Mapping[str, Path], base: LocalModel) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from job.run.cache import ContentCache
 from job.run.context import Attempt
 from job.run.dataset import Captions, Images
+from lora_engine.config.models import DtypeName
 from lora_engine.dataset import encode
 from lora_engine.dataset.encoded import EMPTY_PROMPT, Encoded, text_name
 from lora_engine.dataset.tensor_files import TensorFiles
@@ -20,7 +21,7 @@ from lora_engine.models import stable_diffusion
 from lora_engine.models.files import LocalModel
 from lora_engine.models.merge import text_encoder_facts
 from lora_engine.records import ImageRecord
-from lora_engine.system.device import DTYPES, DtypeName
+from lora_engine.system.device import DTYPES
 
 _TITLES = {"latents": "Encoding images", "embeddings": "Encoding captions"}  # of the stages, for people
 _Compute = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from job.errors import ExitCode, JobError
 from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ClipConfig
+from job.manifest.packs import different_loras
 from job.manifest.schema import START
 from job.run.context import Attempt, Workplace
 from job.run.downloads import fetch_object, fetch_prefix, folder_of, require_path
@@ -53,7 +54,7 @@ def fetch_models(attempt: Attempt) -> Models:
     base = fetch_base(attempt, manifest.base_model, settings)
     hash_ahead(base)  # Hashing gigabytes takes a while, and the hash is needed only once the images are prepared.
     schedule.require_noise(base, (variant.training.noise for variant in attempt.variants))
-    for adapter in {variant.lora.model_dump_json(): variant.lora for variant in attempt.variants}.values():
+    for adapter in different_loras(attempt.variants):
         stable_diffusion.require_trainable(base, adapter)
     if samples is not None:
         schedule.require_sampler(base, samples.sampler, samples.all_steps)

@@ -15,15 +15,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_engine.adapters.card import AdapterCard, kohya_metadata
-from lora_engine.adapters.layer_names import TEXT_ENCODER, diffusers_name, kohya_layer
+from lora_engine.adapters.layer_names import (
+    OF_TEXT_ENCODER,
+    OF_TEXT_MODEL,
+    diffusers_name,
+    is_of_text_encoder,
+    kohya_layer,
+)
 from lora_engine.adapters.lora import Adapter
 from lora_engine.adapters.lora_file import LoraLayer
 from lora_engine.adapters.names import DIFFUSERS_NAME, STATE_NAME, is_taken, kohya_name
+from lora_engine.adapters.packed import MAGNITUDE
 from lora_engine.records import FileEntry
 
 Layers = Mapping[str, LoraLayer]  # by names in the UNet, or, behind `text_encoder.`, in the text encoder
-
-_MAGNITUDE = ".lora_magnitude_vector"
 
 
 def layers_of(adapter: Adapter, alphas: Mapping[str, float]) -> dict[str, LoraLayer]:
@@ -38,21 +43,10 @@ def layers_of(adapter: Adapter, alphas: Mapping[str, float]) -> dict[str, LoraLa
             weights[f"{layer}.lora_A.weight"],
             weights[f"{layer}.lora_B.weight"],
             alphas[layer],
-            weights.get(f"{layer}{_MAGNITUDE}"),
+            weights.get(f"{layer}.{MAGNITUDE}"),
         )
         for layer in (key.removesuffix(".lora_A.weight") for key in weights if key.endswith(".lora_A.weight"))
     }
-
-
-def adapter_of(layers: Layers) -> Adapter:
-    """The weights of a file's layers, as `lora.load` takes them; what they are scaled by is not among them."""
-    result: Adapter = {}
-    for name, layer in layers.items():
-        result[f"{name}.lora_A.weight"] = layer.down
-        result[f"{name}.lora_B.weight"] = layer.up
-        if layer.magnitude is not None:
-            result[f"{name}{_MAGNITUDE}"] = layer.magnitude
-    return result
 
 
 def kohya_tensors(layers: Layers) -> dict[str, Tensor]:
@@ -81,7 +75,7 @@ def diffusers_tensors(layers: Layers) -> dict[str, Tensor]:
         if own.magnitude is not None:
             is_convolution = own.down.ndim > 2
             # PEFT takes either end, transformers, which loads those of the text encoder, this one alone.
-            result[f"{name}{_MAGNITUDE}.weight"] = own.magnitude.view(1, -1, 1, 1) if is_convolution else own.magnitude
+            result[f"{name}.{MAGNITUDE}.weight"] = own.magnitude.view(1, -1, 1, 1) if is_convolution else own.magnitude
     return result
 
 
@@ -91,7 +85,7 @@ def peft_settings(layers: Layers) -> dict[str, Any]:
     Layers of the text encoder are named from `encoder.` on, which is the end of their names in every version of
     transformers.
     """
-    own = {name.removeprefix(f"{TEXT_ENCODER}text_model."): layer for name, layer in layers.items()}
+    own = {name.removeprefix(OF_TEXT_MODEL): layer for name, layer in layers.items()}
     rank = Counter(layer.rank for layer in own.values()).most_common(1)[0][0]
     alpha = Counter(layer.alpha for layer in own.values()).most_common(1)[0][0]
     settings = {
@@ -113,7 +107,7 @@ def _save_diffusers(folder: Path, layers: Layers) -> None:
         folder,
         unet_lora_layers={key.removeprefix("unet."): value for key, value in diffusers_tensors(unet).items()},
         text_encoder_lora_layers={
-            key.removeprefix(TEXT_ENCODER): value for key, value in diffusers_tensors(text_encoder).items()
+            key.removeprefix(OF_TEXT_ENCODER): value for key, value in diffusers_tensors(text_encoder).items()
         },
         weight_name=DIFFUSERS_NAME,
         unet_lora_adapter_metadata=peft_settings(unet) if unet else None,
@@ -123,7 +117,7 @@ def _save_diffusers(folder: Path, layers: Layers) -> None:
 
 def parts_of(layers: Layers) -> tuple[Layers, Layers]:
     """The layers of the UNet, and those of the text encoder."""
-    text_encoder = {name: layer for name, layer in layers.items() if name.startswith(TEXT_ENCODER)}
+    text_encoder = {name: layer for name, layer in layers.items() if is_of_text_encoder(name)}
     return {name: layer for name, layer in layers.items() if name not in text_encoder}, text_encoder
 
 
@@ -162,7 +156,7 @@ def read_adapter(path: Path) -> Adapter:
     """
     named = {key.removeprefix("unet."): value for key, value in _tensors(path).items()}
     return {
-        key.replace(f"{_MAGNITUDE}.weight", _MAGNITUDE): value.flatten() if _MAGNITUDE in key else value
+        key.replace(f"{MAGNITUDE}.weight", MAGNITUDE): value.flatten() if MAGNITUDE in key else value
         for key, value in named.items()
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from lora_engine.adapters.formats import Layers, diffusers_tensors, parts_of, peft_settings
-from lora_engine.adapters.layer_names import TEXT_ENCODER
+from lora_engine.adapters.layer_names import OF_TEXT_ENCODER, TEXT_ENCODER
 from lora_engine.adapters.lora_file import read_lora, read_metadata
 from lora_engine.config.models import BaseModelUse
 from lora_engine.errors import ModelError
@@ -26,7 +26,7 @@ def load_file(unet: nn.Module, path: Path, name: str) -> None:
     """
     file = read_lora(path)
     for layers, model, prefix in zip(
-        parts_of(file.layers), (unet, getattr(unet, "text_encoder", None)), ("", TEXT_ENCODER), strict=True
+        parts_of(file.layers), (unet, getattr(unet, TEXT_ENCODER, None)), ("", OF_TEXT_ENCODER), strict=True
     ):
         if not layers:
             continue

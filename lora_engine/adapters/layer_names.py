@@ -1,12 +1,15 @@
-"""What files of LoRAs call a layer of SD 1.x and 2.x, and which part of an adapter a tensor of theirs is.
+"""The names of layers of SD 1.x and 2.x, what files of LoRAs call them, and which part of an adapter a tensor is.
 
 A layer is known by its name in the UNet, or, behind `text_encoder.text_model.`, in the text encoder. Torch-free.
 """
 
 import re
+from collections.abc import Collection, Iterable
 from typing import Literal
 
-TEXT_ENCODER = "text_encoder."  # what the name of a layer of the text encoder begins with
+TEXT_ENCODER = "text_encoder"  # the name, in a UNet, of the text encoder that is trained with it
+OF_TEXT_ENCODER = f"{TEXT_ENCODER}."  # what the name of a layer of the text encoder begins with
+OF_TEXT_MODEL = f"{OF_TEXT_ENCODER}text_model."  # and then, whatever the library calls that level, or if it has none
 
 Part = Literal["down", "up", "alpha", "magnitude"]
 
@@ -19,8 +22,8 @@ _BLOCK = (
     r"|(?:down|up)samplers\.0\.conv"
 )
 _IN_UNET = rf"conv_in|conv_out|time_embedding\.linear_[12]|(?:(?:down|up)_blocks\.{_NUMBER}|mid_block)\.(?:{_BLOCK})"
-_IN_TEXT_ENCODER = rf"encoder\.layers\.{_NUMBER}\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])"
-_LAYER = re.compile(rf"(?:{_IN_UNET}|text_encoder\.text_model\.(?:{_IN_TEXT_ENCODER}))")
+_IN_TEXT_MODEL = rf"encoder\.layers\.{_NUMBER}\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])"
+_LAYER = re.compile(rf"(?:{_IN_UNET}|{re.escape(OF_TEXT_MODEL)}(?:{_IN_TEXT_MODEL}))")
 
 # kohya's format has "_" for "." as well, so only these words tell where a name goes on.
 _WORDS = re.compile(
@@ -47,16 +50,53 @@ _PARTS: dict[str, Part] = {  # by how a key ends, longest first
 }
 
 
+def is_of_text_encoder(name: str) -> bool:
+    """Whether a layer, or a weight of one, is the text encoder's."""
+    return name.startswith(OF_TEXT_ENCODER)
+
+
+def block_of(layer: str) -> str:
+    """The part of the model that a layer is in: `down_blocks.0`, `mid_block`, `up_blocks.3`, `text_encoder`."""
+    first, second, *_ = [*layer.split("."), ""]
+    return f"{first}.{second}" if second.isdigit() else first
+
+
+def end_of(layer: str, count: int = 1) -> str:
+    """The last parts of a name, so many and one more where it ends in a number: `to_q`, `to_out.0`."""
+    parts = layer.split(".")
+    return ".".join(parts[-count - parts[-1].isdigit() :])
+
+
+def ends_in(layer: str, ends: Iterable[str]) -> bool:
+    """Whether a name is one of these, or ends in one: the rule by which PEFT finds layers."""
+    return f".{layer}".endswith(tuple(f".{end}" for end in ends))
+
+
+def unused_pattern(begins: Iterable[str], layers: Collection[str]) -> tuple[str, str] | None:
+    """The first of `lora.patterns` that fits no layer, as a sentence, and what to do; None where all fit one.
+
+    Args:
+        layers: the names of those that are adapted, in the order in which their blocks are to be told.
+    """
+    for begin in begins:
+        if not any(f"{name}.".startswith(f"{begin}.") for name in layers):
+            return (
+                f"lora.patterns names {begin!r}, by which no adapted layer's name begins.",
+                f"Choose among {', '.join(dict.fromkeys(map(block_of, layers)))}, or a longer part of a name.",
+            )
+    return None
+
+
 def kohya_layer(layer: str) -> str:
     """What kohya's format calls a layer, e.g. `lora_unet_mid_block_attentions_0_proj_in`."""
-    if layer.startswith(TEXT_ENCODER):
-        return f"lora_te_{layer.removeprefix(TEXT_ENCODER).replace('.', '_')}"
+    if is_of_text_encoder(layer):
+        return f"lora_te_{layer.removeprefix(OF_TEXT_ENCODER).replace('.', '_')}"
     return f"lora_unet_{layer.replace('.', '_')}"
 
 
 def diffusers_name(layer: str) -> str:
     """What diffusers' format calls a layer, e.g. `unet.mid_block.attentions.0.proj_in`."""
-    return layer if layer.startswith(TEXT_ENCODER) else f"unet.{layer}"
+    return layer if is_of_text_encoder(layer) else f"unet.{layer}"
 
 
 def place_of(key: str) -> tuple[str, Part] | None:
@@ -67,17 +107,17 @@ def place_of(key: str) -> tuple[str, Part] | None:
 
 
 def _layer_of(name: str) -> str | None:
-    for prefix, begin in (("lora_unet_", ""), ("lora_te_", TEXT_ENCODER)):
+    for prefix, begin in (("lora_unet_", ""), ("lora_te_", OF_TEXT_ENCODER)):
         if name.startswith(prefix):
             layer = begin + _WORDS.sub(lambda found: found[1] or ".", name.removeprefix(prefix))
             break
     else:
-        if not name.startswith(("unet.", TEXT_ENCODER)):
+        if not name.startswith(("unet.", OF_TEXT_ENCODER)):
             return None
         layer = name.removeprefix("unet.").replace(".processor.", ".")
         layer = f"{layer}.0" if layer.endswith(".to_out") else layer  # before diffusers 0.20
-        if layer.startswith(f"{TEXT_ENCODER}encoder."):  # of transformers 5, which has no level `text_model`
-            layer = f"{TEXT_ENCODER}text_model.{layer.removeprefix(TEXT_ENCODER)}"
+        if layer.startswith(f"{OF_TEXT_ENCODER}encoder."):  # of transformers 5, which has no level `text_model`
+            layer = f"{OF_TEXT_MODEL}{layer.removeprefix(OF_TEXT_ENCODER)}"
     return layer if _LAYER.fullmatch(layer) else None
 
 

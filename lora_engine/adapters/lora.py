@@ -17,19 +17,15 @@ import peft
 import torch
 from torch import Tensor, nn
 
+from lora_engine.adapters.layer_names import OF_TEXT_ENCODER, TEXT_ENCODER
 from lora_engine.adapters.packed import MAGNITUDE, PackedConv2d, PackedLayer, PackedLinear
-from lora_engine.adapters.targets import TEXT_ENCODER, is_spatial, matching_modules, text_encoder_modules
+from lora_engine.adapters.targets import is_spatial, matching_modules, text_encoder_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 
 # Name of a layer and of a parameter in it, to fp32 weights: down [R, I], up [O, R]; of convolutions [R, I, h, w] and
 # [O, R, 1, 1]; and of DoRA the magnitude [O].
 Adapter = dict[str, Tensor]
-
-
-def layer_of(key: str) -> str:
-    """The layer that a parameter of an adapter is of."""
-    return key[: key.rindex(".lora_")]
 
 
 def _peft_config(config: LoraConfig, sizes: Mapping[str, tuple[int, float]]) -> peft.LoraConfig:
@@ -65,7 +61,7 @@ def sizes_of(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, float
                 "lora.text_encoder is there, but the base model's text encoder has no layers as CLIP's has.",
                 "Leave lora.text_encoder out, or use a base model of Stable Diffusion 1.x or 2.x.",
             )
-        sizes |= {f"{TEXT_ENCODER}.{name}": config.size_in_text_encoder for name in found}
+        sizes |= {f"{OF_TEXT_ENCODER}{name}": config.size_in_text_encoder for name in found}
     return sizes
 
 

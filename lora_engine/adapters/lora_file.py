@@ -6,9 +6,10 @@ Shape legend: R rank, I and O features in and out, h and w the size of a convolu
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lora_engine.adapters.layer_names import TEXT_ENCODER, Part, other_kind, place_of
+from lora_engine.adapters.layer_names import OF_TEXT_ENCODER, Part, is_of_text_encoder, other_kind, place_of
 from lora_engine.errors import ModelError
 from lora_engine.text import shortened
 
@@ -45,6 +46,16 @@ class LoraLayer:
         """R."""
         return len(self.down)
 
+    @property
+    def is_spatial(self) -> bool:
+        """Whether it is of a convolution of more than one pixel."""
+        return self.down.shape[2:].numel() > 1
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of the weight that it is added to: [O, I], or [O, I, h, w] of more than one pixel."""
+        return plain_shape((len(self.up), *self.down.shape[1:]))
+
 
 @dataclass(frozen=True)
 class LoraFile:
@@ -52,6 +63,11 @@ class LoraFile:
 
     layers: Mapping[str, LoraLayer]  # by names in the UNet, or, behind `text_encoder.`, in the text encoder
     metadata: Mapping[str, str]
+
+
+def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """A weight's shape, in which a convolution of one pixel is what it computes as: linear."""
+    return tuple(shape[:2]) if all(side == 1 for side in shape[2:]) else tuple(shape)
 
 
 def read_lora(path: Path) -> LoraFile:
@@ -70,6 +86,17 @@ def read_lora(path: Path) -> LoraFile:
     return LoraFile(layers, metadata)
 
 
+def read_once(path: Path) -> LoraFile:
+    """As `read_lora` reads it, but a file is read once unless it changes: a run asks for it several times."""
+    info = path.stat()
+    return _read_once(path, info.st_size, info.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_once(path: Path, _size: int, _changed_ns: int) -> LoraFile:
+    return read_lora(path)
+
+
 def read_metadata(path: Path) -> Mapping[str, str]:
     """What a file says of itself. Raises ModelError where it is damaged."""
     with _opened(path) as file:
@@ -79,7 +106,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 def _check_kind(path: Path, layers: Mapping[str, LoraLayer]) -> None:
     """Refuse a model that is DoRA in some layers and LoRA in others, which no loader takes."""
     for of_text_encoder in (False, True):
-        own = [layer for name, layer in layers.items() if name.startswith(TEXT_ENCODER) == of_text_encoder]
+        own = [layer for name, layer in layers.items() if is_of_text_encoder(name) == of_text_encoder]
         with_norms = sum(layer.magnitude is not None for layer in own)
         if 0 < with_norms < len(own):
             raise ModelError(
@@ -209,14 +236,14 @@ class _Alphas:
 
     def of(self, layer: str, rank: int) -> float:
         """The alpha by which a reader who scales by alpha / rank scales a layer as PEFT would."""
-        part = TEXT_ENCODER if layer.startswith(TEXT_ENCODER) else "unet."
+        part = OF_TEXT_ENCODER if is_of_text_encoder(layer) else "unet."
         if not any(key.startswith(part) for key in self._said):
             return float(rank)
         patterns = self._said.get(f"{part}alpha_pattern") or {}
         if not isinstance(patterns, dict):
             raise self._unread("their alpha_pattern is no object")
         own = next(
-            (value for key, value in patterns.items() if self._fits(key, layer.removeprefix(TEXT_ENCODER))), None
+            (value for key, value in patterns.items() if self._fits(key, layer.removeprefix(OF_TEXT_ENCODER))), None
         )
         alpha = self._said.get(f"{part}lora_alpha", 8) if own is None else own  # 8 is PEFT's own default
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= _MOST_ALPHA:

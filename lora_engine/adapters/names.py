@@ -1,4 +1,8 @@
-"""The names of a checkpoint's files. Torch-free, so that a manifest can be checked against them at once."""
+"""The formats and names of a checkpoint's files. Torch-free, so that a manifest can be checked against them at once."""
+
+from typing import Literal
+
+Formats = Literal["kohya", "diffusers", "both"]
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"  # the adapter in diffusers' format, as diffusers names it
 STATE_NAME = "state.safetensors"  # what training continues from

@@ -18,9 +18,9 @@ from peft.tuners.lora import Conv2d as PeftConv2d
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-MAGNITUDE = "lora_magnitude_vector"  # DoRA's parameter of a layer, as PEFT names it
+from lora_engine.config.adapter import MOST_RANK
 
-_MOST_RANK = 512  # of `LoraConfig`
+MAGNITUDE = "lora_magnitude_vector"  # DoRA's parameter of a layer, as PEFT names it
 
 
 class PackedLayer:
@@ -250,7 +250,7 @@ def _kept(number: int, keys_KB: Tensor, shares_K: Tensor, tokens: int, rank: int
     nor on the device, nor on how an update is cut up or filled up. The hash is lowbias32 (Wellons, "Prospecting for
     Hash Functions", 2018).
     """
-    places = torch.arange(tokens, device=keys_KB.device).unsqueeze(1) * _MOST_RANK
+    places = torch.arange(tokens, device=keys_KB.device).unsqueeze(1) * MOST_RANK
     places = (places + torch.arange(rank, device=keys_KB.device)).flatten()
     hashes = _mixed(_mixed(keys_KB ^ number).unsqueeze(2) ^ places)
     share_K11 = shares_K.view(-1, 1, 1)

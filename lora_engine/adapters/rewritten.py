@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_engine.adapters.formats import diffusers_tensors, kohya_tensors, parts_of, peft_settings
+from lora_engine.adapters.layer_names import OF_TEXT_ENCODER
 from lora_engine.adapters.lora_file import LoraFile, LoraLayer
 from lora_engine.errors import ModelError
 
@@ -38,7 +39,7 @@ def write_diffusers(path: Path, file: LoraFile, made_from: Mapping[str, Any], dt
     unet, text_encoder = parts_of(_cast(file.layers, dtype))
     settings = {f"unet.{key}": value for key, value in (peft_settings(unet) if unet else {}).items()}
     own = peft_settings(text_encoder) if text_encoder else {}
-    settings |= {f"text_encoder.{key}": value for key, value in own.items()}
+    settings |= {f"{OF_TEXT_ENCODER}{key}": value for key, value in own.items()}
     said = {"format": "pt", "lora_adapter_metadata": json.dumps(settings, indent=2, sort_keys=True)}
     save_file(diffusers_tensors({**unet, **text_encoder}), path, said | made_from_metadata(made_from))
 
@@ -69,8 +70,7 @@ def _cast(layers: Mapping[str, LoraLayer], dtype: torch.dtype) -> dict[str, Lora
 
 def _metadata(file: LoraFile, name: str, made_from: Mapping[str, Any]) -> dict[str, str]:
     layers = file.layers.values()
-    flat = [layer for layer in layers if layer.down[0, 0].numel() == 1]
-    spatial = [layer for layer in layers if layer.down[0, 0].numel() > 1]
+    flat, spatial = ([layer for layer in layers if layer.is_spatial == of] for of in (False, True))
     said = {key: value for key, value in file.metadata.items() if key not in (*HASHES, *_OF_DIFFUSERS)}
     said.setdefault("ss_network_module", "networks.lora")
     said |= {

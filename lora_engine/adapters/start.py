@@ -10,12 +10,11 @@ from typing import Any, get_args
 
 from torch import Tensor
 
+from lora_engine.adapters.layer_names import end_of, is_of_text_encoder
 from lora_engine.adapters.lora_file import LoraFile, LoraLayer
-from lora_engine.config.adapter import LoraConfig, Preset
+from lora_engine.config.adapter import MOST_RANK, LoraConfig, Preset
 from lora_engine.errors import ModelError
 
-_TEXT_ENCODER = "text_encoder."
-_LARGEST_RANK = 512
 _SAME = 1e-3  # relative: an alpha in half precision is rounded by less
 _DIGITS = 6  # of an alpha that is computed from a file's, which has seven
 
@@ -42,7 +41,7 @@ def settings_in(file: LoraFile, given: LoraConfig, targets: Targets, what: str) 
             f"{what} has no weights for the UNet.", "An adapter of the text encoder alone cannot be trained here."
         )
     sizes = {name: _size(layer, given, what) for name, layer in file.layers.items()}
-    spatial = {name for name in unet if _is_spatial(unet[name])}
+    spatial = {name for name in unet if unet[name].is_spatial}
     own = Counter(sizes[name] for name in unet if name not in spatial or len(spatial) == len(unet))
     usual = own.most_common(1)[0][0]
     of_spatial = Counter(sizes[name] for name in spatial)
@@ -94,12 +93,12 @@ def _differences(file: LoraFile, config: LoraConfig, targets: Targets, what: str
     if (config.text_encoder is None) != (not text_encoder):
         say = "null" if config.text_encoder is None else "given"
         yield "text_encoder", say, f"there are {len(text_encoder) or 'no'} layers of the text encoder"
-    if not any(map(_is_spatial, unet.values())):
+    if not any(layer.is_spatial for layer in unet.values()):
         for key, value in (("conv_rank", config.conv_rank), ("conv_alpha", config.conv_alpha)):
             if value is not None:
                 yield key, f"{value:g}", "there are no convolutions of 3x3"
     for name, layer in file.layers.items():
-        is_text, is_conv = name.startswith(_TEXT_ENCODER), _is_spatial(layer)
+        is_text, is_conv = is_of_text_encoder(name), layer.is_spatial
         rank, alpha = config.size_in_text_encoder if is_text else config.size_of(name, is_spatial=is_conv)
         found_rank, found_alpha = _size(layer, config, what)
         if rank != found_rank:
@@ -110,7 +109,7 @@ def _differences(file: LoraFile, config: LoraConfig, targets: Targets, what: str
 
 def _key_of(what: str, config: LoraConfig, name: str, is_conv: bool) -> str:
     """The key that says the rank or alpha of a layer."""
-    if name.startswith(_TEXT_ENCODER):
+    if is_of_text_encoder(name):
         return f"text_encoder.{what}"
     begin = config.pattern_of(name)
     if begin is not None and getattr(config.patterns[begin], what) is not None:
@@ -134,7 +133,7 @@ def weights_in(file: LoraFile, adapter: Mapping[str, Tensor]) -> dict[str, Tenso
     for key, tensor in adapter.items():
         name, _, part = key.removesuffix(".weight").rpartition(".")
         layer = file.layers.get(name)
-        if layer is None and name.startswith(_TEXT_ENCODER):
+        if layer is None and is_of_text_encoder(name):
             result[key] = tensor.detach().clone()
             continue
         found = None if layer is None else _part(layer, part)
@@ -150,11 +149,11 @@ def _part(layer: LoraLayer, part: str) -> Tensor | None:
 
 def _layers(file: LoraFile) -> dict[str, LoraLayer]:
     """The UNet's."""
-    return {name: layer for name, layer in file.layers.items() if not name.startswith(_TEXT_ENCODER)}
+    return {name: layer for name, layer in file.layers.items() if not is_of_text_encoder(name)}
 
 
 def _text_layers(file: LoraFile) -> list[str]:
-    return [name for name in file.layers if name.startswith(_TEXT_ENCODER)]
+    return [name for name in file.layers if is_of_text_encoder(name)]
 
 
 def _kind(file: LoraFile, what: str) -> str:
@@ -167,18 +166,13 @@ def _kind(file: LoraFile, what: str) -> str:
     return "dora" if True in has_magnitude else "lora"
 
 
-def _is_spatial(layer: LoraLayer) -> bool:
-    """Whether it is of a convolution of more than one pixel."""
-    return any(size > 1 for size in layer.down.shape[2:])
-
-
 def _size(layer: LoraLayer, given: LoraConfig, what: str) -> Size:
     """The rank of a layer, and the alpha by which settings say what its file does."""
     alpha = layer.alpha / math.sqrt(layer.rank) if given.rank_stabilized else layer.alpha
-    if layer.rank > _LARGEST_RANK or not alpha > 0:
-        said = f"a rank of {layer.rank}" if layer.rank > _LARGEST_RANK else f"an alpha of {alpha:g}"
+    if layer.rank > MOST_RANK or not alpha > 0:
+        said = f"a rank of {layer.rank}" if layer.rank > MOST_RANK else f"an alpha of {alpha:g}"
         raise ModelError(
-            f"{what} has a layer with {said}.", f"Ranks up to {_LARGEST_RANK}, and alphas above 0, can be trained."
+            f"{what} has a layer with {said}.", f"Ranks up to {MOST_RANK}, and alphas above 0, can be trained."
         )
     return layer.rank, float(f"{alpha:.{_DIGITS}g}")
 
@@ -213,7 +207,7 @@ def _target_modules(names: set[str], given: LoraConfig, targets: Targets) -> Any
     """The preset of these layers, or else the ends of their names, if no others have these, or else their names."""
     if "target_modules" in given.model_fields_set:
         return given.target_modules
-    ends = [sorted({_end(name, parts) for name in names}) for parts in (1, 2)]
+    ends = [sorted({end_of(name, parts) for name in names}) for parts in (1, 2)]
     for choice in (*get_args(Preset), *ends):
         try:
             found = targets(LoraConfig.model_validate({"target_modules": choice}, strict=False))
@@ -222,12 +216,6 @@ def _target_modules(names: set[str], given: LoraConfig, targets: Targets) -> Any
         if set(found) == names:
             return choice
     return sorted(names)
-
-
-def _end(name: str, count: int) -> str:
-    """The last parts of a name, so many and one more where it ends in a number: `to_out.0`."""
-    parts = name.split(".")
-    return ".".join(parts[-count - parts[-1].isdigit() :])
 
 
 def _of_text_encoder(sizes: set[Size], usual: Size, what: str) -> dict[str, Any] | None:

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from lora_engine.adapters.layer_names import end_of, ends_in, is_of_text_encoder, unused_pattern
 from lora_engine.adapters.packed import PackedConv2d, PackedLayer, PackedLinear
 from lora_engine.config.adapter import LISTED, LoraConfig
 from lora_engine.errors import ModelError
-
-TEXT_ENCODER = "text_encoder"  # the name, in a UNet, of the text encoder that is trained with it
 
 _LAYERS = (nn.Linear, nn.Conv2d, PackedLinear, PackedConv2d)  # the latter where another adapter was injected before
 
@@ -36,12 +35,8 @@ def matching_modules(unet: nn.Module, config: LoraConfig) -> dict[str, nn.Module
         found = _by_kind(unet, whole=config.target_modules == "full")
     else:
         found = _by_name(unet, LISTED.get(config.target_modules, config.target_modules))  # type: ignore[arg-type]
-    for begin in config.patterns:
-        if not any(f"{name}.".startswith(f"{begin}.") for name in found):
-            raise ModelError(
-                f"lora.patterns names {begin!r}, by which no adapted layer's name begins.",
-                f"Choose among {', '.join(sorted({_block(name) for name in found}))}, or a longer part of a name.",
-            )
+    if (unused := unused_pattern(config.patterns, found)) is not None:
+        raise ModelError(*unused)
     return found
 
 
@@ -52,13 +47,13 @@ def _by_kind(unet: nn.Module, *, whole: bool) -> dict[str, nn.Module]:
 
 
 def _by_name(unet: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:
-    """The layers with these names, or ends of names. PEFT applies the same rule. Raises ModelError as above."""
+    """The layers with these names, or ends of names, see `ends_in`. Raises ModelError as above."""
     named: dict[str, nn.Module] = {}
     layers = dict(_layers_in(unet, _KOHYA_BLOCKS))
-    choose = f"Choose among {', '.join(sorted({_leaf(name) for name in layers}))}."
-    modules = {n: m for n, m in unet.named_modules() if not n.startswith(f"{TEXT_ENCODER}.")}
+    choose = f"Choose among {', '.join(sorted(set(map(end_of, layers))))}."
+    modules = {n: m for n, m in unet.named_modules() if not is_of_text_encoder(n)}
     for wanted in targets:
-        matches = {n: m for n, m in modules.items() if n == wanted or n.endswith(f".{wanted}")}
+        matches = {n: m for n, m in modules.items() if ends_in(n, [wanted])}
         if not matches:
             raise ModelError(f"lora.target_modules names {wanted!r}, but the UNet has no such layer.", choose)
         wrong = {name: module for name, module in matches.items() if not isinstance(module, _LAYERS)}
@@ -90,15 +85,3 @@ def _layers_in(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[tuple[str,
     for name, module in model.named_modules():
         if isinstance(module, _LAYERS) and name.startswith(inside) and not name.startswith(packed):
             yield name, module
-
-
-def _leaf(name: str) -> str:
-    """The end of a layer's name that a manifest would give: `to_q`, or `to_out.0` where it ends in a number."""
-    parts = name.split(".")
-    return ".".join(parts[-2:]) if parts[-1].isdigit() and len(parts) > 1 else parts[-1]
-
-
-def _block(name: str) -> str:
-    """The block of the UNet that a layer is in: `mid_block`, or `up_blocks.1`."""
-    parts = name.split(".")
-    return ".".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else parts[0]

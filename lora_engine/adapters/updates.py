@@ -14,17 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lora_engine.adapters.lora_file import LoraFile, LoraLayer
+from lora_engine.adapters.layer_names import block_of
+from lora_engine.adapters.lora_file import LoraFile, LoraLayer, plain_shape
 from lora_engine.errors import ModelError
 
 WHOLE = ""  # the name under which all blocks stand together
 _IN_ORDER = ("", "conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks", "conv_out", "text_encoder")
-
-
-def block_of(layer: str) -> str:
-    """The part of the model that a layer is in: `down_blocks.0`, `mid_block`, `up_blocks.3`, `text_encoder`."""
-    first, second, *_ = [*layer.split("."), ""]
-    return f"{first}.{second}" if second.isdigit() else first
 
 
 def _in_order(blocks: Iterable[str]) -> list[str]:
@@ -87,10 +82,10 @@ def likenesses(a: LoraFile, b: LoraFile) -> dict[str, Likeness]:
 def _product(name: str, a: LoraLayer | None, b: LoraLayer | None) -> float:
     if a is None or b is None:
         return 0.0
-    shapes = [(len(each.up), *each.down.shape[1:]) for each in (a, b)]
-    if math.prod(shapes[0]) != math.prod(shapes[1]) or shapes[0][:2] != shapes[1][:2]:
+    if a.weight_shape != b.weight_shape:
         raise ModelError(
-            f"{name} has weights for {list(shapes[0])} in the one file and for {list(shapes[1])} in the other.",
+            f"{name} has weights for {list(a.weight_shape)} in the one file and for {list(b.weight_shape)} in the "
+            "other.",
             "Name adapters of one base model, or of those that are built alike.",
         )
     return inner(a, b)
@@ -180,10 +175,11 @@ def merged(weight: Tensor, layer: LoraLayer, strength: float = 1.0) -> Tensor:
     Raises:
         ModelError: the layer is of another size, or the sum is not finite.
     """
-    wanted, found = (_plain(len(layer.up), *layer.down.shape[1:]), _plain(*weight.shape))
-    if wanted != found:
+    found = plain_shape(weight.shape)
+    if layer.weight_shape != found:
         raise ModelError(
-            f"the adapter's layer is for weights of {list(wanted)}, and the base model's are {list(found)}.",
+            f"the adapter's layer is for weights of {list(layer.weight_shape)}, and the base model's are "
+            f"{list(found)}.",
             "Name the base model that it was made for.",
         )
     base = weight.float()
@@ -206,8 +202,3 @@ def difference(weight: Tensor, layer: LoraLayer) -> Tensor:
     lengths, wanted = sums.flatten(1).norm(dim=1).view(ones), layer.magnitude.to(sums).view(ones)
     difference: Tensor = sums * (wanted / lengths) - weight
     return difference
-
-
-def _plain(*shape: int) -> tuple[int, ...]:
-    """A shape without a kernel of one pixel, by which a linear layer and a convolution are the same."""
-    return tuple(shape[:2]) if all(side == 1 for side in shape[2:]) else tuple(shape)

@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field
 from lora_engine.config.base import Config
 from lora_engine.config.kinds import Kind
 
-_Rank = Annotated[int, Field(ge=1, le=512)]
+MOST_RANK = 512
+
+_Rank = Annotated[int, Field(ge=1, le=MOST_RANK)]
 # The files that readers scale by, and the layers, hold its multiples in fp32, where more is infinite.
 _Alpha = Annotated[float, Field(gt=0, le=1e30)]
 

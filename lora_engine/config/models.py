@@ -7,6 +7,7 @@ from pydantic import Field
 from lora_engine.config.base import Config
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+DtypeName = Literal["bf16", "fp16", "fp32"]
 DeviceChoice = Literal["auto", "cuda", "cpu"]  # auto: a GPU where there is one
 AllowPickle = Annotated[
     bool,

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lora_engine.config.models import CaptionerConfig
+from lora_engine.config.models import CaptionerConfig, DtypeName
 from lora_engine.errors import ModelError
 from lora_engine.images.squares import read_square
 from lora_engine.models.captioner_kind import QUESTION, Kind, captioner_kind, not_a_captioner, reader_of
 from lora_engine.models.files import LocalModel, holds_safetensors, how_to_load
 from lora_engine.models.image_text import load_processor, load_whole, read_config
 from lora_engine.models.wording import Wording, require_words, wordings
-from lora_engine.system.device import DTYPES, DtypeName, resolve_precision
+from lora_engine.system.device import DTYPES, resolve_precision
 from lora_engine.system.limits import raise_if_limit
 from lora_engine.system.prefetch import prefetch
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lora_engine.adapters.targets import TEXT_ENCODER
+from lora_engine.adapters.layer_names import TEXT_ENCODER
 
 
 class TextEncoder(nn.Module):

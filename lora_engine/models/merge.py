@@ -4,18 +4,18 @@ Shape legend: O and I features, or channels, out and in, h and w the size of a c
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from lora_engine.adapters.lora_file import LoraFile, read_lora
+from lora_engine.adapters.layer_names import OF_TEXT_MODEL, is_of_text_encoder
+from lora_engine.adapters.lora_file import plain_shape, read_once
 from lora_engine.adapters.updates import difference
 from lora_engine.errors import ModelError
 from lora_engine.models.files import LocalModel, Merge
+from lora_engine.models.loading import empty_part
 
-TEXT_ENCODER = "text_encoder."  # before the names of a file's layers that are the text encoder's
 _TEXT_MODEL = "text_model."  # a level in the names of its layers, which the library has in some versions
 Shape = Sequence[int]
 
@@ -33,7 +33,7 @@ class Merging:
 
     def changes_text_encoder(self) -> bool:
         """Whether a file has weights for a layer of the text encoder."""
-        return any(name.startswith(TEXT_ENCODER) for file, _ in self._files for name in file.layers)
+        return any(is_of_text_encoder(name) for file, _ in self._files for name in file.layers)
 
     def merged(self, parameter: str, weight: Tensor) -> Tensor:
         """A weight with what the files add to it; itself where they add nothing.
@@ -60,7 +60,7 @@ def merge_text_encoder(text_encoder: nn.Module, merging: Merging) -> None:
 
 def named_in_files(name: str) -> str:
     """The name by which files know a parameter of a text encoder."""
-    return f"{TEXT_ENCODER}{_TEXT_MODEL}{name.removeprefix(_TEXT_MODEL)}"
+    return f"{OF_TEXT_MODEL}{name.removeprefix(_TEXT_MODEL)}"
 
 
 def text_encoder_facts(model: LocalModel) -> Iterator[str]:
@@ -70,8 +70,13 @@ def text_encoder_facts(model: LocalModel) -> Iterator[str]:
             yield f"merged {LocalModel(merge.path).sha256} {merge.strength!r}"
 
 
-def shapes_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Shape]:
-    """The shapes of the weights of a base model's layers, by the layers' names in files."""
+def layer_shapes(model: LocalModel) -> dict[str, Shape]:
+    """The shapes of the weights of a base model's layers, by the layers' names in files; its configurations are read.
+
+    Raises:
+        ModelError: a part's configuration cannot be read.
+    """
+    unet, text_encoder = (empty_part(model.path / part, part) for part in ("unet", "text_encoder"))
     names = {name: weight.shape for name, weight in unet.state_dict().items()}
     names |= {named_in_files(name): weight.shape for name, weight in text_encoder.state_dict().items()}
     return {name.removesuffix(".weight"): tuple(shape) for name, shape in names.items() if name.endswith(".weight")}
@@ -81,39 +86,24 @@ def require_fitting(path: Path, shapes: Mapping[str, Shape], what: str) -> None:
     """Refuse a LoRA's file that has weights for what the base model lacks.
 
     Args:
-        shapes: of the base model's layers, see `shapes_of`.
+        shapes: of the base model's layers, see `layer_shapes`.
         what: the manifest's key that names the file, for messages.
 
     Raises:
         ModelError: it has, or is no LoRA.
     """
     for name, layer in read_once(path).layers.items():
-        shape, found = shapes.get(name), (len(layer.up), *layer.down.shape[1:])
+        shape = shapes.get(name)
         remedy = "Name a LoRA that was made for this base model, or one like it."
         if shape is None or len(shape) < 2:
             raise ModelError(
                 f"{what}: {path.name} has weights for {name[:100]}, a layer that the base model lacks.", remedy
             )
-        if _essential(shape) != _essential(found):
-            text = f"{what}: {path.name} is for a {name[:100]} of {_times(found)}; the base model's is {_times(shape)}."
+        if plain_shape(shape) != layer.weight_shape:
+            found, own = _times(layer.weight_shape), _times(plain_shape(shape))
+            text = f"{what}: {path.name} is for a {name[:100]} of {found}; the base model's is {own}."
             raise ModelError(text, remedy)
-
-
-def _essential(shape: Shape) -> tuple[int, ...]:
-    """A weight's shape, in which a convolution of one pixel is what it computes as: linear."""
-    return tuple(shape[:2]) if all(size == 1 for size in shape[2:]) else tuple(shape)
 
 
 def _times(shape: Shape) -> str:
     return "x".join(map(str, shape))
-
-
-def read_once(path: Path) -> LoraFile:
-    """The file, which is read once unless it changes: a run asks for it several times."""
-    info = path.stat()
-    return _cached(path, info.st_size, info.st_mtime_ns)
-
-
-@lru_cache(maxsize=8)
-def _cached(path: Path, _size: int, _changed_ns: int) -> LoraFile:
-    return read_lora(path)

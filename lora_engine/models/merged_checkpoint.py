@@ -12,17 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_engine.adapters import updates
+from lora_engine.adapters.layer_names import OF_TEXT_MODEL
 from lora_engine.adapters.lora_file import LoraFile
+from lora_engine.adapters.rewritten import HASHES
 from lora_engine.errors import ModelError
 from lora_engine.models.accepted import WITH_WEIGHTS, plain_name
 from lora_engine.models.checkpoint import EMA, OPEN_CLIP, UNET, Header, clip_names, current_name, require_checkpoint
 from lora_engine.models.files import LocalModel, weight_files
 
 _OTHER = "Name the base model that the adapter was made for."
-_OF_TEXT = "text_encoder.text_model."  # what names of an adapter's layers in the text encoder begin with
 _COPIED = ("tokenizer", "scheduler")  # the parts of a pipeline without weights
 _PIPELINE = (*WITH_WEIGHTS, *_COPIED)
-_HASHES = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")  # metadata that are no longer true
 # Names of the layers of the text encoder of Stable Diffusion 2.x in one file, by those of diffusers.
 _OPEN_CLIP_LAYERS = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 
@@ -57,7 +57,7 @@ def merge_folder(model: LocalModel, merge: MergeOrder, folder: Path) -> None:
     stored = {part: _names(files[part]) for part in WITH_WEIGHTS}
     text = {current_name(name): name for name in stored["text_encoder"]}
     places = {name.removesuffix(".weight"): _Stored(name) for name in stored["unet"]}
-    in_text = {_OF_TEXT + name.removesuffix(".weight"): _Stored(own) for name, own in text.items()}
+    in_text = {OF_TEXT_MODEL + name.removesuffix(".weight"): _Stored(own) for name, own in text.items()}
     _require_layers(merge.lora, places | in_text, model.path.name)
     for part in WITH_WEIGHTS:
         own = {"unet": places, "text_encoder": in_text}.get(part, {})
@@ -84,9 +84,9 @@ def merge_file(checkpoint: Path, merge: MergeOrder, path: Path) -> None:
     """
     header = require_checkpoint(checkpoint)
     names = list(header.shapes)
-    places = _unet_names(names) | {f"{_OF_TEXT}{name}": each for name, each in _text_names(header).items()}
+    places = _unet_names(names) | {f"{OF_TEXT_MODEL}{name}": each for name, each in _text_names(header).items()}
     _require_layers(merge.lora, places, checkpoint.name)
-    metadata = {key: value for key, value in header.metadata.items() if key not in _HASHES}
+    metadata = {key: value for key, value in header.metadata.items() if key not in HASHES}
     save_file(_merged((checkpoint,), places, merge), path, {**metadata, **merge.metadata})
 
 

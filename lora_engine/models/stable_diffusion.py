@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lora_engine.adapters import lora
 from lora_engine.adapters.targets import matching_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
 from lora_engine.models import merge
 from lora_engine.models.accepted import WITH_WEIGHTS
 from lora_engine.models.checkpoint import NAME_A_VAE, current_name, read_header, require_tensors
-from lora_engine.models.conditioning import TextEncoder, attach
 from lora_engine.models.files import LocalModel, how_to_load, weight_files
 from lora_engine.models.finite import REMEDY, why_not_finite
 from lora_engine.models.loading import empty_part, json_object, model_errors
@@ -90,15 +86,9 @@ def require_weights(model: LocalModel, *, has_vae: bool = True, has_weights: boo
         _require_scale(model)
     load_tokenizer(model)
     if model.merge:
-        shapes = layer_shapes(model)
+        shapes = merge.layer_shapes(model)
         for at, each in enumerate(model.merge):
             merge.require_fitting(each.path, shapes, f"base_model.merge[{at}]")
-
-
-def layer_shapes(model: LocalModel) -> dict[str, merge.Shape]:
-    """The shapes of the weights of the base model's layers, by the layers' names in files of LoRAs."""
-    unet, text_encoder = (empty_part(model.path / part, part) for part in ("unet", "text_encoder"))
-    return merge.shapes_of(unet, text_encoder)
 
 
 def _require_scale(model: LocalModel) -> None:
@@ -198,35 +188,19 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
 
     device = device or torch.device("cpu")
     files, merging = _unet_files(model), merge.Merging(model.merge)
-    if not files:
+    unet: nn.Module = empty_part(model.path / "unet", "unet")
+    if files:
+        _require_whole(unet, files, _key(model, "unet"))
+        with model_errors(model.path, "unet"):
+            weights = {name: w for file in files for name, w in _read(file, dtype, device, merging)}
+    else:
         wide = torch.promote_types(dtype, torch.float32) if model.merge else dtype
         pickled = _load_weights(model, "unet", UNet2DConditionModel, torch_dtype=wide, use_safetensors=False)
-        pickled.load_state_dict({name: merging.merged(name, w) for name, w in pickled.state_dict().items()})
-        return pickled.to(device, dtype)  # type: ignore[no-any-return]
-    unet: nn.Module = empty_part(model.path / "unet", "unet")
-    _require_whole(unet, files, _key(model, "unet"))
+        weights = {name: merging.merged(name, w).to(device, dtype) for name, w in pickled.state_dict().items()}
     with model_errors(model.path, "unet"):
-        weights = {name: w for file in files for name, w in _read(file, dtype, device, merging)}
         unet.load_state_dict(weights, assign=True)
     _require_finite(model, "unet", weights)
     return unet.eval()
-
-
-def load_adapted_unet(
-    model: LocalModel, adapters: Sequence[tuple[str, int, LoraConfig]], dtype: torch.dtype, device: torch.device
-) -> nn.Module:
-    """The UNet with new adapters, by their names, seeds and settings, and with the text encoder if one trains that.
-
-    Raises:
-        ModelError: the weights cannot be loaded, or a layer that an adapter should go to cannot be adapted.
-    """
-    unet = load_unet(model, dtype, device)
-    if any(config.text_encoder is not None for _, _, config in adapters):
-        _, text_encoder = load_text_encoder(model, dtype)
-        attach(unet, TextEncoder(text_encoder, model.use.clip_skip).to(device))
-    for config, alike in groupby(adapters, key=itemgetter(2)):
-        lora.inject(unet, [(name, seed) for name, seed, _ in alike], config)
-    return unet
 
 
 def _unet_files(model: LocalModel) -> tuple[Path, ...]:

@@ -1,14 +1,11 @@
 """The device that the engine computes on, and the precision. Both are decided once and frozen with the run."""
 
 import os
-from typing import Literal
 
 import torch
 
-from lora_engine.config.models import DeviceChoice, Precision
+from lora_engine.config.models import DeviceChoice, DtypeName, Precision
 from lora_engine.errors import ResourceError
-
-DtypeName = Literal["bf16", "fp16", "fp32"]
 
 DTYPES: dict[DtypeName, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -6,7 +6,7 @@ docs/performance.md.
 
 from collections.abc import Iterable, Sequence
 
-from lora_engine.adapters.layers import Layer, adapted, text_encoder_layers
+from lora_engine.adapters.base_layers import BaseLayer, adapted, text_encoder_layers
 from lora_engine.config.adapter import LISTED, LoraConfig
 from lora_engine.config.training import TrainingConfig
 
@@ -45,8 +45,8 @@ def kept_bytes(resolution: int, value_bytes: int, loras: Sequence[LoraConfig] = 
     latents = (resolution // 8) ** 2
     usual = _KEPT_PIXEL_BYTES_384 * (resolution / 384) ** 2 + _KEPT_TEXT_BYTES
     usual += _KEPT_BY_TEXT_ENCODER if any(lora.text_encoder for lora in loras) else 0
-    more = _kept_values(_ranks(loras), latents) - _kept_values(_ranks([LoraConfig()]), latents)
     ranks = _ranks(loras)
+    more = _kept_values(ranks, latents) - _kept_values(_ranks([LoraConfig()]), latents)
     if any(lora.kind == "dora" for lora in loras):
         more += sum(layer.outputs * layer.gives(latents) for layer in ranks)  # what magnitudes multiply
     if len(loras) > 1:  # A convolution of several adapters has their images side by side, which is a copy.
@@ -54,7 +54,7 @@ def kept_bytes(resolution: int, value_bytes: int, loras: Sequence[LoraConfig] = 
     return round(usual * value_bytes / 4 + more * value_bytes)
 
 
-def _kept_values(ranks: dict[Layer, int], latents: int) -> float:
+def _kept_values(ranks: dict[BaseLayer, int], latents: int) -> float:
     """How many values an image keeps for adapters alone: between down and up, and what goes into some layers.
 
     Of attention the latter is counted already, and a convolution keeps it even where it is frozen.
@@ -71,9 +71,9 @@ def _kept_values(ranks: dict[Layer, int], latents: int) -> float:
     return total
 
 
-def _ranks(loras: Iterable[LoraConfig]) -> dict[Layer, int]:
+def _ranks(loras: Iterable[LoraConfig]) -> dict[BaseLayer, int]:
     """The layers in which any of the adapters has weights, with the rank to which all are filled up there."""
-    ranks: dict[Layer, int] = {}
+    ranks: dict[BaseLayer, int] = {}
     for lora in loras:
         for layer, rank in adapted(lora):
             ranks[layer] = max(rank, ranks.get(layer, 0))

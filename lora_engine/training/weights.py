@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lora_engine.adapters import lora
+from lora_engine.adapters.layer_names import is_of_text_encoder
 from lora_engine.adapters.packed import MAGNITUDE, PackedConv2d, PackedLinear
-from lora_engine.adapters.targets import TEXT_ENCODER
 from lora_engine.config.ema import EmaConfig
 from lora_engine.config.optimizer import AnyOptimizer
 from lora_engine.training.ema import WeightAverage
@@ -77,7 +77,8 @@ class PackWeights:
         self._max_norms_K = torch.tensor(self._max_norms, dtype=like.dtype, device=like.device)
         self._is_text_encoder_done = [row.is_text_encoder_done for row in rows]
         sizes = zip(self._keys, self._shapes, strict=True)
-        self._text_encoder_at = sum(shape.numel() for key, shape in sizes if not _is_of_text_encoder(key))
+        # Its weights stand after all of the UNet's.
+        self._text_encoder_at = sum(shape.numel() for key, shape in sizes if not is_of_text_encoder(key))
         self._optimizers = [
             make_optimizer(weights_P, gradient_P, row.optimizer, self._rate_factors(row))
             for weights_P, gradient_P, row in zip(self._weights_KP, self.gradients_KP, rows, strict=True)
@@ -95,7 +96,7 @@ class PackWeights:
         for key, part in zip(self._keys, self._split(factors_P), strict=True):
             if row.plus_ratio is not None and key.endswith(".lora_B.weight"):
                 part.mul_(row.plus_ratio)
-            if row.text_encoder_rate is not None and _is_of_text_encoder(key):
+            if row.text_encoder_rate is not None and is_of_text_encoder(key):
                 part.mul_(0.0 if row.is_text_encoder_done else row.text_encoder_rate)
         return factors_P
 
@@ -248,8 +249,3 @@ class PackWeights:
         """
         for key, live in self.moments(name).items():
             live.copy_(moments[key])
-
-
-def _is_of_text_encoder(key: str) -> bool:
-    """Whether a weight is the text encoder's. Those stand after all of the UNet's."""
-    return key.startswith(f"{TEXT_ENCODER}.")

@@ -150,9 +150,6 @@ def test_a_merged_base_model_is_the_base_model_with_the_adapter(miniature: Path,
     prompts = ("--prompt", "a moon", "--steps", "1", "--best")
     drawn = lora_job("sample", run, *prompts, cwd=folder)
     assert drawn.returncode == 0, drawn.stderr
-    nothing = f"base_model.merge=[{{source: {file}, strength: 0}}]"
-    ran(miniature, folder, variants, nothing, "training.steps=2", name="on-nothing")
-    assert rows_of(folder / "runs" / "on-nothing", "one")[0]["loss"] == rows_of(first, "one")[0]["loss"]
 
 
 def test_another_file_is_another_run(miniature: Path, folder: Path, first: Path) -> None:

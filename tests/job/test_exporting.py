@@ -19,6 +19,7 @@ from lora_engine.models.files import model_sha256
 from tests.job.report.made_run import Design, around, make_run
 from tests.job.small_run import folder_of
 from tests.lora_engine.models.test_merged_checkpoint import adapter_for
+from tests.lora_files import dense
 from tests.lora_job import lora_job
 from tests.s3_server import S3Server
 from tests.single_file import checkpoint_of
@@ -47,10 +48,6 @@ def exported(target: Path | str, *options: str | Path, cwd: Path, env: dict[str,
     done = lora_job("export", target, *options, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     return [cwd / line for line in done.stdout.splitlines()]
-
-
-def dense(layer: LoraLayer) -> Tensor:
-    return layer.up.double().flatten(1) @ layer.down.double().flatten(1) * layer.alpha / layer.rank
 
 
 def metadata(path: Path) -> dict[str, str]:

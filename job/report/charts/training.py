@@ -87,9 +87,11 @@ def _band(points: Sequence[EvaluationPoint], start: Interval | None) -> tuple[Va
     Args:
         start: the change from the base model's loss at the first step, where the adapter started from a file.
     """
-    base = points[0].curve_loss
-    low, high = ([base], [base]) if start is None else (list[float](), list[float]())
-    for change in [point.change for point in points[1:]] if start is None else [start, *(p.change for p in points[1:])]:
+    base, changes = points[0].curve_loss, [point.change for point in points[1:]]
+    low, high = [base], [base]
+    if start is not None:
+        low, high, changes = [], [], [start, *changes]
+    for change in changes:
         if change is None or change.low is None or change.high is None:
             return None
         low.append(base + change.low)

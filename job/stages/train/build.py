@@ -14,17 +14,19 @@ from job.run.context import Attempt
 from job.run.dataset import Captions
 from job.run.held_out import HeldOut
 from lora_engine.adapters import lora
+from lora_engine.adapters.lora_file import read_once
 from lora_engine.adapters.start import weights_in
 from lora_engine.captions.strategies import text_weights
 from lora_engine.config.captions import CaptionsConfig
+from lora_engine.config.models import DtypeName
 from lora_engine.dataset.draws import PackMember, Weights
 from lora_engine.dataset.encoded import Encoded, TrainingData
 from lora_engine.diffusion import NoiseSchedule
-from lora_engine.models import schedule, stable_diffusion
+from lora_engine.models import schedule
+from lora_engine.models.adapted import load_adapted_unet
 from lora_engine.models.files import LocalModel
-from lora_engine.models.merge import read_once
 from lora_engine.records import CaptionRecord
-from lora_engine.system.device import DTYPES, DtypeName, use_deterministic_kernels
+from lora_engine.system.device import DTYPES, use_deterministic_kernels
 from lora_engine.system.distributed import Processes
 from lora_engine.system.memory import free_bytes, give_back
 from lora_engine.training.members import MemberConfig
@@ -69,7 +71,7 @@ def make_trainable(
     dtype = DTYPES[precision]
     members = list(zip(pack.members, pack.variants, strict=True))
     adapters = [(member.adapter_name, study.training_seed(member), variant.lora) for member, variant in members]
-    unet = stable_diffusion.load_adapted_unet(study.model, adapters, dtype, device)
+    unet = load_adapted_unet(study.model, adapters, dtype, device)
     for member in pack.members:
         if (path := study.starts.get(member.variant)) is not None:
             weights = weights_in(read_once(path), lora.parameters(unet, member.adapter_name))

@@ -5,6 +5,7 @@ from torch import nn
 
 from job.manifest.packs import Pack
 from job.run.context import Attempt
+from lora_engine.adapters.layer_names import is_of_text_encoder
 from lora_engine.system.memory import peak_bytes
 from lora_engine.training import estimate
 from lora_engine.training.micro_batches import MicroBatches
@@ -59,9 +60,7 @@ class PackMemory:
 def _planned_value_bytes(unet: nn.Module) -> int | None:
     """The bytes of one weight of the UNet; None if it has another size than the UNet that the plan knows."""
     weights = [
-        weight
-        for name, weight in unet.named_parameters()
-        if "lora_" not in name and not name.startswith("text_encoder.")
+        weight for name, weight in unet.named_parameters() if "lora_" not in name and not is_of_text_encoder(name)
     ]
     if sum(weight.numel() for weight in weights) != estimate.UNET_PARAMETERS:
         return None

@@ -24,8 +24,9 @@ from job.stages.train.followers import Followers
 from job.stages.train.memory import PackMemory
 from job.stages.train.resume import States, rewind
 from lora_engine.adapters.names import kohya_name
+from lora_engine.config.models import DtypeName
 from lora_engine.records import StepRecord
-from lora_engine.system.device import DtypeName, rounding_threads
+from lora_engine.system.device import rounding_threads
 from lora_engine.system.memory import free_bytes
 from lora_engine.training import micro_batches
 

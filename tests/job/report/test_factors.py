@@ -22,7 +22,6 @@ from tests.job.report.made_run import BASE, Design, MadeRun, around, make_run
 # Losses of two adapters of equal captions, of which `b` is lower with a prompt and without.
 LEVELS = {BASE: {"a": 1.0, "": 1.0}, "a": {"a": 0.8, "": 0.9}, "b": {"a": 0.7, "": 0.8}}
 WITHOUT_A_PROMPT = LEVELS | {"a": {"a": 0.8, "": 0.7}, "b": {"a": 0.7, "": 0.8}}
-EQUAL = LEVELS | {"b": {"a": 0.8, "": 0.9}}
 SEVERAL_CAPTIONS = {name: of | {"b": of["a"]} for name, of in LEVELS.items()}
 
 

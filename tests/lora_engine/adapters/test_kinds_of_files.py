@@ -12,7 +12,7 @@ from torch import nn
 
 from lora_engine.adapters import formats, from_file, lora
 from lora_engine.config.adapter import BlockConfig, LoraConfig, TextEncoderLoraConfig
-from lora_engine.models import stable_diffusion
+from lora_engine.models.adapted import load_adapted_unet
 from lora_engine.models.conditioning import conditioning
 from lora_engine.models.files import LocalModel
 from tests.lora_engine.adapters import readers
@@ -23,7 +23,10 @@ LOST = {"dora": "the norms", "by block": "what single attention layers have for 
 KOHYA, DIFFUSERS = "blip.safetensors", "pytorch_lora_weights.safetensors"
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Of what is in all of them, one kind less is enough in every run of the tests.
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name == "attention" else ()) for name in KINDS]
+)
 def trained(
     request: pytest.FixtureRequest, all_layers: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Models, Path]:
@@ -104,7 +107,7 @@ def test_what_our_own_layers_trained_is_what_a_pipeline_computes(
     all_layers: Path, tmp_path: Path, config: LoraConfig
 ) -> None:
     cpu, model = torch.device("cpu"), LocalModel(all_layers)
-    unet = stable_diffusion.load_adapted_unet(model, [("blip", 0, config)], torch.float32, cpu)
+    unet = load_adapted_unet(model, [("blip", 0, config)], torch.float32, cpu)
     generator = torch.Generator().manual_seed(3)
     drawn = {
         key: weight * (1 + 0.1 * noise) if key.endswith("magnitude_vector") else 0.05 * noise

@@ -11,33 +11,29 @@ import torch
 from torch import nn
 
 from lora_engine.adapters import lora
-from lora_engine.adapters.lora_file import LoraFile, read_lora
+from lora_engine.adapters.lora_file import LoraFile, LoraLayer, read_lora
 from lora_engine.adapters.start import require_alike, settings_in, weights_in
 from lora_engine.adapters.targets import matching_modules
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.errors import ModelError
-from lora_engine.models import stable_diffusion
-from lora_engine.models.conditioning import TextEncoder, attach
+from lora_engine.models.adapted import load_unet_for
 from lora_engine.models.files import LocalModel
-from tests.lora_files import Layer, write_diffusers, write_kohya
+from tests.lora_files import write_diffusers, write_kohya
 
 
 def unet_of(miniature: Path, *, with_text_encoder: bool = True) -> nn.Module:
     model = LocalModel(miniature / "sd")
-    unet = stable_diffusion.load_unet(model, torch.float32)
-    if with_text_encoder:
-        attach(unet, TextEncoder(stable_diffusion.load_text_encoder(model, torch.float32)[1], 1))
-    return unet
+    return load_unet_for(model, torch.float32, torch.device("cpu"), with_text_encoder=with_text_encoder)
 
 
-def trained(unet: nn.Module, config: LoraConfig) -> dict[str, Layer]:
+def trained(unet: nn.Module, config: LoraConfig) -> dict[str, LoraLayer]:
     """The layers of a trained adapter of these settings, which the UNet is given as `then`."""
     lora.inject(unet, [("then", 0)], config)
     generator = torch.Generator().manual_seed(7)
     weights = {key: torch.rand(w.shape, generator=generator) / 3 for key, w in lora.parameters(unet, "then").items()}
     lora.load(unet, "then", weights)
     return {
-        name: Layer(
+        name: LoraLayer(
             weights[f"{name}.lora_A.weight"],
             weights[f"{name}.lora_B.weight"],
             alpha,
@@ -153,7 +149,7 @@ def test_what_no_settings_say_is_refused_with_the_reason(miniature: Path, tmp_pa
     unet = unet_of(miniature)
     layers = trained(unet, LoraConfig.model_validate({"rank": 4, "alpha": 1.0, "text_encoder": {}}))
     text = [name for name in layers if name.startswith("text_encoder.")]
-    cut = {name: Layer(layer.down[:2], layer.up[:, :2], 1.0) for name, layer in layers.items()}
+    cut = {name: LoraLayer(layer.down[:2], layer.up[:, :2], 1.0) for name, layer in layers.items()}
     for changed, told in (
         (layers | {text[0]: cut[text[0]]}, "layers of the text encoder of several sizes: rank 2 with alpha 1, rank 4"),
         ({name: layers[name] for name in text}, "no weights for the UNet"),
@@ -177,5 +173,5 @@ def test_layers_of_the_text_encoder_that_a_file_lacks_begin_with_nothing(miniatu
     assert not any(weights[key].any() for key in added)
 
 
-def with_norms(layer: Layer) -> Layer:
-    return Layer(layer.down, layer.up, layer.alpha, torch.ones(len(layer.up)))
+def with_norms(layer: LoraLayer) -> LoraLayer:
+    return LoraLayer(layer.down, layer.up, layer.alpha, torch.ones(len(layer.up)))

@@ -10,6 +10,7 @@ from torch import Tensor
 from lora_engine.adapters import updates
 from lora_engine.adapters.lora_file import LoraFile, LoraLayer
 from lora_engine.errors import ModelError
+from tests.lora_files import dense
 
 SHAPES = {  # of the weights: [O, I] or [O, I, h, w]
     "down_blocks.0.attentions.0.proj_in": (12, 7, 1, 1),
@@ -28,11 +29,6 @@ def made(seed: int, rank: int = 3, names: tuple[str, ...] = tuple(SHAPES)) -> Lo
         down, up = torch.randn(rank, *inputs, generator=dice), torch.randn(outputs, rank, generator=dice)
         layers[name] = LoraLayer(down, up.view(*up.shape, *[1] * (len(inputs) - 1)), 1.5 * rank + seed)
     return LoraFile(layers, {"made": str(seed)})
-
-
-def dense(layer: LoraLayer) -> Tensor:
-    """The update as a matrix, fp64."""
-    return layer.up.double().flatten(1) @ layer.down.double().flatten(1) * layer.alpha / layer.rank
 
 
 def together(file: LoraFile, names: list[str]) -> Tensor:

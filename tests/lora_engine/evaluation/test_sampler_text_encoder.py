@@ -13,7 +13,7 @@ from lora_engine.adapters import formats, lora
 from lora_engine.adapters.names import DIFFUSERS_NAME
 from lora_engine.config.adapter import LoraConfig
 from lora_engine.evaluation.sampler import Request, Sampler
-from lora_engine.models import stable_diffusion
+from lora_engine.models.adapted import load_adapted_unet
 from lora_engine.models.files import LocalModel
 from lora_engine.records import SampleSetting
 from tests.lora_engine.adapters.trained import CARD
@@ -35,7 +35,7 @@ CONFIGS = {
 @pytest.fixture(scope="module")
 def unet() -> nn.Module:
     adapters = [(name, 0, config) for name, config in CONFIGS.items()]
-    model = stable_diffusion.load_adapted_unet(LocalModel(FOLDER), adapters, torch.float32, CPU)
+    model = load_adapted_unet(LocalModel(FOLDER), adapters, torch.float32, CPU)
     for number, name in enumerate(CONFIGS):
         random = torch.Generator().manual_seed(number)
         weights = lora.export(model, name)
@@ -66,7 +66,7 @@ def pipeline_pictures(
     return [np.asarray(picture, dtype=np.int16) for picture in pictures]
 
 
-@pytest.mark.parametrize("guidance", [3.0, 1.0])
+@pytest.mark.parametrize("guidance", [3.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_pictures_are_those_of_diffusers_with_the_adapters_files(
     unet: nn.Module, tmp_path: Path, guidance: float
 ) -> None:

@@ -1,17 +1,20 @@
 """LoRAs that are merged into a base model, against diffusers' own merging, and the formula."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora_engine.adapters.lora_file import LoraLayer
 from lora_engine.errors import ModelError
 from lora_engine.models import merge, stable_diffusion
 from lora_engine.models.files import LocalModel, Merge
-from tests.lora_files import Layer, drawn_layers, write_diffusers, write_kohya
+from tests.lora_files import drawn_layers, write_diffusers, write_kohya
 
 _TEXT = "text_encoder.text_model.encoder.layers"
 
@@ -20,9 +23,9 @@ def base(miniature: Path, *merges: Merge) -> LocalModel:
     return LocalModel(miniature / "sd", merge=merges)
 
 
-def layers_of(miniature: Path, *, dora: bool = False) -> dict[str, Layer]:
+def layers_of(miniature: Path, *, dora: bool = False) -> dict[str, LoraLayer]:
     """One of each kind: attention, convolutions of one pixel and of more, the text encoder; alphas unlike ranks."""
-    shapes = stable_diffusion.layer_shapes(base(miniature))
+    shapes = merge.layer_shapes(base(miniature))
     attention = next(name for name in shapes if name.endswith("attn2.to_k"))
     sizes = {attention: (3, 2.0), f"{_TEXT}.0.self_attn.q_proj": (2, 1.0), f"{_TEXT}.1.mlp.fc1": (2, 1.0)}
     if not dora:
@@ -36,7 +39,7 @@ def weights(model: LocalModel, dtype: torch.dtype = torch.float32) -> dict[str, 
     return dict(unet.state_dict()) | {merge.named_in_files(n): w for n, w in text_encoder.state_dict().items()}
 
 
-def as_others_merge(miniature: Path, folder: Path, layers: dict[str, Layer], strength: float) -> dict[str, Tensor]:
+def as_others_merge(miniature: Path, folder: Path, layers: dict[str, LoraLayer], strength: float) -> dict[str, Tensor]:
     """The UNet as diffusers merges; of the text encoder, which it finds under no name in some versions, the formula."""
     from diffusers import StableDiffusionPipeline
 
@@ -95,6 +98,25 @@ def test_sums_are_of_fp32_and_a_strength_of_0_changes_no_bit(miniature: Path, tm
         assert torch.equal(none[name], untouched[name]), name
 
 
+def test_into_a_pickle_the_same_is_merged_and_what_overflows_is_refused(miniature: Path, tmp_path: Path) -> None:
+    layers = layers_of(miniature)
+    file = write_kohya(tmp_path / "a.safetensors", layers)
+    folder = Path(shutil.copytree(miniature / "sd", tmp_path / "sd"))
+    (stored,) = (folder / "unet").glob("*.safetensors")
+    torch.save(load_file(stored), stored.with_suffix(".bin"))
+    stored.unlink()
+    found = weights(LocalModel(folder, allow_pickle=True, merge=(Merge(file, 0.7),)))
+    for name, weight in weights(base(miniature, Merge(file, 0.7))).items():
+        assert torch.equal(found[name], weight), name
+    huge = {
+        name: replace(layer, alpha=1e9, down=layer.down * 1e9, up=layer.up * 1e30) for name, layer in layers.items()
+    }
+    merged = Merge(write_kohya(tmp_path / "b.safetensors", huge), 1.0)
+    for model in (LocalModel(folder, allow_pickle=True, merge=(merged,)), base(miniature, merged)):
+        with pytest.raises(ModelError, match="not finite"):
+            stable_diffusion.load_unet(model, torch.float32)
+
+
 def test_merges_add_up_and_those_of_the_text_encoder_are_told(miniature: Path, tmp_path: Path) -> None:
     layers = layers_of(miniature)
     of_unet = {name: layer for name, layer in layers.items() if not name.startswith("text_encoder.")}
@@ -108,7 +130,7 @@ def test_merges_add_up_and_those_of_the_text_encoder_are_told(miniature: Path, t
 
 
 def test_what_the_base_model_lacks_is_refused_by_name(miniature: Path, tmp_path: Path) -> None:
-    shapes = stable_diffusion.layer_shapes(base(miniature))
+    shapes = merge.layer_shapes(base(miniature))
     name = next(name for name in shapes if name.endswith("attn1.to_q"))
     wide = {name: (shapes[name][0] * 2, shapes[name][1])}
     elsewhere = "down_blocks.3.attentions.1.transformer_blocks.0.attn1.to_q"

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lora_engine.adapters.layers import adapted, text_encoder_layers, unet_layers
+from lora_engine.adapters.base_layers import adapted, text_encoder_layers, unet_layers
 from lora_engine.config.adapter import LoraConfig, TextEncoderLoraConfig
 from lora_engine.config.ema import EmaConfig
 from lora_engine.config.training import TrainingConfig

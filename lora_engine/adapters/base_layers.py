@@ -3,11 +3,11 @@
 Those of 2.x have the same names. What the layers of a model at hand are, `lora_engine.adapters.targets` says.
 """
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
+from lora_engine.adapters.layer_names import OF_TEXT_MODEL, ends_in, unused_pattern
 from lora_engine.config.adapter import LISTED, LoraConfig
 
 TEXT_TOKENS = 77
@@ -21,7 +21,7 @@ _ENDS = (
 )
 
 
-class Layer(NamedTuple):
+class BaseLayer(NamedTuple):
     """A linear layer, or a convolution, as the base model has it."""
 
     name: str
@@ -61,22 +61,22 @@ class Layer(NamedTuple):
 
 
 @cache
-def unet_layers() -> tuple[Layer, ...]:
+def unet_layers() -> tuple[BaseLayer, ...]:
     """All layers of the UNet that files in kohya's format can carry weights for."""
     return tuple(_layers())
 
 
-def text_encoder_layers() -> Iterator[Layer]:
+def text_encoder_layers() -> Iterator[BaseLayer]:
     """The layers of the text encoder that get adapters where it is trained."""
     for number in range(_TEXT_LAYERS):
-        within = f"text_encoder.text_model.encoder.layers.{number}"
+        within = f"{OF_TEXT_MODEL}encoder.layers.{number}"
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield Layer(f"{within}.self_attn.{name}", _TEXT_WIDTH, _TEXT_WIDTH, tokens=TEXT_TOKENS)
-        yield Layer(f"{within}.mlp.fc1", _TEXT_WIDTH, _TEXT_MLP, tokens=TEXT_TOKENS)
-        yield Layer(f"{within}.mlp.fc2", _TEXT_MLP, _TEXT_WIDTH, tokens=TEXT_TOKENS)
+            yield BaseLayer(f"{within}.self_attn.{name}", _TEXT_WIDTH, _TEXT_WIDTH, tokens=TEXT_TOKENS)
+        yield BaseLayer(f"{within}.mlp.fc1", _TEXT_WIDTH, _TEXT_MLP, tokens=TEXT_TOKENS)
+        yield BaseLayer(f"{within}.mlp.fc2", _TEXT_MLP, _TEXT_WIDTH, tokens=TEXT_TOKENS)
 
 
-def adapted(lora: LoraConfig) -> Iterator[tuple[Layer, int]]:
+def adapted(lora: LoraConfig) -> Iterator[tuple[BaseLayer, int]]:
     """The layers that get adapters, each with its rank, the text encoder's last. What names none is passed by."""
     for layer in unet_layers():
         if _is_meant(layer, lora):
@@ -88,37 +88,25 @@ def adapted(lora: LoraConfig) -> Iterator[tuple[Layer, int]]:
 def misfit(lora: LoraConfig) -> tuple[str, str] | None:
     """The first name of the settings that no layer of a UNet fits, as a sentence, and what to do; None where all do."""
     for wanted in lora.target_modules if isinstance(lora.target_modules, tuple) else ():
-        if not any(_ends_in(layer.name, [wanted]) for layer in unet_layers()):
+        if not any(ends_in(layer.name, [wanted]) for layer in unet_layers()):
             return (
                 f"lora.target_modules names {wanted!r}, which is no linear layer and no convolution in a block of the "
                 "UNet. Programs that load kohya's format leave all others out.",
                 f"Choose among {', '.join(_ENDS)}, or longer ends of names.",
             )
-    meant = [layer.name for layer in unet_layers() if _is_meant(layer, lora)]
-    for begin in lora.patterns:
-        if not any(f"{name}.".startswith(f"{begin}.") for name in meant):
-            blocks = dict.fromkeys(re.match(r"mid_block|\w+\.\d", name)[0] for name in meant)  # type: ignore[index]
-            return (
-                f"lora.patterns names {begin!r}, by which no adapted layer's name begins.",
-                f"Choose among {', '.join(blocks)}, or a longer part of a name.",
-            )
-    return None
+    return unused_pattern(lora.patterns, [layer.name for layer in unet_layers() if _is_meant(layer, lora)])
 
 
-def _is_meant(layer: Layer, lora: LoraConfig) -> bool:
+def _is_meant(layer: BaseLayer, lora: LoraConfig) -> bool:
     if lora.target_modules == "full":
         return True
     if lora.target_modules == "kohya":
         return ".attentions." in layer.name
     names = LISTED.get(lora.target_modules, ()) if isinstance(lora.target_modules, str) else lora.target_modules
-    return _ends_in(layer.name, names)
+    return ends_in(layer.name, names)
 
 
-def _ends_in(name: str, ends: Iterable[str]) -> bool:
-    return f".{name}".endswith(tuple(f".{end}" for end in ends))
-
-
-def _layers() -> Iterator[Layer]:
+def _layers() -> Iterator[BaseLayer]:
     """Block by block, on the way down, in the middle and on the way up."""
     before = _WIDTHS[0]
     for at, width in enumerate(_WIDTHS):
@@ -145,27 +133,27 @@ def _layers() -> Iterator[Layer]:
             yield _convolution(f"{block}.upsamplers.0.conv", width, width, level - 1)
 
 
-def _resnet(within: str, inputs: int, width: int, level: int) -> Iterator[Layer]:
+def _resnet(within: str, inputs: int, width: int, level: int) -> Iterator[BaseLayer]:
     yield _convolution(f"{within}.conv1", inputs, width, level)
-    yield Layer(f"{within}.time_emb_proj", _TIME_WIDTH, width, tokens=1)
+    yield BaseLayer(f"{within}.time_emb_proj", _TIME_WIDTH, width, tokens=1)
     yield _convolution(f"{within}.conv2", width, width, level)
     if inputs != width:
         yield _convolution(f"{within}.conv_shortcut", inputs, width, level, kernel=1)
 
 
-def _transformer(within: str, width: int, level: int) -> Iterator[Layer]:
+def _transformer(within: str, width: int, level: int) -> Iterator[BaseLayer]:
     block, pixels = f"{within}.transformer_blocks.0", 4.0**-level
     yield _convolution(f"{within}.proj_in", width, width, level, kernel=1)
     for attention in ("attn1", "attn2"):
-        yield Layer(f"{block}.{attention}.to_q", width, width, pixels)
+        yield BaseLayer(f"{block}.{attention}.to_q", width, width, pixels)
         for name in ("to_k", "to_v"):
-            of_text = Layer(f"{block}.{attention}.{name}", _TEXT_WIDTH, width, tokens=TEXT_TOKENS)
+            of_text = BaseLayer(f"{block}.{attention}.{name}", _TEXT_WIDTH, width, tokens=TEXT_TOKENS)
             yield of_text if attention == "attn2" else of_text._replace(inputs=width, pixels=pixels, tokens=0)
-        yield Layer(f"{block}.{attention}.to_out.0", width, width, pixels)
-    yield Layer(f"{block}.ff.net.0.proj", width, 8 * width, pixels)
-    yield Layer(f"{block}.ff.net.2", 4 * width, width, pixels)
+        yield BaseLayer(f"{block}.{attention}.to_out.0", width, width, pixels)
+    yield BaseLayer(f"{block}.ff.net.0.proj", width, 8 * width, pixels)
+    yield BaseLayer(f"{block}.ff.net.2", 4 * width, width, pixels)
     yield _convolution(f"{within}.proj_out", width, width, level, kernel=1)
 
 
-def _convolution(name: str, inputs: int, outputs: int, level: int, *, kernel: int = 3, stride: int = 1) -> Layer:
-    return Layer(name, inputs, outputs, 4.0**-level, kernel=kernel, stride=stride, is_convolution=True)
+def _convolution(name: str, inputs: int, outputs: int, level: int, *, kernel: int = 3, stride: int = 1) -> BaseLayer:
+    return BaseLayer(name, inputs, outputs, 4.0**-level, kernel=kernel, stride=stride, is_convolution=True)
