@@ -1,6 +1,7 @@
 """Makes other forms of an adapter: averaged, of another rank or strength, in another format, or merged into a base."""
 
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,12 +202,22 @@ def _appear(folder: Path, names: Sequence[str], write: Callable[[Path], None]) -
     with local_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+            (usual := Path(scratch) / ".usual").touch()
             for path in paths:
-                write(Path(scratch) / path.name)
+                with local_errors(path):
+                    write(Path(scratch) / path.name)
+                _open_as_others(Path(scratch) / path.name, usual)
             _require_free(paths)
             for path in paths:
                 (Path(scratch) / path.name).rename(path)
     return paths
+
+
+def _open_as_others(made: Path, like: Path) -> None:
+    """Give a file, or those in a folder, the rights of a file that was made as usual: safetensors leaves fewer."""
+    for path in (made, *made.rglob("*")):
+        if path.is_file():
+            path.chmod(stat.S_IMODE(like.stat().st_mode))
 
 
 def _require_free(paths: Sequence[Path]) -> None:
