@@ -1,7 +1,6 @@
 """Makes other forms of an adapter: averaged, of another rank or strength, in another format, or merged into a base."""
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -202,23 +201,22 @@ def _appear(folder: Path, names: Sequence[str], write: Callable[[Path], None]) -
     with local_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+            (usual := Path(scratch) / ".usual").touch()
             for path in paths:
-                write(Path(scratch) / path.name)
-            _give_usual_rights(Path(scratch))
+                with local_errors(path):
+                    write(Path(scratch) / path.name)
+                _open_as_others(Path(scratch) / path.name, usual)
             _require_free(paths)
             for path in paths:
                 (Path(scratch) / path.name).rename(path)
     return paths
 
 
-def _give_usual_rights(scratch: Path) -> None:
-    """Give all files below the folder the rights of any new file: safetensors lets nobody but their owner read them."""
-    files = [path for path in scratch.rglob("*") if path.is_file()]
-    usual = scratch / "usual"
-    usual.touch()
-    for path in files:
-        if stat.S_IMODE(path.stat().st_mode) != stat.S_IMODE(usual.stat().st_mode):
-            shutil.copymode(usual, path)
+def _open_as_others(made: Path, like: Path) -> None:
+    """Give a file, or those in a folder, the rights of a file that was made as usual: safetensors leaves fewer."""
+    for path in (made, *made.rglob("*")):
+        if path.is_file():
+            path.chmod(stat.S_IMODE(like.stat().st_mode))
 
 
 def _require_free(paths: Sequence[Path]) -> None:

@@ -169,7 +169,7 @@ def _show(made: "Exported") -> None:
         )
         typer.echo(f"all: {_share(error, norm)}", err=True)
     for path in made.paths:
-        typer.echo(path)
+        typer.echo(printable(str(path)))
 
 
 def _share(error: float, norm: float) -> str:

@@ -13,9 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from safetensors import SafetensorError
+
 from job.errors import ExitCode, JobError
 from job.storage.base import Digest
-from lora_engine.system.limits import limit_hit
+from lora_engine.system.limits import errno_of, limit_hit
 
 CHUNK_BYTES = 256 * 1024  # read from a file at once
 _LOCK_SECONDS = 30.0  # to wait for a lock that is held for the milliseconds of a write
@@ -228,11 +230,16 @@ def require_digest(uri: str, actual: Digest, expect: Digest | None) -> Digest:
 
 @contextmanager
 def local_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError about `path` into a JobError."""
+    """Turn an OSError about `path`, or that of one which safetensors tells, into a JobError."""
     try:
         yield
     except OSError as error:
         raise local_error(error, path) from error
+    except SafetensorError as error:
+        number = errno_of(error)
+        if number is None:
+            raise
+        raise local_error(OSError(number, os.strerror(number)), path) from error
 
 
 def local_error(error: OSError, path: Path) -> JobError:

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from lora_engine.adapters.formats import Layers, diffusers_tensors, parts_of, peft_settings
 from lora_engine.adapters.layer_names import OF_TEXT_ENCODER, TEXT_ENCODER
-from lora_engine.adapters.lora_file import read_lora, read_metadata
+from lora_engine.adapters.lora_file import LoraLayer, read_lora, read_metadata
 from lora_engine.config.models import BaseModelUse
 from lora_engine.errors import ModelError
 
@@ -49,9 +50,20 @@ def load_file(unet: nn.Module, path: Path, name: str) -> None:
 def _inject(model: nn.Module, layers: Layers, name: str) -> None:
     import peft
 
+    modules = dict(model.named_modules())
+    layers = {key: _shaped_for(modules.get(key), layer) for key, layer in layers.items()}
     peft.inject_adapter_in_model(peft.LoraConfig(**peft_settings(layers)), model, adapter_name=name)
     weights = {key.removeprefix("unet."): value for key, value in diffusers_tensors(layers).items()}
     peft.set_peft_model_state_dict(model, weights, adapter_name=name)
+
+
+def _shaped_for(module: nn.Module | None, layer: LoraLayer) -> LoraLayer:
+    """The layer's weights as those of the module: a convolution of one pixel may be stored as linear, or otherwise."""
+    weight = getattr(module, "weight", None)
+    if weight is None or any(tensor.shape[2:].numel() != 1 for tensor in (weight, layer.down)):
+        return layer
+    down, up = (part.view(*part.shape[:2], *weight.shape[2:]) for part in (layer.down, layer.up))
+    return replace(layer, down=down, up=up)
 
 
 def activate(unet: nn.Module, names: Sequence[str], strength: float = 1.0) -> None:

@@ -233,30 +233,48 @@ class _Alphas:
         if not isinstance(said, dict):
             raise self._unread("they are no JSON object")
         self._said: dict[str, Any] = said
+        self._patterns: dict[str, dict[str, tuple[int, Any]]] = {}  # see `_read_patterns`, by part
 
     def of(self, layer: str, rank: int) -> float:
         """The alpha by which a reader who scales by alpha / rank scales a layer as PEFT would."""
         part = OF_TEXT_ENCODER if is_of_text_encoder(layer) else "unet."
         if not any(key.startswith(part) for key in self._said):
             return float(rank)
-        patterns = self._said.get(f"{part}alpha_pattern") or {}
-        if not isinstance(patterns, dict):
-            raise self._unread("their alpha_pattern is no object")
-        own = next(
-            (value for key, value in patterns.items() if self._fits(key, layer.removeprefix(OF_TEXT_ENCODER))), None
-        )
-        alpha = self._said.get(f"{part}lora_alpha", 8) if own is None else own  # 8 is PEFT's own default
+        alpha = self._said.get(f"{part}lora_alpha", 8)  # 8 is PEFT's own default
+        fitting = self._fitting(part, layer.removeprefix(OF_TEXT_ENCODER))
+        if fitting:
+            _, alpha = min(fitting, key=lambda each: each[0])
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= _MOST_ALPHA:
             raise self._unread(f"they give {layer} an alpha that is no number above 0")
         return alpha * math.sqrt(rank) if self._said.get(f"{part}use_rslora") is True else float(alpha)
 
-    def _fits(self, pattern: str, layer: str) -> bool:
-        """Whether PEFT's rule finds a pattern in a layer: it is its name, or, but behind "^", an end of that."""
-        literal = pattern.removeprefix("^").replace("\\.", ".")
-        if not re.fullmatch(r"[A-Za-z0-9_.]+", literal):
-            raise self._unread("their alpha_pattern has regular expressions, which are not read here")
-        names = (layer, layer.removeprefix("text_model."))
-        return literal in names or (pattern == literal and layer.endswith(f".{literal}"))
+    def _read_patterns(self, part: str) -> dict[str, tuple[int, Any]]:
+        """The patterns of a part of the model to their places among these, and the alphas that they give.
+
+        A pattern without "^" fits layers that end in it as well, which its name here begins with a "." for.
+        """
+        patterns = self._said.get(f"{part}alpha_pattern") or {}
+        if not isinstance(patterns, dict):
+            raise self._unread("their alpha_pattern is no object")
+        result: dict[str, tuple[int, Any]] = {}
+        for place, (pattern, alpha) in enumerate(patterns.items()):
+            literal = pattern.removeprefix("^").replace("\\.", ".")
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", literal):
+                raise self._unread("their alpha_pattern has regular expressions, which are not read here")
+            result.setdefault(literal, (place, alpha))
+            if pattern == literal:
+                result.setdefault(f".{literal}", (place, alpha))
+        return result
+
+    def _fitting(self, part: str, layer: str) -> list[tuple[int, Any]]:
+        """The patterns that PEFT's rule finds in a layer: each is its name, or, but behind "^", an end of that."""
+        if part not in self._patterns:
+            self._patterns[part] = self._read_patterns(part)
+        patterns = self._patterns[part]
+        parts = layer.split(".")
+        ends = [f".{'.'.join(parts[at:])}" for at in range(1, len(parts))]
+        names = [layer, layer.removeprefix("text_model."), *ends]
+        return [patterns[name] for name in names if name in patterns]
 
     def _unread(self, why: str) -> ModelError:
         return ModelError(f"The metadata of {self._path.name} cannot be read: {why}.", _AGAIN)

@@ -34,6 +34,7 @@ _OTHER_INPUTS = (
 _SCALE = 0.18215  # of latents, where a VAE's configuration says nothing, as the library has it
 _OTHER_LATENTS = ("shift_factor", "latents_mean", "latents_std")  # keys of a VAE's configuration that are not used here
 _SHORTEST = 3  # tokens of a text: its start, a word, its end
+_SMALLER = "Name another LoRA, or a smaller strength; fp16 holds numbers up to 65504, bf16 and fp32 larger ones."
 _TENSORS_AT_ONCE = 32  # that are read while a file is mapped: some 100 MB of SD 1.5 in half precision
 
 
@@ -53,10 +54,15 @@ def _load_weights(model: LocalModel, component: str, model_class: Any, **options
     return part.eval()
 
 
-def _require_finite(model: LocalModel, component: str, weights: Mapping[str, Tensor]) -> None:
+def _require_finite(
+    model: LocalModel, component: str, weights: Mapping[str, Tensor], *, is_merged: bool = False
+) -> None:
     """Refuse weights that are not numbers, which would make every loss and every picture as bad."""
     if (reason := why_not_finite(weights.items())) is not None:
-        raise ModelError(f"The base model's {component} in {model.path} cannot be used: {reason}.", REMEDY)
+        why = f"The base model's {component} in {model.path} cannot be used: {reason}"
+        if is_merged:
+            raise ModelError(f"{why} with what base_model.merge adds.", _SMALLER)
+        raise ModelError(f"{why}.", REMEDY)
 
 
 def require_weights(model: LocalModel, *, has_vae: bool = True, has_weights: bool = True) -> None:
@@ -199,7 +205,7 @@ def load_unet(model: LocalModel, dtype: torch.dtype, device: torch.device | None
         weights = {name: merging.merged(name, w).to(device, dtype) for name, w in pickled.state_dict().items()}
     with model_errors(model.path, "unet"):
         unet.load_state_dict(weights, assign=True)
-    _require_finite(model, "unet", weights)
+    _require_finite(model, "unet", weights, is_merged=bool(model.merge))
     return unet.eval()
 
 
@@ -270,8 +276,10 @@ def load_text_encoder(model: LocalModel, dtype: torch.dtype) -> tuple[Any, Any]:
     text_encoder = _load_weights(model, "text_encoder", CLIPTextModel, dtype=wide, **options)
     if is_changed:
         merge.merge_text_encoder(text_encoder, merging)
-        _require_finite(model, "text_encoder", text_encoder.state_dict())
-    return load_tokenizer(model), text_encoder.to(dtype)
+    text_encoder = text_encoder.to(dtype)
+    if is_changed:
+        _require_finite(model, "text_encoder", text_encoder.state_dict(), is_merged=True)
+    return load_tokenizer(model), text_encoder
 
 
 def load_tokenizer(model: LocalModel) -> Any:

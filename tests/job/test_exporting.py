@@ -16,6 +16,7 @@ from torch import Tensor
 from lora_engine.adapters.lora_file import LoraFile, LoraLayer, read_lora
 from lora_engine.adapters.rewritten import write_diffusers, write_kohya
 from lora_engine.models.files import model_sha256
+from lora_engine.text import printable
 from tests.job.report.made_run import Design, around, make_run
 from tests.job.small_run import folder_of
 from tests.lora_engine.models.test_merged_checkpoint import adapter_for
@@ -204,6 +205,22 @@ def test_nothing_that_is_there_is_overwritten(finished: Path, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_made_is_as_open_as_other_files_and_its_name_is_shown_as_text(all_layers: Path, tmp_path: Path) -> None:
+    name = "a\nb\x1b[31m"
+    write_kohya(tmp_path / f"{name}.safetensors", adapter_for(all_layers), name, {}, torch.float32)
+    (tmp_path / "usual").touch()
+    made = []
+    for options, expected in (
+        (("--strength", "2"), f"{name}-strength-2.safetensors"),
+        (("--merge", all_layers), f"{name}-merged"),
+    ):
+        done = lora_job("export", tmp_path / f"{name}.safetensors", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{printable(expected)}\n"
+        made += [tmp_path / expected, *(tmp_path / expected).rglob("*")]
+    assert {path.stat().st_mode for path in made if path.is_file()} == {(tmp_path / "usual").stat().st_mode}
+
+
 REFUSED = [  # the code, what is said, and the arguments; {run}, {file}, {dora}, {junk}, {other}, {base} are places
     (2, "has several such adapters. Name the variant and seed of one: one/seed-7, two/seed-7", "export {run}"),
     (2, "has no such adapter", "export {run} --variant three"),
@@ -220,6 +237,7 @@ REFUSED = [  # the code, what is said, and the arguments; {run}, {file}, {dora},
     (2, "names a file, and", "export {file} --merge {base} --output a.safetensors"),
     (2, "--strength: the adapter is DoRA", "export {dora} --strength 0.5"),
     (42, "There is no file at", "export gone.safetensors"),
+    (42, "cannot be used: File name too long", f"export {{file}} --output {'x' * 300}.safetensors"),
     (42, "There is no run at", "export gone --variant one"),
     (43, "junk.safetensors is no safetensors file", "export {junk}"),
     (43, "such as up_blocks.9.resnets.0.conv1", "export {other} --merge {base}"),

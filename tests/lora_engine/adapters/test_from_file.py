@@ -55,6 +55,25 @@ def test_a_file_computes_as_the_adapter_that_was_written(
     torch.testing.assert_close(unet_output(theirs), base, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_stored_as_linear", [True, False])
+def test_a_convolution_of_one_pixel_and_a_linear_layer_may_be_stored_as_each_other(
+    all_layers: Path, tmp_path: Path, is_stored_as_linear: bool
+) -> None:
+    dice, tensors, wanted = torch.Generator().manual_seed(0), {}, fresh(all_layers)
+    for name in ("mid_block.attentions.0.proj_in", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"):
+        weight = wanted.get_submodule(name).weight
+        down, up = (torch.randn(size, generator=dice) / 4 for size in ((2, weight.shape[1]), (len(weight), 2)))
+        weight.data += (up @ down).view_as(weight)
+        for part, tensor in (("down", down), ("up", up)):
+            stored = tensor if is_stored_as_linear else tensor[..., None, None]
+            tensors[f"lora_unet_{name.replace('.', '_')}.lora_{part}.weight"] = stored
+    save_file(tensors, tmp_path / "a.safetensors")
+    unet = fresh(all_layers)
+    from_file.load_file(unet, tmp_path / "a.safetensors", "any")
+    from_file.activate(unet, ["any"])
+    torch.testing.assert_close(unet_output(unet), unet_output(wanted), atol=1e-5, rtol=1e-4)
+
+
 def test_the_trigger_phrase_is_what_the_file_says(trained: tuple[nn.Module, Path]) -> None:
     _, folder = trained
     assert [from_file.trigger_phrase(folder / name) for name in FILES] == ["xyz", ""]

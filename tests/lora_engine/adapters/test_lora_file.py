@@ -5,7 +5,9 @@ import json
 import math
 import re
 import struct
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -111,6 +113,29 @@ def test_the_alpha_is_that_of_the_metadata_as_peft_applies_them(
 ) -> None:
     tensors = PAIRS["diffusers"]
     assert read(tmp_path, tensors, lora_adapter_metadata=json.dumps(said)).layers[LAYER].alpha == expected
+
+
+def test_patterns_and_layers_are_not_tried_each_with_each(tmp_path: Path) -> None:
+    names = [
+        f"{block}_blocks.{a}.attentions.{b}.proj_in" for block in ("down", "up") for a in range(50) for b in range(50)
+    ]
+    tensors = {f"unet.{name}.lora_{end}.weight": torch.ones(1, 1) for name in names for end in "AB"}
+    patterns = {f"^x{number}": 1.0 for number in range(20_000)} | {name: 1.0 + at for at, name in enumerate(names)}
+    said = {"unet.lora_alpha": 7, "unet.alpha_pattern": patterns}
+    tried: list[str] = []
+
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            tried.append(frame.f_code.co_name)
+
+    save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    sys.setprofile(trace)
+    try:
+        found = read_lora(tmp_path / "a.safetensors")
+    finally:
+        sys.setprofile(None)
+    assert [found.layers[name].alpha for name in names] == [1.0 + at for at in range(len(names))]
+    assert tried.count("fullmatch") < 2 * (len(patterns) + len(tensors))
 
 
 def test_an_alpha_among_the_weights_counts_more(tmp_path: Path) -> None:

@@ -144,3 +144,15 @@ def test_what_the_base_model_lacks_is_refused_by_name(miniature: Path, tmp_path:
     save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
     with pytest.raises(ModelError, match="no low-rank weight"):
         stable_diffusion.require_weights(base(miniature, Merge(tmp_path / "b.safetensors", 1.0)))
+
+
+@pytest.mark.parametrize("end", ["attn2.to_k", "0.self_attn.q_proj"])
+def test_sums_that_the_dtype_cannot_hold_are_refused(miniature: Path, tmp_path: Path, end: str) -> None:
+    shapes = stable_diffusion.layer_shapes(base(miniature))
+    layers = drawn_layers({next(name for name in shapes if name.endswith(end)): (2, 2e7)}, shapes)
+    model = base(miniature, Merge(write_kohya(tmp_path / "a.safetensors", layers), 10.0))
+    assert all(bool(weight.isfinite().all()) for weight in weights(model).values())
+    with pytest.raises(
+        ModelError, match=r"\(as float16\) holds values that are not finite with what base_model.merge adds"
+    ):
+        weights(model, torch.float16)
