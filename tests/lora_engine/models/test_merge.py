@@ -148,7 +148,7 @@ def test_what_the_base_model_lacks_is_refused_by_name(miniature: Path, tmp_path:
 
 @pytest.mark.parametrize("end", ["attn2.to_k", "0.self_attn.q_proj"])
 def test_sums_that_the_dtype_cannot_hold_are_refused(miniature: Path, tmp_path: Path, end: str) -> None:
-    shapes = layer_shapes(base(miniature))
+    shapes = merge.layer_shapes(base(miniature))
     layers = drawn_layers({next(name for name in shapes if name.endswith(end)): (2, 2e7)}, shapes)
     model = base(miniature, Merge(write_kohya(tmp_path / "a.safetensors", layers), 10.0))
     assert all(bool(weight.isfinite().all()) for weight in weights(model).values())
