@@ -65,7 +65,7 @@ def read_all(data: TrainingData) -> None:
     before, start, peak = _unshared_mib(), time.perf_counter(), 0.0
     for batch in order.reshape(-1, _BATCH):
         data.moments.place(data.moments.read(batch))
-        data.embeddings.place(data.embeddings.read(batch // _IMAGES_PER_TEXT))
+        data.texts.place(data.texts.read(batch // _IMAGES_PER_TEXT))
         peak = max(peak, _unshared_mib())
     rate = len(order) / (time.perf_counter() - start)
     print(f"{len(order)} images read in random order, {rate:.0f} a second")
