@@ -25,7 +25,7 @@ _REMEDY = "Name a LoRA or DoRA of Stable Diffusion 1.x or 2.x, in kohya's or dif
 _AGAIN = "Fetch it again, or name another file."
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _INTEGERS = {"I64", "I32", "I16", "I8", "U8"}  # as which an alpha may be stored
-_MOST_ALPHA = 1e9
+_MOST_ALPHA = 1e32  # more than what the largest alpha and rank of a manifest come to
 _MOST_VALUES = 2**30  # an adapter of all layers of SD 1.5 at rank 512 has 0.7 of it
 _SDXL_WIDTH = 2048  # features of a token in SDXL; SD 1.x has 768, SD 2.x 1024
 
