@@ -146,7 +146,9 @@ def beside(folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["synology", "kohya", "texts"])
+@pytest.mark.parametrize(
+    "kind", ["kohya", pytest.param("synology", marks=pytest.mark.slow), pytest.param("texts", marks=pytest.mark.slow)]
+)
 def test_plan_init_and_a_run_count_the_same_images(miniature: Path, tmp_path: Path, kind: str) -> None:
     source = beside(tmp_path / "pictures", kind)
     command = arguments(miniature, tmp_path, *SHORT, f"dataset.source={source}")

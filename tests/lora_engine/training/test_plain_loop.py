@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 from lora_engine import diffusion
 from lora_engine.adapters import lora
-from lora_engine.config.adapter import LoraConfig
+from lora_engine.config.adapter import LISTED, LoraConfig
 from lora_engine.config.lr_schedule import CosineLrSchedule
 from lora_engine.config.optimizer import AdamWConfig
 from lora_engine.config.training import TrainingConfig
@@ -72,7 +72,7 @@ def plain(member: PackMember) -> list[float]:
     lora.inject(unet, [(member.name, member.seed)], LORA)
     start = lora.export(unet, member.name)
     unet = tiny_unet(torch.float32).requires_grad_(requires_grad=False)
-    unet.add_adapter(peft.LoraConfig(r=4, lora_alpha=8.0, target_modules=list(LORA.target_modules)))
+    unet.add_adapter(peft.LoraConfig(r=4, lora_alpha=8.0, target_modules=list(LISTED["attention"])))
     peft.set_peft_model_state_dict(unet, start)
     weights = [weight for weight in unet.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=CONFIG.optimizer.weight_decay)

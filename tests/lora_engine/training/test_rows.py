@@ -186,7 +186,7 @@ def pairwise(seed: int) -> list[Choice]:
     while left:
         wanted = min(left)
         candidates = []
-        for _ in range(60):
+        while len(candidates) < 30:
             numbers = {key: draw.randrange(len(values[key])) for key in keys} | dict([wanted[:2], wanted[2:]])
             if is_allowed(choice(numbers)):
                 candidates.append(numbers)
