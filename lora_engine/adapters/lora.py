@@ -163,8 +163,7 @@ def activate(model: nn.Module, names: Sequence[str], strength: float = 1.0) -> N
                     parts[part][k][tuple(slice(size) for size in own.shape)] = own.detach()
             if MAGNITUDE in parts:
                 # DoRA computes with its weights as they are, since a rounded magnitude would scale all of the output.
-                layer.strength = strength
-                layer.compute_with(*parts.values())
+                layer.compute_with(parts["lora_A.weight"], parts["lora_B.weight"], parts[MAGNITUDE], strength)
             else:
                 down_KRI, up_KOR = parts.values()
                 layer.compute_with(

@@ -33,7 +33,7 @@ class PackedLayer:
     down_KRI: Tensor | None = None  # [K, R, I, h, w] of a convolution
     up_KOR: Tensor | None = None  # [K, O, R, 1, 1] of a convolution
     magnitude_KO: Tensor | None = None  # of DoRA; None of plain LoRA
-    strength = 1.0  # of DoRA: how much of what it changes in the output is used
+    _strength = 1.0  # see `compute_with`
     number = 0  # by which draws tell this layer from others
     dropout: tuple[Tensor, Tensor] | None = None  # see `lora.dropping`
     scale: Tensor | float = 1.0  # of the active adapters' updates, alpha / rank: [K, 1, 1] where they differ
@@ -96,9 +96,11 @@ class PackedLayer:
             found[MAGNITUDE] = weight.shape[:1]
         return found
 
-    def compute_with(self, down_KRI: Tensor, up_KOR: Tensor, magnitude_KO: Tensor | None = None) -> None:
-        """Let the layer compute with these weights."""
-        self.down_KRI, self.up_KOR, self.magnitude_KO = down_KRI, up_KOR, magnitude_KO
+    def compute_with(
+        self, down_KRI: Tensor, up_KOR: Tensor, magnitude_KO: Tensor | None = None, strength: float = 1.0
+    ) -> None:
+        """Let the layer compute with these weights; of DoRA, with so much of what they change in the output."""
+        self.down_KRI, self.up_KOR, self.magnitude_KO, self._strength = down_KRI, up_KOR, magnitude_KO, strength
 
     def _kept(self, positions: int, rank: int) -> Tensor | None:
         """What dropout multiplies hidden values by, see `_kept`; None without dropout. [K, B*N, R].
@@ -130,7 +132,7 @@ class PackedLayer:
         ones = (1,) * (plain.dim() - 2)
         sizes = sizes.view(len(plain), *((-1, *ones) if isinstance(self.base, nn.Conv2d) else (*ones, -1)))
         out: Tensor = sizes * (plain + update)
-        return out if self.strength == 1 else plain + self.strength * (out - plain)
+        return out if self._strength == 1 else plain + self._strength * (out - plain)
 
 
 class PackedLinear(PackedLayer, PeftLinear):  # type: ignore[misc]

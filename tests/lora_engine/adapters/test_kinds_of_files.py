@@ -1,7 +1,6 @@
 """The files of adapters of all kinds, read by the programs that people load them with: numerically as trained."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,16 +44,20 @@ def assert_same(found: Models, expected: Models, base: Path) -> None:
     assert not torch.equal(expected.outputs()[0], load_models(base).outputs()[0])
 
 
+@pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match")  # which it then lacks
 @pytest.mark.parametrize("name", [KOHYA, DIFFUSERS])
 def test_a_pipeline_computes_as_what_was_trained(
     trained: tuple[str, Models, Path], all_layers: Path, name: str
 ) -> None:
     kind, models, folder = trained
-    if name == KOHYA and kind in LOST:
-        pytest.skip(f"diffusers drops {LOST[kind]} of kohya's format")
     pipeline = StableDiffusionPipeline.from_pretrained(all_layers)
     pipeline.load_lora_weights(folder, weight_name=name)
-    assert_same(Models(pipeline.unet, pipeline.text_encoder), models, all_layers)
+    found = Models(pipeline.unet, pipeline.text_encoder)
+    if name == KOHYA and kind in LOST:  # which `validate` warns of; once it is no longer so, that has to go
+        with pytest.raises(AssertionError):
+            assert_same(found, models, all_layers)
+    else:
+        assert_same(found, models, all_layers)
 
 
 @pytest.mark.parametrize("name", [KOHYA, DIFFUSERS])
@@ -72,22 +75,21 @@ def test_our_own_reader_computes_as_what_was_trained(
         assert all(map(torch.equal, fresh.outputs(), load_models(all_layers).outputs()))
 
 
-@pytest.mark.parametrize("reader", [readers.comfyui, readers.a1111, readers.lycoris])
 def test_programs_that_read_kohyas_format_compute_as_what_was_trained(
-    trained: tuple[str, Models, Path], all_layers: Path, reader: Callable[..., readers.Weights]
+    trained: tuple[str, Models, Path], all_layers: Path
 ) -> None:
+    """ComfyUI and A1111; of DoRA, which these scale by other norms, LyCORIS."""
     kind, models, folder = trained
-    if (kind == "dora") != (reader is readers.lycoris):
-        pytest.skip("ComfyUI and A1111 scale DoRA by other norms, and LyCORIS reads the rest as ComfyUI does")
-    fresh = load_models(all_layers)
-    names = list(fresh.unet.state_dict())
-    patched = reader(load_file(folder / KOHYA), checkpoint_of(all_layers), names)
-    fresh.unet.load_state_dict({name: patched[ldm_name(name)] for name in names})
-    text = copy.deepcopy(fresh.text_encoder.state_dict())
-    for name in text:
-        text[name] = patched[f"{readers.TEXT}text_model.{name.removeprefix('text_model.')}"]
-    fresh.text_encoder.load_state_dict(text)
-    assert_same(fresh, models, all_layers)
+    for reader in (readers.lycoris,) if kind == "dora" else (readers.comfyui, readers.a1111):
+        fresh = load_models(all_layers)
+        names = list(fresh.unet.state_dict())
+        patched = reader(load_file(folder / KOHYA), checkpoint_of(all_layers), names)
+        fresh.unet.load_state_dict({name: patched[ldm_name(name)] for name in names})
+        text = copy.deepcopy(fresh.text_encoder.state_dict())
+        for name in text:
+            text[name] = patched[f"{readers.TEXT}text_model.{name.removeprefix('text_model.')}"]
+        fresh.text_encoder.load_state_dict(text)
+        assert_same(fresh, models, all_layers)
 
 
 FULL = LoraConfig(

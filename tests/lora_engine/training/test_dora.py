@@ -75,6 +75,15 @@ def test_an_update_is_that_of_pefts_layers_in_a_plain_loop() -> None:
     assert not torch.equal(ours[key], start[key])
 
 
+def test_the_strength_of_a_picture_is_none_of_the_training_after_it() -> None:
+    trainer, unet = made()
+    list(trainer.run(2, lambda: False))
+    after_a_picture, drawn_with = made()
+    lora.activate(drawn_with, ["a"], 0.5)
+    list(after_a_picture.run(2, lambda: False))
+    assert lora.weights_sha256(lora.export(drawn_with, "a")) == lora.weights_sha256(lora.export(unet, "a"))
+
+
 def test_it_goes_on_from_a_state_to_the_bit_over_any_base() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         whole, unet = made(dtype)
