@@ -201,13 +201,10 @@ def is_part(name: str) -> bool:
     return _PART_NAME.search(name) is not None
 
 
-def copy_into(path: Path, writer: HashingWriter) -> Digest:
-    """Append the bytes of the file at `path`; the digest of all that was written. Errors are those of `local_error`."""
-    with local_errors(path):
-        file = path.open("rb")
-    with file:
-        while chunk := file.read(CHUNK_BYTES):
-            writer.write(chunk)
+def copy_into(file: BinaryIO, writer: HashingWriter) -> Digest:
+    """Append what is left to read of the file; the digest of all that was written."""
+    while chunk := file.read(CHUNK_BYTES):
+        writer.write(chunk)
     return writer.digest()
 
 

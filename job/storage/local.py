@@ -137,15 +137,22 @@ class LocalStorage:
         with local_errors(source):
             if not source.is_file():
                 raise MissingObjectError(uri)
-            if etag not in (None, etag_of(source.stat())):
+            try:
+                file = source.open("rb")
+            except _NO_FILE as error:  # Whoever writes the folder has removed or renamed it since.
+                raise MissingObjectError(uri) from error
+        with file:
+            if etag not in (None, etag_of(os.fstat(file.fileno()))):
                 raise ChangedObjectError(uri)
-        with atomic_file(path, durable=False) as writer:
-            return require_digest(uri, copy_into(source, writer), expect)
+            with atomic_file(path, durable=False) as writer:
+                return require_digest(uri, copy_into(file, writer), expect)
 
     def upload(self, path: Path, uri: str) -> Digest:
         """Copy the file at `path` to a file that appears whole."""
-        with atomic_file(local_path(uri), durable=True) as writer:
-            return copy_into(path, writer)
+        with local_errors(path):
+            file = path.open("rb")
+        with file, atomic_file(local_path(uri), durable=True) as writer:
+            return copy_into(file, writer)
 
     def head(self, uri: str) -> ObjectInfo | None:
         """The file's size and etag; None for a folder, or where there is nothing."""
