@@ -21,6 +21,8 @@ _CODE_PAGES = {
     "big5": (f"[{_KANJI}]", 0.9),
     "gbk": (f"[{_KANJI}]", 0.9),
 }
+# What Python reads bytes as, alone, that name nothing in the page of Japanese.
+_UNASSIGNED = re.compile("[\x80-\x9f\uf8f0-\uf8f3]")
 _DOS = "cp437"  # in which any bytes are a name, and as which `zipfile` reads them
 _RUN = re.compile(r"[^\x00-\x7f]+")
 # What accented letters look like in such a code page: one beside a letter, or some between two letters. In a page of
@@ -75,6 +77,8 @@ def _fits(page: str, raws: Iterable[bytes]) -> bool:
     try:
         text = "/".join(part.decode(page) for part in {part for raw in raws for part in raw.split(b"/")})
     except UnicodeDecodeError:
+        return False
+    if _UNASSIGNED.search(text):
         return False
     foreign = "".join(_RUN.findall(text))
     is_of_kind = len(re.findall(characters, foreign)) >= share * len(foreign)

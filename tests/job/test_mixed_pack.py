@@ -22,7 +22,8 @@ from tests.lora_job import lora_job, start
 from tests.s3_server import S3Server
 
 CAPTIONS = "captions: {strategy: existing}"
-# Name to settings. `short` ends first, and `free` between two evaluations.
+# Name to settings. `short` ends first, and `free` between two evaluations. AdamW's first steps have the size of the
+# rate also where a gradient is hardly more than its rounding, as some of `layers` are: its epsilon is above those.
 ROWS = {
     "plain": "lora: {rank: 3}, training: {optimizer: {learning_rate: 0.01, weight_decay: 0.1}}",
     "short": "lora: {rank: 1}, training: {steps: 3, optimizer: {name: lion, learning_rate: 0.001}}",
@@ -31,7 +32,8 @@ ROWS = {
     "averaged": "lora: {dropout: 0.2}, training: {ema: {decay: 0.9}, weighting: {name: min_snr}, noise: {offset: 0.1}}",
     "few_layers": "lora: {target_modules: [to_v]}, training: {optimizer: {name: sgd, learning_rate: 0.1}, "
     "max_grad_norm: null, timesteps: {from: 200, to: 900}}",
-    "layers": "lora: {target_modules: full, conv_rank: 2, patterns: {mid_block: {rank: 6}}}",
+    "layers": "lora: {target_modules: full, conv_rank: 2, patterns: {mid_block: {rank: 6}}}, "
+    "training: {optimizer: {epsilon: 0.0001}}",
     "text": "lora: {text_encoder: {rank: 2, learning_rate: 0.001, stop_after: 3}}",
 }
 STEPS = {"plain": 6, "short": 3, "free": 5, "own_rate": 6, "averaged": 6, "few_layers": 6, "layers": 6, "text": 6}
@@ -177,7 +179,7 @@ def test_a_row_whose_loss_is_not_finite_costs_the_others_nothing(
         weights, expected = load_file(run / file), load_file(other / file)
         assert weights.keys() == expected.keys()
         for key, value in expected.items():
-            np.testing.assert_allclose(weights[key], value, rtol=1e-3, atol=1e-5, err_msg=f"{name} {key}")
+            np.testing.assert_allclose(weights[key], value, rtol=1e-3, atol=2e-5, err_msg=f"{name} {key}")
         losses = [[row["loss"] for row in rows_of(each, name)] for each in (run, other)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

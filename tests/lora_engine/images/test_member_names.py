@@ -67,6 +67,13 @@ def test_no_byte_of_a_character_parts_a_name_or_hides_a_file(code: str) -> None:
             assert (name.count("/"), name.endswith(".png"), why_left_out(name)) == (1, True, None), found
 
 
+def test_chinese_is_not_japanese_with_letters_that_are_none() -> None:
+    """As Japanese, the first name has a byte that is no letter, and a backslash behind it."""
+    raws = [b"d/\xfd\\\xad\\\x8a].png", b"d/\x81\\\x82\\.png"]
+    names = [raw.decode("gbk") for raw in raws]
+    assert member_names(packed(raws)) == names
+
+
 def ends_like_a_backslash(character: str, code: str) -> bool:
     raw = character.encode(code, "ignore")
     return len(raw) == 2 and raw.endswith(b"\\")
