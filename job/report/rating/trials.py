@@ -153,7 +153,9 @@ def _least_shown(
 
     Of contenders that drew the very same picture, the one that was shown least stands for it.
     """
-    rare = sorted(pictures, key=lambda one: (together.get(frozenset((one.contender,)), 0), _dice(run_id, one.contender)))
+    rare = sorted(
+        pictures, key=lambda one: (together.get(frozenset((one.contender,)), 0), _dice(run_id, one.contender))
+    )
     different: dict[str, Picture] = {}
     for one in rare:
         different.setdefault(one.name, one)
@@ -220,5 +222,6 @@ def _repeated(run_id: str, trial: Trial) -> Trial:
 
 def _with_a_twin(run_id: str, trial: Trial) -> Trial:
     """The trial with one of its pictures twice, in the place of another one."""
-    orders = [order for order in product(trial.pictures, repeat=len(trial.pictures)) if len(set(order)) == len(order) - 1]
+    size = len(trial.pictures)
+    orders = [order for order in product(trial.pictures, repeat=size) if len(set(order)) == size - 1]
     return replace(trial, pictures=orders[_dice(run_id, "twin", _names(trial)) % len(orders)], kind="identical")

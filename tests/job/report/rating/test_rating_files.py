@@ -14,6 +14,7 @@ from job.report.publish import publish_report
 from job.report.rating.trials import Trials
 from job.run.collect import collect
 from job.run.samples import SampleIndex
+from job.run.success import write_success
 from job.run.verify import Depth, verify
 from job.storage.folder import RunFolder
 from tests.job.report.made_run import STEPS, MadeRun
@@ -28,8 +29,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
     """A finished run with its report, which no test changes."""
     made = drawn_run(tmp_path_factory.mktemp("reported") / "study", PROMPTS, sample_seeds=(3, 4))
     publish_report(made.run)
-    made.run.write(layout.SUCCESS, b"")
-    publish_report(made.run)  # which lists what there is
+    write_success(made.run)
     return made
 
 
