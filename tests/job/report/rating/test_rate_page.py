@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trials]:
     """The folder of a report, and the trials that its page has to ask."""
-    made = drawn_run(tmp_path_factory.mktemp("rated"), HOSTILE)
+    made = drawn_run(tmp_path_factory.mktemp("rated"), HOSTILE, seeds=(1,))
     publish_report(made.run)
     return made.folder / layout.REPORT, trials_of(made)
 
@@ -180,7 +180,9 @@ def test_a_file_goes_on_in_another_browser_and_comes_out_as_it_went_in(
     other.page.context.close()
 
 
-def test_files_that_are_not_of_this_page_are_refused(page_of: Opened, study: tuple[Path, Trials], tmp_path: Path) -> None:
+def test_files_that_are_not_of_this_page_are_refused(
+    page_of: Opened, study: tuple[Path, Trials], tmp_path: Path
+) -> None:
     page, (_, trials) = page_of.page, study
     good = json.loads(file_of(trials, "anna", {0: Choice(0, 1), 2: Choice()}))
     vote = good["votes"][0]
@@ -238,7 +240,9 @@ def test_prompts_are_shown_as_they_are(page_of: Opened, study: tuple[Path, Trial
     assert page.locator("main script, main iframe, main link, main style, img[src=x]").count() == 0
 
 
-def test_a_browser_that_keeps_nothing_says_so_and_saves_all_the_same(browser: Browser, study: tuple[Path, Trials]) -> None:
+def test_a_browser_that_keeps_nothing_says_so_and_saves_all_the_same(
+    browser: Browser, study: tuple[Path, Trials]
+) -> None:
     folder, trials = study
     context = browser.new_context()
     context.add_init_script(
@@ -310,7 +314,7 @@ def test_its_hash_is_that_of_others(page_of: Opened) -> None:
     ("width", "scheme"),
     [
         (390, "dark"),
-        (1440, "light"),
+        pytest.param(1440, "light", marks=pytest.mark.slow),
         pytest.param(390, "light", marks=pytest.mark.slow),
         pytest.param(1440, "dark", marks=pytest.mark.slow),
     ],

@@ -26,7 +26,9 @@ def drawn(contenders: int, prompts: int, sample_seeds: int, seeds: int) -> Drawn
     found: dict[str, dict[tuple[int, int], list[Picture]]] = {
         BASE: {place: [picture(BASE, place, None)] for place in places}
     }
-    found |= {name: {place: [picture(name, place, seed) for seed in range(seeds)] for place in places} for name in others}
+    found |= {
+        name: {place: [picture(name, place, seed) for seed in range(seeds)] for place in places} for name in others
+    }
     return found
 
 
@@ -45,7 +47,16 @@ def who(trial: Trial) -> list[str]:
     return [picture.contender for picture in trial.pictures]
 
 
-STUDIES = [(2, 24, 1, 1), (2, 3, 2, 3), (3, 24, 1, 3), (4, 24, 1, 1), (5, 6, 4, 2), (7, 100, 2, 1), (10, 256, 1, 1), (3, 1, 1, 1)]
+STUDIES = [
+    (2, 24, 1, 1),
+    (2, 3, 2, 3),
+    (3, 24, 1, 3),
+    (4, 24, 1, 1),
+    (5, 6, 4, 2),
+    (7, 100, 2, 1),
+    (10, 256, 1, 1),
+    (3, 1, 1, 1),
+]
 
 
 @pytest.fixture(params=STUDIES, ids=str)
@@ -118,7 +129,9 @@ def test_an_identical_trial_shows_one_picture_twice(study: Drawn) -> None:
 
 
 def test_another_run_has_another_order(study: Drawn) -> None:
-    orders = [[picture.name for trial in trials_of(study, run_id).trials for picture in trial.pictures] for run_id in "ab"]
+    orders = [
+        [picture.name for trial in trials_of(study, run_id).trials for picture in trial.pictures] for run_id in "ab"
+    ]
     assert orders[0] != orders[1] or len(orders[0]) < 12
 
 
