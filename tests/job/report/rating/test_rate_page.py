@@ -255,6 +255,9 @@ def test_a_browser_that_keeps_nothing_says_so_and_saves_all_the_same(
     rate(opened.page, trials, choices)
     expect_file(opened.page, trials, "anna", choices)
     assert opened.complaints == []
+    with opened.page.expect_event("dialog") as asked:
+        opened.page.close(run_before_unload=True)
+    assert asked.value.type == "beforeunload"
     context.close()
 
 

@@ -1,6 +1,6 @@
 """What a report writes for blind rating: a page and pictures that tell nobody whose they are, or nothing."""
 
-import os
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_page_and_pictures_are_made_anew_to_the_byte_and_pictures_are_equally_ol
     lost, touched, *_ = rated(copied)
     lost.unlink()
     page.unlink()
-    os.utime(touched)
+    touched.write_bytes(b"not as it was made")
     publish_report(copied)
     assert {path.stat().st_mtime for path in rated(copied)} == began
     assert {path: path.read_bytes() for path in [page, *rated(copied)]} == before
@@ -96,13 +96,19 @@ def test_pictures_are_those_of_the_trials_and_are_drawn_as_trained(reported: Mad
     assert {path.name for path in rated(reported.run)} == shown(trials)
     contenders = {(p.contender, p.seed) for trial in trials.trials for p in trial.pictures}
     assert contenders == {("", None), (ONE, 1), (ONE, 2), (OTHER, 1), (OTHER, 2)}
+    run_id, members = trials.run_id, [Member(name, seed) for name in (ONE, OTHER) for seed in (1, 2)]
     as_trained = {
-        row.sha256
-        for member in (Member(name, seed) for name in (ONE, OTHER) for seed in (1, 2))
+        hashlib.sha256(f"{run_id}{row.sha256}rating".encode()).hexdigest()[:16]
+        for member in members
         for row in index_of(reported.run, member).images
         if row.prompting == "as_trained"
     }
-    assert len(as_trained) == len({p.name for t in trials.trials for p in t.pictures if p.contender}) == 24
+    assert len(as_trained) == 24
+    assert {p.name for t in trials.trials for p in t.pictures if p.contender} == as_trained
+    bare = {row.sha256 for row in index_of(reported.run, members[0], 0).images if row.prompting == "bare"}
+    assert {p.name for t in trials.trials for p in t.pictures if not p.contender} == {
+        hashlib.sha256(f"{run_id}{sha256}rating".encode()).hexdigest()[:16] for sha256 in bare
+    }
     assert trials.prompts == tuple(PROMPTS)
 
 
