@@ -19,6 +19,8 @@ CURVES = "report/curves.png"
 GRID = "report/samples.png"
 COPIES = "report/copies.png"
 REPORT_PICTURES = "report/pictures"
+RATING_PAGE = "report/rate.html"
+RATED = "report/rating"
 THUMBNAILS = "data/thumbnails"
 ADAPTERS = "adapters"
 ADAPTER_INDEX = "adapters/index.json"
@@ -112,7 +114,17 @@ def thumbnail(image_id: str) -> str:
 
 def report_picture(name: str) -> str:
     """The file of a picture beside the report's page."""
-    return f"{REPORT_PICTURES}/{name}.webp"
+    return picture_in(REPORT_PICTURES, name)
+
+
+def rated_picture(name: str) -> str:
+    """The file of a picture beside the page for blind rating."""
+    return picture_in(RATED, name)
+
+
+def picture_in(folder: str, name: str) -> str:
+    """The file of a picture in a folder of the report."""
+    return f"{folder}/{name}.webp"
 
 
 def member(of: Member) -> str:

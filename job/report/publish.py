@@ -1,4 +1,4 @@
-"""Writes the report of a run: a list of files, each with the function that renders it, and then the page."""
+"""Writes the report of a run: a list of files, each with the function that renders it, and then its two pages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ from job.report.curves import plot_curves
 from job.report.findings import Findings
 from job.report.page.render import publish_page
 from job.report.pictures import study_pictures
+from job.report.rating.page import publish_rating
 from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
 from job.report.summary import render_summary
@@ -54,6 +55,7 @@ def publish_report(run: RunFolder, scratch: Path | None = None, check: Callable[
             run.write(key, data)
         elif run.exists(key):
             run.delete(key)  # An earlier report had something to show there.
+    publish_rating(found)
     publish_page(found)
     if run.exists(layout.SUCCESS):
         write_success(run, check)  # It lists the report that was there before.

@@ -1,12 +1,11 @@
 """Renders the page: templates, one a section, filled with the comparison and with what the run holds beside it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from job import layout
 from job.report.charts import curves, forest, svg, timestep_losses
-from job.report.elements import policy_hash
+from job.report.elements import json_in_script, policy_hash
 from job.report.findings import Findings
 from job.report.page.beside import embedded, publish_beside, relative, remove_others
 from job.report.page.gallery import read_gallery
@@ -47,7 +46,7 @@ def publish_page(found: Findings) -> None:
     run, comparison = found.run, found.comparison
     gallery, images = read_gallery(run, found.pictures), read_images(run, found.resolved, comparison)
     pictures = gallery.copies(run) | images.thumbnails(run)
-    publish_beside(run, pictures, found.check)
+    publish_beside(run, layout.REPORT_PICTURES, pictures, found.check)
     data, chosen = comparison.model_dump(mode="json"), comparison.verdict.recommended
     used = next(i for i, m in enumerate(comparison.members) if (m.variant, m.seed) == (chosen.variant, chosen.seed))
     judged = [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None]
@@ -57,6 +56,7 @@ def publish_page(found: Findings) -> None:
         "table": adapters(comparison),
         "matrix": matrix_of(comparison),
         "gallery": gallery,
+        "has_rating": run.exists(layout.RATING_PAGE),
         "images": images,
         "beside": relative,
         "name_of_sample": {key: name for name, key in gallery.files.items()},
@@ -79,7 +79,7 @@ def publish_page(found: Findings) -> None:
 
     def page(held: Mapping[str, str], thumbnails: Mapping[str, str]) -> bytes:
         return _page(
-            gallery_json=_json(gallery.as_json(held)),
+            gallery_json=json_in_script(gallery.as_json(held)),
             picture_of=lambda name: thumbnails.get(name) or held.get(name) or relative(name),
             **values,
         )
@@ -88,7 +88,7 @@ def publish_page(found: Findings) -> None:
     thumbnails = embedded(run, images.names.values(), int(room * _OF_THUMBNAILS))
     held = embedded(run, gallery.first, room - sum(map(len, thumbnails.values())))
     run.write(layout.PAGE, page(held, thumbnails))
-    remove_others(run, pictures)
+    remove_others(run, layout.REPORT_PICTURES, pictures)
 
 
 def _charts(comparison: Comparison) -> dict[str, str]:
@@ -138,9 +138,3 @@ def _page(**values: Any) -> bytes:
         )
     )
     return page.encode()
-
-
-def _json(value: Mapping[str, object]) -> str:
-    """JSON as it can stand in a script element: no text of it ends the element."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
