@@ -34,6 +34,7 @@ UNVERIFIED = "data/unverified.json"
 SUCCESS = "_SUCCESS"
 VARIANTS = "variants"
 SAMPLE_SETS = "samples"
+TENSORBOARD = "tensorboard"
 SET_UNITS = "samples-"
 _UNITS = "units"
 COMMIT_NAME = "COMMIT.json"
@@ -249,3 +250,8 @@ def adapter(name: str) -> str:
 def diffusers_adapter(name: str) -> str:
     """The file to use of an adapter, in diffusers' format."""
     return f"{DIFFUSERS_ADAPTERS}/{name}.safetensors"
+
+
+def tensorboard(of: Member) -> str:
+    """The folder of a member's event files, which TensorBoard reads. Nothing vouches for them: others may be made."""
+    return f"{TENSORBOARD}/{_name_of(of)}"

@@ -15,6 +15,7 @@ from job.cli.init import init
 from job.cli.render import app as render
 from job.manifest.load import load_manifest
 from job.manifest.schema import Manifest, manifest_schema
+from job.manifest.trackers import with_defaults
 from job.process.stop import StopFlag
 from lora_engine.config.models import DeviceChoice
 from lora_engine.system.cores import Load
@@ -91,9 +92,12 @@ def validate(
 
     loaded = _load(manifest, sets)
     from job.preflight import check_access, check_device, check_loras, check_trainable
+    from job.trackers.installed import lacking
 
     env.check_stores(loaded, os.environ)
     check_loras(loaded)
+    for text in lacking(with_defaults(loaded.trackers)):
+        typer.echo(text, err=True)
     if not offline:
         check_access(loaded)
         check_device(loaded)

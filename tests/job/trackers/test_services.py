@@ -1,0 +1,108 @@
+"""Weights & Biases and MLflow themselves, without a network: their own readers find what the run stored, once."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from job import layout
+from job.layout import Member
+from job.storage.folder import RunFolder
+from tests.job.small_run import arguments, folder_of
+from tests.job.trackers.reading import MEMBERS, stored
+from tests.lora_job import lora_job, start, stop_at
+
+pytestmark = pytest.mark.slow
+
+Points = Counter[tuple[str, int, float]]
+
+
+def points(run: RunFolder, member: Member) -> Points:
+    return Counter((tag, step, value) for (tag, step), value in stored(run, member).items())
+
+
+def history(path: Path) -> tuple[str, Points, set[str]]:
+    """The name of the run that an offline file of Weights & Biases is of, its points, and the names of its pictures."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from wandb.proto.wandb_internal_pb2 import Record
+        from wandb.sdk.internal.datastore import DataStore
+
+    store, name, found, pictures = DataStore(), "", Points(), set()
+    store.open_for_scan(str(path))
+    while data := store.scan_data():
+        record = Record.FromString(data)
+        name = record.run.display_name or name
+        row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        kind = next((key.partition("/")[0] for key in row if key.endswith("/step")), "")
+        for tag, value in row.items():
+            if isinstance(value, dict):
+                assert value["caption"]
+                pictures.add(tag)
+            elif not tag.startswith("_") and tag != f"{kind}/step":
+                found[tag, row[f"{kind}/step"], float(np.float32(value))] += 1
+    return name, found, pictures
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(folder),
+        "MLFLOW_TRACKING_URI": f"{folder}/mlflow",
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+    }
+
+
+def mlflow_runs(folder: Path) -> Iterator[tuple[Any, Points, set[str]]]:
+    """Each of MLflow's runs, its points, and the names of its artifacts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow import MlflowClient
+
+    client = MlflowClient(f"{folder}/mlflow")
+    experiment = client.get_experiment_by_name("tattoos")
+    assert experiment is not None
+    for run in client.search_runs([experiment.experiment_id]):
+        found = Points()
+        for tag in run.data.metrics:
+            for each in client.get_metric_history(run.info.run_id, tag):
+                found[tag, each.step, float(np.float32(each.value))] += 1
+        yield run, found, {path.name for path in Path(run.info.artifact_uri.removeprefix("file://")).rglob("*.png")}
+
+
+def test_a_resumed_run_is_shown_whole_and_once(miniature: Path, tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    lines = ("trackers=[wandb, {name: mlflow, experiment: tattoos}]", "limits.tracker_seconds=600")
+    command = ["run", *arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "work"]
+    run = folder_of(str(tmp_path / "runs" / "small"))
+    first = tmp_path / "runs" / "small" / layout.checkpoint(MEMBERS[1], 2) / layout.COMMIT_NAME
+    started = start(*command, env=environment(shown))
+    assert stop_at(first, started) == 51, started.stderr
+    done = lora_job(*command, env=environment(shown))
+    assert done.returncode == 0, done.stderr
+    assert "shows nothing more" not in started.stderr + done.stderr
+    names = {name.rpartition("/")[2] for name in pictures_of(run)}
+    files = sorted((shown / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+    assert len(files) == 4
+    last = {name: (found, pictures) for name, found, pictures in map(history, files)}
+    runs = {each.info.run_name: (each, found, pictures) for each, found, pictures in mlflow_runs(shown)}
+    assert last.keys() == runs.keys() == {f"small/{member.variant}/seed-1337" for member in MEMBERS}
+    for member in MEMBERS:
+        name = f"small/{member.variant}/seed-1337"
+        assert last[name] == (points(run, member), {f"samples/{each}" for each in names})
+        each, found, pictures = runs[name]
+        assert found == points(run, member)
+        assert {picture.removesuffix(".png") for picture in pictures} == names
+        assert each.data.tags["lora_job.verdict"] == (run.read_json(layout.COMPARISON) or {})["verdict"]["sentence"]
+        assert each.info.status == "FINISHED"
+        assert each.data.params["lora.rank"].isdigit()
+
+
+def pictures_of(run: RunFolder) -> set[str]:
+    return {key.removesuffix(".png") for key, _ in run.list(layout.all_samples(MEMBERS[0])) if key.endswith(".png")}
