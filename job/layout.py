@@ -19,6 +19,7 @@ CURVES = "report/curves.png"
 GRID = "report/samples.png"
 COPIES = "report/copies.png"
 REPORT_PICTURES = "report/pictures"
+VOTES = "report/votes"
 THUMBNAILS = "data/thumbnails"
 ADAPTERS = "adapters"
 ADAPTER_INDEX = "adapters/index.json"
@@ -113,6 +114,11 @@ def thumbnail(image_id: str) -> str:
 def report_picture(name: str) -> str:
     """The file of a picture beside the report's page."""
     return f"{REPORT_PICTURES}/{name}.webp"
+
+
+def votes(sha256: str) -> str:
+    """The file of votes with that digest."""
+    return f"{VOTES}/{sha256}.json"
 
 
 def member(of: Member) -> str:
