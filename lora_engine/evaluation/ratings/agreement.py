@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_engine.evaluation.ratings.comparisons import Comparisons
+from lora_engine.evaluation.ratings.comparisons import Comparisons, Floats
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def agreement(votes: Comparisons) -> Agreement | None:
     return agreement_of(counts_U3[counts_U3.sum(axis=1) > 1])
 
 
-def agreement_of(counts_UK: np.typing.NDArray[np.float64]) -> Agreement | None:
+def agreement_of(counts_UK: Floats) -> Agreement | None:
     """The agreement of votes that are counted: for each unit, of which each has two votes or more, by what was said."""
     if len(counts_UK) == 0:
         return None

@@ -14,6 +14,8 @@ from lora_engine.evaluation.statistics import Interval, quantile, variance_over_
 FEWEST_PROMPTS = 6  # with fewer, there is no interval
 FEWEST_RATERS = 3  # with fewer, an interval is about these raters, and not about people
 
+_ROUNDING = 1e-12  # variance of a mean below which its parts are equal but for rounding
+
 
 @dataclass(frozen=True)
 class WinRate:
@@ -149,7 +151,7 @@ def _effective_votes(mean: float, by_prompt: _Groups, variance: float) -> float:
     certain that every prompt would (Agresti and Coull, "Approximate is better than exact for interval estimation of
     binomial proportions", 1998).
     """
-    if variance > 0:
+    if variance > _ROUNDING:
         return mean * (1 - mean) / variance
     means = np.concatenate([by_prompt.sums / by_prompt.sizes, [WIN, LOSS]])
     return float(means.mean() * (1 - means.mean()) / (means.var(ddof=1) / len(means)))

@@ -1,6 +1,6 @@
 """What votes come to: numbers by hand, words, whom they are about, and who is left out."""
 
-from pathlib import Path
+import json
 
 import pytest
 
@@ -27,8 +27,6 @@ def heard(trials: Trials, *raters: Choose, pairs: tuple[Pair, ...] = (), answere
 
 
 def _json(trials: Trials, name: str, choose: Choose, answered: int | None) -> str:
-    import json
-
     return json.dumps(sheet_of(trials, name, choose, answered))
 
 

@@ -1,8 +1,9 @@
 """Votes and what follows of them: comparisons, agreement, catch trials and how many votes it takes."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
-from statistics import NormalDist
 
 from lora_engine.evaluation.ratings.agreement import agreement, agreement_of
 from lora_engine.evaluation.ratings.catch import Answer, Caught, caught, contradicts, tells_twins_apart
