@@ -162,7 +162,9 @@ def report(
     ] = None,
     ratings: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE...", help="Votes that report/rate.html exported, of one run; they replace earlier ones."),
+        typer.Option(
+            metavar="FILE...", help="Votes that report/rate.html exported, of one run; they replace those before."
+        ),
     ] = None,
 ) -> None:
     """Rebuild the report and adapters/ from a run's artifacts; of several runs, put their reports side by side."""

@@ -48,7 +48,8 @@ def publish_report(
         votes: files of people's votes, which the run keeps instead of those that it has; none to leave these.
 
     Raises:
-        JobError: 46 when an artifact is missing, altered, unreadable or contradicts another; 42 and 46 as `give_votes` says.
+        JobError: 46 when an artifact is missing, altered, unreadable or contradicts another; 42 and 46 as
+            `give_votes` says.
     """
     require_whole(run, Depth.RECORDS, check, is_source_of_report, scratch)
     pictures, resolved = study_pictures(run), stored(run, layout.RESOLVED, Resolved)

@@ -1,4 +1,4 @@
-"""The parts of the report that are about people's votes; docstrings and descriptions are part of the published schema."""
+"""The parts of the report that are about votes; docstrings and descriptions are part of the published schema."""
 
 from pydantic import Field
 
@@ -41,23 +41,26 @@ class RatedPair(Part):
     prompts: int
     raters: int
     win_rate: Interval = Field(
-        description="The share of votes for `a`, ties counting half. The interval is over the choice of prompts and, with "
-        f"{FEWEST_RATERS} raters or more, of raters; all pairs' hold together with 0.95. Without ends where fewer than "
-        f"{FEWEST_PROMPTS} prompts were rated."
+        description="The share of votes for `a`, ties counting half. The interval is over the choice of prompts and, "
+        f"with {FEWEST_RATERS} raters or more, of raters; all pairs' hold together with 0.95. Without ends where "
+        f"fewer than {FEWEST_PROMPTS} prompts were rated."
     )
-    of_people: bool = Field(description="Whether the interval covers the choice of raters; else it is about these raters.")
+    of_people: bool = Field(
+        description="Whether the interval covers the choice of raters; else it is about these raters."
+    )
     winner: str | None = Field(description="Whose interval lies above a half. Null where none does.")
     design_effect: float | None = Field(
         description="How many such votes say as much as one independent vote without a tie. Null with too few prompts."
     )
     votes_wanted: int | None = Field(
-        description="With which such a study tells a difference as large as the one found in 80 of 100 cases. Null where "
-        "that cannot be told, as at a half."
+        description="With which such a study tells a difference as large as the one found in 80 of 100 cases. Null "
+        "where that cannot be told, as at a half."
     )
     votes_missing: int | None = Field(description="votes_wanted less those given; 0 where the difference is told.")
     sentence: str
     agreement: str | None = Field(
-        description="Whether people, measures of pictures and losses agree. Null where the report does not compare the two."
+        description="Whether people, measures of pictures and losses agree. Null where no row of `pairs` compares the "
+        "two with a verdict."
     )
 
 

@@ -8,7 +8,7 @@ from job.report.parts import Interval
 from job.report.rating import words
 from job.report.rating.given import Sheet, Vote
 from job.report.rating.kept import Kept
-from job.report.rating.trials import Trial, Trials
+from job.report.rating.trials import Trials
 from job.report.schema import Pair
 from lora_engine.evaluation.ratings.agreement import agreement
 from lora_engine.evaluation.ratings.catch import Answer, Caught, caught
@@ -29,7 +29,8 @@ class _Heard:
 
     @classmethod
     def of(cls, sheet: Sheet, trials: Trials) -> "_Heard":
-        return cls(sheet, caught_in(sheet, trials), tuple(v for v in sheet.votes if trials.trials[v.trial].kind == "plain"))
+        plain = tuple(vote for vote in sheet.votes if trials.trials[vote.trial].kind == "plain")
+        return cls(sheet, caught_in(sheet, trials), plain)
 
 
 def caught_in(sheet: Sheet, trials: Trials) -> Caught:
@@ -84,7 +85,7 @@ def _comparisons(
     place_of = {name: place for place, name in enumerate(names)}
     for rater, each in enumerate(counted):
         for vote in each.plain:
-            trial: Trial = trials.trials[vote.trial]
+            trial = trials.trials[vote.trial]
             drew = [place_of[picture.contender] for picture in trial.pictures]
             for a, b, score in outcomes(len(drew), vote.best, vote.worst):
                 yield drew[a], drew[b], score, trial.prompt, rater, vote.trial

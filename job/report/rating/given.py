@@ -17,6 +17,7 @@ from lora_engine.text import shortened
 
 LARGEST = 1_000_000  # bytes of a file; one of a hundred trials has some twenty thousand
 _SHOWN = 60  # characters of a name in a message
+_NOTHING_DONE = "No vote was counted, and no report written."
 _Place = Annotated[int, Field(ge=0)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -84,13 +85,14 @@ def read_sheet(data: bytes, trials: Trials) -> Sheet | Refused:
     except UnicodeEncodeError:  # Half of a character, which JSON can name and a page never writes.
         whole = False
     if not whole:
-        return Refused("was altered after the page exported it. Export it once more; its rater's browser has the votes.")
+        return Refused("was altered after the page exported it. Export it once more; its rater's browser has it.")
     if sheet.run_id != trials.run_id:
         named = shortened(sheet.run, _SHOWN)
-        return Refused(f"is of another run, {named!r} ({shortened(sheet.run_id, _SHOWN)}). Give it to that one's report.")
+        whose = f"{named!r} ({shortened(sheet.run_id, _SHOWN)})"
+        return Refused(f"is of another run, {whose}. Give it to the report of that one.")
     if sheet.page != trials.page_sha256:
         return Refused(
-            "is of another page: its pictures or its question are not those of report/rate.html now. Have them rated anew.",
+            "is of another page: its pictures or its question are not those of report/rate.html now. Have these rated.",
             is_of_another_page=True,
         )
     problem = _problem(sheet, trials)
@@ -206,10 +208,10 @@ def refusal(refused: Sequence[tuple[str, Refused]]) -> JobError:
     code = ExitCode.STORAGE_ACCESS if all(each.is_missing for _, each in refused) else ExitCode.CONFLICT
     if len(refused) == 1:
         place, one = refused[0]
-        return JobError(code, f"{shortened(place, 4 * _SHOWN)} {one.what}", "No vote was counted, and no report written.")
+        return JobError(code, f"{shortened(place, 4 * _SHOWN)} {one.what}", _NOTHING_DONE)
     return JobError(
         code,
         f"{len(refused)} files of votes cannot be counted:",
-        "No vote was counted, and no report written.",
+        _NOTHING_DONE,
         [f"{shortened(place, 4 * _SHOWN)} {each.what}" for place, each in refused],
     )

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import combinations, permutations, product
 from typing import Literal
 
-MOST_PLAIN = 60  # trials, besides those that are catch trials: with these, ten minutes or a quarter of an hour
+MOST_PLAIN = 60  # trials, besides catch trials: with these 74, ten to fifteen minutes at eight to twelve seconds each
 _ONE_IN = 8  # of each kind of catch trial
 _FEWEST_OF_A_KIND = 2  # catch trials, where there are as many plain ones
 _A_SCREEN = 3  # pictures, at most

@@ -10,8 +10,8 @@ from job.report.table import percent
 from lora_engine.evaluation.ratings.win_rate import FEWEST_PROMPTS, FEWEST_RATERS
 
 METHOD = (
-    "score interval with quantiles of t on the effective number of votes; their variance is that over prompts (jackknife) "
-    f"and, with {FEWEST_RATERS} raters or more, what the choice of raters adds to it"
+    "score interval with quantiles of t on the effective number of votes; their variance is that over prompts "
+    f"(jackknife) and, with {FEWEST_RATERS} raters or more, what the choice of raters adds to it"
 )
 
 
@@ -34,7 +34,6 @@ def sentence(pair: RatedPair) -> str:
         prefer = "prefers" if pair.raters == 1 else "prefer"
         return f"{_who(pair)} {prefer} {shown(pair.winner)} to {loser}: {_numbers(pair, turned=pair.winner == pair.b)}."
     which = f"which of {a} and {b} {'people prefer' if pair.of_people else 'is preferred'}"
-    assert rate.low is not None, "there are prompts enough"
     return f"It cannot be told {which}: {_numbers(pair, turned=rate.mean < 0.5)}.{_what_would_tell(pair)}"
 
 
@@ -147,7 +146,7 @@ def _of_pictures(rows: Sequence[Pair]) -> str:
 
 
 def people(rows: Sequence[Pair], ratings: Ratings | None) -> str | None:
-    """What people say of the pair that the study's answer is about, or of all where they rated others; None without votes.
+    """What people say of the pair that the study's answer is about, or of others that they rated; None without votes.
 
     Args:
         rows: of that pair.

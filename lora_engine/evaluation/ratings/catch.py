@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Who votes at random fails half of the repeated trials and a third or more of those with twins, and a rater who looks
-# some 5 in 100. Of six such trials more than a quarter are failed by 80 in 100 of the former, and by 3 in 100 of the latter.
+# Who votes at random fails half of the repeated trials, and a third or more of those with twins. Of three of each, more
+# than a quarter are failed by 80 in 100 of such raters, and by 3 in 100 of those who slip in one trial of twenty.
 MAX_FAILED_SHARE = 0.25
 FEWEST_CAUGHT = 4  # catch trials that are answered; with fewer, nobody is left out
 

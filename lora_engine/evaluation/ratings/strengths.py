@@ -43,9 +43,9 @@ def strengths(counts: Counts) -> Strengths | None:
 
     With worths p, of the votes on i and j the shares p_i, p_j and v sqrt(p_i p_j), of their sum, are for i, for j and
     ties (Davidson, "On extending the Bradley-Terry model to accommodate ties in paired comparison experiments", Journal
-    of the American Statistical Association 65, 1970). There are such p and v where for each division of the contenders in
-    two, one of either part has beaten one of the other (Ford, "Solution of a ranking problem from binary comparisons",
-    1957).
+    of the American Statistical Association 65, 1970). There are such p and v where, however the
+    contenders are divided in two, one of either part has beaten one of the other (Ford, "Solution of a ranking problem
+    from binary comparisons", 1957).
     """
     from scipy.optimize import minimize
     from scipy.sparse.csgraph import connected_components

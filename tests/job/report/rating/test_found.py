@@ -83,7 +83,8 @@ def test_an_unfinished_session_counts_as_far_as_it_goes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raters", "who"), [(1, "This rater prefers"), (2, "These 2 raters prefer"), (3, "People prefer"), (4, "People prefer")]
+    ("raters", "who"),
+    [(1, "This rater prefers"), (2, "These 2 raters prefer"), (3, "People prefer"), (4, "People prefer")],
 )
 def test_it_is_said_whom_it_is_about(raters: int, who: str) -> None:
     found = heard(TWO, *[mostly(B_FIRST, A_FIRST, 6)] * raters)
@@ -129,7 +130,12 @@ def with_pictures(pair: Pair, clip_score: float, line_art_distance: float = 0.0)
     """The pair with pictures whose measures differ so, beyond any doubt unless by nothing."""
     measured = {
         name: PictureDifference(
-            mean=mean, low=mean - 0.1, high=mean + 0.1, confidence=0.95, simultaneous_low=mean - 0.2, simultaneous_high=mean + 0.2
+            mean=mean,
+            low=mean - 0.1,
+            high=mean + 0.1,
+            confidence=0.95,
+            simultaneous_low=mean - 0.2,
+            simultaneous_high=mean + 0.2,
         )
         for name, mean in (("clip_score", clip_score), ("line_art_distance", line_art_distance))
     }
@@ -140,18 +146,26 @@ def with_pictures(pair: Pair, clip_score: float, line_art_distance: float = 0.0)
     ("votes", "clip_score", "distance", "said"),
     [
         (A_FIRST, 1, 0, "People, the measures of pictures and the losses agree: all are for a."),
-        (A_FIRST, -1, 0, "People prefer the pictures of a; the measures of pictures disagree and are for b, and the losses agree."),
-        (B_FIRST, -1, 0, "People prefer the pictures of b; the measures of pictures agree, and the losses disagree and are for a."),
-        (B_FIRST, 0, 0, "People prefer the pictures of b; the measures of pictures do not tell them apart, and the losses disagree and are for a."),
-        (A_FIRST, None, 0, "People prefer the pictures of a; the measures of pictures are missing, and the losses agree."),
-        (A_FIRST, 1, 1, "People prefer the pictures of a; the measures of pictures are for the one in some things and for the other in others, and the losses agree."),
-        (undecided, 1, 0, "People cannot be said to prefer either of a and b; the measures of pictures are for a, and the losses are for a."),
+        (A_FIRST, -1, 0, "People prefer the pictures of a; {m} disagree and are for b, and the losses agree."),
+        (B_FIRST, -1, 0, "People prefer the pictures of b; {m} agree, and the losses disagree and are for a."),
+        (B_FIRST, 0, 0, "People prefer the pictures of b; {m} {n}, and the losses disagree and are for a."),
+        (A_FIRST, None, 0, "People prefer the pictures of a; {m} are missing, and the losses agree."),
+        (
+            A_FIRST,
+            1,
+            1,
+            "People prefer the pictures of a; {m} are for the one in some things and for the other in others, and the "
+            "losses agree.",
+        ),
+        (undecided, 1, 0, "{p} cannot be said to prefer either of a and b; {m} are for a, and the losses are for a."),
     ],
 )
-def test_people_pictures_and_losses(lower: Pair, votes: Choose, clip_score: float | None, distance: float, said: str) -> None:
+def test_people_pictures_and_losses(
+    lower: Pair, votes: Choose, clip_score: float | None, distance: float, said: str
+) -> None:
     pair = lower if clip_score is None else with_pictures(lower, clip_score, distance)
     found = heard(TWO, votes, votes, votes, pairs=(pair,))
-    assert found.pairs[0].agreement == said
+    assert found.pairs[0].agreement == said.format(m="the measures of pictures", n="do not tell them apart", p="People")
     (alone,) = heard(TWO, votes, pairs=(pair,)).pairs
     assert "People" not in (alone.agreement or "")
 

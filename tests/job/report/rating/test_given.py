@@ -14,8 +14,17 @@ from tests.job.report.rating.votes import as_file, make, prefers, sheet_of, sign
 
 TRIALS = make("a", "b", "c")
 TWO = make("a", "b")
+OTHER = make("a", "b", "c", run="other", run_id="2" * 32)
 LIKES_A = prefers("a", "b", "c")
-HOSTILE = ["<img src=x onerror=alert(1)>", "\u202eanna", "a\nb\x1b[31m", "{{ 7 * 7 }}", "é" * 200, "../../etc/passwd", "\0"]
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "\u202eanna",
+    "a\nb\x1b[31m",
+    "{{ 7 * 7 }}",
+    "é" * 200,
+    "../../etc/passwd",
+    "\0",
+]
 
 
 def given(folder: Path, trials: Trials = TRIALS, **files: bytes) -> list[Sheet]:
@@ -58,7 +67,7 @@ def vote(at: int, **values: Any) -> Callable[[dict[str, Any]], object]:
         (b"[" * 100_000, "is no file of votes"),
         (b"x" * (LARGEST + 1), "is no file of votes"),
         (b'{"format": "lora-job/ratings/2"}', "is no file of votes as the page exports it (format"),
-        (as_file(sheet_of(make("a", "b", "c", run="other", run_id="2" * 32), "anna", LIKES_A)), "of another run, 'other'"),
+        (as_file(sheet_of(OTHER, "anna", LIKES_A)), "of another run, 'other'"),
         (as_file(sheet_of(make("a", "b", "c", prompts=13), "anna", LIKES_A)), "is of another page"),
         (as_file(sheet_of(TRIALS, "anna", LIKES_A) | {"rater": "ben"}), "was altered after the page exported it"),
         (as_file(sheet_of(TRIALS, "anna", LIKES_A)).replace(b"\n", b"\r\n"), "was altered after the page exported it"),
@@ -97,7 +106,10 @@ def test_two_pictures_have_no_worst(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("again", ["anna", " Anna ", "ＡＮＮＡ"])
 def test_a_rater_counts_once(tmp_path: Path, again: str) -> None:
-    files = {"one": as_file(sheet_of(TRIALS, "anna", LIKES_A)), "two": as_file(sheet_of(TRIALS, again, prefers("c", "b", "a")))}
+    files = {
+        "one": as_file(sheet_of(TRIALS, "anna", LIKES_A)),
+        "two": as_file(sheet_of(TRIALS, again, prefers("c", "b", "a"))),
+    }
     error = refused(tmp_path, **files)
     assert f"{tmp_path}/two.json is of the same rater as {tmp_path}/one.json" in error.cause
     same = refused(tmp_path, one=files["one"], copy=files["one"])

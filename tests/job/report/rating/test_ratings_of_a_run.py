@@ -64,9 +64,8 @@ def comparison(run: Path) -> dict[str, Any]:
 
 
 def tree(run: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in run.rglob("*") if path.is_file()
-    }
+    files = [path for path in run.rglob("*") if path.is_file()]
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_votes_are_in_all_of_the_report_and_stay(run: Path, tmp_path: Path) -> None:
@@ -109,7 +108,8 @@ def test_votes_are_in_all_of_the_report_and_stay(run: Path, tmp_path: Path) -> N
 
 
 def test_every_number_of_the_section_is_that_of_the_comparison(run: Path) -> None:
-    assert lora_job("report", run, "--ratings", write(run, "a.json", "anna"), write(run, "b.json", "ben")).returncode == 0
+    files = [write(run, "a.json", "anna"), write(run, "b.json", "ben")]
+    assert lora_job("report", run, "--ratings", *files).returncode == 0
     stored, page = comparison(run), (run / layout.PAGE).read_text()
     section = page[page.index('<section id="people"') : page.index('<section id="differences"')]
     shown = re.findall(r'<data value="([^"]+)" data-path="([^"]+)">([^<]+)</data>', section)
@@ -122,7 +122,8 @@ def test_every_number_of_the_section_is_that_of_the_comparison(run: Path) -> Non
     for at, pair in enumerate(stored["ratings"]["pairs"]):
         for end in ("mean", "low", "high"):
             path = path_of(["ratings", "pairs", at, "win_rate", end])
-            assert f'<data value="{pair["win_rate"][end]!r}" data-path="{path}">{pair["win_rate"][end]:.0%}</data>' in section
+            value = pair["win_rate"][end]
+            assert f'<data value="{value!r}" data-path="{path}">{value:.0%}</data>' in section
         assert f'data-path="ratings.pairs[{at}].win_rate"' in section, "the chart shows it"
 
 

@@ -1,8 +1,8 @@
 """Studies of people's votes of which the truth is known.
 
-A rater likes a picture by what its contender is worth, by how the contender does on that prompt, by how the rater likes
-that contender, by how this rater likes this picture, and by the moment. What is liked better by more than a threshold is
-called better. Careless raters choose at random.
+A rater likes a picture by what its contender is worth, how the contender does on that prompt, how the rater likes that
+contender and this very picture, and by the moment. What is liked better by more than a threshold is called better.
+Careless raters choose at random.
 
 Shape legend: R raters, P prompts, K contenders, T catch trials.
 """

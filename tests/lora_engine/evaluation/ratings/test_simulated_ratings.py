@@ -1,4 +1,4 @@
-"""How often intervals of win rates hold the truth in simulated studies. `pytest -s` prints the table of decision 025."""
+"""How often intervals of win rates hold the truth in simulated studies. `pytest -s` prints every share."""
 
 from itertools import product
 
