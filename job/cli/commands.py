@@ -13,6 +13,7 @@ from job.cli.examples import examples
 from job.cli.forms import compare, export
 from job.cli.init import init
 from job.cli.render import app as render
+from job.cli.several import with_several_values
 from job.manifest.load import load_manifest
 from job.manifest.schema import Manifest, manifest_schema
 from job.manifest.trackers import with_defaults
@@ -157,11 +158,17 @@ def status(
     show_status(_folder(run), follow=follow, as_json=as_json)
 
 
-@app.command(epilog=examples("report"))
+@app.command(epilog=examples("report"), cls=with_several_values("--ratings"))
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs: paths or s3://...")],
     output: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Of several runs; default: ./side-by-side-RUN-RUN.")
+    ] = None,
+    ratings: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE...", help="Votes that report/rate.html exported, of one run; they replace those before."
+        ),
     ] = None,
 ) -> None:
     """Rebuild the report and adapters/ from a run's artifacts; of several runs, put their reports side by side."""
@@ -172,6 +179,8 @@ def report(
     for folder in folders:
         require_run(folder)
     if len(folders) > 1:
+        if ratings:
+            raise typer.BadParameter("votes are on the pictures of one run", param_hint="--ratings")
         from job.report.side_by_side.publish import publish_side_by_side
 
         page, sentence = publish_side_by_side(folders, output)
@@ -181,8 +190,10 @@ def report(
     else:
         from job import layout
         from job.report.publish import publish_report
+        from job.report.rating.given import read_files
 
-        sentence = publish_report(folders[0]).verdict.sentence
+        votes = read_files(ratings or (), os.environ)
+        sentence = publish_report(folders[0], votes=votes).verdict.sentence
         for key in (layout.COMPARISON, layout.ADAPTER_INDEX, layout.PAGE):
             typer.echo(folders[0].uri(key))
     typer.echo(printable(sentence), err=True)

@@ -126,10 +126,14 @@ def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_TRACKERS}
     here = str(Path(job.__file__).parents[1])
     path = os.pathsep.join(part for part in (environ.get("PYTHONPATH"), here) if part)
-    return {"WANDB_DIR": str(scratch), "WANDB_SILENT": "true", "GIT_PYTHON_REFRESH": "quiet"} | kept | {
-        "PYTHONPATH": path,
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    return (
+        {"WANDB_DIR": str(scratch), "WANDB_SILENT": "true", "GIT_PYTHON_REFRESH": "quiet"}
+        | kept
+        | {
+            "PYTHONPATH": path,
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+    )
 
 
 def _in_words(code: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from job import layout
-from job.report.charts import curves, forest, svg, timestep_losses
+from job.report.charts import curves, forest, svg, timestep_losses, win_rates
 from job.report.elements import json_in_script, policy_hash
 from job.report.findings import Findings
 from job.report.page.beside import embedded, publish_beside, relative, remove_others
@@ -29,6 +29,7 @@ _WEB_UIS = {"A1111": use_in_a1111, "Forge": use_in_forge, "ComfyUI": use_in_comf
 _SECTIONS = (
     ("answer", "Answer"),
     ("pictures", "Pictures"),
+    ("people", "People"),
     ("differences", "Differences"),
     ("losses", "Curves"),
     ("captions", "Captions and images"),
@@ -50,6 +51,7 @@ def publish_page(found: Findings) -> None:
     data, chosen = comparison.model_dump(mode="json"), comparison.verdict.recommended
     used = next(i for i, m in enumerate(comparison.members) if (m.variant, m.seed) == (chosen.variant, chosen.seed))
     judged = [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None]
+    has = {"pictures": bool(gallery.rows), "people": comparison.ratings is not None}
     values = {
         "c": comparison,
         "n": Numbers(data),
@@ -61,7 +63,7 @@ def publish_page(found: Findings) -> None:
         "beside": relative,
         "name_of_sample": {key: name for name, key in gallery.files.items()},
         "manifest": shortened((run.read(layout.MANIFEST) or b"").decode(errors="replace"), _LONGEST_MANIFEST),
-        "sections": [section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
+        "sections": [section for section in _SECTIONS if has.get(section[0], True)],
         "training_seeds": len({member.seed for member in comparison.members}),
         "judged": judged[:_MOST_PAIRS],
         "more_pairs": len(judged) > _MOST_PAIRS,
@@ -111,6 +113,12 @@ def _charts(comparison: Comparison) -> dict[str, str]:
             "Loss by timestep",
             "Loss less the base model's in ranges of timesteps; the table below has the numbers.",
             "members",
+        ),
+        "votes": (
+            win_rates(comparison),
+            "Votes",
+            "The share of votes for the first of every pair with its interval; the table has the numbers.",
+            "ratings",
         ),
     }
     return {name: "" if chart[0] is None else svg(chart[0], *chart[1:]) for name, chart in found.items()}

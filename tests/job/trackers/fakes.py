@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-_PACKAGE = '''\
+_PACKAGE = """\
 import ctypes, os, signal, subprocess, sys, time, types
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Run:
 def init(**_):
     at("init")
     return Run()
-'''
+"""
 
 HANGS = "time.sleep(10000)"
 # What it does, and what the warning says of it; None where it goes unnoticed.
@@ -57,7 +57,10 @@ WRONGS: dict[str, tuple[str, str | None]] = {
     "ends": ("sys.exit(0)", "its process ended, with code 0"),
     "ends at once": ("os._exit(3)", "its process ended, with code 3"),
     "crashes": ("ctypes.string_at(0)", "its process ended, with SIGSEGV"),
-    "prints": ("print('nonsense'); os.write(1, b'{\"error\": 1}\\n'); os.write(2, b'x' * 100000); sys.stdin.read()", None),
+    "prints": (
+        "print('nonsense'); os.write(1, b'{\"error\": 1}\\n'); os.write(2, b'x' * 100000); sys.stdin.read()",
+        None,
+    ),
     "closes all": ("os.closerange(0, 100); time.sleep(10000)", "it says nothing more"),
     "forks": (
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(10000)'], start_new_session=True)\n"

@@ -28,7 +28,7 @@ def test_a_name_is_a_tracker_with_its_defaults() -> None:
         ("[{name: comet}]", "tensorboard, wandb, mlflow"),
         ("[wandb, {name: wandb, project: b}]", "wandb, wandb holds one twice; each once"),
         ("[{name: wandb, experiment: b}]", "an unknown key"),
-        ("[{name: mlflow, experiment: \"a'b\"}]", "text like"),
+        ('[{name: mlflow, experiment: "a\'b"}]', "text like"),
         ("tensorboard", "a list"),
     ],
 )

@@ -54,7 +54,11 @@ def broken(folder: Path) -> dict[str, str]:
     variables = environment(folder, "init", f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {HANGS}")
     (folder / "mlflow").mkdir()
     (folder / "mlflow" / "__init__.py").write_text(_BROKEN_MLFLOW)
-    secret = {"WANDB_API_KEY": KEY, "MLFLOW_TRACKING_TOKEN": TOKEN, "MLFLOW_TRACKING_URI": f"http://me:{KEY}@127.0.0.1:9"}
+    secret = {
+        "WANDB_API_KEY": KEY,
+        "MLFLOW_TRACKING_TOKEN": TOKEN,
+        "MLFLOW_TRACKING_URI": f"http://me:{KEY}@127.0.0.1:9",
+    }
     return variables | secret
 
 
