@@ -1,8 +1,8 @@
 """An option that takes several values after its name, as shells expand `*.json`."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-import typer
 from typer.core import TyperCommand
 
 
@@ -13,7 +13,7 @@ def with_several_values(option: str) -> type[TyperCommand]:
     """
 
     class _Command(TyperCommand):
-        def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             return super().parse_args(ctx, list(repeated(option, args)))
 
     return _Command

@@ -12,9 +12,9 @@ from job.report.curves import plot_curves
 from job.report.findings import Findings
 from job.report.page.render import publish_page
 from job.report.pictures import study_pictures
-from job.report.rating.page import publish_rating
 from job.report.rating.door import give_votes
 from job.report.rating.given import GivenFile
+from job.report.rating.page import publish_rating
 from job.report.samples import plot_copies, plot_grid
 from job.report.schema import Comparison
 from job.report.summary import render_summary

@@ -90,7 +90,7 @@ class _Groups:
     @classmethod
     def of(cls, scores_V: Floats, labels_V: Places) -> "_Groups":
         _, group_V = np.unique(labels_V, return_inverse=True)
-        return cls(np.bincount(group_V, weights=scores_V), np.bincount(group_V).astype(np.float64))
+        return cls(np.bincount(group_V, weights=scores_V).astype(np.float64), np.bincount(group_V).astype(np.float64))
 
     @property
     def variance(self) -> float:

@@ -44,7 +44,7 @@ def careless(_: int, trial: Trial) -> Chosen:
     return 0, None if len(trial.pictures) == 2 else len(trial.pictures) - 1
 
 
-def undecided(_: int, trial: Trial) -> Chosen:
+def undecided(_at: int, _trial: Trial) -> Chosen:
     return None, None
 
 

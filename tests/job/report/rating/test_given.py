@@ -104,7 +104,7 @@ def test_two_pictures_have_no_worst(tmp_path: Path) -> None:
     assert "a worst picture is named of two" in refused(tmp_path, TWO, anna=data).cause
 
 
-@pytest.mark.parametrize("again", ["anna", " Anna ", "ＡＮＮＡ"])
+@pytest.mark.parametrize("again", ["anna", " Anna ", "\uff21\uff2e\uff2e\uff21"])
 def test_a_rater_counts_once(tmp_path: Path, again: str) -> None:
     files = {
         "one": as_file(sheet_of(TRIALS, "anna", LIKES_A)),
