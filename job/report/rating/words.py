@@ -113,15 +113,15 @@ def agreement(rated: RatedPair, rows: Sequence[Pair]) -> str:
     if rated.winner is not None:
         verb = "prefers" if rated.raters == 1 else "prefer"
         lead = f"{_who(rated)} {verb} the pictures of {rated.winner}"
-    told = [f"{what} {_beside(said, rated.winner)}" for what, said in seen.items()]
+    told = [f"{what} {_beside(said, rated)}" for what, said in seen.items()]
     return f"{lead}; {', and '.join(told)}."
 
 
-def _beside(said: str, winner: str | None) -> str:
+def _beside(said: str, rated: RatedPair) -> str:
     """What something says, beside what people do."""
-    if winner is None or not said.startswith("are for "):
+    if rated.winner is None or said not in (f"are for {rated.a}", f"are for {rated.b}"):
         return said
-    return "agree" if said == f"are for {winner}" else f"disagree and {said}"
+    return "agree" if said == f"are for {rated.winner}" else f"disagree and {said}"
 
 
 def _of_losses(rows: Sequence[Pair]) -> str:

@@ -113,7 +113,7 @@ def test_every_number_of_the_section_is_that_of_the_comparison(run: Path) -> Non
     stored, page = comparison(run), (run / layout.PAGE).read_text()
     section = page[page.index('<section id="people"') : page.index('<section id="differences"')]
     shown = re.findall(r'<data value="([^"]+)" data-path="([^"]+)">([^<]+)</data>', section)
-    assert len(shown) > 20
+    assert len(shown) > 15
     for value, path, _ in shown:
         found: Any = stored
         for key in re.findall(r"\w+", path):

@@ -51,7 +51,7 @@ def test_strengths_of_davidsons_puddings_are_the_published_ones() -> None:
     found = strengths(counts(6, {(i - 1, j - 1): votes for (i, j), votes in PUDDINGS.items()}))
     assert found is not None
     worths = np.exp(found.strengths) / np.exp(found.strengths).sum()
-    assert worths == pytest.approx(WORTHS, abs=1e-5)  # The published ones are those of the seventh iteration.
+    assert worths == pytest.approx(WORTHS, abs=3e-5)  # The published ones are those of the seventh iteration.
     assert found.tie == pytest.approx(TIE, abs=1e-4)
 
 
