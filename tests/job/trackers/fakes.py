@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-_PACKAGE = '''\
+_PACKAGE = """\
 import ctypes, os, signal, subprocess, sys, time, types
 from pathlib import Path
 
@@ -45,9 +45,21 @@ class Run:
 def init(**_):
     at("init")
     return Run()
-'''
+"""
 
 HANGS = "time.sleep(10000)"
+# Leaves a process whose parent has ended, in a session of its own, and hangs where no signal is heard.
+FORKS_TWICE = """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    at("forked")
+    time.sleep(10000)
+os.wait()
+at("hangs")
+ctypes.PyDLL(None).pause()
+"""
 # What it does, and what the warning says of it; None where it goes unnoticed.
 WRONGS: dict[str, tuple[str, str | None]] = {
     "raises": ("raise OSError('the network is unreachable')", "OSError: the network is unreachable"),
@@ -57,8 +69,16 @@ WRONGS: dict[str, tuple[str, str | None]] = {
     "ends": ("sys.exit(0)", "its process ended, with code 0"),
     "ends at once": ("os._exit(3)", "its process ended, with code 3"),
     "crashes": ("ctypes.string_at(0)", "its process ended, with SIGSEGV"),
-    "prints": ("print('nonsense'); os.write(1, b'{\"error\": 1}\\n'); os.write(2, b'x' * 100000); sys.stdin.read()", None),
+    "prints": (
+        "print('nonsense'); os.write(1, b'{\"error\": 1}\\n'); os.write(2, b'x' * 100000); sys.stdin.read()",
+        None,
+    ),
     "closes all": ("os.closerange(0, 100); time.sleep(10000)", "it says nothing more"),
+    "forks twice": (FORKS_TWICE, "limits.tracker_seconds (1)"),
+    "forks and crashes": (
+        FORKS_TWICE.replace("PyDLL(None).pause()", "string_at(0)"),
+        "its process ended, with SIGSEGV",
+    ),
     "forks": (
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(10000)'], start_new_session=True)\n"
         f"Path(os.environ['FAKE_LOG']).open('a').write(f'forked {{child.pid}}\\n')\n{HANGS}",

@@ -8,7 +8,6 @@ from job.manifest.schema import Manifest
 from job.manifest.trackers import MlflowConfig, TensorBoardConfig, WandbConfig, with_defaults
 from job.run.identity import identity
 from tests.job.small_run import PLAIN
-from tests.lora_job import lora_job
 
 
 def manifest(trackers: str) -> Manifest:
@@ -28,7 +27,7 @@ def test_a_name_is_a_tracker_with_its_defaults() -> None:
         ("[{name: comet}]", "tensorboard, wandb, mlflow"),
         ("[wandb, {name: wandb, project: b}]", "wandb, wandb holds one twice; each once"),
         ("[{name: wandb, experiment: b}]", "an unknown key"),
-        ("[{name: mlflow, experiment: \"a'b\"}]", "text like"),
+        ('[{name: mlflow, experiment: "a\'b"}]', "text like"),
         ("tensorboard", "a list"),
     ],
 )
