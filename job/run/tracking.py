@@ -10,8 +10,8 @@ from lora_engine.records import StepRecord, ValidationRecord
 class Tracking:
     """Told of what is stored, at once after that, by whoever stored it; this one tells nobody.
 
-    No method raises, and all but `reported` and `settle` return at once. Each is given the folder by which what follows from it may be
-    written for as long as the unit is held.
+    No method raises, and all but `reported` and `settle` return at once. Each is given the folder by which what follows
+    from it may be written for as long as the unit is held.
     """
 
     def metrics(self, run: RunFolder, member: Member, rows: Sequence[StepRecord]) -> None:
@@ -24,7 +24,7 @@ class Tracking:
         """Samples of a member, of the study's own set, which has that name, are stored."""
 
     def reported(self, run: RunFolder, sentence: str) -> None:
-        """The report is stored, with the verdict in that sentence. Waits as `settle` does, since only `_SUCCESS` follows."""
+        """The report is stored, with its verdict in words. Waits as `settle` does, since only `_SUCCESS` follows."""
 
     def settle(self) -> None:
         """Wait until all that was said has arrived, or `limits.tracker_seconds` of an attempt are spent on waiting."""

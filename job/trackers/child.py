@@ -6,18 +6,16 @@ mixes with nothing of the job's.
 
 import base64
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 from typing import BinaryIO
 
 from pydantic import TypeAdapter
 
 from job.manifest.trackers import MlflowConfig, TensorBoardConfig, TrackerConfig, WandbConfig
+from job.trackers.guard import go_on_guarded
 from job.trackers.messages import Answer, Request, Service
 
-_PR_SET_PDEATHSIG = 1
 _NICE = 10  # the training's own threads come first
 
 
@@ -64,16 +62,9 @@ def _answer(answers: BinaryIO, answer: Answer) -> None:
     answers.flush()
 
 
-def _die_with(parent: int) -> None:
-    """Have the system kill this process when the job ends, however that ends and whatever is done here."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
-def main(settings: str, parent: int) -> None:
-    """Serve the job, which is the process `parent`."""
-    _die_with(parent)
+def main(settings: str, job: int) -> None:
+    """Serve the job, which is the process of that id, in a process that ends with it, whatever the tracker does."""
+    go_on_guarded(job)
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

@@ -38,7 +38,7 @@ def files_of(there: Iterable[str], kind: Kind, items: Sequence[Item]) -> Files:
     matches = sorted((match for name in there if (match := _NAME.fullmatch(name))), key=lambda match: match[0])
     own = [match for match in matches if match[2] == kind]
     place = {item.step: at for at, item in enumerate(items)}
-    kept, stale = 0, []
+    kept, stale = 0, list[str]()
     for match in own:
         end = place.get(int(match[4]), -1) + 1
         held = items[kept:end]

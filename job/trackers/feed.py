@@ -1,5 +1,6 @@
 """Tells one tracker what is new, in a thread, so that whoever says it goes on at once."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ class Feed:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._process: TrackerProcess | None = None
-        self._is_busy = self._is_closing = self._has_failed = False
+        self._is_busy = self._is_closing = self._is_given_up = self._has_failed = False
 
     def tell(self, told: Told) -> None:
         """Have the tracker show it. Returns at once."""
@@ -70,28 +71,26 @@ class Feed:
         return time.monotonic() - began
 
     def give_up(self, why: str) -> None:
-        """End the tracker, and say why, unless it has failed before."""
+        """End the tracker, and say why, unless that was said before. It has ended when this returns."""
         with self._changed:
-            said, self._has_failed = self._has_failed, True
-            self._pending.clear()
+            is_said, self._is_given_up = self._is_given_up, True
             process = self._process
-            self._changed.notify_all()
+            if is_said:
+                self._changed.wait_for(lambda: self._has_failed)
+                return
+        self._warn(f"The tracker {self._config.name} shows nothing more: {why}. The run goes on without it.")
         if process is not None:
             process.kill()
-        if not said:
-            self._warn(f"The tracker {self._config.name} shows nothing more: {why}. The run goes on without it.")
+        with self._changed:  # The job may end once this is so.
+            self._has_failed = True
+            self._pending.clear()
+            self._changed.notify_all()
 
     def _work(self) -> None:
         """Tell the process what is new until it is to end, or something fails."""
         try:
-            process = TrackerProcess(self._config, self._scratch)
-            with self._changed:
-                self._process = process
-            if self._has_failed:
-                process.kill()
-            while (told := self._next()) is not None:
-                self._sink.take(told, self._adapter_of(told), process.ask)
-            process.finish()
+            with contextlib.closing(TrackerProcess(self._config, self._scratch)) as process:
+                self._tell_all(process)
         except TrackerError as error:
             self.give_up(str(error))
         except JobError as error:
@@ -102,6 +101,15 @@ class Feed:
             with self._changed:
                 self._is_busy = self._is_closing = False
                 self._changed.notify_all()
+
+    def _tell_all(self, process: TrackerProcess) -> None:
+        with self._changed:
+            self._process = process
+            if self._is_given_up:
+                return
+        while (told := self._next()) is not None:
+            self._sink.take(told, self._adapter_of(told), process.ask)
+        process.finish()
 
     def _next(self) -> Told | None:
         """Wait for something to tell; None where there is nothing more."""

@@ -6,12 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 from pydantic import ValidationError
 
 import job
@@ -27,7 +24,7 @@ _NOT_FOR_TRACKERS = (
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 6  # characters
 _SHOWN = 300  # characters of an error
-_REAP_SECONDS = 1.0  # for the system to report the end of a process that was killed
+_END_SECONDS = 5.0  # for a process to end that is told to, or that says nothing more
 
 
 class TrackerError(Exception):
@@ -42,11 +39,10 @@ class TrackerProcess:
     """
 
     def __init__(self, config: TrackerConfig, scratch: Path) -> None:
-        self._killing = threading.Lock()
         command = [sys.executable, "-P", "-m", "job.trackers.child", config.model_dump_json(), str(os.getpid())]
         try:
             scratch.mkdir(parents=True, exist_ok=True)
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - this Python, and a module of our own
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -71,7 +67,6 @@ class TrackerProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._answer()
-        self.kill()
 
     def _answer(self) -> Answer:
         assert self._process.stdout is not None
@@ -79,37 +74,33 @@ class TrackerProcess:
         try:
             answer = Answer.model_validate_json(line)
         except ValidationError as error:
-            ended = self._ends_now()
-            self.kill()
-            how = f"its process ended, with {_in_words(self._process.returncode)}" if ended else "it says nothing more"
-            raise TrackerError(how) from error
+            raise TrackerError(self._end_in_words()) from error
         if answer.error is not None:
             raise TrackerError(shortened(without_secrets(answer.error, os.environ), _SHOWN))
         return answer
 
-    def _ends_now(self) -> bool:
-        """Whether the process ends within a moment. It is left to be reaped, so that nothing else can have its id."""
-        deadline = time.monotonic() + _REAP_SECONDS
-        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while (ended := os.waitid(os.P_PID, self._process.pid, flags)) is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return ended is not None
+    def _end_in_words(self) -> str:
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "it says nothing more"
+        return f"its process ended, with {f'code {code}' if code >= 0 else signal.Signals(-code).name}"
 
     def kill(self) -> None:
         """End the process and all that it started, whatever they do. May be called in any thread."""
-        with self._killing:
-            if self._process.returncode is not None:
-                return
-            started: list[psutil.Process] = []
-            with contextlib.suppress(psutil.Error):
-                started = psutil.Process(self._process.pid).children(recursive=True)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            for process in started:  # Some have a session of their own.
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_REAP_SECONDS)
+        self._process.terminate()  # Its guard hears that, and ends after all the others.
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def close(self) -> None:
+        """End the process as `kill` does, and let go of its pipes. Only for the thread that asks and finishes."""
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # It has not taken all.
+                pipe.close()
 
 
 def without_secrets(text: str, environ: Mapping[str, str]) -> str:
@@ -134,7 +125,3 @@ def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
             "CUDA_VISIBLE_DEVICES": "",
         }
     )
-
-
-def _in_words(code: int) -> str:
-    return f"code {code}" if code >= 0 else signal.Signals(-code).name

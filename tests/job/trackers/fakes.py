@@ -48,6 +48,18 @@ def init(**_):
 """
 
 HANGS = "time.sleep(10000)"
+# Leaves a process whose parent has ended, in a session of its own, and hangs where no signal is heard.
+FORKS_TWICE = """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    at("forked")
+    time.sleep(10000)
+os.wait()
+at("hangs")
+ctypes.PyDLL(None).pause()
+"""
 # What it does, and what the warning says of it; None where it goes unnoticed.
 WRONGS: dict[str, tuple[str, str | None]] = {
     "raises": ("raise OSError('the network is unreachable')", "OSError: the network is unreachable"),
@@ -62,6 +74,11 @@ WRONGS: dict[str, tuple[str, str | None]] = {
         None,
     ),
     "closes all": ("os.closerange(0, 100); time.sleep(10000)", "it says nothing more"),
+    "forks twice": (FORKS_TWICE, "limits.tracker_seconds (1)"),
+    "forks and crashes": (
+        FORKS_TWICE.replace("PyDLL(None).pause()", "string_at(0)"),
+        "its process ended, with SIGSEGV",
+    ),
     "forks": (
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(10000)'], start_new_session=True)\n"
         f"Path(os.environ['FAKE_LOG']).open('a').write(f'forked {{child.pid}}\\n')\n{HANGS}",

@@ -69,7 +69,7 @@ def stored(run: RunFolder, member: Member) -> dict[tuple[str, int], float]:
 
 def loaded(folder: Path) -> Counter[tuple[str, int]]:
     """How often TensorBoard's loader of folders, which converts what it reads, has each tag and step."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.backend.event_processing.event_file_loader import TimestampedEventFileLoader
 
-    events: Any = DirectoryLoader(str(folder), lambda path: EventFileLoader(path)).Load()
+    events: Any = DirectoryLoader(str(folder), TimestampedEventFileLoader).Load()
     return Counter((value.tag, event.step) for event in events for value in event.summary.value)

@@ -13,13 +13,13 @@ import psutil
 import pytest
 
 from job.layout import Member
+from job.manifest.trackers import MlflowConfig, WandbConfig
 from job.trackers.installed import is_installed, lacking
 from job.trackers.process import without_secrets
 from job.trackers.trackers import tracked
-from job.manifest.trackers import MlflowConfig, WandbConfig
 from lora_engine.records import StepRecord
 from tests.job.small_run import attempt_of
-from tests.job.trackers.fakes import WRONGS, environment, pids
+from tests.job.trackers.fakes import FORKS_TWICE, WRONGS, environment, pids
 from tests.lora_job import ROOT
 
 ONE = Member("one", 1337)
@@ -86,7 +86,7 @@ def job_with_a_hanging_tracker(tmp_path: Path) -> Iterator["subprocess.Popen[byt
         "with tracked(attempt) as watched:\n"
         "    watched.tracking.metrics(watched.run, ONE, [row(1)]); time.sleep(10000)\n"
     )
-    env = os.environ | environment(tmp_path / "fake", "init", "ctypes.PyDLL(None).pause()")
+    env = os.environ | environment(tmp_path / "fake", "init", FORKS_TWICE)
     process = subprocess.Popen([sys.executable, "-c", program], env=env, cwd=ROOT)
     yield process
     process.kill()
@@ -97,10 +97,12 @@ def test_a_tracker_that_hangs_ends_with_a_job_that_is_killed(
     job_with_a_hanging_tracker: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:
     until("init", tmp_path / "fake" / "log")
-    (tracker,) = pids(tmp_path / "fake")
-    assert lives(tracker)
+    until("hangs", tmp_path / "fake" / "log")
+    processes = pids(tmp_path / "fake")
+    assert len(processes) == 2
+    assert all(map(lives, processes))
     job_with_a_hanging_tracker.send_signal(signal.SIGKILL)
-    while lives(tracker):
+    while any(map(lives, processes)):
         time.sleep(0.01)
 
 

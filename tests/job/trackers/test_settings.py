@@ -8,7 +8,6 @@ from job.manifest.schema import Manifest
 from job.manifest.trackers import MlflowConfig, TensorBoardConfig, WandbConfig, with_defaults
 from job.run.identity import identity
 from tests.job.small_run import PLAIN
-from tests.lora_job import lora_job
 
 
 def manifest(trackers: str) -> Manifest:

@@ -1,5 +1,6 @@
 """Runs with trackers: what these show is what the run stored, and the run is the one that it is without them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from job import layout
@@ -15,12 +17,12 @@ from job.storage.folder import RunFolder
 from tests.job.small_run import arguments, folder_of, outcome
 from tests.job.trackers.fakes import HANGS, environment
 from tests.job.trackers.reading import MEMBERS, loaded, read, stored
-from tests.lora_job import lora_job, start
+from tests.lora_job import lora_job, start, stop_at
 from tests.s3_server import S3Server
 
 KEY, TOKEN = "0123456789abcdef0123456789abcdef01234567", "a-token-that-nobody-may-see"
-# A second, since there is always one tracker that is waited for; TensorBoard's own is waited for as well.
-TRACKERS = ("trackers=[tensorboard, {name: wandb, project: tattoos}, mlflow]", "limits.tracker_seconds=20")
+# Stored when both members have trained half of their steps, and told of them.
+HALF = f"{layout.checkpoint(MEMBERS[1], 2)}/{layout.COMMIT_NAME}"
 _BROKEN_MLFLOW = """\
 import os
 from pathlib import Path
@@ -50,16 +52,12 @@ class Done(NamedTuple):
 
 
 def broken(folder: Path) -> dict[str, str]:
-    """The environment in which W&B hangs, holding all there is to hold, and MLflow cannot be imported."""
+    """The environment in which W&B hangs, MLflow cannot be imported, and there are keys to hold."""
     variables = environment(folder, "init", f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {HANGS}")
     (folder / "mlflow").mkdir()
     (folder / "mlflow" / "__init__.py").write_text(_BROKEN_MLFLOW)
-    secret = {
-        "WANDB_API_KEY": KEY,
-        "MLFLOW_TRACKING_TOKEN": TOKEN,
-        "MLFLOW_TRACKING_URI": f"http://me:{KEY}@127.0.0.1:9",
-    }
-    return variables | secret
+    address = f"http://me:{KEY}@127.0.0.1:9"
+    return variables | {"WANDB_API_KEY": KEY, "MLFLOW_TRACKING_TOKEN": TOKEN, "MLFLOW_TRACKING_URI": address}
 
 
 def finish(miniature: Path, folder: Path, *lines: str, env: dict[str, str] | None = None) -> Done:
@@ -74,10 +72,21 @@ def plain(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 
 @pytest.fixture(scope="module")
+def hanging(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """A run with a tracker that hangs."""
+    folder = tmp_path_factory.mktemp("hanging")
+    lines = ("trackers=[{name: wandb, project: tattoos}]", "limits.tracker_seconds=1")
+    return finish(miniature, folder, *lines, env=broken(folder / "packages"))
+
+
+@pytest.fixture(scope="module")
 def tracked(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """A run with TensorBoard, and two trackers that do not work."""
-    fake = tmp_path_factory.mktemp("fake")
-    return finish(miniature, tmp_path_factory.mktemp("tracked"), *TRACKERS, env=broken(fake / "packages"))
+    """A run with TensorBoard and a tracker that raises, which was killed as it trained, and went on."""
+    folder = tmp_path_factory.mktemp("tracked")
+    lines, env = ("trackers=[tensorboard, mlflow]", "limits.tracker_seconds=600"), broken(folder / "packages")
+    started = start("run", *arguments(miniature, folder, *lines), "--workdir", folder / "work", env=env)
+    assert stop_at(folder / "runs" / "small" / HALF, started, signal.SIGKILL) == -signal.SIGKILL
+    return finish(miniature, folder, *lines, env=env)
 
 
 def report_of(run: RunFolder) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def assert_as_stored(run: RunFolder, folder: Path) -> None:
         assert found.times == {(run.read_json(layout.RESOLVED) or {})["started_at"]}
 
 
-def test_event_files_have_what_the_run_stored(tracked: Done) -> None:
+def test_event_files_of_a_run_that_was_killed_have_what_it_stored_once(tracked: Done) -> None:
     assert_as_stored(tracked.run, tracked.path)
     folder = tracked.path / layout.tensorboard(MEMBERS[0])
     assert {name.parent for name in (tracked.path / "tensorboard").rglob("*tfevents*")} == {
@@ -120,26 +129,34 @@ def test_event_files_have_what_the_run_stored(tracked: Done) -> None:
     assert loaded(folder).keys() >= stored(tracked.run, MEMBERS[0]).keys() | {("verdict", 4)}
 
 
-def test_broken_trackers_change_nothing_and_are_said_once(plain: Done, tracked: Done) -> None:
-    assert outcome(tracked.run) == outcome(plain.run)
-    assert report_of(tracked.run) == report_of(plain.run)
-    assert len(tracked.warnings) == 2
-    assert any("mlflow shows nothing more: OSError: 401" in text for text in tracked.warnings)
-    assert any("wandb shows nothing more: it was waited for" in text for text in tracked.warnings)
-    assert json.loads(tracked.shown.splitlines()[-1])["event"] == "done"
+def test_broken_trackers_change_nothing_and_are_said_once(plain: Done, hanging: Done, tracked: Done) -> None:
+    for done in (hanging, tracked):
+        assert outcome(done.run) == outcome(plain.run)
+        assert report_of(done.run) == report_of(plain.run)
+        assert json.loads(done.shown.splitlines()[-1])["event"] == "done"
+    (said,) = hanging.warnings
+    assert "wandb shows nothing more: it was waited for for limits.tracker_seconds (1)" in said
+    (said,) = tracked.warnings
+    assert "mlflow shows nothing more: OSError: 401 Unauthorized: ... of http://...@127.0.0.1:9" in said
 
 
-def test_no_file_log_or_argument_holds_a_key(tracked: Done, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_process_of_a_tracker_is_left(hanging: Done, tracked: Done) -> None:
+    logs = {str(done.folder / "packages" / "log") for done in (hanging, tracked)}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            assert process.environ().get("FAKE_LOG") not in logs, process
+
+
+def test_no_file_log_or_argument_holds_a_key(hanging: Done, tracked: Done) -> None:
     secrets = (KEY.encode(), TOKEN.encode())
-    files = [path for path in tracked.folder.rglob("*") if path.is_file()]
-    assert len(files) > 50
-    for path in files:
-        assert not any(secret in path.read_bytes() for secret in secrets), path
-    assert KEY not in tracked.shown
-    assert TOKEN not in tracked.shown
-    (arguments_of,) = tmp_path_factory.getbasetemp().glob("fake*/packages/log-arguments")
-    assert b"job.trackers.child" in arguments_of.read_bytes()
-    assert not any(secret in arguments_of.read_bytes() for secret in secrets)
+    assert b"job.trackers.child" in (tracked.folder / "packages" / "log-arguments").read_bytes()
+    for done in (hanging, tracked):
+        files = [path for path in done.folder.rglob("*") if path.is_file()]
+        assert len(files) > 50
+        for path in files:
+            assert not any(secret in path.read_bytes() for secret in secrets), path
+        assert KEY not in done.shown
+        assert TOKEN not in done.shown
 
 
 def test_event_files_are_collected_and_nothing_vouches_for_them(tracked: Done, tmp_path: Path) -> None:
@@ -157,20 +174,6 @@ def test_event_files_are_collected_and_nothing_vouches_for_them(tracked: Done, t
     for member in MEMBERS:
         here, there = (root / layout.tensorboard(member) for root in (tracked.path, tmp_path / "got"))
         assert read(here) == read(there)
-
-
-def test_a_run_that_goes_on_has_no_step_twice(plain: Done, miniature: Path, tmp_path: Path) -> None:
-    """Stopped in the middle, its last files altered as by a kill before they were right, and with trackers ever since."""
-    command = ["run", *arguments(miniature, tmp_path, "trackers=[tensorboard]"), "--workdir", tmp_path / "work"]
-    started = start(*command)
-    assert started.wait_until_it_says('"event": "scored"'), started.stderr
-    started.send_signal(signal.SIGKILL)
-    started.wait()
-    run = folder_of(str(tmp_path / "runs" / "small"))
-    done = lora_job(*command)
-    assert done.returncode == 0, done.stderr
-    assert outcome(run) == outcome(plain.run)
-    assert_as_stored(run, tmp_path / "runs" / "small")
 
 
 @pytest.mark.slow
