@@ -46,30 +46,22 @@ class Mlflow:
                 mlflow.MlflowClient().set_tag(run.id, _VERDICT, text)
 
     def _begin(self, adapter: Adapter) -> _Run:
-        tracker = MLflowTracker(
-            self._config.experiment,
-            run_id=self._found(adapter),
-            run_name=adapter.path,
-            tags={_TAG: adapter.identity},
-            nested_run=True,  # several at a time
-        )
-        is_new = tracker.run_id is None
+        """Go on with the run that an earlier attempt began for the adapter, or begin one.
+
+        It is not left to the tracker to begin it: several at a time would each be one within the first, and each would
+        say where the job's code lies and at which commit of git.
+        """
+        client, experiment = mlflow.MlflowClient(), mlflow.get_experiment_by_name(self._config.experiment)
+        number = mlflow.create_experiment(self._config.experiment) if experiment is None else experiment.experiment_id
+        there = client.search_runs([number], f"tags.`{_TAG}` = '{adapter.identity}'", ViewType.ALL, max_results=1)
+        found = there[0] if there else client.create_run(number, tags={_TAG: adapter.identity}, run_name=adapter.path)
+        tracker = MLflowTracker(self._config.experiment, run_id=found.info.run_id, nested_run=True)
         tracker.start()
-        if is_new:  # What is stored of a run before cannot be changed.
+        if not there:  # What is stored of a run before cannot be changed.
             tracker.store_init_configuration(dict(_flat(adapter.settings)))
-        run = _Run(tracker, tracker.tracker.info.run_id)
+        run = _Run(tracker, found.info.run_id)
         self._runs[adapter.identity] = run
         return run
-
-    def _found(self, adapter: Adapter) -> str | None:
-        """The id of the run that an earlier attempt began for the adapter; None where none did."""
-        experiment = mlflow.get_experiment_by_name(self._config.experiment)
-        if experiment is None:
-            return None
-        found = mlflow.MlflowClient().search_runs(
-            [experiment.experiment_id], f"tags.`{_TAG}` = '{adapter.identity}'", ViewType.ALL, max_results=1
-        )
-        return found[0].info.run_id if found else None
 
     def _last_step(self, run: _Run, kind: Kind) -> int:
         if kind not in _ALWAYS:

@@ -52,10 +52,14 @@ def of_validation(rows: Sequence[ValidationRecord]) -> list[Item]:
         _of_numbers(
             row.step,
             {"validation/loss": row.loss, "validation/curve_loss": row.curve_loss}
-            | {f"validation/captions/{name}": loss for name, loss in row.caption_sets.items()},
+            | {_tag_of_set(name): loss for name, loss in row.caption_sets.items()},
         )
         for row in rows
     ]
+
+
+def _tag_of_set(name: str) -> str:
+    return f"validation/captions/{name}" if name else "validation/empty_prompt"
 
 
 def _of_numbers(step: int, scalars: dict[str, float]) -> Item:

@@ -42,10 +42,10 @@ class Trackers(Tracking):
         self._members = [member for pack in attempt.packs for member in pack.members]
         self._settings = {variant.name: _settings(variant) for variant in attempt.variants}
         self._began: Began | None = None
-        self._seconds = attempt.limits.tracker_seconds
+        self._limits, self._stop = attempt.limits, attempt.stop
         scratch = attempt.workdir / "trackers"
         self._feeds = [
-            Feed(config, _sink(config), self._adapter_of, scratch, self._progress.warn, self._seconds)
+            Feed(config, _sink(config), self._adapter_of, scratch, self._progress.warn, self._limits.tracker_seconds)
             for config in configs
         ]
 
@@ -75,15 +75,20 @@ class Trackers(Tracking):
             feed.tell(told)
 
     def settle(self) -> None:
-        """Wait for those that have time left."""
+        """Wait for those that have time left. After a signal, half of the time to end in is left to the job."""
         waiting = [feed for feed in self._feeds if not feed.is_settled]
         while waiting:
-            seconds = waiting[0].wait(min(_SIGN_OF_LIFE_SECONDS, waiting[0].left_seconds))
+            left = self._limits.stop_seconds / 2 - self._stop.signalled_seconds
+            seconds = waiting[0].wait(max(0, min(_SIGN_OF_LIFE_SECONDS, waiting[0].left_seconds, left)))
             self._progress.moved()
             for feed in waiting:
                 feed.left_seconds -= seconds
                 if not feed.is_settled and feed.left_seconds <= 0:
-                    feed.give_up(f"it was waited for for limits.tracker_seconds ({self._seconds:g})")
+                    feed.give_up(f"it was waited for for limits.tracker_seconds ({self._limits.tracker_seconds:g})")
+                elif not feed.is_settled and self._stop.signalled_seconds >= self._limits.stop_seconds / 2:
+                    feed.give_up(
+                        f"half of limits.stop_seconds ({self._limits.stop_seconds:g}) is over after the signal"
+                    )
             waiting = [feed for feed in waiting if not feed.is_settled]
 
     def close(self) -> None:

@@ -55,6 +55,7 @@ class Wandb:
         """Wait until all is uploaded."""
         for tracker in self._trackers.values():
             tracker.finish()
+        wandb.teardown()  # Waits for W&B's own process, which goes on writing after a run's `finish`.
 
 
 def _values(kind: Kind, record: Record) -> dict[str, object]:

@@ -42,6 +42,10 @@ class Run:
         at("finish")
 
 
+def teardown():
+    pass
+
+
 def init(**_):
     at("init")
     return Run()

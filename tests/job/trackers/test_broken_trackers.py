@@ -19,7 +19,7 @@ from job.trackers.process import without_secrets
 from job.trackers.trackers import tracked
 from lora_engine.records import StepRecord
 from tests.job.small_run import attempt_of
-from tests.job.trackers.fakes import FORKS_TWICE, WRONGS, environment, pids
+from tests.job.trackers.fakes import FORKS_TWICE, HANGS, WRONGS, environment, pids
 from tests.lora_job import ROOT
 
 ONE = Member("one", 1337)
@@ -74,6 +74,25 @@ def test_a_broken_tracker_is_said_once_and_leaves_nothing(
         assert "The tracker wandb shows nothing more" in lines[0]
     assert pids(tmp_path / "fake")
     assert not any(map(lives, pids(tmp_path / "fake")))
+
+
+def test_after_a_signal_half_of_the_time_to_end_in_is_left_to_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(tmp_path / "fake", "import", HANGS).items():
+        monkeypatch.setenv(name, value)
+    attempt, shown = attempt_of(tmp_path, "trackers=[wandb]", "limits={tracker_seconds: 600, stop_seconds: 2}")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        attempt.stop.install()
+        with tracked(attempt) as watched:
+            watched.tracking.metrics(watched.run, ONE, [row(1)])
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    (said,) = shown.getvalue().splitlines()
+    assert "half of limits.stop_seconds (2) is over after the signal" in said
 
 
 @pytest.fixture
