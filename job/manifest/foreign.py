@@ -271,7 +271,7 @@ _NEEDLESS = {
     "trackers names TensorBoard, Weights & Biases and MLflow": (
         "log_with log_tracker_name log_tracker_config log_config report_to use_wandb"
     ),
-    "trackers says where it goes, and their keys come from the environment": "wandb_run_name wandb_api_key",
+    "runs of trackers are named after the adapters, and keys come from the environment": "wandb_run_name wandb_api_key",
     "a run writes metrics.jsonl, validation.jsonl and a report": (
         "logging_dir log_prefix console_log_level console_log_file console_log_simple"
     ),

@@ -54,5 +54,5 @@ def files_of(there: Iterable[str], kind: Kind, items: Sequence[Item]) -> Files:
 
 
 def _name(number: int, kind: Kind, items: Sequence[Item]) -> str:
-    content = hashlib.sha256("\n".join(item.content for item in items).encode()).hexdigest()[:16]
+    content = hashlib.sha256("\n".join(f"{item.step} {item.content}" for item in items).encode()).hexdigest()[:16]
     return f"events.out.tfevents.{number:010d}.{kind}.{items[0].step}-{items[-1].step}.{content}"

@@ -1,6 +1,7 @@
 """What the job tells trackers, made of the rows and samples that a run stores."""
 
 import base64
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ class Item:
     """What there is to show at one step."""
 
     step: int
-    content: str  # the same for the same item, and another for another
+    content: str  # the same for what is the same at this step, and another for another
     record: Callable[[], Record]  # reads the pictures, where there are any
 
 
@@ -63,8 +64,7 @@ def _tag_of_set(name: str) -> str:
 
 
 def _of_numbers(step: int, scalars: dict[str, float]) -> Item:
-    record = Record(step=step, scalars=scalars)
-    return Item(step, record.model_dump_json(), lambda: record)
+    return Item(step, json.dumps(scalars), lambda: Record(step=step, scalars=scalars))
 
 
 def of_samples(run: RunFolder, member: Member, set_name: str) -> list[Item]:

@@ -13,7 +13,7 @@ import pytest
 from job import layout
 from job.layout import Member
 from job.storage.folder import RunFolder
-from tests.job.small_run import arguments, folder_of
+from tests.job.small_run import arguments, folder_of, outcome
 from tests.job.trackers.reading import MEMBERS, stored
 from tests.lora_job import lora_job, start, stop_at
 
@@ -71,6 +71,8 @@ def environment(folder: Path) -> dict[str, str]:
         "WANDB_DIR": str(folder),
         "MLFLOW_TRACKING_URI": f"{folder}/mlflow",
         "MLFLOW_ALLOW_FILE_STORE": "true",
+        "MLFLOW_RUN_ID": "0" * 32,  # Not heard.
+        "MLFLOW_EXPERIMENT_NAME": "another",
     }
 
 
@@ -130,3 +132,26 @@ def pictures_of(run: RunFolder, member: Member) -> set[str]:
     keys = [key for key, _ in run.list(layout.all_samples(member)) if key.endswith(".png")]
     assert keys
     return {key.rpartition("/")[2].removesuffix(".png") for key in keys}
+
+
+def test_without_a_network_the_run_is_the_same_and_no_key_is_kept(miniature: Path, tmp_path: Path) -> None:
+    """Nobody listens at port 9, and both packages ask again for longer than they are waited for, or give up."""
+    key = "0123456789abcdef0123456789abcdef01234567"
+    env = {
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_API_KEY": key,
+        "MLFLOW_TRACKING_URI": f"http://me:{key}@127.0.0.1:9",
+        "MLFLOW_TRACKING_TOKEN": key,
+    }
+    outcomes = []
+    for name, lines in (("plain", ()), ("cut-off", ("trackers=[wandb, mlflow]", "limits.tracker_seconds=1"))):
+        folder = tmp_path / name
+        folder.mkdir()
+        done = lora_job("run", *arguments(miniature, folder, *lines), "--workdir", folder / "work", env=env)
+        assert done.returncode == 0, done.stderr
+        assert key not in done.stderr
+        outcomes.append(outcome(folder_of(str(folder / "runs" / "small"))))
+    assert outcomes[0] == outcomes[1]
+    assert done.stderr.count("wandb shows nothing more") == done.stderr.count("mlflow shows nothing more") == 1
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or key.encode() not in path.read_bytes(), path

@@ -30,6 +30,7 @@ from pathlib import Path
 Path(os.environ["FAKE_LOG"] + "-arguments").write_bytes(
     Path("/proc/self/cmdline").read_bytes() + Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
 )
+Path(os.environ["FAKE_LOG"] + "-standing").write_text(f"{os.nice(0)} {os.environ['CUDA_VISIBLE_DEVICES']!r}")
 raise OSError(f"401 Unauthorized: {os.environ['MLFLOW_TRACKING_TOKEN']} of {os.environ['MLFLOW_TRACKING_URI']}")
 """
 
@@ -145,6 +146,12 @@ def test_no_process_of_a_tracker_is_left(hanging: Done, tracked: Done) -> None:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             assert process.environ().get("FAKE_LOG") not in logs, process
+
+
+def test_a_tracker_has_less_priority_and_no_gpu(tracked: Done) -> None:
+    niceness, gpus = (tracked.folder / "packages" / "log-standing").read_text().split()
+    assert int(niceness) >= min(19, os.nice(0) + 10)
+    assert gpus == "''"
 
 
 def test_no_file_log_or_argument_holds_a_key(hanging: Done, tracked: Done) -> None:
