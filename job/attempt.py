@@ -105,9 +105,12 @@ def _do_run(
     with progress.doing("Loading the model libraries"):
         stop.at_once(_import_libraries)
     from job import pipeline
+    from job.trackers.trackers import tracked
 
     stop.check()
-    if pipeline.run(attempt, shard, followers):
+    with tracked(attempt) as watched:
+        is_finished = pipeline.run(watched, shard, followers)
+    if is_finished:
         _conclude(attempt)
 
 

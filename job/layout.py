@@ -19,6 +19,9 @@ CURVES = "report/curves.png"
 GRID = "report/samples.png"
 COPIES = "report/copies.png"
 REPORT_PICTURES = "report/pictures"
+RATING_PAGE = "report/rate.html"
+RATED = "report/rating"
+VOTES = "report/votes"
 THUMBNAILS = "data/thumbnails"
 ADAPTERS = "adapters"
 ADAPTER_INDEX = "adapters/index.json"
@@ -32,6 +35,7 @@ UNVERIFIED = "data/unverified.json"
 SUCCESS = "_SUCCESS"
 VARIANTS = "variants"
 SAMPLE_SETS = "samples"
+TENSORBOARD = "tensorboard"
 SET_UNITS = "samples-"
 _UNITS = "units"
 COMMIT_NAME = "COMMIT.json"
@@ -112,7 +116,22 @@ def thumbnail(image_id: str) -> str:
 
 def report_picture(name: str) -> str:
     """The file of a picture beside the report's page."""
-    return f"{REPORT_PICTURES}/{name}.webp"
+    return picture_in(REPORT_PICTURES, name)
+
+
+def rated_picture(name: str) -> str:
+    """The file of a picture beside the page for blind rating."""
+    return picture_in(RATED, name)
+
+
+def picture_in(folder: str, name: str) -> str:
+    """The file of a picture in a folder of the report."""
+    return f"{folder}/{name}.webp"
+
+
+def votes(sha256: str) -> str:
+    """The file of votes with that digest."""
+    return f"{VOTES}/{sha256}.json"
 
 
 def member(of: Member) -> str:
@@ -237,3 +256,8 @@ def adapter(name: str) -> str:
 def diffusers_adapter(name: str) -> str:
     """The file to use of an adapter, in diffusers' format."""
     return f"{DIFFUSERS_ADAPTERS}/{name}.safetensors"
+
+
+def tensorboard(of: Member) -> str:
+    """The folder of a member's event files, which TensorBoard reads. Nothing vouches for them: others may be made."""
+    return f"{TENSORBOARD}/{_name_of(of)}"

@@ -291,6 +291,7 @@ def _report(attempt: Attempt, packs: Sequence[Pack]) -> None:
 
         with attempt.progress.doing("Writing the report"):
             comparison = publish_report(report.run, report.workdir, alive)
+        report.tracking.reported(report.run, comparison.verdict.sentence)
         _require_converged(report, packs)
         write_success(report.run, alive)
         for note in copies_found(comparison.members):

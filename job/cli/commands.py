@@ -13,8 +13,10 @@ from job.cli.examples import examples
 from job.cli.forms import compare, export
 from job.cli.init import init
 from job.cli.render import app as render
+from job.cli.several import with_several_values
 from job.manifest.load import load_manifest
 from job.manifest.schema import Manifest, manifest_schema
+from job.manifest.trackers import with_defaults
 from job.process.stop import StopFlag
 from lora_engine.config.models import DeviceChoice
 from lora_engine.system.cores import Load
@@ -91,9 +93,12 @@ def validate(
 
     loaded = _load(manifest, sets)
     from job.preflight import check_access, check_device, check_loras, check_trainable
+    from job.trackers.installed import lacking
 
     env.check_stores(loaded, os.environ)
     check_loras(loaded)
+    for text in lacking(with_defaults(loaded.trackers)):
+        typer.echo(text, err=True)
     if not offline:
         check_access(loaded)
         check_device(loaded)
@@ -153,11 +158,17 @@ def status(
     show_status(_folder(run), follow=follow, as_json=as_json)
 
 
-@app.command(epilog=examples("report"))
+@app.command(epilog=examples("report"), cls=with_several_values("--ratings"))
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs: paths or s3://...")],
     output: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Of several runs; default: ./side-by-side-RUN-RUN.")
+    ] = None,
+    ratings: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE...", help="Votes that report/rate.html exported, of one run; they replace those before."
+        ),
     ] = None,
 ) -> None:
     """Rebuild the report and adapters/ from a run's artifacts; of several runs, put their reports side by side."""
@@ -168,6 +179,8 @@ def report(
     for folder in folders:
         require_run(folder)
     if len(folders) > 1:
+        if ratings:
+            raise typer.BadParameter("votes are on the pictures of one run", param_hint="--ratings")
         from job.report.side_by_side.publish import publish_side_by_side
 
         page, sentence = publish_side_by_side(folders, output)
@@ -177,8 +190,10 @@ def report(
     else:
         from job import layout
         from job.report.publish import publish_report
+        from job.report.rating.given import read_files
 
-        sentence = publish_report(folders[0]).verdict.sentence
+        votes = read_files(ratings or (), os.environ)
+        sentence = publish_report(folders[0], votes=votes).verdict.sentence
         for key in (layout.COMPARISON, layout.ADAPTER_INDEX, layout.PAGE):
             typer.echo(folders[0].uri(key))
     typer.echo(printable(sentence), err=True)

@@ -268,9 +268,12 @@ _NEEDLESS = {
         "offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path "
         "zero3_save_16bit_model gpus num_cpu_threads"
     ),
+    "trackers names TensorBoard, Weights & Biases and MLflow": (
+        "log_with log_tracker_name log_tracker_config log_config report_to use_wandb"
+    ),
+    "runs of trackers are named after the adapters, and keys come from the environment": "wandb_run_name wandb_api_key",
     "a run writes metrics.jsonl, validation.jsonl and a report": (
-        "logging_dir log_with log_prefix log_tracker_name log_tracker_config log_config report_to wandb_run_name "
-        "wandb_api_key use_wandb console_log_level console_log_file console_log_simple"
+        "logging_dir log_prefix console_log_level console_log_file console_log_simple"
     ),
     "every checkpoint can be continued from": "save_state save_state_on_train_end",
     "it is for trying out the other program": "debug_dataset output_config show_timesteps",

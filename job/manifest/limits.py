@@ -26,6 +26,12 @@ class LimitsConfig(Config):
     lease_wait: float = Field(
         default=10, ge=0, description="Minutes to wait for another process that works on this run; then exit 52."
     )
+    tracker_seconds: float = Field(
+        default=10,
+        ge=0,
+        le=600,
+        description="Wait so long, over an attempt, for trackers that have not yet taken what they were told.",
+    )
     lease_seconds: float = Field(
         default=60, ge=1, le=3600, description="A process that is silent for so long has lost its unit to the next."
     )

@@ -12,6 +12,7 @@ from job.manifest.models import BaseModelConfig, CaptionerModelConfig, ScoredEva
 from job.manifest.names import part_name, run_name, variant_name
 from job.manifest.overrides import schemas_of_keys
 from job.manifest.places import DataSource, Destination, Endpoint, Region
+from job.manifest.trackers import Trackers
 from job.storage.base import StorageSettings
 from job.storage.uris import as_folder, local_path, scheme_of
 from lora_engine.captions.strategies import captioners_of
@@ -171,6 +172,12 @@ class Manifest(Config):
     evaluation: ScoredEvaluationConfig = ScoredEvaluationConfig()
     limits: LimitsConfig = LimitsConfig()
     output: OutputConfig
+    trackers: Trackers = Field(
+        default=(),
+        max_length=3,
+        description="Programs that show the run as it goes on: names, or mappings with a name and options. No part of "
+        "what the run is, and none can hold it up.",
+    )
 
     @model_validator(mode="after")
     def _check_names(self) -> "Manifest":

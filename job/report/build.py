@@ -17,6 +17,7 @@ from job.report.notes import notes
 from job.report.pairs import compare_pairs
 from job.report.picture_schema import VariantPictures
 from job.report.pictures import Pictures, study_pictures
+from job.report.rating.door import read_ratings
 from job.report.schema import (
     Comparison,
     DataCounts,
@@ -66,10 +67,13 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
             "Restore its folder validation/, or run under another name: --set name=...",
         ) from error
     members = [each.report for each in trained]
+    variants = list(dict.fromkeys(member.variant for member in members))
+    ratings = read_ratings(run, resolved, pictures, variants, pairs)
+    share, groups = resolved.manifest.evaluation.equivalence_margin, len(set(scored.groups))
     fair = _fair(members, pairs)
     return Comparison(
         name=resolved.manifest.name,
-        verdict=study_verdict(pairs, members, len(set(scored.groups)), resolved.manifest.evaluation.equivalence_margin),
+        verdict=study_verdict(pairs, members, groups, share, ratings),
         scoring=resolved.scoring,
         curve_timesteps=resolved.manifest.evaluation.timesteps,
         data=DataCounts(**asdict(fates_of(images, _resolution(resolved)))),
@@ -81,6 +85,7 @@ def build_comparison(run: RunFolder, pictures: Pictures | None = None) -> Compar
         pairs=pairs,
         clip_sha256=pictures.clip_sha256,
         likeness=pictures.likeness(),
+        ratings=ratings,
         fair=fair,
         captions={
             name: asdict(lint(records, may_repeat=_is_constant(resolved, name))) for name, records in captions.items()

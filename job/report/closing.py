@@ -70,6 +70,7 @@ class _Verdict(StoredJson):
     sentence: str
     headline: Known[str] = None
     pictures: Known[str] = None
+    people: Known[str] = None
 
 
 class _Report(StoredJson):
@@ -102,6 +103,7 @@ class Closing:
     verdict: str | None
     headline: str | None  # the same in a plain sentence
     agreement: str | None  # whether pictures agree
+    people: str | None  # what they prefer, where there are votes
     report: str | None
     page: str | None  # the report to be opened in a browser
     pictures: str | None
@@ -124,7 +126,7 @@ class Closing:
             "fetch": self.collect,
         }
         parts: list[RenderableType] = []
-        told = [(self.headline, "bold"), (self.agreement, ""), (self.verdict, "dim")]
+        told = [(self.headline, "bold"), (self.agreement, ""), (self.people, ""), (self.verdict, "dim")]
         parts += [Text(printable(text), style=style) for text, style in told if text is not None]
         parts += [Text()] if parts else []
         if self.members:
@@ -155,6 +157,7 @@ def closing_of(run: RunFolder, settings: StorageSettings) -> Closing:
         verdict=found.verdict.sentence if found.verdict else None,
         headline=found.verdict.headline if found.verdict else None,
         agreement=found.verdict.pictures if found.verdict else None,
+        people=found.verdict.people if found.verdict else None,
         report=report,
         page=page,
         pictures=pictures,

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import json
+from collections.abc import Mapping
 
 from markupsafe import Markup
 
@@ -41,3 +43,9 @@ def webp_uri(data: bytes) -> str:
 def policy_hash(source: str) -> str:
     """What the content security policy of a page calls a script or a style that it allows."""
     return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
+
+
+def json_in_script(value: Mapping[str, object]) -> str:
+    """JSON as it can stand in a script element: no text of it ends the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

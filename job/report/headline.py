@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from job.report import words
 from job.report.agreement import agreement
+from job.report.rating.words import people
+from job.report.rating_schema import Ratings
 from job.report.schema import MemberReport, Pair, Recommended, StudyVerdict
 from job.report.sides import is_of_seeds, is_one_question, share_captions, sides
 from job.report.words import unlike
@@ -11,7 +13,13 @@ from lora_engine.evaluation import statistics
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
 
 
-def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups: int, share: float) -> StudyVerdict:
+def study_verdict(
+    pairs: Sequence[Pair],
+    members: Sequence[MemberReport],
+    groups: int,
+    share: float,
+    ratings: Ratings | None = None,
+) -> StudyVerdict:
     """The answer of the study: the first variant against the one that is lowest as trained, or against the next.
 
     Where some differ from the first in one thing alone, and not in training seeds, it is against the lowest of those:
@@ -21,6 +29,7 @@ def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups
     Args:
         groups: independent groups of held-out images.
         share: the margin, as a share of the gain.
+        ratings: people's votes; None where there are none.
     """
     candidates = _candidates(pairs, members)
     asked = [pair for pair in candidates if is_one_question(pair) and not is_of_seeds(pair)]
@@ -31,6 +40,7 @@ def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups
             sentence=words.alone(members, groups),
             rests_on=_data(members, groups),
             pictures=None,
+            people=people(rows, ratings),
             others=[],
             recommended=_recommended(members, None),
         )
@@ -45,6 +55,7 @@ def study_verdict(pairs: Sequence[Pair], members: Sequence[MemberReport], groups
         sentence=" ".join((["The seeds disagree."] if disagree else []) + told),
         rests_on=_rests_on(rows, members, groups, share),
         pictures=agreement(rows),
+        people=people(rows, ratings),
         others=[_headline([pair]) for pair in others],
         recommended=_recommended(members, winner),
     )

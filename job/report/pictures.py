@@ -320,15 +320,18 @@ class Pictures:
         trained = self._is_trained([*ours, *theirs])
         return PairPictures(bare=compared("bare"), as_trained=compared("as_trained") if trained else None)
 
+    def last_step(self, member: Member) -> int | None:
+        """The step of its last samples; None where it has none, or none of the end of its training."""
+        step = max(self.indices[member], default=None)
+        return step if self._ends is None or step == self._ends.get(member) else None
+
     def _last(self, members: Sequence[Member]) -> list[tuple[Member, int]] | None:
         """The members, each with the step of its last samples.
 
         None where one has none, or none of the end of its training, or where some have those of the base model alone.
         """
-        if not members or not all(self.indices[member] for member in members):
-            return None
-        last = {member: max(self.indices[member]) for member in members}
-        if self._ends is not None and any(step != self._ends.get(member) for member, step in last.items()):
+        last = {member: step for member in members if (step := self.last_step(member)) is not None}
+        if not members or len(last) < len(members):
             return None
         return list(last.items()) if len({step > 0 for step in last.values()}) == 1 else None
 

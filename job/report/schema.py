@@ -6,6 +6,7 @@ from pydantic import Field
 
 from job.report.parts import Interval, Part
 from job.report.picture_schema import LikenessCutoff, MemorisedReport, PairPictures, SamplePoint, VariantPictures
+from job.report.rating_schema import Ratings
 from job.run.own_captions import OwnCaptionFacts
 from lora_engine.evaluation.statistics import SKEW_GROUPS, STRONG_SKEW
 from lora_engine.evaluation.verdicts import Code
@@ -281,6 +282,9 @@ class StudyVerdict(Part):
     sentence: str = Field(description="The verdict of the pair that it is about, with its numbers.")
     rests_on: str = Field(description="How much data, and which difference does not matter.")
     pictures: str | None = Field(description="Whether pictures agree, prompted as trained. Null where there are none.")
+    people: str | None = Field(
+        default=None, description="What people prefer, and whether pictures and losses agree. Null without votes."
+    )
     others: list[str] = Field(
         description="The same of each other pair that has a verdict, first of those that differ in one thing."
     )
@@ -318,6 +322,7 @@ class Comparison(Part):
     pairs: list[Pair]
     clip_sha256: str | None = Field(description="Of the CLIP model behind the measures of pictures.")
     likeness: LikenessCutoff | None = Field(description="Null where there are no samples.")
+    ratings: Ratings | None = Field(default=None, description="People's votes. Null where none were given.")
     fair: dict[str, bool] = Field(description="Per seed: whether all its pairs are like for like.")
     captions: dict[str, dict[str, Any]] = Field(description="Lint of each caption set.")
     own_captions: OwnCaptionFacts | None = Field(

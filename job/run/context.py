@@ -10,6 +10,7 @@ from job.manifest.packs import Pack, ResolvedVariant, packs_of, resolve_variants
 from job.manifest.schema import Manifest
 from job.process.progress import Progress
 from job.process.stop import StopFlag
+from job.run.tracking import Tracking
 from job.storage import Patience, open_storage
 from job.storage.folder import RunFolder
 from job.storage.uris import join
@@ -25,6 +26,7 @@ class Workplace:
     stop: StopFlag
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     fenced: bool = True  # whether the store can keep a second writer out
+    tracking: Tracking = field(default_factory=Tracking)
     epoch: int | None = None  # epoch of the lease that is held on a unit; None where none is held
     # Of each source, the URIs or names of the files that came without a checksum; see `job.run.unverified`.
     unverified: dict[str, frozenset[str]] = field(default_factory=dict)

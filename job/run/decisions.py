@@ -73,7 +73,7 @@ def is_done(attempt: Attempt) -> bool:
     if not attempt.run.exists(layout.SUCCESS) or has_more_steps(stored.identity, current):
         return False
     now, then = SeenManifest.model_validate(attempt.manifest.model_dump(mode="json")), stored.manifest
-    if _asked_samples(now) != _asked_samples(then):
+    if _asked_samples(now) != _asked_samples(then) or now.evaluation.rating != then.evaluation.rating:
         return False
     # Another source of the dataset or a model can hold the same files, but that is known only once they are fetched.
     source = attempt.run.read_stored(layout.SOURCE, SourceStamp)

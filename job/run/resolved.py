@@ -20,7 +20,7 @@ from job.run.identity import (
 )
 from job.storage.stored import StoredJson
 from lora_engine.config.captions import CAPTIONER, PromptTemplate
-from lora_engine.config.evaluation import EvaluationConfig, Pairs
+from lora_engine.config.evaluation import EvaluationConfig, Pairs, Question, RatingConfig
 from lora_engine.config.models import DtypeName, PredictionType
 from lora_engine.models.files import LocalModel
 
@@ -112,6 +112,14 @@ class SampleDecision(StoredJson):
     key: str  # see `samples_key`
 
 
+class SeenRating(StoredJson):
+    """The manifest's `evaluation.rating`, of which reports ask for this key and keep the rest."""
+
+    model_config = ConfigDict(extra="allow")
+
+    question: Question = RatingConfig().question
+
+
 class SeenEvaluation(StoredJson):
     """The manifest's `evaluation`, of which later attempts and reports ask for these keys and keep the rest."""
 
@@ -122,6 +130,7 @@ class SeenEvaluation(StoredJson):
     pairs: Pairs | None = None
     equivalence_margin: float = EvaluationConfig().equivalence_margin
     samples: dict[str, Any] | None = None
+    rating: SeenRating = SeenRating()
 
 
 class SeenVariant(StoredJson):

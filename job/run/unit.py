@@ -34,7 +34,10 @@ def unit_of(place: Place, unit: str, wait_minutes: float) -> Iterator[Place]:
         JobError: 44 or 53 when memory, disk or GPU fail within the block.
     """
     with _held(place, unit, wait_minutes) as holding, _shown(holding, unit):
-        yield holding
+        try:
+            yield holding
+        finally:
+            place.tracking.settle()  # Nothing can be written into the run once the lease is released.
 
 
 @contextlib.contextmanager

@@ -119,7 +119,11 @@ def conflict(problems: Iterable[Problem], more: str = "") -> JobError:
     more = f" {more}" if more else ""
     if others:
         more += f" {others_too(len(others))}: `lora-job verify` names all."
-    way = "Make it anew with `lora-job report RUN`, or restore" if first.key.startswith(MADE_ANEW) else "Restore"
+    way = "Restore"
+    if first.key.startswith(f"{layout.VOTES}/"):
+        way = "Give the votes again with `lora-job report RUN --ratings FILE...`, or restore"
+    elif first.key.startswith(MADE_ANEW):
+        way = "Make it anew with `lora-job report RUN`, or restore"
     return JobError(ExitCode.CONFLICT, first.text + more, f"{way} {_FROM_A_COPY}")
 
 

@@ -319,6 +319,7 @@ class _Publisher:
                 embeddings_sha256=digest,
             )
             self._place.run.write_stored(layout.sample_index(member, self._step, self._wanted.name), index)
+            self._place.tracking.samples(self._place.run, member, self._wanted.name)
 
     def _with_likeness(self) -> list[SampleRow]:
         """The row of each sample that is measured, with its likeness to training images."""

@@ -93,7 +93,7 @@ class RunFolder:
             value: Model = _adapter(kind).validate_json(data)  # type: ignore[arg-type]
             return value
         except (ValidationError, RecursionError) as error:
-            raise self._no_such_json(key, _first_problem(error)) from error
+            raise self._no_such_json(key, first_problem(error)) from error
 
     def _parse(self, key: str, data: bytes) -> dict[str, Any]:
         try:
@@ -113,7 +113,7 @@ class RunFolder:
         )
 
 
-def _first_problem(error: Exception) -> str:
+def first_problem(error: Exception) -> str:
     """The key that is wrong, and why, for a message; nothing where the whole is no JSON."""
     if not isinstance(error, ValidationError):
         return ""

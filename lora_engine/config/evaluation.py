@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lora_engine.config.base import Config
 
@@ -73,6 +73,25 @@ class SamplesConfig(Config):
 
 Pairs = Literal["all", "with_first"] | tuple[tuple[str, str], ...]
 
+
+def _one_line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("it has to be one line of characters that print, and not empty")
+    return text
+
+
+Question = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
+
+
+class RatingConfig(Config):
+    """What people are asked who rate pictures blind, in report/rate.html."""
+
+    question: Question = Field(
+        default="Which would you rather wear?",
+        description="One line. With another question the page is another one, to which earlier answers do not belong.",
+    )
+
+
 _MOST_FOR_ALL_PAIRS = 8  # variants; with more, the work to compare each with each grows beyond a quarter of training
 
 
@@ -99,6 +118,7 @@ class EvaluationConfig(Config):
         description="The largest difference that does not matter, as a share of what training gained over the base.",
     )
     samples: SamplesConfig | None = None
+    rating: RatingConfig = RatingConfig()
 
 
 def compared_pairs(pairs: Pairs | None, variants: Sequence[str]) -> tuple[tuple[str, str], ...]:

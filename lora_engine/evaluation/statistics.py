@@ -60,14 +60,14 @@ class Estimate:
 
     def interval(self, confidence: float) -> Interval:
         """The two-sided t interval of that confidence, in (0, 1)."""
-        half = self._reach(_quantile, (1 + confidence) / 2)
+        half = self._reach(quantile, (1 + confidence) / 2)
         if half is None:
             return Interval(self.mean, None, None, confidence)
         return Interval(self.mean, self.mean - half, self.mean + half, confidence)
 
     def is_below_zero(self, level: float) -> bool:
         """Whether a one-sided test of that level, in (0, 1), finds the mean to be below 0."""
-        reach = self._reach(_quantile, 1 - level)
+        reach = self._reach(quantile, 1 - level)
         return reach is not None and self.mean + reach < 0
 
     def minimum_detectable(self, confidence: float) -> float | None:
@@ -114,7 +114,7 @@ def simultaneous(intervals: int) -> float:
     return 1 - (1 - CONFIDENCE) / intervals
 
 
-def _quantile(freedom: float, probability: float) -> float:
+def quantile(freedom: float, probability: float) -> float:
     """The quantile of Student's t."""
     from scipy.special import stdtrit  # takes a fifth of a second to import, and is needed only by reports
 
@@ -127,10 +127,10 @@ def _detectable(freedom: float, probability: float) -> float:
     Abramowitz and Stegun, "Handbook of mathematical functions", 1964, equation 26.7.10. That quantile plus the one of
     `POWER` would be too little where the degrees of freedom are few: with two, 69 to 78 in 100 find such an effect.
     """
-    quantile = _quantile(freedom, probability)
-    spread = math.sqrt(1 + quantile**2 / (2 * freedom))
+    reach = quantile(freedom, probability)
+    spread = math.sqrt(1 + reach**2 / (2 * freedom))
     # Below a fifth of a degree, where one group is nearly all images, the equation no longer holds.
-    return max(quantile, quantile * (1 - 1 / (4 * freedom)) + NormalDist().inv_cdf(POWER) * spread)
+    return max(reach, reach * (1 - 1 / (4 * freedom)) + NormalDist().inv_cdf(POWER) * spread)
 
 
 def estimate(values_SN: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> Estimate:
@@ -146,7 +146,7 @@ def estimate(values_SN: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -
     sizes_G = np.bincount(group_of_image).astype(np.float64)
     return Estimate(
         mean=float(values_SN.mean()),
-        images_variance=_variance_over_groups(sums_G, sizes_G) if len(sums_G) > 1 else None,
+        images_variance=variance_over_groups(sums_G, sizes_G) if len(sums_G) > 1 else None,
         images_freedom=float(images**2 / np.square(sizes_G).sum() - 1),
         seeds_variance=float(values_SN.mean(axis=1).var(ddof=1)) / seeds if seeds > 1 else 0.0,
         seeds=seeds,
@@ -213,7 +213,7 @@ def _skew(values_G: npt.NDArray[np.float64]) -> float | None:
     return float(((deviations_G / spread) ** 3).mean())
 
 
-def _variance_over_groups(sums_G: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.float64]) -> float:
+def variance_over_groups(sums_G: npt.NDArray[np.float64], sizes_G: npt.NDArray[np.float64]) -> float:
     """The variance of the mean over images, by leaving out one group after the other.
 
     The jackknife is on the safe side where groups are of unequal size (Bell and McCaffrey, "Bias reduction in standard

@@ -211,6 +211,7 @@ _RESUME = (
         "job/stages/train/checkpoint_writer.py",
         "            member = snapshot.member\n"
         "            self._attempt.run.write_jsonl(layout.metrics(member), (row.row() for row in snapshot.metrics))\n"
+        "            self._attempt.tracking.metrics(self._attempt.run, member, snapshot.metrics)\n"
         "        for snapshot in snapshots:\n"
         "            self._publish_member(snapshot)\n",
         "            self._publish_member(snapshot)\n"
@@ -555,6 +556,7 @@ _SHARING = (
         "A kill, or a report that fails, leaves a run that passes for finished and has no report.",
         "job/pipeline.py",
         "            comparison = publish_report(report.run, report.workdir, alive)\n"
+        "        report.tracking.reported(report.run, comparison.verdict.sentence)\n"
         "        _require_converged(report, packs)\n"
         "        write_success(report.run, alive)\n",
         "            _require_converged(report, packs)\n"

@@ -4,5 +4,6 @@ from job.report.charts.bins import timestep_losses
 from job.report.charts.differences import forest
 from job.report.charts.inline import svg
 from job.report.charts.training import curves
+from job.report.charts.votes import win_rates
 
-__all__ = ["curves", "forest", "svg", "timestep_losses"]
+__all__ = ["curves", "forest", "svg", "timestep_losses", "win_rates"]

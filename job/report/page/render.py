@@ -1,12 +1,11 @@
 """Renders the page: templates, one a section, filled with the comparison and with what the run holds beside it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from job import layout
-from job.report.charts import curves, forest, svg, timestep_losses
-from job.report.elements import policy_hash
+from job.report.charts import curves, forest, svg, timestep_losses, win_rates
+from job.report.elements import json_in_script, policy_hash
 from job.report.findings import Findings
 from job.report.page.beside import embedded, publish_beside, relative, remove_others
 from job.report.page.gallery import read_gallery
@@ -30,6 +29,7 @@ _WEB_UIS = {"A1111": use_in_a1111, "Forge": use_in_forge, "ComfyUI": use_in_comf
 _SECTIONS = (
     ("answer", "Answer"),
     ("pictures", "Pictures"),
+    ("people", "People"),
     ("differences", "Differences"),
     ("losses", "Curves"),
     ("captions", "Captions and images"),
@@ -47,21 +47,23 @@ def publish_page(found: Findings) -> None:
     run, comparison = found.run, found.comparison
     gallery, images = read_gallery(run, found.pictures), read_images(run, found.resolved, comparison)
     pictures = gallery.copies(run) | images.thumbnails(run)
-    publish_beside(run, pictures, found.check)
+    publish_beside(run, layout.REPORT_PICTURES, pictures, found.check)
     data, chosen = comparison.model_dump(mode="json"), comparison.verdict.recommended
     used = next(i for i, m in enumerate(comparison.members) if (m.variant, m.seed) == (chosen.variant, chosen.seed))
     judged = [at for at, pair in enumerate(comparison.pairs) if pair.verdict is not None]
+    has = {"pictures": bool(gallery.rows), "people": comparison.ratings is not None}
     values = {
         "c": comparison,
         "n": Numbers(data),
         "table": adapters(comparison),
         "matrix": matrix_of(comparison),
         "gallery": gallery,
+        "has_rating": run.exists(layout.RATING_PAGE),
         "images": images,
         "beside": relative,
         "name_of_sample": {key: name for name, key in gallery.files.items()},
         "manifest": shortened((run.read(layout.MANIFEST) or b"").decode(errors="replace"), _LONGEST_MANIFEST),
-        "sections": [section for section in _SECTIONS if section[0] != "pictures" or gallery.rows],
+        "sections": [section for section in _SECTIONS if has.get(section[0], True)],
         "training_seeds": len({member.seed for member in comparison.members}),
         "judged": judged[:_MOST_PAIRS],
         "more_pairs": len(judged) > _MOST_PAIRS,
@@ -79,7 +81,7 @@ def publish_page(found: Findings) -> None:
 
     def page(held: Mapping[str, str], thumbnails: Mapping[str, str]) -> bytes:
         return _page(
-            gallery_json=_json(gallery.as_json(held)),
+            gallery_json=json_in_script(gallery.as_json(held)),
             picture_of=lambda name: thumbnails.get(name) or held.get(name) or relative(name),
             **values,
         )
@@ -88,7 +90,7 @@ def publish_page(found: Findings) -> None:
     thumbnails = embedded(run, images.names.values(), int(room * _OF_THUMBNAILS))
     held = embedded(run, gallery.first, room - sum(map(len, thumbnails.values())))
     run.write(layout.PAGE, page(held, thumbnails))
-    remove_others(run, pictures)
+    remove_others(run, layout.REPORT_PICTURES, pictures)
 
 
 def _charts(comparison: Comparison) -> dict[str, str]:
@@ -111,6 +113,12 @@ def _charts(comparison: Comparison) -> dict[str, str]:
             "Loss by timestep",
             "Loss less the base model's in ranges of timesteps; the table below has the numbers.",
             "members",
+        ),
+        "votes": (
+            win_rates(comparison),
+            "Votes",
+            "The share of votes for the first of every pair with its interval; the table has the numbers.",
+            "ratings",
         ),
     }
     return {name: "" if chart[0] is None else svg(chart[0], *chart[1:]) for name, chart in found.items()}
@@ -138,9 +146,3 @@ def _page(**values: Any) -> bytes:
         )
     )
     return page.encode()
-
-
-def _json(value: Mapping[str, object]) -> str:
-    """JSON as it can stand in a script element: no text of it ends the element."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -108,6 +108,7 @@ class CheckpointWriter(Background):
         for snapshot in snapshots:
             member = snapshot.member
             self._attempt.run.write_jsonl(layout.metrics(member), (row.row() for row in snapshot.metrics))
+            self._attempt.tracking.metrics(self._attempt.run, member, snapshot.metrics)
         for snapshot in snapshots:
             self._publish_member(snapshot)
 

@@ -181,6 +181,7 @@ class PackEvaluation:
         others = [other for other in self.records[member] if other.step != record.step]
         self.records[member] = sorted([*others, record], key=lambda record: record.step)
         self._attempt.run.write_jsonl(layout.validation(member), (asdict(row) for row in self.records[member]))
+        self._attempt.tracking.validation(self._attempt.run, member, self.records[member])
 
     def _finish(self, scoring: denoising.Scoring, step: int, title: str) -> None:
         """Do the scoring to its end, from where an interrupted attempt stored one with the same facts, if any did."""

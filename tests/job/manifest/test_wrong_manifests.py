@@ -153,6 +153,7 @@ evaluation:
     negative_prompt: b
     when: end
     clip: {source: models/clip, revision: main, allow_pickle: false}
+  rating: {question: "Which?"}
 limits: {attempt_hours: 1.0, max_hours: 1.0, stall_minutes: 1.0}
 output: {destination: runs, storage: {region: here}, cache: cache}
 """

@@ -77,6 +77,17 @@ def test_a_finished_run_is_done_on_any_device(tmp_path: Path) -> None:
     assert is_done(attempt_at(tmp_path, "device=cuda"))
 
 
+def test_a_finished_run_with_another_question_is_the_same_run_with_more_to_do(tmp_path: Path) -> None:
+    first = finish(attempt_at(tmp_path), tmp_path)
+    asked = attempt_at(tmp_path, "evaluation.rating.question=Which is inkier?")
+    assert not is_done(asked)
+    second = decide(asked, tmp_path)
+    assert second.manifest.evaluation.rating.question == "Which is inkier?"
+    assert (second.identity, second.run_id) == (first.identity, first.run_id)
+    asked.run.write(layout.SUCCESS, b"")
+    assert is_done(asked)
+
+
 @pytest.mark.parametrize("left", [layout.SUCCESS, f"{layout.checkpoint(layout.Member('one', 1337), 4)}/COMMIT.json"])
 def test_a_run_whose_decisions_are_lost_gets_no_new_ones(tmp_path: Path, left: str) -> None:
     finish(attempt_at(tmp_path), tmp_path)
