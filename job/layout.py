@@ -21,7 +21,7 @@ COPIES = "report/copies.png"
 REPORT_PICTURES = "report/pictures"
 RATING_PAGE = "report/rate.html"
 RATED = "report/rating"
-VOTES = "report/votes"
+VOTES = "report/votes.json"
 THUMBNAILS = "data/thumbnails"
 ADAPTERS = "adapters"
 ADAPTER_INDEX = "adapters/index.json"
@@ -127,11 +127,6 @@ def rated_picture(name: str) -> str:
 def picture_in(folder: str, name: str) -> str:
     """The file of a picture in a folder of the report."""
     return f"{folder}/{name}.webp"
-
-
-def votes(sha256: str) -> str:
-    """The file of votes with that digest."""
-    return f"{VOTES}/{sha256}.json"
 
 
 def member(of: Member) -> str:

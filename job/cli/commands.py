@@ -191,9 +191,15 @@ def report(
         from job import layout
         from job.report.publish import publish_report
         from job.report.rating.given import read_files
+        from job.report.rating.kept import raters_kept
+        from job.report.rating.words import given
 
         votes = read_files(ratings or (), os.environ)
-        sentence = publish_report(folders[0], votes=votes).verdict.sentence
+        before = raters_kept(folders[0]) if votes else []
+        comparison = publish_report(folders[0], votes=votes)
+        if votes and comparison.ratings is not None:
+            typer.echo(printable(given(comparison.ratings, before)), err=True)
+        sentence = comparison.verdict.sentence
         for key in (layout.COMPARISON, layout.ADAPTER_INDEX, layout.PAGE):
             typer.echo(folders[0].uri(key))
     typer.echo(printable(sentence), err=True)

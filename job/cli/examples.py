@@ -39,7 +39,7 @@ _EXAMPLES = {
     """,
     "report": """
         lora-job report runs/study
-        lora-job report runs/study --ratings ratings-study-anna.json ratings-study-ben.json
+        lora-job report runs/study --ratings anna.json ben.json
         lora-job report runs/at-384 runs/at-512
     """,
     "collect": """

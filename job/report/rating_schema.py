@@ -46,15 +46,17 @@ class RatedPair(Part):
         f"fewer than {FEWEST_PROMPTS} prompts were rated."
     )
     of_people: bool = Field(
-        description="Whether the interval covers the choice of raters; else it is about these raters."
+        description=f"Whether the interval covers the choice of raters: they say as much as {FEWEST_RATERS} who voted "
+        "equally often. Else it is about these raters."
     )
     winner: str | None = Field(description="Whose interval lies above a half. Null where none does.")
     design_effect: float | None = Field(
-        description="How many such votes say as much as one independent vote without a tie. Null with too few prompts."
+        description="How many such votes say as much as one independent vote without a tie. Null with too few prompts, "
+        "and where all votes are alike."
     )
     votes_wanted: int | None = Field(
         description="With which such a study tells a difference as large as the one found in 80 of 100 cases. Null "
-        "where that cannot be told, as at a half."
+        "where that cannot be told, as at a half or where all votes are alike."
     )
     votes_missing: int | None = Field(description="votes_wanted less those given; 0 where the difference is told.")
     sentence: str
@@ -87,6 +89,8 @@ class Ratings(Part):
     )
     pairs: list[RatedPair] = Field(description="Of single pictures of a trial; in the order of the variants.")
     agreement: Agreement | None = Field(description="Null where no two raters judged the same.")
-    set_aside: int = Field(description="Files of votes about other pictures than are shown now, which do not count.")
+    set_aside: int = Field(
+        description="Raters whose votes are about other pictures than are shown now, and do not count."
+    )
     headline: str = Field(description="In one plain sentence.")
     method: str = Field(description="How the intervals are computed.")

@@ -31,7 +31,7 @@ class Success(StoredJson):
 
 def is_always_listed(key: str) -> bool:
     """Whether `_SUCCESS` lists the file if there is one. Beside the report others may have put files of their own."""
-    ours = (layout.COMPARISON, layout.PAGE, layout.RATING_PAGE)
+    ours = (layout.COMPARISON, layout.PAGE, layout.RATING_PAGE, layout.VOTES)
     is_of_report = key.startswith(f"{layout.REPORT}/") and key not in ours
     return _RECORD.fullmatch(key) is not None and not is_of_report
 

@@ -120,7 +120,7 @@ def conflict(problems: Iterable[Problem], more: str = "") -> JobError:
     if others:
         more += f" {others_too(len(others))}: `lora-job verify` names all."
     way = "Restore"
-    if first.key.startswith(f"{layout.VOTES}/"):
+    if first.key == layout.VOTES:
         way = "Give the votes again with `lora-job report RUN --ratings FILE...`, or restore"
     elif first.key.startswith(MADE_ANEW):
         way = "Make it anew with `lora-job report RUN`, or restore"

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from job import layout
 from job.report.pictures import Pictures
 from job.report.rating.drawn import read_rating
 from job.report.rating.found import find
 from job.report.rating.given import GivenFile, sheets_of
-from job.report.rating.kept import has_votes, keep, read_kept
+from job.report.rating.kept import keep, read_kept
 from job.report.rating.trials import Trials
 from job.report.rating_schema import Ratings
 from job.report.schema import Pair
@@ -35,11 +36,11 @@ def read_ratings(
     Raises:
         JobError: 46 when a file of votes was altered, with its name.
     """
-    if not has_votes(run):
+    if not run.exists(layout.VOTES):
         return None
     trials = _trials(run, resolved, pictures)
     kept = read_kept(run, trials)
-    return None if trials is None else find(kept, trials, variants, pairs)
+    return None if trials is None or kept is None else find(kept, trials, variants, pairs)
 
 
 def _trials(run: RunFolder, resolved: Resolved, pictures: Pictures) -> Trials | None:

@@ -73,7 +73,7 @@ def find(kept: Kept, trials: Trials, variants: Sequence[str], pairs: Sequence[Pa
         pairs=rated,
         agreement=shared and schema.Agreement(pairs=shared.units, share=shared.share, alpha=shared.alpha),
         set_aside=kept.set_aside,
-        headline=words.headline(rated, len(counted)),
+        headline=words.headline(rated, sum(bool(each.plain) for each in counted), kept.set_aside),
         method=words.METHOD,
     )
 
@@ -116,6 +116,7 @@ def _pair(a: str, b: str, found: WinRate, confidence: float, pairs: Sequence[Pai
     if found.design_effect is not None:
         wanted = wanted_votes(found.mean, confidence, found.design_effect)
     missing = None if wanted is None else max(0, wanted - found.votes)
+    scarce: words.Scarce = "raters" if found.lacks_raters(confidence) else "prompts"
     pair = schema.RatedPair(
         a=a,
         b=b,
@@ -135,4 +136,4 @@ def _pair(a: str, b: str, found: WinRate, confidence: float, pairs: Sequence[Pai
     )
     rows = [row for row in pairs if {row.a, row.b} == {a, b} and row.verdict is not None]
     said = words.agreement(pair, rows) if rows else None
-    return pair.model_copy(update={"sentence": words.sentence(pair), "agreement": said})
+    return pair.model_copy(update={"sentence": words.sentence(pair, scarce), "agreement": said})

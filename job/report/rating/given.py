@@ -1,7 +1,8 @@
 """The files of votes that raters give: what they must hold to be counted, and which are refused, by their names."""
 
+import codecs
 import hashlib
-import json
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,15 @@ from job.errors import ExitCode, JobError
 from job.report.rating.trials import Trial, Trials, canonical
 from job.storage import open_from_environment
 from job.storage.folder import first_problem
+from job.storage.uris import local_path, scheme_of
 from lora_engine.text import shortened
 
 LARGEST = 1_000_000  # bytes of a file; one of a hundred trials has some twenty thousand
 _SHOWN = 60  # characters of a name in a message
+_ONE_RATER = (
+    "Give one of the two. Names that differ in nothing but case and spaces are one rater: of two people, one has to "
+    "rate under another name."
+)
 _NOTHING_DONE = "No vote was counted, and no report written."
 _Place = Annotated[int, Field(ge=0)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -49,13 +55,13 @@ class Sheet(_Strict):
     sha256: _Sha256  # of all the others
 
     @property
-    def digest(self) -> str:
-        """What `sha256` should be."""
-        return hashlib.sha256(canonical(self.model_dump(mode="json", exclude={"sha256"})).encode()).hexdigest()
-
-    def as_file(self) -> bytes:
-        """The bytes of the file: equal votes give equal ones."""
-        return f"{json.dumps(self.model_dump(mode='json'), indent=2, ensure_ascii=False)}\n".encode()
+    def is_whole(self) -> bool:
+        """Whether it says what it did when the digest was made."""
+        try:
+            content = canonical(self.model_dump(mode="json", exclude={"sha256"})).encode()
+        except UnicodeEncodeError:  # Half of a character, which JSON can name and a page never writes.
+            return False
+        return hashlib.sha256(content).hexdigest() == self.sha256
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Refused:
 
 
 def read_sheet(data: bytes, trials: Trials) -> Sheet | Refused:
-    """A file of votes.
+    """A file of votes. How its text is laid out does not matter: it may have been copied, or sent by mail.
 
     Args:
         data: its bytes.
@@ -77,14 +83,15 @@ def read_sheet(data: bytes, trials: Trials) -> Sheet | Refused:
     if len(data) > LARGEST:
         return Refused(f"is no file of votes: it has more than {LARGEST} bytes.")
     try:
-        sheet = Sheet.model_validate_json(data)
+        sheet = Sheet.model_validate_json(data.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         return Refused(f"is no file of votes as the page exports it{first_problem(error)}.")
-    try:
-        whole = sheet.digest == sheet.sha256 and sheet.as_file() == data
-    except UnicodeEncodeError:  # Half of a character, which JSON can name and a page never writes.
-        whole = False
-    if not whole:
+    return checked(sheet, trials)
+
+
+def checked(sheet: Sheet, trials: Trials) -> Sheet | Refused:
+    """The votes if they are whole, and on the pictures of that page."""
+    if not sheet.is_whole:
         return Refused("was altered after the page exported it. Export it once more; its rater's browser has it.")
     if sheet.run_id != trials.run_id:
         named = shortened(sheet.run, _SHOWN)
@@ -95,6 +102,8 @@ def read_sheet(data: bytes, trials: Trials) -> Sheet | Refused:
             "is of another page: its pictures or its question are not those of report/rate.html now. Have these rated.",
             is_of_another_page=True,
         )
+    if not sheet.votes:
+        return Refused("holds no vote: its rater had answered nothing yet. Leave it out.")
     problem = _problem(sheet, trials)
     return sheet if problem is None else Refused(f"was altered: {problem}. Export it once more.")
 
@@ -139,12 +148,12 @@ class GivenFile:
 
 
 def read_files(places: Sequence[str], environ: Mapping[str, str]) -> list[GivenFile]:
-    """The files at these places: paths or URIs, in the storages that the environment says how to reach.
+    """The files at these places, each once: paths or URIs, in the storages that the environment says how to reach.
 
     Raises:
         JobError: 40 for a scheme that no storage has, 50 when a store fails.
     """
-    return [GivenFile(place, _read(place, environ)) for place in places]
+    return [GivenFile(place, _read(place, environ)) for place in dict.fromkeys(places)]
 
 
 def _read(place: str, environ: Mapping[str, str]) -> bytes | Refused:
@@ -158,11 +167,15 @@ def _read(place: str, environ: Mapping[str, str]) -> bytes | Refused:
         if error.code != ExitCode.STORAGE_ACCESS:
             raise
         return Refused(f"cannot be read. {error.cause}", is_missing=True)
-    return Refused("is not there.", is_missing=True) if data is None else data
+    if data is None:
+        is_something_else = scheme_of(place) == "file" and os.path.lexists(local_path(place))
+        what = "is no file: name the files of votes themselves." if is_something_else else "is not there."
+        return Refused(what, is_missing=True)
+    return data
 
 
 def sheets_of(files: Sequence[GivenFile], trials: Trials | None) -> list[Sheet]:
-    """The votes in these files.
+    """The votes in these files; those of files with the same votes once.
 
     Args:
         trials: what the run's page shows; None where there is nothing to rate.
@@ -180,22 +193,21 @@ def sheets_of(files: Sequence[GivenFile], trials: Trials | None) -> list[Sheet]:
     found = [(f.place, f.data if isinstance(f.data, Refused) else read_sheet(f.data, trials)) for f in files]
     refused = [(place, each) for place, each in found if isinstance(each, Refused)]
     sheets = [(place, each) for place, each in found if isinstance(each, Sheet)]
-    refused += _twice(sheets)
+    refused += of_one_rater(sheets)
     if refused:
         raise refusal(refused)
-    return [sheet for _, sheet in sheets]
+    return list({sheet.sha256: sheet for _, sheet in sheets}.values())
 
 
-def _twice(found: Iterable[tuple[str, Sheet]]) -> list[tuple[str, Refused]]:
-    """Files of a rater of whom there is another file."""
+def of_one_rater(sheets: Iterable[tuple[str, Sheet]]) -> list[tuple[str, Refused]]:
+    """Those of a rater of whom there are other votes before, by the places that they are at."""
     first: dict[str, tuple[str, Sheet]] = {}
-    twice = []
-    for place, sheet in found:
+    found = []
+    for place, sheet in sheets:
         before, other = first.setdefault(_who(sheet.rater), (place, sheet))
-        if other is not sheet:
-            what = "holds the same votes as" if other.sha256 == sheet.sha256 else "is of the same rater as"
-            twice.append((place, Refused(f"{what} {before}. Give one of the two.")))
-    return twice
+        if other.sha256 != sheet.sha256:
+            found.append((place, Refused(f"is of the same rater as {before}. {_ONE_RATER}")))
+    return found
 
 
 def _who(rater: str) -> str:

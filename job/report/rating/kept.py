@@ -1,15 +1,20 @@
-"""The files of votes that a run keeps below its report, so that every number of them can be computed again."""
+"""The votes that a run keeps beside its report, so that every number of them can be computed again."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from job import layout
-from job.report.rating.given import Refused, Sheet, read_sheet, refusal
+from job.errors import ExitCode, JobError
+from job.report.rating.given import Refused, Sheet, checked, of_one_rater, refusal
 from job.report.rating.trials import Trials
 from job.storage.folder import RunFolder
+from job.storage.stored import StoredJson
 
-_OURS = re.compile(re.escape(layout.VOTES) + r"/[0-9a-f]{64}\.json")  # keys that a report writes
+
+class _Votes(StoredJson):
+    """What the run's file of votes holds: all of it is written at once, so no crash leaves votes of two sets."""
+
+    sheets: tuple[Sheet, ...]
 
 
 @dataclass(frozen=True)
@@ -17,44 +22,43 @@ class Kept:
     """The votes of a run."""
 
     sheets: tuple[Sheet, ...]  # by the raters' names
-    set_aside: int = 0  # files that are about other pictures than the run shows now
+    set_aside: int = 0  # sheets that are about other pictures than the run shows now
 
 
 def keep(run: RunFolder, sheets: Iterable[Sheet]) -> None:
-    """Have these files of votes in the run, and no others that were given before."""
-    wanted = {layout.votes(sheet.sha256): sheet.as_file() for sheet in sheets}
-    for key, data in wanted.items():
-        run.write(key, data)
-    for key in _keys(run):
-        if key not in wanted:
-            run.delete(key)
+    """Have these votes in the run, and no others that were given before."""
+    run.write_stored(layout.VOTES, _Votes(sheets=tuple(sorted(sheets, key=lambda sheet: (sheet.rater, sheet.sha256)))))
 
 
-def has_votes(run: RunFolder) -> bool:
-    """Whether the run keeps any."""
-    return bool(_keys(run))
+def raters_kept(run: RunFolder) -> list[str]:
+    """The raters whose votes the run keeps; none where these cannot be read any more, and wait to be replaced."""
+    try:
+        votes = run.read_stored(layout.VOTES, _Votes)
+    except JobError as error:
+        if error.code != ExitCode.CONFLICT:
+            raise
+        return []
+    return [] if votes is None else [sheet.rater for sheet in votes.sheets]
 
 
-def read_kept(run: RunFolder, trials: Trials | None) -> Kept:
-    """The files of votes that were given before.
+def read_kept(run: RunFolder, trials: Trials | None) -> Kept | None:
+    """The votes that were given before; None where there are none.
 
     Args:
         trials: what the run's page shows; None where there is nothing to rate any more.
 
     Raises:
-        JobError: 46 when one was altered, with its name.
+        JobError: 46 when some were altered, with the file's name.
     """
-    keys = _keys(run)
+    votes = run.read_stored(layout.VOTES, _Votes)
+    if votes is None:
+        return None
     if trials is None:
-        return Kept((), len(keys))
-    found = {key: read_sheet(run.read(key) or b"", trials) for key in keys}
-    refused = [(run.uri(key), each) for key, each in found.items() if isinstance(each, Refused)]
-    altered = [(uri, each) for uri, each in refused if not each.is_of_another_page]
+        return Kept((), len(votes.sheets))
+    found = [(f"{run.uri(layout.VOTES)}, of {sheet.rater!r},", checked(sheet, trials)) for sheet in votes.sheets]
+    refused = [(place, each) for place, each in found if isinstance(each, Refused)]
+    sheets = [(place, each) for place, each in found if isinstance(each, Sheet)]
+    altered = [*((place, each) for place, each in refused if not each.is_of_another_page), *of_one_rater(sheets)]
     if altered:
         raise refusal(altered)
-    sheets = [each for each in found.values() if isinstance(each, Sheet)]
-    return Kept(tuple(sorted(sheets, key=lambda sheet: (sheet.rater, sheet.sha256))), len(refused))
-
-
-def _keys(run: RunFolder) -> list[str]:
-    return [key for key, _ in run.list(layout.VOTES) if _OURS.fullmatch(key)]
+    return Kept(tuple(sheet for _, sheet in sheets), len(refused))

@@ -1,6 +1,8 @@
 """What people's votes say, in sentences, and whether they agree with the measures of pictures and with the losses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Literal
 
 from job.report.agreement import better_pictures
 from job.report.rating_schema import RatedPair, Ratings
@@ -10,9 +12,10 @@ from job.report.table import percent
 from lora_engine.evaluation.ratings.win_rate import FEWEST_PROMPTS, FEWEST_RATERS
 
 METHOD = (
-    "score interval with quantiles of t on the effective number of votes; their variance is that over prompts "
-    f"(jackknife) and, with {FEWEST_RATERS} raters or more, what the choice of raters adds to it"
+    "score interval; the variance of the share is that over prompts (jackknife, at most that of one vote a prompt) "
+    f"and, with {FEWEST_RATERS} raters or more, what the choice of raters adds to it, each with its quantile of t"
 )
+Scarce = Literal["prompts", "raters"]  # of which a pair has too few to be told, rather than votes
 
 
 def shown(contender: str) -> str:
@@ -20,11 +23,12 @@ def shown(contender: str) -> str:
     return contender or "the base model"
 
 
-def sentence(pair: RatedPair) -> str:
+def sentence(pair: RatedPair, scarce: Scarce) -> str:
     """What the votes on two contenders say.
 
     Args:
         pair: all of it but its sentences.
+        scarce: for what the interval is wide.
     """
     a, b, rate = shown(pair.a), shown(pair.b), pair.win_rate
     if pair.prompts < FEWEST_PROMPTS:
@@ -34,7 +38,7 @@ def sentence(pair: RatedPair) -> str:
         prefer = "prefers" if pair.raters == 1 else "prefer"
         return f"{_who(pair)} {prefer} {shown(pair.winner)} to {loser}: {_numbers(pair, turned=pair.winner == pair.b)}."
     which = f"which of {a} and {b} {'people prefer' if pair.of_people else 'is preferred'}"
-    return f"It cannot be told {which}: {_numbers(pair, turned=rate.mean < 0.5)}.{_what_would_tell(pair)}"
+    return f"It cannot be told {which}: {_numbers(pair, turned=rate.mean < 0.5)}.{_what_would_tell(pair, scarce)}"
 
 
 def _prompts(pair: RatedPair) -> str:
@@ -67,33 +71,65 @@ def _numbers(pair: RatedPair, *, turned: bool) -> str:
     )
 
 
-def _what_would_tell(pair: RatedPair) -> str:
+def _what_would_tell(pair: RatedPair, scarce: Scarce) -> str:
+    if pair.votes_missing == 0 or pair.win_rate.mean in (0, 1):
+        return f" More {scarce}, rather than more votes {'by' if scarce == 'raters' else 'on'} these, would tell."
     if pair.votes_missing is None:
         return ""
-    if pair.votes_missing == 0:
-        return " More raters, rather than more votes of these, would tell." if pair.of_people else ""
-    return f" About {pair.votes_missing} more such votes would tell a difference as large as this one."
+    whose = "prompts and raters in this ratio" if pair.of_people else "prompts"
+    more = f"{pair.votes_missing} more such votes" if pair.votes_missing > 1 else "one more such vote"
+    return f" About {more}, with more {whose}, would tell a difference as large as this one."
 
 
-def headline(pairs: Sequence[RatedPair], raters: int) -> str:
+def headline(pairs: Sequence[RatedPair], raters: int, set_aside: int) -> str:
     """What all votes say, to somebody who has ten seconds.
 
     Args:
-        raters: whose votes are counted.
+        raters: who looked and voted.
+        set_aside: files of votes on other pictures.
     """
     if raters == 0:
-        return "No vote counts: there are none of a rater who looked."
+        aside = (
+            "the votes that were given are on other pictures than these"
+            if set_aside
+            else "there are none of a rater who looked"
+        )
+        return f"No vote counts: {aside}."
     told = [pair for pair in pairs if pair.winner is not None]
     names = dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b))
     beaten = {name: [_other(p, name) for p in told if p.winner == name] for name in names}
     lost = {_other(pair, pair.winner) for pair in told if pair.winner is not None}
-    best = max((name for name in names if name not in lost), key=lambda name: len(beaten[name]), default=None)
-    who = "People" if raters >= FEWEST_RATERS else "This rater" if raters == 1 else f"These {raters} raters"
-    if best is None or not beaten[best]:
-        whose = "1 rater does" if raters == 1 else f"{raters} raters do"
-        return f"The votes of {whose} not tell which pictures are preferred."
-    verb = "prefers" if raters == 1 else "prefer"
-    return f"{who} {verb} the pictures of {shown(best)} to those of {listed([shown(name) for name in beaten[best]])}."
+    most = max((len(beaten[name]) for name in names if name not in lost), default=0)
+    if most == 0:
+        whose = "1 rater" if raters == 1 else f"{raters} raters"
+        return f"The votes of {whose} do not tell which pictures are preferred."
+    best = sorted((name for name in names if name not in lost and len(beaten[name]) == most), key=beaten.__getitem__)
+    least = min((pair for pair in told if pair.winner in best), key=lambda pair: (pair.of_people, pair.raters))
+    verb = "prefers" if least.raters == 1 else "prefer"
+    over = [
+        f"those of {_listed(winners)} to those of {_listed(losers)}"
+        for losers, winners in groupby(best, beaten.__getitem__)
+    ]
+    return f"{_who(least)} {verb} {listed(over).replace('those', 'the pictures', 1)}."
+
+
+def given(ratings: Ratings, before: Sequence[str]) -> str:
+    """What became of votes that were given, for whoever gave them.
+
+    Args:
+        before: the raters whose votes were there before.
+    """
+    counted = [rater.name for rater in ratings.raters if not rater.left_out]
+    left_out = [f"{rater.name} ({rater.failed} of {rater.caught})" for rater in ratings.raters if rater.left_out]
+    gone = sorted(set(before) - {rater.name for rater in ratings.raters})
+    said = [f"Votes that count: {listed(counted)}." if counted else "No votes count."]
+    said += [f"Left out for the catch trials that were failed: {listed(left_out)}."] if left_out else []
+    said += [f"No longer there, since votes replace those given before: {listed(gone)}."] if gone else []
+    return " ".join(said)
+
+
+def _listed(contenders: Iterable[str]) -> str:
+    return listed([shown(name) for name in contenders])
 
 
 def _other(pair: RatedPair, name: str) -> str:

@@ -19,11 +19,11 @@ def wanted_votes(win_rate: float, confidence: float = 0.95, design_effect: float
         design_effect: how many votes of the study say as much as one such vote.
 
     Returns:
-        None at a half, or where it takes more than anybody gives.
+        None at a half, at 0 and 1, where votes would not vary, or where it takes more than anybody gives.
     """
     quantiles = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(POWER)
     distance = win_rate - 0.5
-    if abs(distance) < 1e-9:
+    if abs(distance) < 1e-9 or abs(distance) == 0.5:
         return None
     votes = round(design_effect * quantiles**2 * win_rate * (1 - win_rate) / distance**2)
     return votes if votes <= _MOST else None

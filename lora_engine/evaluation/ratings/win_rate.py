@@ -32,11 +32,11 @@ class WinRate:
     losses: int
     prompts: int
     raters: int
-    prompts_variance: float  # of the mean, over the choice of prompts; 0 where all prompts agree
+    like_prompts: float  # as many prompts with equally many votes would average as well
+    prompts_variance: float  # of the mean, over the choice of prompts
     prompts_freedom: float  # its degrees of freedom
+    like_raters: float  # as many raters with equally many votes would average as well
     raters_variance: float  # what the choice of raters adds to it; 0 where that is not covered
-    raters_freedom: float
-    effective_votes: float  # as many independent votes without a tie would say as much
 
     @property
     def votes(self) -> int:
@@ -45,39 +45,58 @@ class WinRate:
 
     @property
     def is_of_people(self) -> bool:
-        """Whether the interval covers the choice of raters."""
-        return self.raters >= FEWEST_RATERS
+        """Whether the interval covers the choice of raters: a rater of few votes is not one more."""
+        return round(self.like_raters) >= FEWEST_RATERS
 
     @property
     def design_effect(self) -> float | None:
-        """How many votes such as these say as much as one independent vote without a tie. None with too few prompts.
+        """How many votes such as these say as much as one independent vote without a tie.
+
+        None with too few prompts, and where all votes are alike, which says nothing of how much they vary.
 
         Source: Kish, "Survey sampling", 1965, section 8.2.
         """
-        return None if self.prompts < FEWEST_PROMPTS else self.votes / self.effective_votes
+        most = self.mean * (1 - self.mean)
+        if self.prompts < FEWEST_PROMPTS or most == 0:
+            return None
+        return self.votes * (self.prompts_variance + self.raters_variance) / most
+
+    def lacks_raters(self, confidence: float) -> bool:
+        """Whether the interval of that confidence is wide for few raters rather than for few prompts."""
+        of_prompts, of_raters = self._widths((1 + confidence) / 2)
+        return of_raters > of_prompts
 
     def interval(self, confidence: float) -> Interval:
         """The two-sided interval of that confidence, in (0, 1), within [0, 1]; without ends where prompts are too few.
 
-        Wilson's score interval on the effective number of votes, with a quantile of t (Dean and Pagano, "Evaluating
-        confidence interval methods for binomial proportions in clustered surveys", 2015). Its square is the mean of the
-        squares of those that the summands of the variance would need by themselves, weighted by the summands (as in
-        modified large-sample intervals: Burdick and Graybill, "Confidence intervals on variance components", 1992).
+        Wilson's score interval, whose square of a quantile over a number of votes is here the sum over prompts and
+        raters (Dean and Pagano, "Evaluating confidence interval methods for binomial proportions in clustered surveys",
+        2015; sums of summands by themselves as in Burdick and Graybill, "Confidence intervals on variance components",
+        1992).
         """
         if self.prompts < FEWEST_PROMPTS:
             return Interval(self.mean, None, None, confidence)
-        t, n = self._quantile((1 + confidence) / 2), self.effective_votes
-        centre = (self.mean + t**2 / (2 * n)) / (1 + t**2 / n)
-        half = t / (1 + t**2 / n) * math.sqrt(self.mean * (1 - self.mean) / n + (t / (2 * n)) ** 2)
-        return Interval(self.mean, max(0.0, centre - half), min(1.0, centre + half), confidence)
+        width = sum(self._widths((1 + confidence) / 2))
+        centre = (self.mean + width / 2) / (1 + width)
+        half = math.sqrt(width * self.mean * (1 - self.mean) + width**2 / 4) / (1 + width)
+        low, high = max(0.0, centre - half), min(1.0, centre + half)  # Rounding leads out of both bounds.
+        return Interval(self.mean, min(self.mean, low), max(self.mean, high), confidence)
 
-    def _quantile(self, probability: float) -> float:
-        of_prompts = quantile(self.prompts_freedom, probability)
-        variance = self.prompts_variance + self.raters_variance
-        if self.raters_variance == 0:
-            return of_prompts
-        of_raters = quantile(self.raters_freedom, probability)
-        return math.sqrt((self.prompts_variance * of_prompts**2 + self.raters_variance * of_raters**2) / variance)
+    def _widths(self, probability: float) -> tuple[float, float]:
+        """What the choice of prompts and that of raters add: the quantile's square over a number of votes.
+
+        No variance over prompts is larger than where all votes on a prompt are alike, so that each prompt is one vote
+        of which the variance is known from the mean. Raters who agree would else make intervals wider.
+        """
+        known = quantile(math.inf, probability) ** 2 / (self.like_prompts - 1)
+        most = self.mean * (1 - self.mean)
+        if most == 0:
+            return known, 0.0
+        found = quantile(self.prompts_freedom, probability) ** 2 * self.prompts_variance / most
+        of_raters = 0.0
+        if self.raters_variance > 0:
+            of_raters = quantile(self.like_raters - 1, probability) ** 2 * self.raters_variance / most
+        return min(known, found), of_raters
 
 
 @dataclass(frozen=True)
@@ -98,14 +117,9 @@ class _Groups:
         return variance_over_groups(self.sums, self.sizes) if len(self.sums) > 1 else 0.0
 
     @property
-    def freedom(self) -> float:
-        """Of as many groups of equal size as would average as well, less one (Kish, "Survey sampling", 1965).
-
-        Infinite where each group is one vote: a score interval knows the variance of single votes from their mean.
-        """
-        if (self.sizes == 1).all():
-            return math.inf
-        return float(self.sizes.sum() ** 2 / np.square(self.sizes).sum() - 1)
+    def like(self) -> float:
+        """As many groups of equal size would average as well (Kish, "Survey sampling", 1965)."""
+        return float(self.sizes.sum() ** 2 / np.square(self.sizes).sum())
 
 
 def win_rate(votes: Comparisons) -> WinRate:
@@ -113,10 +127,10 @@ def win_rate(votes: Comparisons) -> WinRate:
     scores_V = votes.scores
     by_prompt, by_rater = _Groups.of(scores_V, votes.prompts), _Groups.of(scores_V, votes.raters)
     of_raters, raters = 0.0, len(by_rater.sums)
-    if raters >= FEWEST_RATERS:
+    if round(by_rater.like) >= FEWEST_RATERS:
         # All of it would be subtracted if the variance over raters were known. With three raters it is by chance often
         # so small that nothing would be left, and intervals held in 92 of 100 studies.
-        subtracted = 1 - 2 / (raters - 1) ** 2
+        subtracted = 1 - 2 / (by_rater.like - 1) ** 2
         of_raters = max(0.0, by_rater.variance - subtracted * _error_variance(votes))
     return WinRate(
         mean=float(scores_V.mean()),
@@ -125,12 +139,26 @@ def win_rate(votes: Comparisons) -> WinRate:
         losses=int((scores_V == LOSS).sum()),
         prompts=len(by_prompt.sums),
         raters=raters,
-        prompts_variance=by_prompt.variance,
-        prompts_freedom=by_prompt.freedom,
+        like_prompts=by_prompt.like,
+        prompts_variance=_prompts_variance(by_prompt),
+        # A score interval knows the variance of single votes from their mean.
+        prompts_freedom=math.inf if len(scores_V) == len(by_prompt.sums) else by_prompt.like - 1,
+        like_raters=by_rater.like,
         raters_variance=of_raters,
-        raters_freedom=by_rater.freedom,
-        effective_votes=_effective_votes(float(scores_V.mean()), by_prompt, by_prompt.variance + of_raters),
     )
+
+
+def _prompts_variance(by_prompt: _Groups) -> float:
+    """The variance of the mean over the choice of prompts.
+
+    Where all prompts agree, it is told from one further prompt on either side: that all of six agree does not make it
+    certain that every prompt would (Agresti and Coull, "Approximate is better than exact for interval estimation of
+    binomial proportions", 1998).
+    """
+    if by_prompt.variance > _ROUNDING:
+        return by_prompt.variance
+    means = np.concatenate([by_prompt.sums / by_prompt.sizes, [WIN, LOSS]])
+    return float(means.var(ddof=1) / len(means))
 
 
 def _error_variance(votes: Comparisons) -> float:
@@ -150,16 +178,3 @@ def _error_variance(votes: Comparisons) -> float:
         return 0.0
     error = float(np.square(means_C - design @ fitted).sum()) / freedom
     return error * float(np.square(sizes_C / sizes_C.sum()).sum())
-
-
-def _effective_votes(mean: float, by_prompt: _Groups, variance: float) -> float:
-    """How many independent votes without a tie have a mean with that variance.
-
-    Where all prompts agree, that is told from one further prompt on either side: that all of six agree does not make it
-    certain that every prompt would (Agresti and Coull, "Approximate is better than exact for interval estimation of
-    binomial proportions", 1998).
-    """
-    if variance > _ROUNDING:
-        return mean * (1 - mean) / variance
-    means = np.concatenate([by_prompt.sums / by_prompt.sizes, [WIN, LOSS]])
-    return float(means.mean() * (1 - means.mean()) / (means.var(ddof=1) / len(means)))

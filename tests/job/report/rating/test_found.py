@@ -82,6 +82,33 @@ def test_an_unfinished_session_counts_as_far_as_it_goes() -> None:
     assert heard(TWO, A_FIRST, answered=0).pairs == []
 
 
+@pytest.mark.parametrize("choose", [A_FIRST, mostly(A_FIRST, B_FIRST, 6)])
+def test_raters_who_agree_do_not_widen_an_interval(choose: Choose) -> None:
+    """They say as much of the prompts as one of them."""
+    (alone,) = heard(TWO, choose).pairs
+    for raters in (2, 3, 8):
+        (pair,) = heard(TWO, *[choose] * raters).pairs
+        assert pair.win_rate.model_dump() == pytest.approx(alone.win_rate.model_dump(), abs=1e-12)
+    assert alone.winner == "a"
+
+
+def test_a_rater_of_few_votes_is_not_one_more() -> None:
+    sheets = [sheet_of(TWO, "anna", A_FIRST), *(sheet_of(TWO, name, B_FIRST, answered=1) for name in ("ben", "cy"))]
+    found = find(Kept(tuple(Sheet.model_validate_json(json.dumps(s)) for s in sheets)), TWO, ["a", "b"], ())
+    (pair,) = found.pairs
+    assert (pair.raters, pair.of_people, pair.winner) == (3, False, "a")
+    assert found.headline == "These 3 raters prefer the pictures of a to those of b."
+
+
+def test_means_lie_in_their_intervals() -> None:
+    for prompts in range(6, 40):
+        (pair,) = heard(make("a", "b", prompts=prompts), A_FIRST, A_FIRST).pairs
+        low, high = pair.win_rate.low, pair.win_rate.high
+        assert low is not None
+        assert high is not None
+        assert 0 <= low <= pair.win_rate.mean <= high <= 1
+
+
 @pytest.mark.parametrize(
     ("raters", "who"),
     [(1, "This rater prefers"), (2, "These 2 raters prefer"), (3, "People prefer"), (4, "People prefer")],
@@ -102,10 +129,35 @@ def test_what_cannot_be_told_says_how_many_votes_would() -> None:
     assert pair.winner is None
     assert pair.votes_wanted is not None
     assert pair.votes_missing == pair.votes_wanted - 24 > 0
-    assert f"About {pair.votes_missing} more such votes would tell a difference as large as this one." in pair.sentence
+    more = f"About {pair.votes_missing} more such votes, with more prompts, would tell a difference as large"
+    assert f"{more} as this one." in pair.sentence
     (even,) = heard(TWO, mostly(A_FIRST, B_FIRST, 2)).pairs
     assert (even.win_rate.mean, even.votes_wanted, even.votes_missing) == (0.5, None, None)
     assert even.sentence.startswith("It cannot be told which of a and b is preferred: 50% [")
+    assert even.sentence.endswith("by 1 rater.")
+
+
+def test_more_votes_on_few_prompts_would_not_tell() -> None:
+    six = make("a", "b", "", prompts=6)
+    for raters in (1, 3):
+        found = heard(six, *[A_FIRST] * raters)
+        (pair, *_) = found.pairs
+        assert (pair.winner, pair.votes_wanted, pair.votes_missing) == (None, None, None)
+        assert pair.sentence.endswith(" More prompts, rather than more votes on these, would tell.")
+        whose = "1 rater" if raters == 1 else "3 raters"
+        assert found.headline == f"The votes of {whose} do not tell which pictures are preferred."
+
+
+def test_raters_of_unlike_tastes_are_too_few() -> None:
+    (pair,) = heard(TWO, A_FIRST, A_FIRST, mostly(A_FIRST, B_FIRST, 3)).pairs
+    assert (pair.winner, pair.of_people, pair.votes_missing) == (None, True, 0)
+    assert pair.sentence.endswith(" More raters, rather than more votes by these, would tell.")
+
+
+def test_all_are_named_of_whom_none_is_better() -> None:
+    trials = make("a", "b", "", prompts=24)
+    found = heard(trials, mostly(A_FIRST, B_FIRST, 2))
+    assert found.headline == "This rater prefers the pictures of a and b to those of the base model."
 
 
 def test_agreement_and_strengths() -> None:

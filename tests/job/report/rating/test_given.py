@@ -1,6 +1,7 @@
 """Files of votes that are counted come back to the byte; all others are refused by their names, all at once."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,22 @@ def edited(change: Callable[[dict[str, Any]], object], trials: Trials = TRIALS) 
 def test_what_the_page_exports_comes_back_to_the_byte(tmp_path: Path, rater: str) -> None:
     data = as_file(sheet_of(TRIALS, rater, LIKES_A, answered=7))
     (sheet,) = given(tmp_path, anna=data)
-    assert (sheet.rater, len(sheet.votes), sheet.as_file()) == (rater, 7, data)
+    assert (sheet.rater, len(sheet.votes)) == (rater, 7)
+    assert as_file(sheet.model_dump(mode="json")) == data
+
+
+@pytest.mark.parametrize(
+    "laid_out",
+    [
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: data.rstrip(),
+        lambda data: b"\xef\xbb\xbf" + data + b"\n\n",
+        lambda data: json.dumps(json.loads(data)).encode(),
+    ],
+)
+def test_a_text_that_was_copied_or_sent_by_mail_counts(tmp_path: Path, laid_out: Callable[[bytes], bytes]) -> None:
+    data = as_file(sheet_of(TRIALS, "änna", LIKES_A))
+    assert given(tmp_path, copied=laid_out(data)) == given(tmp_path, exported=data)
 
 
 def vote(at: int, **values: Any) -> Callable[[dict[str, Any]], object]:
@@ -70,7 +86,7 @@ def vote(at: int, **values: Any) -> Callable[[dict[str, Any]], object]:
         (as_file(sheet_of(OTHER, "anna", LIKES_A)), "of another run, 'other'"),
         (as_file(sheet_of(make("a", "b", "c", prompts=13), "anna", LIKES_A)), "is of another page"),
         (as_file(sheet_of(TRIALS, "anna", LIKES_A) | {"rater": "ben"}), "was altered after the page exported it"),
-        (as_file(sheet_of(TRIALS, "anna", LIKES_A)).replace(b"\n", b"\r\n"), "was altered after the page exported it"),
+        (as_file(sheet_of(TRIALS, "anna", LIKES_A, answered=0)), "holds no vote"),
         (as_file(sheet_of(TRIALS, "anna", LIKES_A)).replace(b'"best": 0', b'"best": 0.0', 1), "votes.0.best"),
         (as_file(sheet_of(TRIALS, "anna", LIKES_A)).replace(b'"best": 0', b'"best": true', 1), "votes.0.best"),
         (as_file(sheet_of(TRIALS, "anna", LIKES_A)).replace(b'"best": 0', b'"best": NaN', 1), "votes.0.best"),
@@ -112,8 +128,9 @@ def test_a_rater_counts_once(tmp_path: Path, again: str) -> None:
     }
     error = refused(tmp_path, **files)
     assert f"{tmp_path}/two.json is of the same rater as {tmp_path}/one.json" in error.cause
-    same = refused(tmp_path, one=files["one"], copy=files["one"])
-    assert f"{tmp_path}/copy.json holds the same votes as {tmp_path}/one.json" in same.cause
+    assert "of two people, one has to rate under another name" in error.cause
+    assert len(given(tmp_path, one=files["one"], copy=files["one"])) == 1
+    assert len(read_files([f"{tmp_path}/one.json"] * 2, {})) == 1
 
 
 def test_all_files_that_are_refused_are_named_at_once(tmp_path: Path) -> None:
@@ -125,8 +142,11 @@ def test_all_files_that_are_refused_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
-    for place in ("none.json", ".", "none.json/x"):
-        with pytest.raises(JobError, match="is not there") as caught:
+    os.mkfifo(tmp_path / "fifo.json")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    places = {"none.json": "is not there", "none.json/x": "is not there", ".": "is no file", "fifo.json": "is no file"}
+    for place, said in (places | {"loop.json": "is no file"}).items():
+        with pytest.raises(JobError, match=said) as caught:
             sheets_of(read_files([str(tmp_path / place)], {}), TRIALS)
         assert caught.value.code == ExitCode.STORAGE_ACCESS
 

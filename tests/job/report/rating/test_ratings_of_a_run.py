@@ -90,8 +90,9 @@ def test_votes_are_in_all_of_the_report_and_stay(run: Path, tmp_path: Path) -> N
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\u202eanna {{ 7 * 7 }}" in page
     assert found["verdict"]["people"].replace("'", "&#39;") in page
     assert found["verdict"]["people"] in (run / layout.SUMMARY).read_text()
-    kept = sorted((run / layout.VOTES).iterdir())
-    assert sorted(path.read_bytes() for path in kept) == sorted(path.read_bytes() for path in files)
+    kept = sorted(json.loads((run / layout.VOTES).read_text())["sheets"], key=lambda sheet: sheet["rater"])
+    assert kept == sorted([json.loads(path.read_text()) for path in files], key=lambda sheet: sheet["rater"])
+    assert "Votes that count:" in done.stderr
 
     there = tree(run)
     again = lora_job("report", run)
@@ -101,7 +102,7 @@ def test_votes_are_in_all_of_the_report_and_stay(run: Path, tmp_path: Path) -> N
     for options in ([], ["--adapters"]):
         to = tmp_path / f"collected{len(options)}"
         assert lora_job("collect", run, to, *options).returncode == 0
-        assert len(list((to / layout.VOTES).iterdir())) == 3
+        assert (to / layout.VOTES).read_bytes() == (run / layout.VOTES).read_bytes()
     rebuilt = lora_job("report", tmp_path / "collected0")
     assert rebuilt.returncode == 0, rebuilt.stderr
     assert comparison(tmp_path / "collected0")["ratings"] == ratings
@@ -129,10 +130,13 @@ def test_every_number_of_the_section_is_that_of_the_comparison(run: Path) -> Non
 
 def test_other_votes_replace_those_that_were_given(run: Path) -> None:
     assert lora_job("report", run, "--ratings", write(run, "a.json", "anna")).returncode == 0
-    assert lora_job("report", "--ratings", write(run, "b.json", "ben"), "--", run).returncode == 0
+    done = lora_job("report", "--ratings", write(run, "b.json", "ben"), "--", run)
+    assert done.returncode == 0
+    said = "Votes that count: ben. No longer there, since votes replace those given before: anna."
+    assert said in done.stderr
     assert [rater["name"] for rater in comparison(run)["ratings"]["raters"]] == ["ben"]
     assert lora_job("verify", run).returncode == 0
-    shutil.rmtree(run / layout.VOTES)
+    (run / layout.VOTES).unlink()
     assert lora_job("report", run).returncode == 0
     assert comparison(run)["ratings"] is None
     assert lora_job("verify", run).returncode == 0
@@ -177,12 +181,24 @@ def test_what_is_refused_changes_nothing(run: Path, tmp_path: Path) -> None:
 
 def test_a_kept_file_that_was_altered_is_named(run: Path) -> None:
     assert lora_job("report", run, "--ratings", write(run, "a.json", "anna")).returncode == 0
-    (kept,) = (run / layout.VOTES).iterdir()
+    kept = run / layout.VOTES
     kept.write_bytes(kept.read_bytes().replace(b"anna", b"otto"))
     for command in ("report", "verify"):
         done = lora_job(command, run)
         assert done.returncode == 46, command
         assert kept.name in done.stderr + done.stdout
+    assert lora_job("report", run, "--ratings", run.parent.parent / "a.json").returncode == 0
+
+
+def test_one_rater_does_not_count_twice_of_what_is_kept(run: Path) -> None:
+    assert lora_job("report", run, "--ratings", write(run, "a.json", "anna")).returncode == 0
+    kept = json.loads((run / layout.VOTES).read_text())
+    again = json.loads(write(run, "b.json", "Anna", VANILLA).read_text())
+    (run / layout.VOTES).write_text(json.dumps(kept | {"sheets": [*kept["sheets"], again]}))
+    (run / layout.SUCCESS).unlink()
+    done = lora_job("report", run)
+    assert done.returncode == 46
+    assert "is of the same rater as" in done.stderr
 
 
 def test_votes_on_other_pictures_are_set_aside(run: Path) -> None:
@@ -195,7 +211,7 @@ def test_votes_on_other_pictures_are_set_aside(run: Path) -> None:
     assert done.returncode == 0, done.stderr
     ratings = comparison(run)["ratings"]
     assert (ratings["set_aside"], ratings["raters"], ratings["pairs"]) == (1, [], [])
-    assert ratings["headline"].startswith("No vote counts")
+    assert ratings["headline"] == "No vote counts: the votes that were given are on other pictures than these."
     done = lora_job("report", run, "--ratings", run.parent.parent / "a.json")
     assert done.returncode == 46
     assert "is of another page" in done.stderr

@@ -69,7 +69,7 @@ def test_votes_for_a_power_of_80_percent(rate: float, votes: int) -> None:
 def test_at_a_half_no_number_of_votes_would_do() -> None:
     assert wanted_votes(0.5) is None
     assert wanted_votes(0.5001) is None
-    assert wanted_votes(1.0) == 0
+    assert wanted_votes(1.0) is None
 
 
 def test_so_many_votes_have_that_power() -> None:
