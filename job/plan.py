@@ -1,5 +1,6 @@
 """Computes what a run would do and need from the manifest and, where that needs no download, the dataset's listing."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 from job.manifest.overrides import OVERRIDABLE, flat
 from job.manifest.packs import NO_STARTS, Pack, Starts, caption_sets, packs_of, resolve_variants
 from job.manifest.schema import Manifest
+from job.manifest.trackers import with_defaults
 from job.odd_settings import odd_settings
 from job.prospect import Prospect, foresee, foresee_pictures, more_seeds_advised
 from job.run.lora_files import pipelines_at_hand, starts_at_hand
 from job.storage import is_remote, open_storage
 from job.storage.uris import as_folder, local_path
+from job.trackers.installed import lacking
 from lora_engine.images.fates import folder_warnings
 from lora_engine.images.kinds import claims_image, why_ignored
 from lora_engine.images.sidecars import split_sidecars
@@ -108,6 +111,7 @@ def make_plan(manifest: Manifest) -> Plan:
         warnings.append(advice)
     warnings += folder_warnings(listed or ())
     warnings += odd_settings(trained)
+    warnings += lacking(with_defaults(manifest.trackers), os.environ)
     if manifest.device == "cpu":
         warnings.append("device is cpu, which takes many times the hours that are said of GPUs")
     return Plan(

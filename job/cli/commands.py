@@ -97,7 +97,7 @@ def validate(
 
     env.check_stores(loaded, os.environ)
     check_loras(loaded)
-    for text in lacking(with_defaults(loaded.trackers)):
+    for text in lacking(with_defaults(loaded.trackers), os.environ):
         typer.echo(text, err=True)
     if not offline:
         check_access(loaded)

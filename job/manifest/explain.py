@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from job.manifest.foreign import fate_of
@@ -245,8 +246,20 @@ def _section_at(model: type[BaseModel], location: Path) -> _Section:
             section = section._replace(meant=named)
         elif fields := [m.model_fields[part] for m in section.meant if part in m.model_fields]:
             models = [found for field in fields for found in _models_in(field.annotation)]
-            section = _Section(models, models, next((str(f.discriminator) for f in fields if f.discriminator), None))
+            section = _Section(models, models, next(filter(None, map(_tag_of, fields)), None))
     return section
+
+
+def _tag_of(field: FieldInfo) -> str | None:
+    """The key by which members of the field's union are told apart, or of that of its items; None without one."""
+    if field.discriminator:
+        return str(field.discriminator)
+    return _tag_in(field.annotation)
+
+
+def _tag_in(annotation: Any) -> str | None:
+    inner = [str(f.discriminator) for f in get_args(annotation) if isinstance(f, FieldInfo) and f.discriminator]
+    return next(iter(inner), None) or next(filter(None, map(_tag_in, get_args(annotation))), None)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

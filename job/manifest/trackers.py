@@ -46,7 +46,8 @@ def with_defaults(trackers: Sequence[TrackerName | TrackerConfig]) -> tuple[Trac
 def _each_once(trackers: tuple[TrackerName | TrackerConfig, ...]) -> tuple[TrackerName | TrackerConfig, ...]:
     names = [tracker.name for tracker in with_defaults(trackers)]
     if len(set(names)) < len(names):
-        raise ValueError(f"{', '.join(names)} holds one twice; each once")
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"each tracker once; {double} stands there twice")
     return trackers
 
 

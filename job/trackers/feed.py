@@ -78,7 +78,9 @@ class Feed:
             if is_said:
                 self._changed.wait_for(lambda: self._has_failed)
                 return
-        self._warn(f"The tracker {self._config.name} shows nothing more: {why}. The run goes on without it.")
+        self._warn(
+            f"The tracker {self._config.name} shows nothing more: {why.rstrip('.')}. The run goes on without it."
+        )
         if process is not None:
             process.kill()
         with self._changed:  # The job may end once this is so.
@@ -94,7 +96,7 @@ class Feed:
         except TrackerError as error:
             self.give_up(str(error))
         except JobError as error:
-            self.give_up(error.cause.rstrip("."))
+            self.give_up(error.cause)
         except Exception as error:  # noqa: BLE001 - nothing about a tracker may reach the run
             self.give_up(f"{type(error).__name__}: {error}")
         finally:

@@ -1,5 +1,6 @@
 """The trackers of an attempt: each is told what is stored, and none is waited for longer than is left of its time."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from job.run.context import Attempt
 from job.run.tracking import Tracking
 from job.storage.folder import RunFolder
 from job.trackers.feed import Feed
-from job.trackers.installed import is_installed, lacking
+from job.trackers.installed import is_usable, lacking
 from job.trackers.messages import Adapter
 from job.trackers.sinks import EventFiles, Sink, Stream
 from job.trackers.told import Began, Told, began, of_metrics, of_samples, of_stored, of_validation
@@ -25,9 +26,9 @@ _SIGN_OF_LIFE_SECONDS = 0.5  # between two of them while trackers are waited for
 def tracked(attempt: Attempt) -> Iterator[Attempt]:
     """The attempt with the trackers of its manifest, which have ended when the block has."""
     configs = with_defaults(attempt.manifest.trackers)
-    for text in lacking(configs):
+    for text in lacking(configs, os.environ):
         attempt.progress.warn(text)
-    trackers = Trackers(attempt, [config for config in configs if is_installed(config)])
+    trackers = Trackers(attempt, [config for config in configs if is_usable(config, os.environ)])
     try:
         yield replace(attempt, tracking=trackers)
     finally:

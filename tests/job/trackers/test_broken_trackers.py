@@ -14,13 +14,13 @@ import pytest
 
 from job.layout import Member
 from job.manifest.trackers import MlflowConfig, WandbConfig
-from job.trackers.installed import is_installed, lacking
+from job.trackers.installed import is_usable, lacking
 from job.trackers.process import without_secrets
 from job.trackers.trackers import tracked
 from lora_engine.records import StepRecord
 from tests.job.small_run import attempt_of
 from tests.job.trackers.fakes import FORKS_TWICE, HANGS, WRONGS, environment, pids
-from tests.lora_job import ROOT
+from tests.lora_job import ROOT, lora_job
 
 ONE = Member("one", 1337)
 PLACES = ("import", "init", "log", "finish")
@@ -126,10 +126,10 @@ def test_a_tracker_that_hangs_ends_with_a_job_that_is_killed(
 
 
 def test_what_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert is_installed(WandbConfig())
-    assert lacking([WandbConfig(), MlflowConfig()]) == []
+    there = {"MLFLOW_TRACKING_URI": "http://server"}
+    assert lacking([WandbConfig(), MlflowConfig()], there) == []
     monkeypatch.setitem(sys.modules, "wandb", None)
-    (said,) = lacking([WandbConfig(), MlflowConfig()])
+    (said,) = lacking([WandbConfig(), MlflowConfig()], there)
     assert "wandb is not installed" in said
     assert "pip install 'lora-job[wandb]'" in said
     attempt, shown = attempt_of(tmp_path, "trackers=[wandb]")
@@ -143,7 +143,20 @@ def test_a_folder_that_a_tracker_writes_to_is_no_package(monkeypatch: pytest.Mon
     (tmp_path / "wandb").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    assert not is_installed(WandbConfig())
+    assert not is_usable(WandbConfig(), {})
+
+
+def test_mlflow_without_a_server_is_said_before_a_run_and_by_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    said = "mlflow has no server, so it will show nothing; set MLFLOW_TRACKING_URI"
+    attempt, shown = attempt_of(tmp_path, "trackers=[mlflow]")
+    with tracked(attempt) as watched:
+        watched.tracking.metrics(watched.run, ONE, [row(1)])
+    assert said in shown.getvalue()
+    planned = lora_job("plan", ROOT / "manifests" / "quickstart.yaml", "--set", "trackers=[mlflow]")
+    assert said in planned.stdout
 
 
 def test_no_secret_is_said() -> None:

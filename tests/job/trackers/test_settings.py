@@ -25,8 +25,12 @@ def test_a_name_is_a_tracker_with_its_defaults() -> None:
     [
         ("[tensorbord]", "tensorboard"),
         ("[{name: comet}]", "tensorboard, wandb, mlflow"),
-        ("[wandb, {name: wandb, project: b}]", "wandb, wandb holds one twice; each once"),
-        ("[{name: wandb, experiment: b}]", "an unknown key"),
+        ("[wandb, {name: wandb, project: b}]", "each tracker once; wandb stands there twice"),
+        (
+            "[{name: wandb, experiment: b}]",
+            "an unknown key; allowed: entity, name, project. It is a key of name: mlflow",
+        ),
+        ("[{name: mlflow, projct: b}]", "an unknown key; allowed: experiment, name"),
         ('[{name: mlflow, experiment: "a\'b"}]', "text like"),
         ("tensorboard", "a list"),
     ],
