@@ -68,6 +68,7 @@ def test_blip_a_chat_model_and_own_captions_are_compared_in_one_study(
     assert "captioners.joy.prompt" in other.stderr
 
 
+@pytest.mark.slow
 def test_captions_of_a_captioner_are_found_by_another_name(miniature: Path, chat: Path, tmp_path: Path) -> None:
     """The one that was `captioner` in a study may be one of several in the next: its captions come from the cache."""
     first = lora_job("run", *arguments(miniature, tmp_path, f"captioner.source={chat}", *FEW, name="first"))

@@ -128,6 +128,7 @@ def test_a_start_is_scored_as_its_adapter_was_last_and_a_kill_changes_nothing(
     assert {key: found.get(key) for key in expected} == expected
 
 
+@pytest.mark.slow
 def test_a_merged_base_model_is_the_base_model_with_the_adapter(miniature: Path, folder: Path, first: Path) -> None:
     variants = "variants=[{name: one, captions: {strategy: existing}}]"
     embeddings = folder / "runs" / ".cache" / "embeddings"

@@ -59,6 +59,7 @@ def test_a_run_that_an_earlier_version_began_ends_as_that_version_would_have_end
         assert weights(run) == weights(HERE / "finished")
 
 
+@pytest.mark.slow
 def test_variants_that_an_earlier_version_trained_in_packs_of_their_own_keep_them(tmp_path: Path) -> None:
     run = placed("apart", tmp_path)
     begun = read(run / "resolved.json")
@@ -195,6 +196,7 @@ def test_a_run_with_samples_that_an_earlier_version_finished_is_already_done(
     assert ended["make_adapters"] == "lora-job report runs/earlier"
 
 
+@pytest.mark.slow
 def test_samples_as_trained_are_drawn_beside_those_of_an_earlier_version(tmp_path: Path) -> None:
     """Of a run that is not finished; the earlier ones stay as they are."""
     run = placed("sampled", tmp_path)

@@ -238,6 +238,7 @@ def test_variants_share_a_pack_unless_a_pass_is_shaped_otherwise(miniature: Path
     assert len(initial) == 3
 
 
+@pytest.mark.slow
 def test_three_seeds_speak_of_strategies_and_steps_grow_for_one_or_all_of_a_pack(
     miniature: Path, tmp_path: Path
 ) -> None:
@@ -291,6 +292,7 @@ def test_three_seeds_speak_of_strategies_and_steps_grow_for_one_or_all_of_a_pack
             assert {member["variant"]: member["steps"] for member in report()["members"]} == steps
 
 
+@pytest.mark.slow
 def test_a_run_in_bf16_and_a_warning_where_that_is_emulated(miniature: Path, tmp_path: Path) -> None:
     lines = ("training.precision=bf16", f"variants=[{small_run.VANILLA}]", "evaluation.samples=null")
     done = lora_job("run", *small_run.arguments(miniature, tmp_path, *lines), "--workdir", tmp_path / "w", cwd=tmp_path)
@@ -310,6 +312,7 @@ def test_a_run_in_bf16_and_a_warning_where_that_is_emulated(miniature: Path, tmp
     assert [row["loss"] for row in found] == [json.loads(row)["loss"] for row in metrics]
 
 
+@pytest.mark.slow
 def test_other_strategies_and_archives(miniature: Path, tmp_path: Path) -> None:
     archive = tmp_path / "raw.tar.gz"
     subprocess.run(["tar", "czf", archive, "-C", few_drawings(tmp_path / "drawings"), "."], check=True)
@@ -462,6 +465,7 @@ def test_a_lost_score_of_the_base_model_is_found_anew_and_never_made_up(
     assert [path.read_bytes() for path in found] == before
 
 
+@pytest.mark.slow
 def test_other_prompts_are_drawn_for_a_finished_run_beside_the_old_ones(
     miniature: Path, tmp_path: Path, finished: Path, copied: Path
 ) -> None:
@@ -513,6 +517,7 @@ def test_the_grid_has_a_column_for_every_step_at_which_any_variant_drew(miniatur
         assert grid.width == 684  # 260 for the labels, 96 for each of 0, 2, 3 and 4, 20 on either side
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_one_file_is_a_base_model(all_layers: Path, tmp_path: Path) -> None:
     """Twice, on an empty scratch folder and on one that holds it converted."""
     write_single_file(all_layers, tmp_path / "base.safetensors")

@@ -77,6 +77,7 @@ def blank() -> bytes:
     return data.getvalue()
 
 
+@pytest.mark.slow
 def test_a_zip_as_kaggle_has_them_goes_from_s3_to_a_report(s3_admin: S3Server, miniature: Path, tmp_path: Path) -> None:
     kaggle_like(tmp_path / "line drawings.zip")
     bucket = s3_admin.make_bucket()

@@ -334,6 +334,7 @@ def test_kohyas_folders_are_recognised(tmp_path: Path) -> None:
     assert "every picture is seen equally often" in said
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_odd_name_is_read_back_as_it_is_called(tmp_path: Path) -> None:
     for name in (
         "s3:pics",

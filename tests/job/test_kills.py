@@ -113,6 +113,7 @@ def test_killed_at_every_boundary_on_the_same_side_of_it(
     assert_same(kill_at_boundaries(miniature, tmp_path, s3_admin, *sides), straight[0])
 
 
+@pytest.mark.slow
 def test_what_was_prepared_before_a_kill_is_not_taken_for_other_settings(
     miniature: Path, tmp_path: Path, s3_admin: S3Server
 ) -> None:
@@ -171,6 +172,7 @@ def kill_at_random(
             return
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(miniature: Path, tmp_path: Path, straight: tuple[dict[str, object], float]) -> None:
     kill_at_random(miniature, tmp_path, straight, random.randrange(2**32), 5)
 

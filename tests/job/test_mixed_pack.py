@@ -124,6 +124,7 @@ def test_a_finished_run_is_read_by_every_command(copied: Path, tmp_path: Path) -
     assert drawn.returncode == 0, drawn.stderr
 
 
+@pytest.mark.slow
 def test_killed_at_a_boundary_it_ends_as_if_nothing_had_happened(
     miniature: Path, tmp_path: Path, s3_admin: S3Server, straight: Path
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_row_whose_loss_is_not_finite_costs_the_others_nothing(
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_that_had_diverged_at_its_own_end_has_so_for_the_next_attempt_too(
     miniature: Path, straight: Path, copied: Path, tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_run_whose_copies_an_earlier_version_named_alike_goes_on_with_those_na
     assert earlier.prepared.paths.keys() == set(contents)
 
 
+@pytest.mark.slow
 def test_a_caption_that_its_user_changed_is_noticed(miniature: Path, finished: Path, tmp_path: Path) -> None:
     """Of a finished run, too, whose files and status stay as they were."""
     for name in ("drawings", "runs"):

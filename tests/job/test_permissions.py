@@ -69,6 +69,7 @@ def command(miniature: Path, tmp_path: Path, endpoint: str, *lines: str) -> list
     return ["run", *arguments(miniature, tmp_path, storage, *places, *lines), "--workdir", tmp_path / "work"]
 
 
+@pytest.mark.slow
 def test_the_policy_gives_what_a_run_asks_for_and_no_more(
     miniature: Path, tmp_path: Path, server: S3Server, use_keys: Callable[[Keys], None]
 ) -> None:

@@ -206,6 +206,7 @@ def run_into_a_pipe(miniature: Path, tmp_path: Path, *lines: str) -> tuple["subp
     return started, started.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_ends_the_reader_of_the_log_first_loses_no_work(miniature: Path, tmp_path: Path) -> None:
     started, log = run_into_a_pipe(
         miniature, tmp_path, "training.steps=2000", "evaluation.every=2000", "evaluation.samples=null"

@@ -102,6 +102,7 @@ def test_a_checkpoint_on_its_way_holds_nothing_up_and_the_end_waits_for_it(
     assert {key: found.get(key) for key in straight} == straight
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on_where_it_was_stopped(miniature: Path, tmp_path: Path, straight: dict[str, Any]) -> None:
     """What was scored before the stop is marked, and the mark is found in the end.
 
@@ -387,6 +388,7 @@ def test_damaged_entries_of_the_cache_are_computed_anew(
     assert_as_straight(tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_damaged_copies_of_a_cache_in_a_bucket_are_fetched_again(
     miniature: Path, tmp_path: Path, finished: Path, straight: dict[str, Any], s3_admin: S3Server
 ) -> None:
@@ -454,6 +456,7 @@ def test_a_variant_that_diverges_is_frozen_and_the_others_finish(miniature: Path
         assert not (run / "_SUCCESS").exists()
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_removed_but_for_the_newest_and_the_best(miniature: Path, tmp_path: Path) -> None:
     """And for those of the step at which another adapter ends, from which all go on when its steps grow."""
     lines = ("output.keep_checkpoints=2", "training.steps=6", "evaluation.every=1", "evaluation.samples=null")
@@ -500,6 +503,7 @@ def test_a_run_of_an_older_version_takes_defaults_for_what_it_lacks(
     assert "preprocess.deduplicate" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_store_that_ignores_conditions_is_refused_unless_the_manifest_says_so(
     miniature: Path, tmp_path: Path, use_keys: Callable[[Keys], None], straight: dict[str, Any]
 ) -> None:
@@ -523,6 +527,7 @@ def test_a_store_that_ignores_conditions_is_refused_unless_the_manifest_says_so(
         assert {key: found.get(key) for key in straight} == straight
 
 
+@pytest.mark.slow
 def test_files_that_no_image_program_should_meet_go_through_a_whole_run(miniature: Path, tmp_path: Path) -> None:
     folder = drawings(tmp_path / "drawings")
     files = hostile_files()

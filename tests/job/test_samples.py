@@ -301,6 +301,7 @@ def test_other_prompts_are_drawn_beside_the_earlier_ones_and_reported(redrawn: t
         assert grid.width > 0
 
 
+@pytest.mark.slow
 def test_another_template_is_drawn_beside_the_earlier_ones(miniature: Path, copied: Path) -> None:
     run = copied / "runs" / "small"
     before = files(run)
@@ -319,6 +320,7 @@ def test_another_template_is_drawn_beside_the_earlier_ones(miniature: Path, copi
     assert '"event": "already done"' in study(miniature, copied, *with_both).stderr
 
 
+@pytest.mark.slow
 def test_prompts_that_were_interrupted_go_on(
     miniature: Path, copied: Path, redrawn: tuple[Path, dict[str, bytes]]
 ) -> None:
@@ -373,6 +375,7 @@ def chosen(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_study(miniature, folder, *CHOSEN)
 
 
+@pytest.mark.slow
 def test_without_prompts_captions_of_held_out_images_are_drawn(chosen: Run) -> None:
     images = [json.loads(line) for line in (chosen.root / "data" / "images.jsonl").read_text().splitlines()]
     captions = [json.loads(line) for line in (chosen.root / "data/captions/plain.jsonl").read_text().splitlines()]

@@ -103,6 +103,7 @@ def test_processes_of_which_one_is_killed_leave_what_one_process_leaves(
     assert len(trained) >= len(places) // 2, ends  # of two, one may train what the killed one began
 
 
+@pytest.mark.slow
 def test_one_bad_pack_does_not_keep_the_others_from_being_trained(miniature: Path, tmp_path: Path) -> None:
     command = ["run", *arguments(miniature, tmp_path, "split_packs_by=[variant]"), "--workdir", tmp_path / "work"]
     assert lora_job(*command).returncode == 0
@@ -127,6 +128,7 @@ def test_one_bad_pack_does_not_keep_the_others_from_being_trained(miniature: Pat
     assert unsharded.returncode == 46, unsharded.stderr
 
 
+@pytest.mark.slow
 def test_a_pack_of_which_all_diverged_is_done_and_whoever_is_last_reports(miniature: Path, tmp_path: Path) -> None:
     hot = "{name: blip, captions: {strategy: blip}, lora: {alpha: 1.0e+30}}"
     lines = ("training.max_skipped_steps=0", "training.steps=20", f"variants=[{VANILLA}, {hot}]")

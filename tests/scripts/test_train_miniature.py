@@ -34,6 +34,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [3])
 def test_killed_training_ends_where_uninterrupted_training_does(tmp_path: Path, kills: int) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"

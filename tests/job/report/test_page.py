@@ -265,6 +265,7 @@ def test_a_report_is_rebuilt_to_the_byte_and_leaves_no_pictures_behind(run: Path
     assert not stale.exists()
 
 
+@pytest.mark.slow
 def test_a_page_of_large_pictures_is_below_five_megabytes(browser: Browser, run: Path, tmp_path: Path) -> None:
     copy, random = tmp_path / "run", np.random.default_rng(0)
     shutil.copytree(run, copy)

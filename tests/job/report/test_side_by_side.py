@@ -295,6 +295,7 @@ def test_what_does_not_change_a_loss_withholds_none(tmp_path: Path, plain_run: M
     assert " and 1 more settings; their losses are like for like." in found.sentence
 
 
+@pytest.mark.slow
 def test_of_three_runs_those_that_are_alike_stand_together(tmp_path: Path) -> None:
     large = "preprocess.resolution=96"
     runs = [made(tmp_path, "one", large), made(tmp_path, "two"), made(tmp_path, "three", large, "training.steps=6")]

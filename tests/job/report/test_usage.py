@@ -137,6 +137,7 @@ def test_the_document_shows_what_a_run_says_of_itself(study: Path) -> None:
         assert f"`{prompt}`" in text
 
 
+@pytest.mark.slow
 def test_a_program_runs_in_the_folder_of_its_run(study: Path, tmp_path: Path) -> None:
     """Of every adapter."""
     run = Path(shutil.copytree(study / "runs" / "quickstart", tmp_path / "quickstart"))

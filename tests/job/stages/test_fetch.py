@@ -298,6 +298,7 @@ print(*signs_of_life(attempt, lambda: fetch_model(*model)))
 """
 
 
+@pytest.mark.slow
 def test_one_large_file_from_a_slow_hub_is_no_stall(tmp_path: Path) -> None:
     (tmp_path / "sd").mkdir()
     (tmp_path / "sd" / "model.safetensors").write_bytes(bytes(48 * 2**20))  # huggingface-hub reads 10 MiB at a time

@@ -22,9 +22,12 @@ LOST = {"dora": "the norms", "by block": "what single attention layers have for 
 KOHYA, DIFFUSERS = "blip.safetensors", "pytorch_lora_weights.safetensors"
 
 
-# Of what is in all of them, one kind less is enough in every run of the tests.
+# The others have layers of these, or fewer.
+ALWAYS = ("full", "dora")
+
+
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name == "attention" else ()) for name in KINDS]
+    scope="module", params=[pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in KINDS]
 )
 def trained(
     request: pytest.FixtureRequest, all_layers: Path, tmp_path_factory: pytest.TempPathFactory

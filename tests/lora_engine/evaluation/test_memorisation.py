@@ -222,6 +222,7 @@ def test_a_nearly_blank_picture_is_no_copy_of_a_nearly_blank_image(dice: np.rand
     assert all(one.pixels.likeness == 0 for one in found[:4])
 
 
+@pytest.mark.slow
 def test_neither_the_order_of_pictures_nor_of_training_images_matters(dice: np.random.Generator) -> None:
     trained, held_out = shipped()
     pictures = [*held_out.values(), *(mirror(image) for image in list(trained.values())[:10]), *others("sticker", 20)]

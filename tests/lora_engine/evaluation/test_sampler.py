@@ -98,6 +98,7 @@ def test_adapters_that_generate_together_give_what_each_gives_alone(
     assert all(apart(together["one", at], together[name, at]) for name in NAMES[1:] for at in range(len(requests)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("guidance", "images_at_once"), [(1.0, 3), (3.0, 1)])
 def test_each_adapter_may_have_a_text_of_its_own(unet: nn.Module, guidance: float, images_at_once: int) -> None:
     how = setting(guidance=guidance)

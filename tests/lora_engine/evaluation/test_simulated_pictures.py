@@ -110,6 +110,7 @@ def studied(here: World, shifts: tuple[float, float], *names: str) -> list[list[
     return results
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_the_populations_differ_by() -> None:
     here, shifts = world(2), (0.5, 0.3)
     truths = populations(here, shifts)

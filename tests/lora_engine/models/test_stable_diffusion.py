@@ -205,6 +205,7 @@ print((field("VmHWM:") - before) / weights)
 """
 
 
+@pytest.mark.slow
 def test_loading_takes_no_more_memory_than_the_weights(tmp_path: Path) -> None:
     """Half-precision weights that are wanted in fp32: the file itself, half as large again, does not stay in memory."""
     unet(replace(TINY, unet=(64, 128, 256, 256))).half().save_pretrained(tmp_path / "unet")

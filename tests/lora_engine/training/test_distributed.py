@@ -50,6 +50,7 @@ def second(port: int, patch: pytest.MonkeyPatch) -> Processes:
     return Processes(1, 2)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

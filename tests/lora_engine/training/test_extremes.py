@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 from pydantic import BaseModel
 
@@ -48,6 +49,7 @@ def choices() -> list[Choice]:
     return [*found, {"max_grad_norm": 1e308}, {"timesteps": {"from": 999}}, {"timesteps": {"to": 1}}]
 
 
+@pytest.mark.slow
 def test_whatever_a_setting_may_be_weights_stay_finite() -> None:
     found = choices()
     assert len(found) > 70

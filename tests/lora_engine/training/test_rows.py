@@ -151,6 +151,7 @@ def with_one(*keys: str) -> list[Choice]:
     return [{}, *({key: value} for key in keys for value in OPTIONS[key])]
 
 
+@pytest.mark.slow
 def test_with_any_one_option_of_its_own_an_adapter_trains_as_it_does_alone() -> None:
     hold_equal(with_one(*OPTIONS), "epsilon")
 
