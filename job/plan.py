@@ -10,7 +10,7 @@ from job.manifest.packs import NO_STARTS, Pack, Starts, caption_sets, packs_of, 
 from job.manifest.schema import Manifest
 from job.manifest.trackers import with_defaults
 from job.odd_settings import odd_settings
-from job.prospect import Prospect, foresee, foresee_pictures, more_seeds_advised
+from job.prospect import Prospect, RatingProspect, foresee, foresee_pictures, foresee_rating, more_seeds_advised
 from job.run.lora_files import pipelines_at_hand, starts_at_hand
 from job.storage import is_remote, open_storage
 from job.storage.uris import as_folder, local_path
@@ -73,6 +73,7 @@ class Plan:
     pictures: int  # samples that are drawn, roughly where held-out captions are the prompts
     picture_hours: dict[str, float]  # device to hours, for SD 1.5
     comparison: Prospect
+    rating: RatingProspect | None  # None where there will be nothing to rate
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def make_plan(manifest: Manifest) -> Plan:
         pictures=pictures.pictures,
         picture_hours=_hours(pictures.flops),
         comparison=foresee(manifest, trained, held_out),
+        rating=foresee_rating(manifest, trained, held_out),
         warnings=tuple(warnings),
     )
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from job.manifest.packs import Pack
 from job.manifest.schema import Manifest
-from job.run.samples import make_sample_set
+from job.run.samples import SampleSet, make_sample_set
 from lora_engine.captions.prompts import HELD_OUT_PROMPTS
 from lora_engine.config.captions import ConstantCaptions, plain_parts
-from lora_engine.config.evaluation import compared_pairs, partners_of
+from lora_engine.config.evaluation import SamplesConfig, compared_pairs, partners_of
 from lora_engine.evaluation.components import NO_PROMPT, Components, Condition
+from lora_engine.evaluation.ratings.trials import BASE, Picture, make_trials
+from lora_engine.evaluation.ratings.win_rate import FEWEST_PROMPTS
 from lora_engine.evaluation.statistics import CONFIDENCE, FEWEST_GROUPS, FEWEST_SEEDS, Estimate
 from lora_engine.training.estimate import forward_flops, picture_flops
 
@@ -90,10 +92,7 @@ def foresee_pictures(manifest: Manifest, packs: Sequence[Pack], held_out: int | 
     config = manifest.evaluation.samples
     if config is None:
         return PictureProspect(0, 0.0)
-    prompts = tuple(f"caption {number}" for number in range(min(held_out or HELD_OUT_PROMPTS, HELD_OUT_PROMPTS)))
-    adapters = {variant.name: (variant.captions, variant.prompt_template) for variant in manifest.variants}
-    # No text is cut: where words go is known only to the base model's files, and not to a plan.
-    wanted = make_sample_set("", config, manifest.preprocess.resolution, adapters, lambda: prompts, lambda _: 0, None)
+    wanted = _wanted(manifest, config, held_out)
     pictures, flops = 0, 0.0
     for pack in packs:
         for step, on_the_way, members in pack.samplings(manifest.evaluation.every, config.when):
@@ -105,6 +104,44 @@ def foresee_pictures(manifest: Manifest, packs: Sequence[Pack], held_out: int | 
                 pictures += count
                 flops += count * picture_flops(setting.width, setting.height, passes)
     return PictureProspect(pictures, flops)
+
+
+def _wanted(manifest: Manifest, config: SamplesConfig, held_out: int | None) -> SampleSet:
+    prompts = tuple(f"caption {number}" for number in range(min(held_out or HELD_OUT_PROMPTS, HELD_OUT_PROMPTS)))
+    adapters = {variant.name: (variant.captions, variant.prompt_template) for variant in manifest.variants}
+    # No text is cut: where words go is known only to the base model's files, and not to a plan.
+    return make_sample_set("", config, manifest.preprocess.resolution, adapters, lambda: prompts, lambda _: 0, None)
+
+
+@dataclass(frozen=True)
+class RatingProspect:
+    """The page for blind rating of a study, if all that draws draws something else."""
+
+    trials: int
+    fewest_prompts: int  # on which any two contenders stand beside each other; which those are is drawn for each run
+    is_enough: bool  # to tell any two apart
+
+
+def foresee_rating(manifest: Manifest, packs: Sequence[Pack], held_out: int | None) -> RatingProspect | None:
+    """What there will be to rate; None where there will be nothing.
+
+    Args:
+        held_out: images; None where they cannot be counted.
+    """
+    config = manifest.evaluation.samples
+    if config is None:
+        return None
+    places = list(_wanted(manifest, config, held_out).wanted(on_the_way=False))
+    steps = {step for pack in packs for step, *_ in pack.samplings(manifest.evaluation.every, config.when)}
+    contenders = {variant.name: manifest.seeds for variant in manifest.variants} | ({BASE: (0,)} if 0 in steps else {})
+    drawn = {
+        name: {place: [Picture(f"{name} {place} {seed}", name, seed) for seed in seeds] for place in places}
+        for name, seeds in contenders.items()
+    }
+    trials = make_trials(manifest.name, "", "", (), drawn)
+    if trials is None:
+        return None
+    return RatingProspect(len(trials.trials), trials.fewest_prompts, trials.fewest_prompts >= FEWEST_PROMPTS)
 
 
 def more_seeds_advised(manifest: Manifest) -> str | None:

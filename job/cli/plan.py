@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from job.plan import PackPlan, Plan, VariantPlan
+from job.prospect import RatingProspect
+from lora_engine.evaluation.ratings.win_rate import FEWEST_PROMPTS
 from lora_engine.evaluation.statistics import FEWEST_GROUPS
 
 _UNKNOWN = "unknown until downloaded"
@@ -97,6 +99,15 @@ def _render_samples(plan: Plan) -> str:
     return f"about {plan.pictures} pictures, {_render_hours(plan.picture_hours)} (SD 1.5, estimated)"
 
 
+def _render_rating(rating: RatingProspect | None) -> Iterator[str]:
+    if rating is not None:
+        few = "" if rating.is_enough else f", which may be too few to tell them apart: {FEWEST_PROMPTS} are needed"
+        prompts = "1 prompt" if rating.fewest_prompts == 1 else f"{rating.fewest_prompts} prompts"
+        yield from _wrapped(
+            "blind rating", f"{rating.trials} choices; any two stand beside each other on about {prompts} or more{few}"
+        )
+
+
 def render_plan(plan: Plan) -> str:
     """The plan as text for a person."""
     lines = [
@@ -119,6 +130,7 @@ def render_plan(plan: Plan) -> str:
         f"memory            about {plan.memory_bytes / 2**30:.1f} GiB (SD 1.5, estimated)",
         f"training alone    {f'{_render_hours(plan.training_hours)} (SD 1.5, estimated)' if has_steps else _UNKNOWN}",
         f"samples           {_render_samples(plan)}",
+        *_render_rating(plan.rating),
         *(f"warning           {warning}" for warning in plan.warnings),
     ]
     return "\n".join(lines)

@@ -451,6 +451,42 @@ def test_the_plan_says_in_words_how_many_pictures_and_how_long(miniature: Path, 
     assert [line.split() for line in none.splitlines() if line.startswith("samples")] == [["samples", "none"]]
 
 
+def test_the_plan_says_on_how_many_prompts_any_two_can_be_told_apart(images: str) -> None:
+    def rating(samples: str, *lines: str, seeds: int = 1) -> dict[str, int] | None:
+        found: dict[str, int] | None = pictures(images, samples, *lines, seeds=seeds)["rating"]
+        return found
+
+    groups = (
+        4 * 3 * 4
+    )  # of three of the four contenders, of each prompt and seed; and one in eight twice, one with twins
+    assert rating("{prompts: [a, b, c], seeds: [0, 1, 2, 3]}") == {
+        "trials": groups + 2 * groups // 8,
+        "fewest_prompts": 3,
+        "is_enough": False,
+    }
+    twelve = rating(f"{{prompts: {list('abcdefghijkl')}}}")
+    assert twelve is not None
+    assert twelve["is_enough"]
+    assert 6 <= twelve["fewest_prompts"] <= 12
+    alone = rating("{prompts: [a], when: end}", "variants=[{name: one, captions: {strategy: existing}}]")
+    assert alone is None, "nothing is beside the only adapter, since the base model draws nothing"
+    assert rating("null") is None
+
+
+def test_too_few_prompts_for_a_blind_rating_are_said(miniature: Path, tmp_path: Path) -> None:
+    def said(samples: str) -> str:
+        text = lora_job("plan", *arguments(miniature, tmp_path, f"evaluation.samples={samples}")).stdout
+        return " ".join(text[text.index("blind rating") :].split()) if "blind rating" in text else ""
+
+    assert "on about 2 prompts or more, which may be too few to tell them apart: 6 are needed" in said(
+        "{prompts: [a, b]}"
+    )
+    enough = said(f"{{prompts: {list('abcdefghijklmnopqrst')}}}")
+    assert "any two stand beside each other on about" in enough
+    assert "too few" not in enough
+    assert not said("null")
+
+
 def test_hints_of_any_length_are_planned(images: str) -> None:
     """Texts are counted, and not their tokens, which only the base model's files can tell."""
     long = f"variants.v2.captions.style_hints='{', '.join(['a clean line tattoo'] * 9)}'"

@@ -8,11 +8,11 @@ from job.report.rating.drawn import read_rating
 from job.report.rating.found import find
 from job.report.rating.given import GivenFile, sheets_of
 from job.report.rating.kept import keep, read_kept
-from job.report.rating.trials import Trials
 from job.report.rating_schema import Ratings
 from job.report.schema import Pair
 from job.run.resolved import Resolved
 from job.storage.folder import RunFolder
+from lora_engine.evaluation.ratings.trials import Trials
 
 
 def give_votes(run: RunFolder, resolved: Resolved, pictures: Pictures, files: Sequence[GivenFile]) -> None:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from job import layout
 from job.layout import Member
 from job.report.pictures import Pictures
-from job.report.rating.trials import Picture, Place, Trials, make_trials
 from job.run.resolved import Resolved
 from job.run.samples import Prompting, SampleRow
 from job.storage.folder import RunFolder
-
-BASE = ""  # the contender that is the untouched base model
+from lora_engine.evaluation.ratings.trials import BASE, Picture, Place, Trials, make_trials
 
 
 @dataclass(frozen=True)

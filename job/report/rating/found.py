@@ -8,13 +8,13 @@ from job.report.parts import Interval
 from job.report.rating import words
 from job.report.rating.given import Sheet, Vote
 from job.report.rating.kept import Kept
-from job.report.rating.trials import Trials
 from job.report.schema import Pair
 from lora_engine.evaluation.ratings.agreement import agreement
 from lora_engine.evaluation.ratings.catch import Answer, Caught, caught
 from lora_engine.evaluation.ratings.comparisons import Comparisons, outcomes
 from lora_engine.evaluation.ratings.power import wanted_votes
 from lora_engine.evaluation.ratings.strengths import Counts, Strengths, strengths
+from lora_engine.evaluation.ratings.trials import Trials
 from lora_engine.evaluation.ratings.win_rate import WinRate, win_rate
 from lora_engine.evaluation.statistics import simultaneous
 

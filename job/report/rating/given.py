@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from job.errors import ExitCode, JobError
-from job.report.rating.trials import Trial, Trials, canonical
 from job.storage import open_from_environment
 from job.storage.folder import first_problem
 from job.storage.uris import local_path, scheme_of
+from lora_engine.evaluation.ratings.trials import Trial, Trials, canonical
 from lora_engine.text import shortened
 
 LARGEST = 1_000_000  # bytes of a file; one of a hundred trials has some twenty thousand

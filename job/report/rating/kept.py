@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from job import layout
 from job.errors import ExitCode, JobError
 from job.report.rating.given import Refused, Sheet, checked, of_one_rater, refusal
-from job.report.rating.trials import Trials
 from job.storage.folder import RunFolder
 from job.storage.stored import StoredJson
+from lora_engine.evaluation.ratings.trials import Trials
 
 
 class _Votes(StoredJson):

@@ -10,13 +10,13 @@ from job.report.elements import json_in_script, policy_hash
 from job.report.findings import Findings
 from job.report.page.beside import publish_beside, remove_others
 from job.report.rating.drawn import Rating, Sample, read_rating
-from job.report.rating.trials import Trials
 from job.report.samples import read_picture
 from job.report.templating import TEMPLATES, environment
 from job.storage import is_remote
 from job.storage.files import local_errors
 from job.storage.folder import RunFolder
 from job.storage.uris import local_path
+from lora_engine.evaluation.ratings.trials import Trials
 from lora_engine.text import printable
 
 _QUALITY = 90  # of WebP, from 0 to 100

@@ -15,9 +15,9 @@ from job import layout
 from job.layout import Member
 from job.report.pictures import study_pictures
 from job.report.rating.drawn import read_rating
-from job.report.rating.trials import Trials
 from job.run.samples import SampleIndex, SampleRow, SampleSettings
 from lora_engine.evaluation.line_art import measure
+from lora_engine.evaluation.ratings.trials import Trials
 from lora_engine.records import SampleSetting
 from tests.job.report.made_run import BASE, STEPS, Design, MadeRun, around, make_run
 

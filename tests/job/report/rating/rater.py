@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from job.report.rating.trials import Trials
+from lora_engine.evaluation.ratings.trials import Trials
 
 
 @dataclass(frozen=True)

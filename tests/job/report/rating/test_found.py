@@ -9,9 +9,9 @@ from job.report.picture_schema import PairPictures, PictureDifference
 from job.report.rating.found import find
 from job.report.rating.given import Sheet
 from job.report.rating.kept import Kept
-from job.report.rating.trials import Trial, Trials
 from job.report.rating_schema import Ratings
 from job.report.schema import Pair
+from lora_engine.evaluation.ratings.trials import Trial, Trials
 from tests.job.report.cases import CASES, A, B
 from tests.job.report.made_run import Design, make_run
 from tests.job.report.rating.votes import Choose, Chosen, make, prefers, sheet_of

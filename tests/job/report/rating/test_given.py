@@ -10,7 +10,7 @@ import pytest
 
 from job.errors import ExitCode, JobError
 from job.report.rating.given import LARGEST, Sheet, read_files, sheets_of
-from job.report.rating.trials import Trials
+from lora_engine.evaluation.ratings.trials import Trials
 from tests.job.report.rating.votes import as_file, make, prefers, sheet_of, signed
 
 TRIALS = make("a", "b", "c")

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, expect
 
 from job import layout
 from job.report.publish import publish_report
-from job.report.rating.trials import Trials
+from lora_engine.evaluation.ratings.trials import Trials
 from lora_engine.text import printable
 from tests.browser import Opened, of_a_person, open_page, opened_in, started
 from tests.job.report.rating.drawn_run import drawn_run, trials_of

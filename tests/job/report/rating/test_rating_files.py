@@ -14,13 +14,13 @@ from job.report.pictures import study_pictures
 from job.report.publish import publish_report
 from job.report.rating.drawn import read_rating
 from job.report.rating.page import render_rating
-from job.report.rating.trials import Trials
 from job.run.collect import collect
 from job.run.resolved import Resolved
 from job.run.samples import SampleIndex
 from job.run.success import write_success
 from job.run.verify import Depth, verify
 from job.storage.folder import RunFolder
+from lora_engine.evaluation.ratings.trials import Trials
 from tests.job.report.made_run import STEPS, MadeRun
 from tests.job.report.rating.drawn_run import ONE, OTHER, drawn_run, trials_of
 

@@ -14,11 +14,11 @@ from job import layout
 from job.report.page.numbers import path_of
 from job.report.pictures import study_pictures
 from job.report.rating.drawn import read_rating
-from job.report.rating.trials import Trials
 from job.report.schema import Comparison, report_schema
 from job.run.resolved import Resolved
 from job.storage import StorageSettings
 from job.storage.backends import backend_of
+from lora_engine.evaluation.ratings.trials import Trials
 from tests.job.report.rating.votes import as_file, prefers, sheet_of
 from tests.job.small_run import arguments, folder_of
 from tests.lora_job import lora_job

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from job.report.rating.trials import Picture, Trial, Trials
+from lora_engine.evaluation.ratings.trials import Picture, Trial, Trials
 
 Chosen = tuple[int | None, int | None]  # the places of the best and of the worst
 Choose = Callable[[int, Trial], Chosen]  # of the trial of that place

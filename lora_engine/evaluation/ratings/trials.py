@@ -15,6 +15,8 @@ _FEWEST_OF_A_KIND = 2  # catch trials, where there are as many plain ones
 _A_SCREEN = 3  # pictures, at most
 _MOST_COMPARED = 12  # contenders, those shown least, of which every group is weighed
 
+BASE = ""  # the contender that is the untouched base model
+
 Kind = Literal["plain", "repeat", "identical"]
 Place = tuple[int, int]  # a prompt, by its place among the prompts, and a sample seed
 
@@ -66,6 +68,17 @@ class Trials:
             ],
         }
         return hashlib.sha256(canonical(shown).encode()).hexdigest()
+
+    @property
+    def fewest_prompts(self) -> int:
+        """On how many prompts those two contenders stand beside each other that do so least."""
+        prompts: dict[tuple[str, str], set[int]] = {}
+        for trial in self.trials:
+            if trial.kind == "plain":
+                for a, b in combinations(sorted(picture.contender for picture in trial.pictures), 2):
+                    prompts.setdefault((a, b), set()).add(trial.prompt)
+        contenders = {picture.contender for trial in self.trials for picture in trial.pictures}
+        return min(len(prompts.get(pair, ())) for pair in combinations(sorted(contenders), 2))
 
 
 def canonical(value: object) -> str:

@@ -10,7 +10,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from job.report.rating.trials import MOST_PLAIN, Drawn, Picture, Trial, Trials, make_trials
+from lora_engine.evaluation.ratings.trials import MOST_PLAIN, Drawn, Picture, Trial, Trials, make_trials
 
 BASE = ""
 
@@ -128,6 +128,16 @@ def test_an_identical_trial_shows_one_picture_twice(study: Drawn) -> None:
         assert len(names) == min(3, len(study))
 
 
+def test_the_prompts_that_two_contenders_share_are_counted(study: Drawn) -> None:
+    trials = trials_of(study)
+    plain = of_kind(trials, "plain")
+    shared = [
+        len({trial.prompt for trial in plain if {one, other} <= set(who(trial))})
+        for one, other in combinations(study, 2)
+    ]
+    assert trials.fewest_prompts == min(shared)
+
+
 def test_another_run_has_another_order(study: Drawn) -> None:
     orders = [
         [picture.name for trial in trials_of(study, run_id).trials for picture in trial.pictures] for run_id in "ab"
@@ -185,7 +195,7 @@ def test_the_hash_of_the_page_is_that_of_what_it_shows() -> None:
 
 def test_another_process_finds_the_same_trials() -> None:
     program = (
-        "from tests.job.report.rating.test_trials import drawn, trials_of\n"
+        "from tests.lora_engine.evaluation.ratings.test_trials import drawn, trials_of\n"
         "print(trials_of(drawn(4, 6, 2, 2)).page_sha256)"
     )
     found = {trials_of(drawn(4, 6, 2, 2)).page_sha256}
